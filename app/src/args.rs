@@ -1,0 +1,170 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Memory-budget exploration of local language models: what fits, what it costs, what it keeps.
+///
+/// Without a command, runs the bundled model and shows planned and measured bytes side by side.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at a configuration, a model or a run folder (a run folder needs neither model nor GPU)
+    Open(Open),
+    /// Shape, tokenizer and tensors of a model, with type and bytes
+    Inspect(Inspect),
+    /// Predicted bytes and time; reads only the model's header
+    Plan(Plan),
+    /// Run it
+    Run(Run),
+    /// Accuracy against bytes over values of some keys; one report a point, resumable
+    Sweep(Sweep),
+    /// The catalogue of techniques
+    Techniques(Techniques),
+    /// Prefill and decode speed at several depths, and the fraction of the probed bandwidth
+    Bench(Bench),
+    /// Planned against measured over a matrix of configurations
+    CheckPlan(CheckPlan),
+    /// Measure this machine: memory, bandwidths, disk, threads (saved, used by plans)
+    Probe(Probe),
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a whole number, at least 1".to_owned())
+}
+
+/// A configuration and what overrides it.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Source {
+    /// A configuration (.toml), or a model: a GGUF file, bundled:recall, random:llama-1b@q4_0
+    #[arg(value_name = "CONFIG.toml|MODEL")]
+    pub source: String,
+    /// Override any key, such as --set kv.select=h2o --set budget.device='512 MiB'
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Compute on cpu or cuda:0 (the key machine.device)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// The memory it may use, such as '512 MiB' (the key budget.device)
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<String>,
+    /// What to complete or answer (the key run.prompt)
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+}
+
+impl Source {
+    /// Keys that have an option of their own, with its value.
+    pub fn short(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let short = [("machine.device", &self.device), ("budget.device", &self.budget), ("run.prompt", &self.prompt)];
+        short.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Open {
+    #[command(flatten)]
+    pub source: Source,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Inspect {
+    /// A GGUF file, bundled:recall, random:llama-1b@q4_0
+    pub model: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Plan {
+    #[command(flatten)]
+    pub source: Source,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    #[command(flatten)]
+    pub source: Source,
+    /// The report as JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Write a run folder: report.json, timeline.csv, config.toml, events.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Also write what was computed as safetensors, into DIR of --out or ./dump
+    #[arg(long)]
+    pub dump: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Sweep {
+    #[command(flatten)]
+    pub source: Source,
+    /// Values of a key; repeat for a grid. Lists are split at commas outside brackets
+    #[arg(long = "over", value_name = "KEY=A,B,C", required = true)]
+    pub over: Vec<String>,
+    /// Folder of the points; points already there are kept
+    #[arg(long, value_name = "DIR", default_value = "sweep")]
+    pub out: PathBuf,
+    /// The table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Techniques {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Bench {
+    #[command(flatten)]
+    pub source: Source,
+    /// Tokens in the cache before each measurement
+    #[arg(long, value_delimiter = ',', default_value = "0,512,4096")]
+    pub depths: Vec<usize>,
+    /// Tokens prefilled
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub tokens: usize,
+    /// Tokens decoded
+    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Repeats after one warm-up
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub repeats: usize,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct CheckPlan {
+    /// Models to check beside the bundled one
+    pub models: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Also try this many random budgets against the wall
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub wall: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Probe {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}

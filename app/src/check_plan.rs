@@ -1,0 +1,198 @@
+//! `ullage check-plan`: planned against measured over a matrix of configurations, and random budgets against the wall.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use ullage_core::config::from_toml;
+use ullage_core::job::Order;
+use ullage_core::ledger::Tier;
+use ullage_core::machine::Machine;
+use ullage_core::model::Model;
+use ullage_core::rng::Philox;
+use ullage_core::{Error, Result};
+
+use crate::args;
+use crate::run::execute;
+use crate::source::{self, say, say_json};
+
+/// One configuration, planned and measured.
+#[derive(Debug, Serialize)]
+struct Row {
+    configuration: String,
+    planned: u64,
+    measured: u64,
+    gap: i64,
+    allowed: u64,
+    /// Payload by the counting allocator, less by the ledger; 0 when the two accounts agree.
+    unaccounted: i64,
+    escaped: u64,
+    ok: bool,
+}
+
+/// One random budget.
+#[derive(Debug, Default, Serialize)]
+struct Wall {
+    pairs: usize,
+    finished: usize,
+    refused: usize,
+    failures: Vec<String>,
+}
+
+type Sets = Vec<(String, String)>;
+
+fn sets(pairs: &[(&str, &str)]) -> Sets {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn cross(all: Vec<Sets>, choices: &[&[(&str, &str)]]) -> Vec<Sets> {
+    all.iter().flat_map(|base| choices.iter().map(|c| base.iter().cloned().chain(sets(c)).collect())).collect()
+}
+
+/// The matrix: context × sequences × format × policy × alloc × placement.
+fn matrix() -> Vec<Sets> {
+    let fixed = sets(&[("run.prompt", "x"), ("run.max_tokens", "12"), ("run.ignore_eos", "true")]);
+    let all = cross(vec![fixed], &[&[("run.context", "320")], &[("run.context", "1024")]]);
+    let all = cross(all, &[&[("run.sequences", "1")], &[("run.sequences", "3")]]);
+    let all = cross(all, &[&[("kv.format", "f16")], &[("kv.format.k", "q8_0"), ("kv.format.v", "q4_0")]]);
+    let policies: &[&[(&str, &str)]] = &[
+        &[],
+        &[("kv.select", "window"), ("kv.budget.rows", "96")],
+        &[("kv.select", "h2o"), ("kv.budget.ratio", "0.25"), ("kv.alloc", "paged")],
+        &[("kv.alloc", "paged")],
+    ];
+    let all = cross(all, policies);
+    cross(
+        all,
+        &[
+            &[],
+            &[("place.weights", "stream"), ("place.weights.from", "host")],
+            &[("place.weights", "stream"), ("place.weights.from", "disk"), ("place.weights.prefetch", "0")],
+        ],
+    )
+}
+
+fn label(model: &str, sets: &Sets) -> String {
+    let short = sets.iter().filter(|(k, _)| !matches!(k.as_str(), "run.prompt" | "run.max_tokens" | "run.ignore_eos"));
+    let words: Vec<_> = short.map(|(k, v)| format!("{}={v}", k.rsplit('.').next().unwrap_or(k))).collect();
+    format!("{} {}", model.rsplit('/').next().unwrap_or(model), words.join(" "))
+}
+
+/// A prompt of about `tokens` tokens.
+fn prompt(model: &Model, tokens: usize) -> String {
+    match model.tokenizer() {
+        Ok(Some(_)) => "The sky is blue. ".repeat(tokens / 5),
+        _ => format!("tokens:{tokens}"),
+    }
+}
+
+fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
+    let mut sets = sets.clone();
+    sets.push(("model.path".into(), format!("{:?}", model.path)));
+    let config = from_toml("", &sets)?;
+    Ok(Order { config, model: Arc::clone(model), machine: machine.clone(), base: ".".into(), dump: None })
+}
+
+pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
+    let machine = source::machine();
+    let mut models = vec!["bundled:recall".to_owned()];
+    models.extend(args.models.iter().cloned());
+    let mut rows = Vec::new();
+    let mut wall = Wall::default();
+    for path in &models {
+        let model = Arc::new(Model::open(path, Path::new("."))?);
+        let text = prompt(&model, 200);
+        let mut all = matrix();
+        all.iter_mut().for_each(|s| s[0].1 = format!("{text:?}"));
+        // Warm-up: threads, code and file cache.
+        execute(order(&model, &machine, &all[0])?, None, true, &mut |_| ())?;
+        for sets in &all {
+            let report = execute(order(&model, &machine, sets)?, None, true, &mut |_| ())?;
+            if let Some(error) = report.error {
+                if error.kind == "cancelled" {
+                    return Err(Error::Cancelled);
+                }
+                return Err(Error::Internal(format!("{}: {}", label(path, sets), error.message)));
+            }
+            let peak = |r: &ullage_core::report::ByteReport| r.peak.get(&Tier::Device).copied().unwrap_or(0);
+            let (planned, measured) = (peak(&report.plan), peak(&report.measured));
+            let gap = planned as i64 - measured as i64;
+            let allowed = (measured / 50).max(256 << 10);
+            let both = measured + report.measured.peak.get(&Tier::Host).copied().unwrap_or(0);
+            // Tiers peak at their own instants, so their sum is an upper bound of what the allocator saw at once.
+            let unaccounted = (report.program.payload_peak as i64 - both as i64).max(0);
+            let row = Row {
+                configuration: label(path, &sets[1..].to_vec()),
+                planned,
+                measured,
+                gap,
+                allowed,
+                unaccounted,
+                escaped: report.program.escaped,
+                ok: gap >= 0 && gap as u64 <= allowed && unaccounted == 0 && report.program.escaped == 0,
+            };
+            if !args.json {
+                if rows.is_empty() {
+                    say(&format!("{:>12} {:>12} {:>9} {:>7}  configuration\n", "planned", "measured", "gap", ""));
+                }
+                let mark = if row.ok { "ok" } else { "FAILED" };
+                say(&format!(
+                    "{:>12} {:>12} {:>+9} {mark:>7}  {}\n",
+                    row.planned, row.measured, row.gap, row.configuration
+                ));
+            }
+            rows.push(row);
+        }
+        if args.wall > 0 {
+            let share = args.wall.div_ceil(models.len());
+            try_wall(&model, &machine, &all, share, &mut wall)?;
+        }
+    }
+    let bad = rows.iter().filter(|r| !r.ok).count() + wall.failures.len();
+    if args.json {
+        say_json(&serde_json::json!({ "rows": rows, "wall": wall, "ok": bad == 0 }))?;
+    } else {
+        let worst = rows.iter().map(|r| r.gap).max().unwrap_or(0);
+        let least = rows.iter().map(|r| r.gap).min().unwrap_or(0);
+        say(&format!("\n{} configurations, {bad} failed; gaps from {least:+} to {worst:+} B\n", rows.len()));
+        if wall.pairs > 0 {
+            say(&format!(
+                "wall: {} random budgets, {} finished within them, {} refused with exit 3\n",
+                wall.pairs, wall.finished, wall.refused
+            ));
+            for failure in &wall.failures {
+                say(&format!("wall FAILED: {failure}\n"));
+            }
+        }
+    }
+    Ok(u8::from(bad > 0))
+}
+
+/// Random configurations under random budgets: each finishes within its budget or is refused with the right words.
+fn try_wall(model: &Arc<Model>, machine: &Machine, all: &[Sets], pairs: usize, wall: &mut Wall) -> Result<()> {
+    let rng = Philox::new(20_26);
+    for i in 0..pairs as u64 {
+        let mut sets = all[rng.below(2 * i, all.len() as u64) as usize].clone();
+        // From a tenth to one and a half of the model and a little, evenly in the logarithm.
+        let share = 0.1f64 * 15f64.powf(f64::from(rng.uniform(2 * i + 1)));
+        let budget = ((model.shape.bytes() + (12 << 20)) as f64 * share) as u64;
+        sets.push(("budget.device".into(), format!("{budget}")));
+        let report = execute(order(model, machine, &sets)?, None, true, &mut |_| ())?;
+        wall.pairs += 1;
+        let peak = report.measured.peak.get(&Tier::Device).copied().unwrap_or(0);
+        match &report.error {
+            Some(e) if e.kind == "cancelled" => return Err(Error::Cancelled),
+            None if peak > 0 && peak <= budget => wall.finished += 1,
+            Some(e) if e.code == 3 && e.needed.is_some() && e.available.is_some() && e.hint.is_some() => {
+                wall.refused += 1
+            }
+            None => {
+                wall.failures.push(format!("{} under {budget}: peak {peak}", label(&model.path, &sets[1..].to_vec())))
+            }
+            Some(e) => {
+                wall.failures.push(format!("{} under {budget}: {}", label(&model.path, &sets[1..].to_vec()), e.message))
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Commands that compute nothing: inspect, plan, open, techniques, probe.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::json;
+use ullage_core::bytes::Bytes;
+use ullage_core::catalog;
+use ullage_core::job::infer;
+use ullage_core::machine;
+use ullage_core::model::Model;
+use ullage_core::plan::{Inverse, cheapest_change, plan as plan_of};
+use ullage_core::report::{ByteReport, bytes_table, folder, llama, summary};
+use ullage_core::{Error, Result};
+
+use crate::args;
+use crate::run::{Progress, on_interrupt, prompt_of};
+use crate::source::{self, say, say_json};
+
+pub fn inspect(args: &args::Inspect) -> Result<u8> {
+    let model = Model::open(&args.model, Path::new("."))?;
+    let tokenizer = model.tokenizer()?;
+    let s = &model.shape;
+    if args.json {
+        let tensors: Vec<_> = s
+            .tensors()
+            .map(|t| json!({ "name": t.name, "type": t.ty, "rows": t.rows, "cols": t.cols, "bytes": t.bytes() }))
+            .collect();
+        let words = tokenizer.as_ref().map(|t| json!({ "vocab": t.vocab(), "bos": t.bos(), "eos": t.eos() }));
+        say_json(&json!({
+            "path": model.path, "name": s.name, "arch": s.arch, "hash": model.hash, "file_bytes": model.file_bytes,
+            "parameters": s.parameters(), "bytes": s.bytes(), "context": s.context, "hidden": s.hidden, "vocab": s.vocab,
+            "layers": s.layers.len(), "heads": s.layers[0].heads, "kv_heads": s.layers[0].kv_heads,
+            "head_dim": s.layers[0].head_dim, "ff": s.layers[0].ff, "rope": s.rope, "tied": s.output.is_none(),
+            "tokenizer": words, "tensors": tensors,
+        }))?;
+        return Ok(0);
+    }
+    let l = &s.layers[0];
+    let mut out = format!("{} ({})\n", s.name, s.arch);
+    out += &format!("parameters  {} in {} ({} B)\n", s.parameters(), Bytes(s.bytes()), s.bytes());
+    out += &format!(
+        "shape       {} layers, hidden {}, {} heads over {} KV heads of {}, ff {}\n",
+        s.layers.len(),
+        s.hidden,
+        l.heads,
+        l.kv_heads,
+        l.head_dim,
+        l.ff
+    );
+    out += &format!("context     {} trained; rope base {}\n", s.context, s.rope.base);
+    let row = s.layers.iter().map(|l| 2 * l.kv_heads * l.head_dim * 2).sum::<usize>();
+    out +=
+        &format!("cache       {row} B a token in f16, {} at {} tokens\n", Bytes((row * s.context) as u64), s.context);
+    out += &match &tokenizer {
+        Some(t) => format!("tokenizer   {} tokens\n", t.vocab()),
+        None => "tokenizer   none (random model)\n".into(),
+    };
+    out += &format!("output head {}\n\n", if s.output.is_none() { "tied to the embedding" } else { "its own" });
+    out += &format!("{:<32} {:<8} {:>8} {:>8} {:>14}\n", "tensor", "type", "rows", "cols", "bytes");
+    for t in s.tensors() {
+        out += &format!("{:<32} {:<8} {:>8} {:>8} {:>14}\n", t.name, t.ty, t.rows, t.cols, t.bytes());
+    }
+    say(&out);
+    Ok(0)
+}
+
+pub fn plan(args: &args::Plan) -> Result<u8> {
+    let loaded = source::load(&args.source, &[])?;
+    let order = source::order(&loaded)?;
+    let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
+    let prepared = infer::prepare(&order.model, config, &order.base)?;
+    let mut plan = plan_of(shape, &prepared.workload, config, machine)?;
+    if let Some(over) = &mut plan.over {
+        over.hint = cheapest_change(shape, &prepared.workload, config, machine);
+    }
+    let inverse = Inverse::of(shape, &prepared.workload, config, machine);
+    let bytes: ByteReport = (&plan.bytes).into();
+    if args.json {
+        say_json(&json!({
+            "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
+            "over": plan.over, "inverse": inverse, "llama_cpp": llama::command(config),
+        }))?;
+    } else {
+        let pass = prepared.workload.passes[0];
+        let mut out = format!(
+            "{}: {} prompt tokens, {} generated, sequences {}, context {}\n\n",
+            shape.name,
+            pass.prompt,
+            config.run.max_tokens.min(pass.decode + 1),
+            pass.sequences,
+            config.run.context
+        );
+        out += &bytes_table(&bytes, None);
+        out += "\n";
+        for (name, b) in &bytes.rows {
+            out += &format!("  {name:<40} {b:>14}\n");
+        }
+        let t = &plan.time;
+        out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        out += &format!(
+            "time     load {:.2} s, prefill {:.2} s ({:.1} tokens/s), decode {:.1} tokens/s{}\n",
+            t.load_seconds,
+            t.prefill_seconds,
+            t.prefill_tokens_per_second,
+            t.decode_tokens_per_second,
+            if t.probed { "" } else { " (guessed: run `ullage probe`)" }
+        );
+        out += &format!(
+            "fits     longest context {}, most sequences {}\n",
+            inverse.longest_context, inverse.most_sequences
+        );
+        out += &format!("\n{}", llama::command(config));
+        say(&out);
+    }
+    if let Some(over) = plan.over {
+        let error = Error::OverBudget(Box::new(over));
+        if !args.json {
+            eprintln!("error: {error}");
+        }
+        return Ok(error.exit_code());
+    }
+    Ok(0)
+}
+
+pub fn open(args: &args::Open) -> Result<u8> {
+    let path = Path::new(&args.source.source);
+    if path.is_dir() {
+        let report = folder::replay(path)?;
+        let config = report.config.as_ref();
+        for (i, output) in report.output.iter().enumerate() {
+            let label = if report.output.len() > 1 { format!("[sequence {}] ", i + 1) } else { String::new() };
+            say(&format!("{label}{}{}\n\n", config.map_or(String::new(), prompt_of), output.text));
+        }
+        if report.ended() && report.error.is_none() {
+            say(&summary(&report));
+        } else if config.is_some() {
+            // Nothing was measured to its end: the plan alone.
+            say(&format!("{}\n", bytes_table(&report.plan, None)));
+        }
+        match &report.error {
+            Some(error) => say(&format!("ended    {}\n", error.message)),
+            None if !report.ended() => say("ended    the run did not finish: it was killed, or its disk was full\n"),
+            None => {}
+        }
+        return Ok(0);
+    }
+    eprintln!("no window in this version: showing the plan");
+    plan(&args::Plan { source: args.source.clone(), json: false })
+}
+
+pub fn techniques(args: &args::Techniques) -> Result<u8> {
+    let entries: Vec<_> = catalog::entries().collect();
+    if args.json {
+        say_json(&entries)?;
+        return Ok(0);
+    }
+    let mut out = String::new();
+    let mut axis = None;
+    for e in entries {
+        if axis.replace(e.axis) != Some(e.axis) {
+            out += &format!("{}{}\n", if out.is_empty() { "" } else { "\n" }, e.axis.key());
+        }
+        out += &format!("  {:<12} {}\n", e.id, e.sentence);
+        for k in e.knobs {
+            let default = k.default_value().map_or("-".into(), |v| v.to_string());
+            let paper = if k.paper_name.is_empty() || k.paper_name == k.id {
+                String::new()
+            } else {
+                format!(" [{}]", k.paper_name)
+            };
+            out += &format!("    {:<14} {default} {}{paper}: {}\n", k.id, k.unit, k.sentence);
+        }
+    }
+    say(&out);
+    Ok(0)
+}
+
+pub fn probe(args: &args::Probe) -> Result<u8> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    on_interrupt(Arc::clone(&cancel));
+    let mut bar = Progress::new(false);
+    let start = std::time::Instant::now();
+    let machine = machine::probe(
+        &mut |what, done| {
+            let left = start.elapsed().as_secs_f64() / f64::from(done.max(0.01)) * f64::from(1.0 - done);
+            bar.set(what, (done * 100.0) as u64, 100, left);
+        },
+        &|| cancel.load(Relaxed),
+    )?;
+    bar.clear();
+    let path = machine.save()?;
+    if args.json {
+        say_json(&machine)?;
+    } else {
+        say(&format!("{machine}\nsaved to {}\n", path.display()));
+    }
+    Ok(0)
+}

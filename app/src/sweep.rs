@@ -1,0 +1,233 @@
+//! `ullage sweep`: a grid of configurations, one run folder a point, resumable, as CSV and SVG.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use ullage_core::job::protocol::Failure;
+use ullage_core::ledger::Tier;
+use ullage_core::report::folder::write_whole;
+use ullage_core::{Bytes, Error, Result};
+
+use crate::args;
+use crate::run::execute;
+use crate::source::{self, Loaded, key_value, say, say_json};
+use crate::svg::{Dot, scatter};
+
+/// Splits at commas outside brackets, braces and quotes.
+fn split(values: &str) -> Vec<String> {
+    let (mut out, mut depth, mut quote, mut now) = (Vec::new(), 0i32, None, String::new());
+    for c in values.chars() {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth -= 1,
+            (None, ',') if depth == 0 => {
+                out.push(std::mem::take(&mut now).trim().to_owned());
+                continue;
+            }
+            _ => {}
+        }
+        now.push(c);
+    }
+    out.push(now.trim().to_owned());
+    out
+}
+
+type Point = Vec<(String, String)>;
+
+fn grid(over: &[String]) -> Result<Vec<Point>> {
+    let mut all: Vec<Point> = vec![Vec::new()];
+    for axis in over {
+        let (key, values) = key_value(axis)?;
+        let values = split(&values);
+        all = all
+            .iter()
+            .flat_map(|p| values.iter().map(|v| p.iter().cloned().chain([(key.clone(), v.clone())]).collect()))
+            .collect();
+    }
+    Ok(all)
+}
+
+fn name(point: &Point) -> String {
+    let words: Vec<_> = point.iter().map(|(k, v)| format!("{}={v}", k.rsplit('.').next().unwrap_or(k))).collect();
+    words.join(" ")
+}
+
+/// A folder name that any file system takes: the keys and values, other characters as `_`.
+fn folder_name(i: usize, point: &Point) -> String {
+    let safe: String = name(point)
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "=.-".contains(c) { c } else { '_' })
+        .take(80)
+        .collect();
+    format!("{i:03}-{safe}")
+}
+
+/// The figures of a report that a table shows, by column name.
+fn figures(report: &Value) -> Vec<(String, f64)> {
+    let mut out = Vec::new();
+    let mut add = |name: &str, v: Option<&Value>| {
+        if let Some(v) = v.and_then(Value::as_f64) {
+            out.push((name.to_owned(), v));
+        }
+    };
+    add("planned_peak", report.pointer("/plan/peak/device"));
+    add("measured_peak", report.pointer("/measured/peak/device"));
+    add("kv_cache", report.pointer("/measured/bytes/device/kv_cache"));
+    add("weights", report.pointer("/measured/bytes/device/weights"));
+    add("prefill_tokens_per_second", report.pointer("/speed/prefill_tokens_per_second"));
+    add("decode_tokens_per_second", report.pointer("/speed/decode_tokens_per_second"));
+    if let Some(tasks) = report.get("eval").and_then(Value::as_object) {
+        for (task, result) in tasks {
+            for (key, v) in result.as_object().into_iter().flatten() {
+                add(&format!("{task}.{key}"), Some(v));
+            }
+        }
+    }
+    out
+}
+
+/// The figure of merit to draw: the first of these that the reports have.
+const MERITS: &[&str] =
+    &["recall.accuracy", "needle.accuracy", "fidelity.kl_mean", "perplexity.perplexity", "decode_tokens_per_second"];
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+pub fn sweep(args: &args::Sweep) -> Result<u8> {
+    let points = grid(&args.over)?;
+    // A wrong key or value ends the sweep before its first point; choices that refuse each other are a row of the table.
+    let loaded = points
+        .iter()
+        .map(|point| match source::load(&args.source, point) {
+            Err(e) if e.kind() != "refused" => Err(e),
+            other => Ok(other),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, "cannot make the sweep's folder", &e))?;
+    let mut reports: Vec<(Point, Value)> = Vec::new();
+    for (i, (point, loaded)) in points.iter().zip(loaded).enumerate() {
+        let head = format!("[{}/{}] {}", i + 1, points.len(), name(point));
+        let report = match loaded {
+            Ok(loaded) => one(&args.out.join(folder_name(i, point)), &loaded, &head)?,
+            Err(e) => {
+                eprintln!("{head}: {e}");
+                serde_json::json!({ "error": Failure::from(&e) })
+            }
+        };
+        reports.push((point.clone(), report));
+    }
+    write(args, &reports)?;
+    // A sweep of which nothing ran has failed as its first point did.
+    let codes: Vec<_> =
+        reports.iter().map(|(_, r)| r.pointer("/error/code").and_then(Value::as_u64).unwrap_or(0)).collect();
+    let failed = codes.iter().all(|c| *c != 0).then(|| codes.first().copied()).flatten();
+    Ok(failed.and_then(|c| u8::try_from(c).ok()).unwrap_or(0))
+}
+
+/// The report of a point: the one in `dir` when it is of the same configuration, else that of a run.
+fn one(dir: &Path, loaded: &Loaded, head: &str) -> Result<Value> {
+    let path = dir.join("report.json");
+    if let Some(report) = read(&path).filter(|r| same_config(r, &loaded.config)) {
+        eprintln!("{head}: kept");
+        return Ok(report);
+    }
+    eprintln!("{head}");
+    // What an interrupted or other run left in the point's own folder gives way.
+    if dir.exists() {
+        fs::remove_dir_all(dir).map_err(|e| Error::io(dir, "cannot clear the point's folder", &e))?;
+    }
+    let report = execute(source::order(loaded)?, Some(&dir.to_path_buf()), false, &mut |_| ())?;
+    match &report.error {
+        Some(e) if e.kind == "cancelled" => {
+            let _ = fs::remove_file(&path);
+            return Err(Error::Cancelled);
+        }
+        Some(e) => eprintln!("{head}: {}", e.message),
+        None => {}
+    }
+    read(&path).ok_or_else(|| Error::Internal(format!("{} was not written", path.display())))
+}
+
+fn read(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn same_config(report: &Value, config: &ullage_core::config::Config) -> bool {
+    // A point refused for its budget has no config of its own in the report: it is cheap to try again.
+    report.get("error").is_some_and(Value::is_null)
+        && serde_json::to_value(config).is_ok_and(|c| report.get("config") == Some(&c))
+}
+
+fn write(args: &args::Sweep, reports: &[(Point, Value)]) -> Result<()> {
+    let mut columns: Vec<String> = Vec::new();
+    for (_, report) in reports {
+        for (name, _) in figures(report) {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+    }
+    let keys: Vec<_> = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.clone()).collect()).unwrap_or_default();
+    let mut csv = keys.iter().chain(&columns).map(|c| quoted(c)).collect::<Vec<_>>().join(",") + ",error\n";
+    let mut dots = Vec::new();
+    let counts = |key: &str| {
+        let mut values = reports.iter().flat_map(|(p, _)| p).filter(|(k, _)| k == key).map(|(_, v)| v);
+        values.all(|v| v.parse::<f64>().is_ok() || v.parse::<Bytes>().is_ok())
+    };
+    let merit = MERITS.iter().find(|m| columns.iter().any(|c| c == *m)).copied().unwrap_or("decode_tokens_per_second");
+    for (point, report) in reports {
+        let figures = figures(report);
+        let get = |name: &str| figures.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+        let mut cells: Vec<String> = point.iter().map(|(_, v)| quoted(v)).collect();
+        cells.extend(columns.iter().map(|c| get(c).map_or(String::new(), |v| v.to_string())));
+        let error = report.pointer("/error/kind").and_then(Value::as_str).unwrap_or("");
+        csv += &format!("{},{error}\n", cells.join(","));
+        if let (Some(x), Some(y)) = (get("measured_peak"), get(merit)) {
+            // What counts runs along a line; what names a technique is a line of its own.
+            let (numbers, words): (Point, Point) = point.iter().cloned().partition(|(k, _)| counts(k));
+            dots.push(if numbers.is_empty() || words.is_empty() {
+                Dot { x, y, series: String::new(), label: name(point) }
+            } else {
+                Dot { x, y, series: name(&words), label: name(&numbers) }
+            });
+        }
+    }
+    write_whole(&args.out.join("sweep.csv"), csv.as_bytes())?;
+    if !dots.is_empty() {
+        let title = format!("{merit} against measured bytes ({} tier)", Tier::Device);
+        write_whole(&args.out.join("sweep.svg"), scatter(&title, merit, &dots).as_bytes())?;
+    }
+    if args.json {
+        let rows: Vec<_> = reports
+            .iter()
+            .map(|(p, r)| {
+                let point: serde_json::Map<_, _> = p.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
+                let figures: serde_json::Map<_, _> = figures(r).into_iter().map(|(k, v)| (k, Value::from(v))).collect();
+                serde_json::json!({ "point": point, "figures": figures, "error": r.get("error") })
+            })
+            .collect();
+        say_json(&rows)
+    } else {
+        say(&csv);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_split_outside_brackets_and_make_a_grid() {
+        assert_eq!(split("a,b , c"), ["a", "b", "c"]);
+        assert_eq!(split("[1, 2],{ use = \"x\", n = 1 }"), ["[1, 2]", "{ use = \"x\", n = 1 }"]);
+        let g = grid(&["a=1,2".into(), "b=x,y,z".into()]).unwrap();
+        assert_eq!(g.len(), 6);
+        assert_eq!(g[5], [("a".to_owned(), "2".to_owned()), ("b".to_owned(), "z".to_owned())]);
+        assert!(grid(&["nothing".into()]).is_err());
+    }
+}

@@ -1,0 +1,209 @@
+//! inspect, plan, sweep, techniques, bench, and the evaluations on the bundled model.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
+
+mod common;
+
+use common::{BUNDLED, Room, SHORT, keys};
+
+#[test]
+fn inspect_shows_shape_and_tensors_that_sum_to_its_bytes() {
+    let room = Room::new();
+    let model = room.json(0, &["inspect", BUNDLED]);
+    assert_eq!(
+        (model["parameters"].as_u64(), model["layers"].as_u64(), model["tied"].as_bool()),
+        (Some(4_985_088), Some(8), Some(true))
+    );
+    let sum: u64 = model["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), model["bytes"].as_u64());
+    let said = room.run(0, &["inspect", BUNDLED]);
+    assert!(
+        said.out.contains("8 heads over 4 KV heads of 64") && said.out.contains("blk.7.ffn_down.weight"),
+        "{}",
+        said.out
+    );
+    assert_eq!(room.json(0, &["inspect", "random:llama-8b@q4_0"])["layers"], 32);
+}
+
+#[test]
+fn plan_predicts_what_run_measures_and_what_else_would_fit() {
+    let room = Room::new();
+    let sets = ["--set", "run.max_tokens=8", "--set", "budget.device=32 MiB"];
+    let plan = room.json(0, &[&["plan", BUNDLED][..], &sets[..]].concat());
+    let run = room.json(0, &[&["run", BUNDLED][..], &sets[..]].concat());
+    assert_eq!(plan["plan"]["peak"], run["measured"]["peak"]);
+    // The inverse is exact: that context, filled, is planned within the budget; one more token is over.
+    let sets = ["--set", "run.max_tokens=8", "--set", "budget.device=128 MiB"];
+    let filled = |n: u64| {
+        let (context, prompt) = (format!("run.context={n}"), format!("run.prompt=tokens:{}", n - 7));
+        room.command(
+            &[&["plan", "random:smollm2-135m@q4_0", "--json", "--set", &context, "--set", &prompt][..], &sets[..]]
+                .concat(),
+        )
+        .output()
+        .unwrap()
+    };
+    let plan: serde_json::Value = serde_json::from_slice(&filled(64).stdout).unwrap();
+    let longest = plan["inverse"]["longest_context"].as_u64().unwrap();
+    assert!(longest > 1000, "{longest}");
+    assert_eq!((filled(longest).status.code(), filled(longest + 1).status.code()), (Some(0), Some(3)), "{longest}");
+    let text = room.run(0, &["plan", BUNDLED, "--set", "run.max_tokens=0"]).out;
+    assert!(
+        text.contains("5 prompt tokens, 0 generated") && text.contains("longest context") && text.contains("llama-cli"),
+        "{text}"
+    );
+}
+
+#[test]
+fn techniques_is_the_catalogue() {
+    let room = Room::new();
+    let all = room.json(0, &["techniques"]);
+    let text = room.run(0, &["techniques"]).out;
+    assert!(all.as_array().unwrap().len() > 20);
+    for entry in all.as_array().unwrap() {
+        let (id, sentence) = (entry["id"].as_str().unwrap(), entry["sentence"].as_str().unwrap());
+        assert!(text.contains(id) && text.contains(sentence), "{id}");
+        assert!(!entry["paper"].as_str().unwrap().is_empty() && sentence.ends_with('.'), "{id}");
+    }
+}
+
+#[test]
+fn bench_gives_each_depth_with_its_spread() {
+    let room = Room::new();
+    let args = ["bench", BUNDLED, "--depths", "0,64", "--tokens", "32", "--steps", "8", "--repeats", "2"];
+    let points = room.json(0, &args);
+    assert_eq!(points.as_array().map(Vec::len), Some(2));
+    assert_eq!((&points[0]["depth"], &points[1]["depth"]), (&0.into(), &64.into()));
+    for key in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
+        assert!(points[1][key].as_f64().unwrap() > 0.0);
+    }
+    for key in ["prefill_sd", "decode_sd"] {
+        assert!(points[1][key].as_f64().unwrap() >= 0.0);
+    }
+    assert!(points[0]["bandwidth_fraction"].is_null(), "not probed: nothing to take a fraction of");
+    assert_eq!(room.run(0, &args).out.lines().count(), 3);
+    assert!(room.run(2, &["bench", BUNDLED, "--set", "kv.select=window"]).err.contains("every token must stay"));
+}
+
+#[test]
+fn sweep_writes_a_table_and_a_picture_and_resumes() {
+    let room = Room::new();
+    let args = [
+        "sweep",
+        BUNDLED,
+        "--over",
+        "kv.select=full,window,h2o",
+        "--over",
+        "kv.budget.ratio=0.25,0.5",
+        "--set",
+        "eval.recall={pairs=8,questions=4,samples=1}",
+        "--set",
+        "run.max_tokens=4",
+        "--set",
+        "run.context=256",
+        "--out",
+        "s",
+    ];
+    let said = room.run(0, &args);
+    assert_eq!(said.out, room.read("s/sweep.csv"));
+    let lines: Vec<_> = said.out.lines().collect();
+    assert_eq!(lines.len(), 7);
+    assert!(
+        lines[0].starts_with("kv.select,kv.budget.ratio,planned_peak,measured_peak,") && lines[0].ends_with(",error"),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[1].starts_with("full,0.25,,") && lines[1].ends_with(",refused"),
+        "a full cache has no budget: {}",
+        lines[1]
+    );
+    let column = lines[0].split(',').position(|c| c == "measured_peak").unwrap();
+    let cell = |line: &str| line.split(',').nth(column).unwrap().parse::<u64>().unwrap();
+    assert!(cell(lines[3]) < cell(lines[4]) && cell(lines[5]) < cell(lines[6]), "half the rows, fewer bytes");
+    let svg = room.read("s/sweep.svg");
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("recall.accuracy"));
+    assert_eq!(svg.matches("<circle").count(), 4);
+    // Again: every point is kept. One that was cut runs again, and so does one of another configuration.
+    assert_eq!(room.run(0, &args).err.matches(": kept").count(), 4);
+    let cut = std::fs::read_dir(room.path("s")).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    std::fs::remove_file(cut.join("report.json")).unwrap();
+    let said = room.run(0, &args);
+    assert_eq!(said.err.matches(": kept").count(), 3, "{}", said.err);
+    assert!(cut.join("report.json").is_file());
+    let mut other = args.to_vec();
+    other.extend(["--set", "run.seed=1"]);
+    assert_eq!(room.run(0, &other).err.matches(": kept").count(), 0);
+    let rows = room.json(0, &other);
+    assert_eq!((rows.as_array().map(Vec::len), rows[0]["error"]["kind"].as_str()), (Some(6), Some("refused")));
+    assert_eq!(rows[5]["point"]["kv.select"], "h2o");
+    // A wrong key ends it before anything runs; a sweep of which nothing ran fails as its points did.
+    assert!(room.run(2, &["sweep", BUNDLED, "--over", "kv.selekt=a,b", "--out", "t"]).err.contains("selekt"));
+    assert!(!room.path("t").exists());
+    room.run(3, &["sweep", BUNDLED, "--over", "budget.device=64 KiB,128 KiB", "--out", "u"]);
+}
+
+#[test]
+fn evaluations_know_the_bundled_model_and_what_dropping_rows_costs() {
+    let room = Room::new();
+    let eval = |sets: &[&str]| {
+        let mut args = vec!["run", BUNDLED, "--set", "run.max_tokens=0", "--set", "run.context=1100"];
+        sets.iter().for_each(|s| args.extend(["--set", s]));
+        room.json(0, &args)["eval"].clone()
+    };
+    let all = eval(&[
+        "eval.needle={lengths=[1024],depths=[0,50,100],samples=4}",
+        "eval.recall={pairs=32,questions=16,samples=2}",
+        "eval.perplexity={prompt=64,tokens=64}",
+        "eval.fidelity={prompt=64,tokens=64}",
+    ]);
+    assert!(all["needle"]["accuracy"].as_f64().unwrap() >= 0.95, "{}", all["needle"]);
+    assert!(all["recall"]["accuracy"].as_f64().unwrap() >= 0.95, "{}", all["recall"]);
+    let ppl = all["perplexity"]["perplexity"].as_f64().unwrap();
+    assert!(ppl > 1.0 && ppl < 1e5, "{ppl}");
+    assert!(
+        (all["fidelity"]["perplexity"].as_f64().unwrap() / ppl - 1.0).abs() < 1e-3,
+        "the same tokens, read by both"
+    );
+    let kl = |e: &serde_json::Value| e["fidelity"]["kl_mean"].as_f64().unwrap();
+    assert!(kl(&all) < 1e-4, "an f16 cache is nearly lossless: {}", kl(&all));
+    // Fewer bits, fewer rows: each loses.
+    let coarse = eval(&["kv.format=q4_0", "eval.fidelity={prompt=64,tokens=64}"]);
+    assert!(kl(&coarse) > kl(&all), "{coarse}");
+    let window =
+        eval(&["kv.select=window", "kv.budget.rows=128", "eval.needle={lengths=[1024],depths=[0,50],samples=4}"]);
+    assert!(window["needle"]["accuracy"].as_f64().unwrap() < 0.5, "{window}");
+    assert_eq!(keys(&all), ["fidelity", "needle", "perplexity", "recall"]);
+}
+
+#[test]
+fn the_demo_configurations_run() {
+    let room = Room::new();
+    let demos = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/demos");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(demos).unwrap() {
+        let path = entry.unwrap().path();
+        let said = room.run(0, &["run", path.to_str().unwrap(), SHORT[0], SHORT[1]]);
+        assert!(said.out.contains("device   peak"), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 4);
+}
+
+#[test]
+fn plans_are_never_low_and_budgets_are_walls() {
+    let room = Room::new();
+    let all = room.json(0, &["check-plan", "--wall", "30"]);
+    let rows = all["rows"].as_array().unwrap();
+    assert!(rows.len() >= 60);
+    for row in rows {
+        let (planned, measured) = (row["planned"].as_u64().unwrap(), row["measured"].as_u64().unwrap());
+        assert!(planned >= measured && planned - measured <= (measured / 50).max(256 << 10), "{row}");
+        assert_eq!((row["unaccounted"].as_i64(), row["escaped"].as_u64()), (Some(0), Some(0)), "{row}");
+    }
+    let wall = &all["wall"];
+    assert!(wall["failures"].as_array().unwrap().is_empty(), "{wall}");
+    assert!(
+        wall["finished"].as_u64() > Some(0) && wall["refused"].as_u64() > Some(0),
+        "both sides of the wall: {wall}"
+    );
+}

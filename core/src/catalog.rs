@@ -1,0 +1,290 @@
+//! The catalogue: every technique as data.
+//!
+//! A technique is one file that defines a `static ENTRY: Entry`, one line in [`ENTRIES`], and its tests. From the entry
+//! alone come the TOML validation, the command line's help, the docs' table and (later) the cards on screen. What a
+//! technique *does* is its [`Role`]: a constructor for the trait of its axis.
+
+use serde::Serialize;
+
+use crate::config::{Config, KnobValue, Knobs};
+use crate::error::{Error, Result};
+use crate::{eval, kv, place, weights};
+
+/// One independent choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[allow(missing_docs)]
+pub enum Axis {
+    #[serde(rename = "weights.format")]
+    WeightsFormat,
+    #[serde(rename = "kv.select")]
+    KvSelect,
+    #[serde(rename = "kv.split")]
+    KvSplit,
+    #[serde(rename = "kv.merge")]
+    KvMerge,
+    #[serde(rename = "kv.channels")]
+    KvChannels,
+    #[serde(rename = "kv.format")]
+    KvFormat,
+    #[serde(rename = "kv.alloc")]
+    KvAlloc,
+    #[serde(rename = "place.weights")]
+    PlaceWeights,
+    #[serde(rename = "place.kv")]
+    PlaceKv,
+    #[serde(rename = "eval")]
+    Eval,
+}
+
+impl Axis {
+    /// Its key in TOML.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::WeightsFormat => "weights.format",
+            Self::KvSelect => "kv.select",
+            Self::KvSplit => "kv.split",
+            Self::KvMerge => "kv.merge",
+            Self::KvChannels => "kv.channels",
+            Self::KvFormat => "kv.format",
+            Self::KvAlloc => "kv.alloc",
+            Self::PlaceWeights => "place.weights",
+            Self::PlaceKv => "place.kv",
+            Self::Eval => "eval",
+        }
+    }
+}
+
+/// The type and range of a knob.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum KnobKind {
+    /// A whole number between two bounds, both allowed.
+    Int {
+        /// Least.
+        min: i64,
+        /// Most.
+        max: i64,
+    },
+    /// A number between two bounds, both allowed.
+    Float {
+        /// Least.
+        min: f64,
+        /// Most.
+        max: f64,
+    },
+    /// true or false.
+    Bool,
+    /// One of a few words.
+    Word {
+        /// The words.
+        of: &'static [&'static str],
+    },
+    /// A list of whole numbers between two bounds.
+    Ints {
+        /// Least.
+        min: i64,
+        /// Most.
+        max: i64,
+    },
+    /// Free text, such as a path.
+    Text,
+}
+
+/// A default as it stands in a static table.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum Default {
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Text(&'static str),
+    Ints(&'static [i64]),
+    /// Absent unless given.
+    None,
+}
+
+/// A variant's parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Knob {
+    /// Its key in TOML.
+    pub id: &'static str,
+    /// Its name in the paper, where it differs.
+    pub paper_name: &'static str,
+    /// Type and range.
+    pub kind: KnobKind,
+    /// What it is when not given.
+    pub default: Default,
+    /// `rows`, `tokens`, `ratio`, or nothing.
+    pub unit: &'static str,
+    /// One sentence.
+    pub sentence: &'static str,
+}
+
+/// What an entry builds. A closed list of axes; within one, any number of techniques.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub enum Role {
+    WeightsFormat(weights::format::Target),
+    Select(fn(&Knobs) -> Result<Box<dyn kv::Select>>),
+    Split(fn(&Knobs) -> Result<Box<dyn kv::Split>>),
+    Merge(fn(&Knobs) -> Result<Box<dyn kv::Merge>>),
+    Channels(fn(&Knobs) -> Result<Box<dyn kv::Channels>>),
+    KvFormat(fn(&Knobs) -> Result<Box<dyn kv::Format>>),
+    Alloc(fn(&Knobs) -> Result<Box<dyn kv::Alloc>>),
+    PlaceWeights(fn(&Knobs) -> Result<Box<dyn place::Placement>>),
+    PlaceKv,
+    Eval(fn(&Knobs) -> Result<Box<dyn eval::Task>>),
+}
+
+/// One technique.
+#[derive(Clone, Copy, Serialize)]
+pub struct Entry {
+    /// lower_snake_case; unique on its axis.
+    pub id: &'static str,
+    /// The choice it is a value of.
+    pub axis: Axis,
+    /// Where it comes from.
+    pub paper: &'static str,
+    /// What it does, in one sentence.
+    pub sentence: &'static str,
+    /// Its parameters.
+    pub knobs: &'static [Knob],
+    /// Why it cannot go with the rest of a configuration, if it cannot.
+    #[serde(skip)]
+    pub composes: fn(&Config) -> Result<(), String>,
+    /// What it builds.
+    #[serde(skip)]
+    pub role: Role,
+}
+
+/// An entry with nothing to refuse.
+pub fn with_all(_: &Config) -> Result<(), String> {
+    Ok(())
+}
+
+/// Every technique, by axis, the common ones first.
+pub fn entries() -> impl Iterator<Item = &'static Entry> {
+    const LISTS: &[&[&Entry]] = &[
+        weights::format::ENTRIES,
+        kv::select::ENTRIES,
+        kv::split::ENTRIES,
+        kv::merge::ENTRIES,
+        kv::channels::ENTRIES,
+        kv::format::ENTRIES,
+        kv::alloc::ENTRIES,
+        place::ENTRIES,
+        eval::ENTRIES,
+    ];
+    LISTS.iter().flat_map(|list| list.iter().copied())
+}
+
+/// The variants of one axis.
+pub fn variants(axis: Axis) -> impl Iterator<Item = &'static Entry> {
+    entries().filter(move |e| e.axis == axis)
+}
+
+/// The entry of `id` on `axis`.
+///
+/// # Errors
+/// Names the key, the value and what is allowed.
+pub fn find(axis: Axis, key: &str, id: &str) -> Result<&'static Entry> {
+    variants(axis).find(|e| e.id == id).ok_or_else(|| {
+        let allowed: Vec<_> = variants(axis).map(|e| e.id).collect();
+        Error::config(key, format!("`{id}` is not a variant of {}; allowed: {}", axis.key(), allowed.join(", ")))
+    })
+}
+
+impl Entry {
+    /// Checks `given` against the knobs and fills in the defaults.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn knobs(&self, key: &str, given: &Knobs) -> Result<Knobs> {
+        for name in given.0.keys() {
+            if !self.knobs.iter().any(|k| k.id == name) {
+                let known: Vec<_> = self.knobs.iter().map(|k| k.id).collect();
+                let known =
+                    if known.is_empty() { "it has none".to_owned() } else { format!("it has: {}", known.join(", ")) };
+                return Err(Error::config(format!("{key}.{name}"), format!("`{}` has no such knob; {known}", self.id)));
+            }
+        }
+        let mut out = Knobs::default();
+        for knob in self.knobs {
+            let value = match given.0.get(knob.id) {
+                Some(value) => Some(knob.check(&format!("{key}.{}", knob.id), value)?),
+                None => knob.default_value(),
+            };
+            if let Some(value) = value {
+                out.0.insert(knob.id.to_owned(), value);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Knob {
+    /// The default as a value, if there is one.
+    pub fn default_value(&self) -> Option<KnobValue> {
+        match self.default {
+            Default::Int(v) => Some(KnobValue::Int(v)),
+            Default::Float(v) => Some(KnobValue::Float(v)),
+            Default::Bool(v) => Some(KnobValue::Bool(v)),
+            Default::Text(v) => Some(KnobValue::Text(v.to_owned())),
+            Default::Ints(v) => Some(KnobValue::List(v.iter().map(|i| KnobValue::Int(*i)).collect())),
+            Default::None => None,
+        }
+    }
+
+    fn check(&self, key: &str, value: &KnobValue) -> Result<KnobValue> {
+        let wrong = |allowed: String| Err(Error::config(key, format!("`{value}` is not allowed; {allowed}")));
+        match (self.kind, value) {
+            (KnobKind::Int { min, max }, KnobValue::Int(v)) if (min..=max).contains(v) => Ok(value.clone()),
+            (KnobKind::Int { min, max }, _) => wrong(format!("a whole number from {min} to {max}")),
+            (KnobKind::Float { min, max }, KnobValue::Float(v)) if (min..=max).contains(v) => Ok(value.clone()),
+            (KnobKind::Float { min, max }, KnobValue::Int(v)) if (min..=max).contains(&(*v as f64)) => {
+                Ok(KnobValue::Float(*v as f64))
+            }
+            (KnobKind::Float { min, max }, _) => wrong(format!("a number from {min} to {max}")),
+            (KnobKind::Bool, KnobValue::Bool(_)) => Ok(value.clone()),
+            (KnobKind::Bool, _) => wrong("true or false".into()),
+            (KnobKind::Word { of }, KnobValue::Text(v)) if of.contains(&v.as_str()) => Ok(value.clone()),
+            (KnobKind::Word { of }, _) => wrong(format!("one of: {}", of.join(", "))),
+            (KnobKind::Ints { min, max }, KnobValue::List(vs))
+                if vs.iter().all(|v| matches!(v, KnobValue::Int(i) if (min..=max).contains(i))) =>
+            {
+                Ok(value.clone())
+            }
+            (KnobKind::Ints { min, max }, _) => wrong(format!("a list of whole numbers from {min} to {max}")),
+            (KnobKind::Text, KnobValue::Text(_)) => Ok(value.clone()),
+            (KnobKind::Text, _) => wrong("a text in quotes".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_on_their_axis_and_defaults_pass_their_own_check() {
+        let mut seen = std::collections::BTreeSet::new();
+        for entry in entries() {
+            assert!(seen.insert((entry.axis, entry.id)), "{} twice on {:?}", entry.id, entry.axis);
+            assert!(entry.id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", entry.id);
+            assert!(entry.sentence.ends_with('.') && !entry.paper.is_empty(), "{}", entry.id);
+            for knob in entry.knobs {
+                if let Some(value) = knob.default_value() {
+                    knob.check("k", &value).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_variant_names_the_allowed_ones() {
+        let Err(error) = find(Axis::KvSelect, "kv.select", "h20") else { panic!() };
+        let text = error.to_string();
+        assert!(text.contains("kv.select") && text.contains("h20") && text.contains("h2o"), "{text}");
+    }
+}

@@ -1,0 +1,454 @@
+//! What the user chose. The TOML file is its only persistent form.
+//!
+//! A choice on an axis is its variant's id, or a table with `use` and the variant's knobs; both mean the same. Unknown
+//! keys, wrong units and contradictory choices are errors that name the key, the value and what is allowed.
+
+mod choice;
+mod parse;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use choice::{Choice, KnobValue, Knobs, PerKv};
+pub use parse::{from_toml, set_key};
+
+use crate::bytes::Bytes;
+use crate::catalog::{self, Axis, Entry};
+use crate::error::{Error, Result};
+use crate::ledger::Tier;
+pub use crate::ops::cpu::Compute;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Version of this form; 1.
+    #[serde(default = "one")]
+    pub schema: u32,
+    /// Which model.
+    #[serde(default)]
+    pub model: Model,
+    /// On what.
+    #[serde(default)]
+    pub machine: MachineChoice,
+    /// How much of each tier it may use.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Weight formats.
+    #[serde(default)]
+    pub weights: Weights,
+    /// The KV cache.
+    #[serde(default)]
+    pub kv: Kv,
+    /// Where things live.
+    #[serde(default)]
+    pub place: Place,
+    /// Evaluations to run after generating: a table of knobs for each task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub eval: BTreeMap<String, Knobs>,
+    /// What is kept to be shown. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Observe>,
+    /// What to do.
+    #[serde(default)]
+    pub run: Run,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// A GGUF file (relative to the configuration file), `bundled:recall`, or `random:SHAPE@TYPE`.
+    pub path: String,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { path: "bundled:recall".into() }
+    }
+}
+
+/// `[machine]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineChoice {
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    /// Threads of the engine; 0 for the number of physical cores.
+    pub threads: usize,
+}
+
+impl Default for MachineChoice {
+    fn default() -> Self {
+        Self { device: "cpu".into(), threads: 0 }
+    }
+}
+
+/// `[budget]`: the wall of each tier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// The slider.
+    pub device: Bytes,
+    /// RAM beside the device.
+    pub host: Bytes,
+    /// Files.
+    pub disk: Bytes,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { device: Bytes::UNLIMITED, host: Bytes::UNLIMITED, disk: Bytes::UNLIMITED }
+    }
+}
+
+/// `[weights]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Weights {
+    /// `original`, or a block type to requantize to.
+    pub format: Choice,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { format: "original".into() }
+    }
+}
+
+/// `[kv]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kv {
+    /// One budget for all policies. Absent: the policy's own size knobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<KvBudget>,
+    /// Which tokens stay.
+    pub select: Choice,
+    /// How rows are shared out over layers and heads.
+    pub split: Choice,
+    /// What happens to those that go.
+    pub merge: Choice,
+    /// Which dimensions stay.
+    pub channels: Choice,
+    /// How an element is kept.
+    pub format: PerKv,
+    /// How room is made.
+    pub alloc: Choice,
+}
+
+impl Default for Kv {
+    fn default() -> Self {
+        Self {
+            budget: None,
+            select: "full".into(),
+            split: "uniform".into(),
+            merge: "discard".into(),
+            channels: "all".into(),
+            format: PerKv::both("f16"),
+            alloc: "contiguous".into(),
+        }
+    }
+}
+
+/// `kv.budget`: exactly one of three dialects, each the inverse of the others for a given shape.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", try_from = "BudgetTable")]
+pub enum KvBudget {
+    /// Bytes of one sequence's cache, metadata included.
+    Bytes(Bytes),
+    /// Rows per layer and KV head.
+    Rows(usize),
+    /// Rows as a fraction of `run.context`.
+    Ratio(f64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with one of bytes, rows and ratio, such as { ratio = 0.2 }")]
+struct BudgetTable {
+    bytes: Option<Bytes>,
+    rows: Option<usize>,
+    ratio: Option<f64>,
+}
+
+impl TryFrom<BudgetTable> for KvBudget {
+    type Error = &'static str;
+
+    fn try_from(table: BudgetTable) -> std::result::Result<Self, Self::Error> {
+        match (table.bytes, table.rows, table.ratio) {
+            (Some(bytes), None, None) => Ok(Self::Bytes(bytes)),
+            (None, Some(rows), None) => Ok(Self::Rows(rows)),
+            (None, None, Some(ratio)) => Ok(Self::Ratio(ratio)),
+            _ => Err("write exactly one of bytes, rows and ratio, such as { ratio = 0.2 }"),
+        }
+    }
+}
+
+/// `[place]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Place {
+    /// resident, stream.
+    pub weights: Choice,
+    /// resident.
+    pub kv: Choice,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { weights: "resident".into(), kv: "resident".into() }
+    }
+}
+
+/// `[observe]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Observe {
+    /// `none` or `thumbnails`: the last query's attention of every head, pooled to `bins` columns, at every step.
+    pub attention: Attention,
+    /// Columns of a thumbnail.
+    pub bins: usize,
+    /// Most bytes of thumbnails in a run; steps after that are not kept.
+    pub limit: Bytes,
+}
+
+impl Default for Observe {
+    fn default() -> Self {
+        Self { attention: Attention::Thumbnails, bins: 64, limit: Bytes::mib(16) }
+    }
+}
+
+/// `observe.attention`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// Nothing.
+    None,
+    /// One pooled row a head and step.
+    #[default]
+    Thumbnails,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// What to complete, or to answer when `chat`.
+    pub prompt: String,
+    /// The system message of a chat.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub system: String,
+    /// The prompt goes through the chat template.
+    pub chat: bool,
+    /// Room of one sequence in tokens, prompt included.
+    pub context: usize,
+    /// Decoded side by side, each with its own cache.
+    pub sequences: usize,
+    /// Most tokens to generate a sequence.
+    pub max_tokens: usize,
+    /// Prompt tokens computed at once; changes memory and speed, not results.
+    pub batch: usize,
+    /// Generate exactly `max_tokens`, past any end of text.
+    pub ignore_eos: bool,
+    /// Texts that end a sequence: a list, or one text.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "texts")]
+    pub stop: Vec<String>,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Of sampling; sequence i uses seed + i.
+    pub seed: u64,
+    /// exact | int8.
+    pub compute: Compute,
+}
+
+fn texts<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text, or a list of texts such as [\"\\n\"]")]
+    enum Texts {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Texts::deserialize(d)? {
+        Texts::One(text) => vec![text],
+        Texts::Many(texts) => texts,
+    })
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            prompt: "Once upon a time".into(),
+            system: String::new(),
+            chat: false,
+            context: 2048,
+            sequences: 1,
+            max_tokens: 128,
+            batch: 512,
+            ignore_eos: false,
+            stop: Vec::new(),
+            sampling: Sampling::default(),
+            seed: 0,
+            compute: Compute::Exact,
+        }
+    }
+}
+
+/// `run.sampling`: temperature 0 is greedy; the filters apply in the order top_k, top_p, min_p.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the logits; 0 for greedy.
+    pub temperature: f32,
+    /// Keep the k most likely; 0 for all.
+    pub top_k: usize,
+    /// Keep the smallest set of this probability; 1 for all.
+    pub top_p: f32,
+    /// Keep those at least this fraction of the most likely; 0 for all.
+    pub min_p: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            schema: 1,
+            model: Model::default(),
+            machine: MachineChoice::default(),
+            budget: Budget::default(),
+            weights: Weights::default(),
+            kv: Kv::default(),
+            place: Place::default(),
+            eval: BTreeMap::new(),
+            observe: None,
+            run: Run::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Every choice on an axis with its key: the one list that validation and building walk.
+    pub fn choices(&self) -> Vec<(Axis, String, &Choice)> {
+        let kv = &self.kv;
+        vec![
+            (Axis::WeightsFormat, "weights.format".into(), &self.weights.format),
+            (Axis::KvSelect, "kv.select".into(), &kv.select),
+            (Axis::KvSplit, "kv.split".into(), &kv.split),
+            (Axis::KvMerge, "kv.merge".into(), &kv.merge),
+            (Axis::KvChannels, "kv.channels".into(), &kv.channels),
+            (Axis::KvFormat, "kv.format.k".into(), &kv.format.k),
+            (Axis::KvFormat, "kv.format.v".into(), &kv.format.v),
+            (Axis::KvAlloc, "kv.alloc".into(), &kv.alloc),
+            (Axis::PlaceWeights, "place.weights".into(), &self.place.weights),
+            (Axis::PlaceKv, "place.kv".into(), &self.place.kv),
+        ]
+    }
+
+    /// The catalogue entry and the complete knobs of a choice.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn resolve(axis: Axis, key: &str, choice: &Choice) -> Result<(&'static Entry, Knobs)> {
+        let entry = catalog::find(axis, key, &choice.id)?;
+        let knobs = entry.knobs(key, &choice.knobs)?;
+        Ok((entry, knobs))
+    }
+
+    /// Checks every key against the catalogue and the rules that need no model.
+    ///
+    /// # Errors
+    /// The first thing wrong: the key, the value, and what is allowed.
+    pub fn check(&self) -> Result<()> {
+        if self.schema != 1 {
+            return Err(Error::config("schema", format!("`{}` is not known; this version reads 1", self.schema)));
+        }
+        match self.kv.budget {
+            Some(KvBudget::Ratio(r)) if !(r > 0.0 && r <= 1.0) => {
+                return Err(Error::config("kv.budget.ratio", format!("`{r}` is not allowed; above 0, at most 1")));
+            }
+            Some(KvBudget::Rows(0)) => return Err(Error::config("kv.budget.rows", "`0` is not allowed; at least 1")),
+            _ => {}
+        }
+        for (axis, key, choice) in self.choices() {
+            let (entry, _) = Self::resolve(axis, &key, choice)?;
+            (entry.composes)(self).map_err(|reason| Error::refused(format!("{key} = {}", entry.id), reason))?;
+        }
+        for (task, knobs) in &self.eval {
+            let key = format!("eval.{task}");
+            let (entry, _) = Self::resolve(Axis::Eval, &key, &Choice { id: task.clone(), knobs: knobs.clone() })?;
+            (entry.composes)(self).map_err(|reason| Error::refused(key, reason))?;
+        }
+        let device = self.machine.device.as_str();
+        if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {
+            return Err(Error::config("machine.device", format!("`{device}` is not known; allowed: cpu, cuda:0")));
+        }
+        let run = &self.run;
+        let whole = [
+            ("run.context", run.context, 1, 1 << 24),
+            ("run.sequences", run.sequences, 1, 1024),
+            ("run.batch", run.batch, 1, 8192),
+            ("run.max_tokens", run.max_tokens, 0, 1 << 24),
+            ("machine.threads", self.machine.threads, 0, 1024),
+        ];
+        for (key, value, min, max) in whole {
+            if !(min..=max).contains(&value) {
+                return Err(Error::config(
+                    key,
+                    format!("`{value}` is not allowed; a whole number from {min} to {max}"),
+                ));
+            }
+        }
+        let s = &run.sampling;
+        let numbers = [
+            ("run.sampling.temperature", s.temperature, 0.0, 100.0),
+            ("run.sampling.top_p", s.top_p, 0.0, 1.0),
+            ("run.sampling.min_p", s.min_p, 0.0, 1.0),
+        ];
+        for (key, value, min, max) in numbers {
+            if !(min..=max).contains(&value) {
+                return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
+            }
+        }
+        if let Some(observe) = &self.observe
+            && !(1..=4096).contains(&observe.bins)
+        {
+            return Err(Error::config("observe.bins", format!("`{}` is not allowed; from 1 to 4096", observe.bins)));
+        }
+        Ok(())
+    }
+
+    /// The configuration as TOML, as it is saved.
+    ///
+    /// # Errors
+    /// Never for a checked configuration.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Internal(format!("writing the configuration: {e}")))
+    }
+
+    /// The GPU's number, or `None` for the CPU; of a checked configuration.
+    pub fn gpu(&self) -> Option<usize> {
+        self.machine.device.strip_prefix("cuda:")?.parse().ok()
+    }
+
+    /// The tier of what the CPU computes on: RAM is the device of a CPU's run and stands beside a GPU's.
+    pub fn cpu_tier(&self) -> Tier {
+        if self.gpu().is_some() { Tier::Host } else { Tier::Device }
+    }
+
+    /// Threads of the engine: as chosen, or the number of physical cores.
+    pub fn threads(&self) -> usize {
+        match self.machine.threads {
+            0 => crate::machine::default_threads(),
+            n => n,
+        }
+    }
+}

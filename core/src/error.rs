@@ -1,0 +1,145 @@
+//! What can go wrong, said so that the reader knows what is wrong, where, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bytes::Bytes;
+use crate::ledger::{Category, Tier};
+
+/// Every fallible call of the engine returns this.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One error type for the engine; its variants decide the exit code.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A configuration key is unknown, of the wrong kind, or contradicts another.
+    #[error("configuration: {key}: {message}")]
+    Config {
+        /// The dotted key, such as `kv.budget.ratio`.
+        key: String,
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+    /// A model file is damaged, hostile, or of a kind Ullage does not know.
+    #[error("{field}: {message}\n  in {}", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// The header field or tensor at fault.
+        field: String,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
+    /// Two choices, or a choice and this model, cannot work together.
+    #[error("{what} is refused: {reason}")]
+    Refused {
+        /// The choice, such as `weights.format = q4_k`.
+        what: String,
+        /// Why it cannot work here.
+        reason: String,
+    },
+    /// A reservation would cross the wall.
+    #[error("{0}")]
+    OverBudget(Box<OverBudget>),
+    /// The file system said no.
+    #[error("{action}: {message}\n  {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, such as `cannot read`.
+        action: String,
+        /// The system's words.
+        message: String,
+    },
+    /// The GPU or its driver said no.
+    #[error("device: {0}")]
+    Device(String),
+    /// The user cancelled the job.
+    #[error("cancelled")]
+    Cancelled,
+    /// A defect of Ullage itself: a panic caught at the job's edge.
+    #[error("internal error (please report it): {0}")]
+    Internal(String),
+}
+
+/// A refused reservation: what was needed, what was left, and the cheapest change that fits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverBudget {
+    /// The tier whose budget would be crossed.
+    pub tier: Tier,
+    /// What the bytes were for.
+    pub category: Category,
+    /// The named row of the ledger, such as `kv rows`.
+    pub name: String,
+    /// Bytes the tier would hold had this been granted.
+    pub needed: u64,
+    /// The tier's budget.
+    pub budget: u64,
+    /// Bytes that were still free in it.
+    pub available: u64,
+    /// The cheapest change that fits, as a `--set` argument and its effect.
+    pub hint: Option<String>,
+}
+
+impl std::fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { tier, category, name, needed, budget, available, hint } = self;
+        write!(
+            f,
+            "over budget: {tier} needs {} ({needed} B) for {name} ({category}), the budget is {} ({budget} B), {} of it still free",
+            Bytes(*needed),
+            Bytes(*budget),
+            Bytes(*available)
+        )?;
+        if let Some(hint) = hint {
+            write!(f, "\n  what fits: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// A configuration error at `key`.
+    pub fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Config { key: key.into(), message: message.into() }
+    }
+
+    /// A model-file error at `field`.
+    pub fn model(path: impl AsRef<Path>, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Model { path: path.as_ref().to_path_buf(), field: field.into(), message: message.into() }
+    }
+
+    /// A refused combination.
+    pub fn refused(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), reason: reason.into() }
+    }
+
+    /// A file-system error while doing `action` to `path`.
+    pub fn io(path: impl AsRef<Path>, action: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_path_buf(), action: action.into(), message: error.to_string() }
+    }
+
+    /// The `error.kind` of a report.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "config",
+            Self::Model { .. } => "model",
+            Self::Refused { .. } => "refused",
+            Self::OverBudget(_) => "over_budget",
+            Self::Io { .. } => "io",
+            Self::Device(_) => "device",
+            Self::Cancelled => "cancelled",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    /// The program's exit code: 1 the run failed, 2 bad arguments or input, 3 over budget.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } | Self::Model { .. } | Self::Refused { .. } => 2,
+            Self::OverBudget(_) => 3,
+            Self::Io { .. } | Self::Device(_) | Self::Cancelled | Self::Internal(_) => 1,
+        }
+    }
+}

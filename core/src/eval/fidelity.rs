@@ -1,0 +1,88 @@
+//! How far the compressed model's next-token distribution is from the uncompressed one's.
+
+use serde_json::json;
+
+use super::perplexity::TEXT_KNOBS;
+use super::{Case, Material, Task, metrics, text, windows};
+use crate::catalog::{Axis, Entry, Role, with_all};
+use crate::error::Result;
+use crate::job::Sampler;
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "fidelity",
+    axis: Axis::Eval,
+    paper: "kv.md §7.2; llama.cpp's --kl-divergence columns",
+    sentence: "KL divergence and same next token against the model as opened with nothing compressed.",
+    knobs: TEXT_KNOBS,
+    composes: with_all,
+    role: Role::Eval(|knobs| {
+        Ok(Box::new(Fidelity {
+            file: knobs.text("file").unwrap_or("").to_owned(),
+            prompt: knobs.int("prompt").unwrap_or(128),
+            tokens: knobs.int("tokens").unwrap_or(128),
+            windows: knobs.int("windows").unwrap_or(1),
+            kl: Vec::new(),
+            same: 0,
+            delta_p: Vec::new(),
+            loss: [0.0; 2],
+        }))
+    }),
+};
+
+struct Fidelity {
+    file: String,
+    prompt: usize,
+    tokens: usize,
+    windows: usize,
+    kl: Vec<f64>,
+    same: usize,
+    delta_p: Vec<f64>,
+    /// Σ −ln p of the true token: reference, ours.
+    loss: [f64; 2],
+}
+
+impl Task for Fidelity {
+    fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
+        let ids = m.words.encode(&text("eval.fidelity.file", &self.file, m.base)?, true)?;
+        windows("eval.fidelity.prompt", &ids, self.prompt, self.tokens, self.windows)
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn score(&mut self, _case: usize, _step: usize, logits: &[f32], target: u32, reference: Option<&[f32]>) {
+        let Some(reference) = reference else { return };
+        self.kl.push(metrics::kl(reference, logits));
+        self.same += usize::from(Sampler::greedy(reference) == Sampler::greedy(logits));
+        let ln_p = |l: &[f32]| f64::from(l[target as usize]) - metrics::log_sum_exp(l);
+        let (r, ours) = (ln_p(reference), ln_p(logits));
+        self.delta_p.push(ours.exp() - r.exp());
+        self.loss[0] -= r;
+        self.loss[1] -= ours;
+    }
+
+    fn finish(&mut self) -> serde_json::Value {
+        let n = self.kl.len() as f64;
+        let (kl, kl_se) = metrics::mean(&self.kl);
+        let mut sorted = self.kl.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (delta_p, _) = metrics::mean(&self.delta_p);
+        let rms = (self.delta_p.iter().map(|v| v * v).sum::<f64>() / n).sqrt();
+        json!({
+            "kl_mean": kl,
+            "kl_se": kl_se,
+            "kl_median": metrics::quantile(&sorted, 0.5),
+            "kl_90": metrics::quantile(&sorted, 0.9),
+            "kl_99": metrics::quantile(&sorted, 0.99),
+            "kl_max": sorted.last().copied(),
+            "same_next_token": self.same as f64 / n,
+            "delta_p_mean": delta_p,
+            "delta_p_rms": rms,
+            "perplexity": (self.loss[1] / n).exp(),
+            "perplexity_reference": (self.loss[0] / n).exp(),
+            "tokens": self.kl.len(),
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! Needle in a haystack (kv.md §7.3): a sentence with a number at some depth of a long text, asked for at the end.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::{Case, Material, TEXT, Task, metrics};
+use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
+use crate::error::{Error, Result};
+use crate::job::Sampler;
+use crate::rng::Philox;
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "needle",
+    axis: Axis::Eval,
+    paper: "Kamradt 2023, needle in a haystack; kvpress evaluation (Apache-2.0); kv.md §7.3",
+    sentence: "Hides a number in a long text and asks for it: exact match at each length and depth.",
+    knobs: &[
+        Knob {
+            id: "lengths",
+            paper_name: "",
+            kind: KnobKind::Ints { min: 64, max: 1 << 20 },
+            default: Default::Ints(&[512, 1024]),
+            unit: "tokens",
+            sentence: "Lengths of the whole prompt.",
+        },
+        Knob {
+            id: "depths",
+            paper_name: "",
+            kind: KnobKind::Ints { min: 0, max: 100 },
+            default: Default::Ints(&[0, 25, 50, 75, 100]),
+            unit: "%",
+            sentence: "Where the needle lies.",
+        },
+        Knob {
+            id: "samples",
+            paper_name: "",
+            kind: KnobKind::Int { min: 1, max: 1000 },
+            default: Default::Int(4),
+            unit: "",
+            sentence: "Different needles at each length and depth.",
+        },
+        Knob {
+            id: "digits",
+            paper_name: "",
+            kind: KnobKind::Int { min: 1, max: 12 },
+            default: Default::Int(5),
+            unit: "digits",
+            sentence: "Digits of the number.",
+        },
+        Knob {
+            id: "haystack",
+            paper_name: "",
+            kind: KnobKind::Word { of: &["filler", "text"] },
+            default: Default::Text("filler"),
+            unit: "",
+            sentence: "The repeated sentences of passkey tests, or the bundled text.",
+        },
+    ],
+    composes: with_all,
+    role: Role::Eval(|knobs| {
+        Ok(Box::new(Needle {
+            lengths: knobs.ints("lengths"),
+            depths: knobs.ints("depths"),
+            samples: knobs.int("samples").unwrap_or(4),
+            digits: knobs.int("digits").unwrap_or(5),
+            filler: knobs.text("haystack") != Some("text"),
+            cells: Vec::new(),
+            right: Vec::new(),
+        }))
+    }),
+};
+
+const FILLER: &str = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ";
+
+struct Needle {
+    lengths: Vec<usize>,
+    depths: Vec<usize>,
+    samples: usize,
+    digits: usize,
+    filler: bool,
+    /// Length and depth of each case.
+    cells: Vec<(usize, usize)>,
+    right: Vec<bool>,
+}
+
+impl Task for Needle {
+    fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
+        let question = m.words.encode("\nWhat is the pass key? The pass key is", false)?;
+        let start = m.words.encode("", true)?;
+        let hay = if self.filler { FILLER.repeat(2) } else { TEXT.to_owned() };
+        // Cut between sentences, so that the needle never splits one.
+        let sentences: Vec<Vec<u32>> =
+            hay.split_inclusive(". ").map(|s| m.words.encode(s, false)).collect::<Result<_>>()?;
+        let rng = Philox::new(m.seed).stream(0x6e65_6564_6c65);
+        let mut cases = Vec::new();
+        for &length in &self.lengths {
+            for &depth in &self.depths {
+                for _ in 0..self.samples {
+                    let low = 10u64.pow(self.digits as u32 - 1);
+                    let number = low + rng.below(cases.len() as u64, 9 * low);
+                    let needle = m
+                        .words
+                        .encode(&format!("The pass key is {number}. Remember it. {number} is the pass key. "), false)?;
+                    let answer = m.words.encode(&format!(" {number}."), false)?;
+                    let around = needle.len() + question.len() + start.len();
+                    let room = length.checked_sub(around).filter(|r| *r > 0).ok_or_else(|| {
+                        Error::config(
+                            "eval.needle.lengths",
+                            format!("`{length}` is too short; the needle and the question alone take {around} tokens"),
+                        )
+                    })?;
+                    let mut prompt = start.clone();
+                    let mut placed = false;
+                    for sentence in sentences.iter().cycle() {
+                        let text = prompt.len() - start.len() - if placed { needle.len() } else { 0 };
+                        if !placed && text * 100 >= room * depth {
+                            prompt.extend(&needle);
+                            placed = true;
+                        }
+                        if text + sentence.len() > room || sentence.is_empty() {
+                            break;
+                        }
+                        prompt.extend(sentence);
+                    }
+                    if !placed {
+                        prompt.extend(&needle);
+                    }
+                    prompt.extend(&question);
+                    // The full stop is not asked for: it only ends the number.
+                    let forced = answer[..answer.len().saturating_sub(1).max(1)].to_vec();
+                    self.cells.push((length, depth));
+                    cases.push(Case { prompt, forced });
+                }
+            }
+        }
+        self.right = vec![true; cases.len()];
+        Ok(cases)
+    }
+
+    fn score(&mut self, case: usize, _step: usize, logits: &[f32], target: u32, _reference: Option<&[f32]>) {
+        self.right[case] &= Sampler::greedy(logits) == target;
+    }
+
+    fn finish(&mut self) -> serde_json::Value {
+        let mut cells: BTreeMap<(usize, usize), (usize, usize)> = BTreeMap::new();
+        for (cell, right) in self.cells.iter().zip(&self.right) {
+            let c = cells.entry(*cell).or_default();
+            c.0 += usize::from(*right);
+            c.1 += 1;
+        }
+        let hits = self.right.iter().filter(|r| **r).count();
+        let (low, high) = metrics::wilson(hits, self.right.len());
+        let grid: Vec<_> = cells
+            .iter()
+            .map(|((length, depth), (hits, n))| json!({ "length": length, "depth": depth, "accuracy": *hits as f64 / *n as f64, "n": n }))
+            .collect();
+        json!({ "accuracy": hits as f64 / self.right.len() as f64, "interval_95": [low, high], "n": self.right.len(), "grid": grid })
+    }
+}

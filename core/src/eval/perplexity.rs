@@ -1,0 +1,86 @@
+//! exp of the mean negative log-likelihood of a text's tokens, each forced after what came before.
+
+use serde_json::json;
+
+use super::{Case, Material, Task, metrics, text, windows};
+use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
+use crate::error::Result;
+
+/// Knobs that every evaluation of a text has.
+pub const TEXT_KNOBS: &[Knob] = &[
+    Knob {
+        id: "file",
+        paper_name: "",
+        kind: KnobKind::Text,
+        default: Default::Text(""),
+        unit: "",
+        sentence: "A text file; empty for the bundled text.",
+    },
+    Knob {
+        id: "prompt",
+        paper_name: "",
+        kind: KnobKind::Int { min: 1, max: 1 << 20 },
+        default: Default::Int(128),
+        unit: "tokens",
+        sentence: "Tokens read at once before the first is scored; policies compress after them.",
+    },
+    Knob {
+        id: "tokens",
+        paper_name: "",
+        kind: KnobKind::Int { min: 1, max: 1 << 20 },
+        default: Default::Int(128),
+        unit: "tokens",
+        sentence: "Tokens forced and scored in each window.",
+    },
+    Knob {
+        id: "windows",
+        paper_name: "",
+        kind: KnobKind::Int { min: 1, max: 4096 },
+        default: Default::Int(1),
+        unit: "",
+        sentence: "Windows of the text, one after the other.",
+    },
+];
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "perplexity",
+    axis: Axis::Eval,
+    paper: "kv.md §7.1–7.2; Jelinek et al. 1977",
+    sentence: "How surprised the model is by a text, token by token, with the cache as configured.",
+    knobs: TEXT_KNOBS,
+    composes: with_all,
+    role: Role::Eval(|knobs| {
+        Ok(Box::new(Perplexity {
+            file: knobs.text("file").unwrap_or("").to_owned(),
+            prompt: knobs.int("prompt").unwrap_or(128),
+            tokens: knobs.int("tokens").unwrap_or(128),
+            windows: knobs.int("windows").unwrap_or(1),
+            losses: Vec::new(),
+        }))
+    }),
+};
+
+struct Perplexity {
+    file: String,
+    prompt: usize,
+    tokens: usize,
+    windows: usize,
+    losses: Vec<f64>,
+}
+
+impl Task for Perplexity {
+    fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
+        let ids = m.words.encode(&text("eval.perplexity.file", &self.file, m.base)?, true)?;
+        windows("eval.perplexity.prompt", &ids, self.prompt, self.tokens, self.windows)
+    }
+
+    fn score(&mut self, _case: usize, _step: usize, logits: &[f32], target: u32, _reference: Option<&[f32]>) {
+        self.losses.push(metrics::log_sum_exp(logits) - f64::from(logits[target as usize]));
+    }
+
+    fn finish(&mut self) -> serde_json::Value {
+        let (loss, error) = metrics::mean(&self.losses);
+        json!({ "perplexity": loss.exp(), "loss": loss, "loss_se": error, "tokens": self.losses.len() })
+    }
+}

@@ -1,0 +1,128 @@
+//! Multi-query associative recall in text (kv.md §7.4): lines of key and value, then the keys again in another order.
+
+use serde_json::json;
+
+use super::{Case, Material, Task, metrics};
+use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
+use crate::error::{Error, Result};
+use crate::job::Sampler;
+use crate::rng::Philox;
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "recall",
+    axis: Axis::Eval,
+    paper: "Arora et al., Zoology: multi-query associative recall, arXiv 2312.04927; text form of kv.md §7.4",
+    sentence: "Lists pairs of code and number, then asks for the number of each code: exact match.",
+    knobs: &[
+        Knob {
+            id: "pairs",
+            paper_name: "D",
+            kind: KnobKind::Int { min: 1, max: 4096 },
+            default: Default::Int(32),
+            unit: "",
+            sentence: "Pairs listed before the first question.",
+        },
+        Knob {
+            id: "questions",
+            paper_name: "",
+            kind: KnobKind::Int { min: 1, max: 4096 },
+            default: Default::Int(16),
+            unit: "",
+            sentence: "Pairs asked for.",
+        },
+        Knob {
+            id: "samples",
+            paper_name: "",
+            kind: KnobKind::Int { min: 1, max: 1000 },
+            default: Default::Int(4),
+            unit: "",
+            sentence: "Different lists.",
+        },
+    ],
+    composes: with_all,
+    role: Role::Eval(|knobs| {
+        Ok(Box::new(Recall {
+            pairs: knobs.int("pairs").unwrap_or(32),
+            questions: knobs.int("questions").unwrap_or(16),
+            samples: knobs.int("samples").unwrap_or(4),
+            asked: Vec::new(),
+            right: Vec::new(),
+        }))
+    }),
+};
+
+struct Recall {
+    pairs: usize,
+    questions: usize,
+    samples: usize,
+    /// For each case and forced token: the question whose answer it is part of.
+    asked: Vec<Vec<Option<usize>>>,
+    right: Vec<Vec<bool>>,
+}
+
+fn code(rng: &Philox, index: u64) -> String {
+    (0..4).map(|i| char::from(b'A' + rng.below(index * 8 + i, 26) as u8)).collect()
+}
+
+impl Task for Recall {
+    fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for sample in 0..self.samples {
+            let rng = Philox::new(m.seed).stream(0x7265_6361_6c6c + sample as u64);
+            let mut pairs: Vec<(String, u64)> = Vec::new();
+            let mut draw = 0;
+            while pairs.len() < self.pairs {
+                let key = code(&rng, draw);
+                draw += 1;
+                if pairs.iter().all(|(k, _)| *k != key) {
+                    pairs.push((key, 10 + rng.below((1 << 40) + draw, 90)));
+                }
+            }
+            let list: String = pairs.iter().map(|(k, v)| format!("code {k} -> {v}\n")).collect();
+            let prompt = m.words.encode(&list, true)?;
+            let (mut forced, mut asked) = (Vec::new(), Vec::new());
+            for q in 0..self.questions.min(self.pairs) {
+                // Any order that is not the list's: a random pair among those not asked yet.
+                let at = rng.below((1 << 50) + q as u64, pairs.len() as u64) as usize;
+                let (k, v) = pairs.swap_remove(at);
+                let question = m.words.encode(&format!("code {k} ->"), false)?;
+                let answer = m.words.encode(&format!(" {v}"), false)?;
+                let end = m.words.encode("\n", false)?;
+                asked.extend(std::iter::repeat_n(None, question.len()));
+                asked.extend(std::iter::repeat_n(Some(q), answer.len()));
+                asked.extend(std::iter::repeat_n(None, end.len()));
+                forced.extend(question.into_iter().chain(answer).chain(end));
+            }
+            if prompt.len() + forced.len() > m.context {
+                return Err(Error::config(
+                    "eval.recall.pairs",
+                    format!(
+                        "{} pairs and {} questions take {} tokens, run.context is {}",
+                        self.pairs,
+                        self.questions,
+                        prompt.len() + forced.len(),
+                        m.context
+                    ),
+                ));
+            }
+            self.right.push(vec![true; self.questions.min(self.pairs)]);
+            self.asked.push(asked);
+            cases.push(Case { prompt, forced });
+        }
+        Ok(cases)
+    }
+
+    fn score(&mut self, case: usize, step: usize, logits: &[f32], target: u32, _reference: Option<&[f32]>) {
+        if let Some(q) = self.asked[case][step] {
+            self.right[case][q] &= Sampler::greedy(logits) == target;
+        }
+    }
+
+    fn finish(&mut self) -> serde_json::Value {
+        let all: Vec<bool> = self.right.concat();
+        let hits = all.iter().filter(|r| **r).count();
+        let (low, high) = metrics::wilson(hits, all.len());
+        json!({ "accuracy": hits as f64 / all.len() as f64, "interval_95": [low, high], "n": all.len(), "pairs": self.pairs })
+    }
+}

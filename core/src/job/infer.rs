@@ -1,0 +1,573 @@
+//! The inference job: plan, load, generate, evaluate, report.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "cuda")]
+use super::backend::Cuda;
+use super::backend::{Backend, Cpu};
+use super::protocol::{Command, Event, ModelCard, Program, Speed, Stop};
+use super::text::{StopFilter, Words};
+use super::{Order, Sampler, Teller};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::eval::{self, reference};
+use crate::ledger::alloc::{self, Scope};
+use crate::ledger::{Ledger, Phase, Tag};
+use crate::machine;
+use crate::model::Model;
+use crate::model::forward::{Forward, Sequence, Unwatched, Watch};
+use crate::model::runner::Runner;
+use crate::model::tokenizer::Decoder;
+use crate::ops::Team;
+use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
+use crate::report::dump::{Dump, LOGITS};
+
+/// Least seconds between two snapshots of one kind.
+const SNAPSHOT: Duration = Duration::from_millis(50);
+
+/// What an order comes to before anything is computed: its tokens, cases and workload.
+pub struct Prepared {
+    /// The model's words.
+    pub words: Words,
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// Evaluations with their cases.
+    pub tasks: Vec<eval::Prepared>,
+    /// What the plan is for.
+    pub workload: Workload,
+}
+
+/// Tokenizes the prompt and the evaluations of `config`, and says what there is to compute.
+///
+/// # Errors
+/// A prompt that does not fit, a damaged tokenizer, a missing text file.
+pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
+    config.check()?;
+    let resolved = Resolved::new(config, &model.shape)?;
+    let words = Words::of(model)?;
+    let prompt = words.prompt(config)?;
+    let context = config.run.context;
+    if prompt.is_empty() {
+        return Err(Error::config("run.prompt", "the prompt has no token; write something to complete"));
+    }
+    if prompt.len() > context {
+        let n = prompt.len();
+        return Err(Error::config(
+            "run.context",
+            format!("the prompt has {n} tokens and the context {context}; raise run.context or shorten the prompt"),
+        ));
+    }
+    let mut workload = Workload::generate(config, prompt.len(), resolved.endless(prompt.len()));
+    let tasks = eval::prepare(config, &words, base)?;
+    // One pass for each length of prompt, with the most that any case of it decodes.
+    let mut passes: BTreeMap<usize, usize> = BTreeMap::new();
+    for case in tasks.iter().flat_map(|t| &t.cases) {
+        if case.tokens() > context {
+            return Err(Error::config(
+                "run.context",
+                format!(
+                    "an evaluation needs {} tokens, run.context is {context}; raise it or lower the evaluation's lengths",
+                    case.tokens()
+                ),
+            ));
+        }
+        let most = passes.entry(case.prompt.len()).or_default();
+        *most = (*most).max(case.forced.len().saturating_sub(1));
+    }
+    workload.passes.extend(passes.into_iter().map(|(prompt, decode)| Pass { prompt, decode, sequences: 1 }));
+    workload.reference = tasks.iter().any(|t| t.reference.is_some());
+    Ok(Prepared { words, prompt, tasks, workload })
+}
+
+/// Runs an order to its end, on the device that it names.
+pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, cancel: &Arc<AtomicBool>) -> Result<()> {
+    let config = &order.config;
+    match config.gpu() {
+        None => run_on(|| Ok(Cpu), order, inbox, tell, cancel),
+        #[cfg(feature = "cuda")]
+        Some(gpu) => run_on(|| Cuda::open(gpu, config), order, inbox, tell, cancel),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err(Error::refused(
+            format!("machine.device = {}", config.machine.device),
+            "this build computes on the CPU; build with `--features cuda` for a GPU",
+        )),
+    }
+}
+
+/// Runs an order on what `open` opens.
+fn run_on<B: Backend>(
+    open: impl FnOnce() -> Result<B>,
+    order: &Order,
+    inbox: &Receiver<Command>,
+    tell: &mut Teller,
+    cancel: &Arc<AtomicBool>,
+) -> Result<()> {
+    let Order { config, model, machine, base, dump } = order;
+    // Words are the program's, not the job's.
+    let Prepared { words, prompt, mut tasks, workload } =
+        alloc::scoped(Scope::Program, || prepare(model, config, base))?;
+    let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
+    if let Some(over) = &mut planned.over {
+        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine);
+    }
+    let over = planned.over.clone();
+    let resolved = Resolved::new(config, &model.shape)?;
+    let team = Team::with_cancel(resolved.threads, Arc::clone(cancel))?;
+    let backend = open()?;
+    alloc::scoped(Scope::Program, || {
+        tell.event(Event::Started {
+            config: Box::new(config.clone()),
+            plan: Box::new(planned),
+            model: card(model),
+            machine: backend.card(machine, &team),
+        });
+    });
+    if let Some(over) = over {
+        return Err(Error::OverBudget(Box::new(over)));
+    }
+    reference::ensure(order, &mut tasks, &team, tell)?;
+    alloc::reset_peaks();
+    let budget = &config.budget;
+    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    tell.event(Event::Phase { phase: Phase::Load });
+    let start = Instant::now();
+    let mut last = start;
+    let runner = backend.load(model, resolved, &ledger, &team, &mut |done| {
+        if last.elapsed() >= SNAPSHOT {
+            last = Instant::now();
+            let left = start.elapsed().as_secs_f64() * f64::from((1.0 - done) / done.max(1e-6));
+            let (done, total) = ((done * 1000.0) as u64, 1000);
+            tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "loading weights".into() });
+        }
+    })?;
+    let dump = dump.as_deref().map(|dir| Dump::new(dir, runner.shape().vocab)).transpose()?;
+    let mut engine = Engine {
+        order,
+        runner,
+        ledger,
+        team,
+        tell,
+        inbox,
+        cancel,
+        words: &words,
+        paused: false,
+        step_once: false,
+        dump,
+        shown: Shown::of(config),
+    };
+    let speed = engine.generate(&prompt)?;
+    engine.shown = None;
+    for task in &mut tasks {
+        engine.evaluate(task)?;
+    }
+    let Engine { runner, ledger, dump, tell, .. } = engine;
+    if let Some(dump) = dump {
+        dump.finish()?;
+    }
+    let mut measured = ledger.measured();
+    measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+    let heap = alloc::counts();
+    let rss = machine::rss_bytes().unwrap_or(0);
+    drop(runner);
+    let program = Program {
+        engine_peak: heap.engine_peak.max(0) as u64,
+        heap: heap.program.max(0) as u64,
+        rss,
+        rest: rss as i64 - heap.payload - heap.engine - heap.program,
+        payload_peak: heap.payload_peak.max(0) as u64,
+        escaped: heap.escaped,
+    };
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
+fn card(model: &Model) -> ModelCard {
+    ModelCard {
+        path: model.path.clone(),
+        name: model.shape.name.clone(),
+        arch: model.shape.arch.clone(),
+        parameters: model.shape.parameters(),
+        bytes: model.shape.bytes(),
+        hash: model.hash.clone(),
+    }
+}
+
+/// What of the attention is still to be shown.
+struct Shown {
+    bins: usize,
+    /// Bytes that may still be told.
+    left: u64,
+}
+
+impl Shown {
+    fn of(config: &Config) -> Option<Self> {
+        let observe = config.observe.as_ref().filter(|o| o.attention != config::Attention::None)?;
+        Some(Self { bins: observe.bins, left: observe.limit.0 })
+    }
+}
+
+/// Each bin is the largest of the `row` weights that fall to it, as a byte of the largest of all: a single heavy token stays
+/// visible however long the row is.
+fn pool(row: &[f32], bins: usize) -> Vec<u8> {
+    let bins = bins.min(row.len()).max(1);
+    let most = row.iter().copied().fold(0.0, f32::max);
+    let scale = if most > 0.0 { 255.0 / most } else { 0.0 };
+    let edge = |i: usize| i * row.len() / bins;
+    (0..bins).map(|i| (row[edge(i)..edge(i + 1)].iter().copied().fold(0.0, f32::max) * scale).round() as u8).collect()
+}
+
+/// Most rows of an [`Event::Evicted`] that are told by name: an event stays small whatever the model's size.
+const NAMED: usize = 4096;
+
+/// Rows that one sequence lost in a pass.
+#[derive(Default)]
+struct Lost {
+    count: u64,
+    rows: Vec<(u16, u16, u32)>,
+}
+
+/// Collects what a pass tells and passes it on at the step's end.
+struct Watcher<'a> {
+    tell: &'a mut Teller,
+    what: &'static str,
+    start: Instant,
+    last: Instant,
+    /// Identity and step of each sequence of the pass.
+    writing: &'a [(usize, usize)],
+    lost: BTreeMap<usize, Lost>,
+    shown: Option<&'a mut Shown>,
+}
+
+impl<'a> Watcher<'a> {
+    fn new(
+        tell: &'a mut Teller,
+        what: &'static str,
+        writing: &'a [(usize, usize)],
+        shown: Option<&'a mut Shown>,
+    ) -> Self {
+        let now = Instant::now();
+        Self { tell, what, start: now, last: now, writing, lost: BTreeMap::new(), shown }
+    }
+
+    fn flush(self) {
+        for (i, Lost { count, rows }) in self.lost {
+            let (sequence, step) = self.writing[i];
+            self.tell.event(Event::Evicted { sequence, step, count, rows });
+        }
+    }
+}
+
+impl Watch for Watcher<'_> {
+    fn progress(&mut self, done: usize, total: usize) {
+        if self.last.elapsed() >= SNAPSHOT {
+            self.last = Instant::now();
+            let left = self.start.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+            let (done, total) = (done as u64, total as u64);
+            self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: self.what.into() });
+        }
+    }
+
+    fn evicted(&mut self, sequence: usize, layer: usize, head: usize, positions: &[u32], count: usize) {
+        let lost = self.lost.entry(sequence).or_default();
+        lost.count += count as u64;
+        let room = NAMED.saturating_sub(lost.rows.len());
+        lost.rows.extend(positions.iter().take(room).map(|p| (layer as u16, head as u16, *p)));
+    }
+
+    fn attention(&mut self, sequence: usize, layer: usize, seen: &[f32], rows: usize) {
+        let Some(shown) = &mut self.shown else { return };
+        let bytes = (seen.len() / rows * shown.bins.min(rows)) as u64;
+        if bytes > shown.left {
+            return;
+        }
+        shown.left -= bytes;
+        let (sequence, step) = self.writing[sequence];
+        let bins = seen.chunks_exact(rows).map(|head| pool(head, shown.bins)).collect();
+        self.tell.event(Event::Attention { sequence, step, layer, rows, bins });
+    }
+}
+
+struct Engine<'a, R> {
+    order: &'a Order,
+    runner: R,
+    ledger: Arc<Ledger>,
+    team: Team,
+    tell: &'a mut Teller,
+    inbox: &'a Receiver<Command>,
+    cancel: &'a Arc<AtomicBool>,
+    words: &'a Words,
+    paused: bool,
+    step_once: bool,
+    dump: Option<Dump>,
+    shown: Option<Shown>,
+}
+
+/// A sequence while it is generated.
+struct Writing {
+    id: usize,
+    step: usize,
+    next: u32,
+    decoder: Option<Decoder>,
+    filter: StopFilter,
+}
+
+impl<R: Runner> Engine<'_, R> {
+    /// At a step's edge: takes commands, waits while paused.
+    fn gate(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.step_once) {
+            self.paused = true;
+            self.tell.event(Event::Paused);
+        }
+        loop {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            let command = if self.paused {
+                match self.inbox.recv_timeout(Duration::from_millis(20)) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Error::Cancelled),
+                }
+            } else {
+                self.inbox.try_recv().ok()
+            };
+            match command {
+                Some(Command::Pause) if !self.paused => {
+                    self.paused = true;
+                    self.tell.event(Event::Paused);
+                }
+                Some(Command::Resume) if self.paused => {
+                    self.paused = false;
+                    self.tell.event(Event::Resumed);
+                }
+                Some(Command::Step) => {
+                    self.paused = false;
+                    self.step_once = true;
+                    return Ok(());
+                }
+                Some(Command::Cancel) => return Err(Error::Cancelled),
+                Some(_) => {}
+                None if self.paused => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// A fresh sequence with `prompt` read into it; its last logits are left in the room.
+    fn read(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Room)> {
+        self.ledger.enter(Phase::Prefill);
+        let r = &mut self.runner;
+        let config = &self.order.config;
+        let extent = Forward::prefill_extent(r.pipeline(), prompt.len(), config.run.batch);
+        let mut room = r.room(&self.team, extent.with(config, self.shown.is_some()))?;
+        let mut seq = r.sequence(prompt.len())?;
+        let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut());
+        r.prefill(&mut seq, prompt, &mut room, &self.team, &mut watch)?;
+        watch.flush();
+        Ok((seq, room))
+    }
+
+    fn decode_room(&mut self, prompt: usize, seen: usize, sequences: usize) -> Result<R::Room> {
+        let r = &self.runner;
+        let extent = Forward::decode_extent(r.pipeline(), r.shape(), prompt, seen, sequences);
+        r.room(&self.team, extent.with(&self.order.config, self.shown.is_some()))
+    }
+
+    fn generate(&mut self, prompt: &[u32]) -> Result<Speed> {
+        let config = &self.order.config;
+        let run = &config.run;
+        let vocab = self.runner.shape().vocab;
+        let mut sampler = Sampler::new(&run.sampling, run.seed, vocab, config.cpu_tier(), &self.ledger)?;
+        self.gate()?;
+        self.tell.event(Event::Phase { phase: Phase::Prefill });
+        let load_seconds = self.tell.seconds();
+        let start = Instant::now();
+        let (seq, room) = self.read(prompt)?;
+        let prefill = start.elapsed().as_secs_f64();
+        let mut speed = Speed {
+            load_seconds,
+            prefill_tokens_per_second: prompt.len() as f64 / prefill,
+            prompt_tokens: prompt.len(),
+            ..Speed::default()
+        };
+        self.tell.snapshot(Event::Memory { step: 0, held: self.ledger.now() });
+        if let Some(dump) = &mut self.dump {
+            dump.row(LOGITS, self.runner.logits(&room, 0))?;
+        }
+        if run.max_tokens == 0 {
+            return Ok(speed);
+        }
+        let mut seqs = vec![seq];
+        let mut writing = Vec::with_capacity(run.sequences);
+        for id in 0..run.sequences {
+            let next = sampler.choose(self.runner.logits(&room, 0), id, 0);
+            let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
+            writing.push(Writing { id, step: 0, next, decoder, filter: StopFilter::default() });
+        }
+        drop(room);
+        let pass = Workload::generate(config, prompt.len(), self.endless(prompt.len())).passes[0];
+        if pass.decode > 0 {
+            self.ledger.enter(Phase::Decode);
+            self.tell.event(Event::Phase { phase: Phase::Decode });
+            for _ in 1..run.sequences {
+                seqs.push(self.runner.sequence(prompt.len())?);
+            }
+            self.runner.fork(&mut seqs)?;
+        }
+        let mut room = match pass.decode {
+            0 => None,
+            n => Some(self.decode_room(prompt.len(), prompt.len() + n, run.sequences)?),
+        };
+        let (mut steps, mut seconds, mut tokens, mut last) = (0, 0.0, 0, Instant::now());
+        loop {
+            // Tell the chosen tokens; sequences that end leave the batch.
+            let mut i = 0;
+            while i < writing.len() {
+                match self.emit(&mut writing[i], &seqs[i]) {
+                    None => i += 1,
+                    Some((stop, text)) => {
+                        let done = writing.remove(i);
+                        seqs.remove(i);
+                        self.tell.event(Event::Ended { sequence: done.id, stop, text });
+                    }
+                }
+            }
+            let Some(room) = room.as_mut().filter(|_| !writing.is_empty()) else { break };
+            self.gate()?;
+            let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
+            let begin = Instant::now();
+            let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
+            let mut watch = Watcher::new(self.tell, "decoding", &names, self.shown.as_mut());
+            self.runner.decode(&mut seqs, &ids, room, &self.team, &mut watch)?;
+            watch.flush();
+            for (i, w) in writing.iter_mut().enumerate() {
+                w.step += 1;
+                w.next = sampler.choose(self.runner.logits(room, i), w.id, w.step);
+            }
+            seconds += begin.elapsed().as_secs_f64();
+            steps += 1;
+            tokens += writing.len();
+            if let Some(dump) = &mut self.dump {
+                dump.row(LOGITS, self.runner.logits(room, 0))?;
+            }
+            if last.elapsed() >= SNAPSHOT {
+                last = Instant::now();
+                self.tell.snapshot(Event::Memory { step: steps, held: self.ledger.now() });
+                let (done, total) = (steps as u64, pass.decode as u64);
+                let left = seconds / steps as f64 * (pass.decode - steps.min(pass.decode)) as f64;
+                self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "decoding".into() });
+            }
+        }
+        if steps > 0 {
+            speed.decode_tokens_per_second = tokens as f64 / seconds;
+            speed.step_seconds = seconds / steps as f64;
+            speed.steps = steps;
+        }
+        Ok(speed)
+    }
+
+    fn endless(&self, prompt: usize) -> bool {
+        let p = self.runner.pipeline();
+        !p.select.keeps_all() && p.quota(0, 0, prompt) < p.context()
+    }
+
+    /// Tells the token chosen for a sequence; returns why and with which text it ends, if it does.
+    fn emit(&mut self, w: &mut Writing, seq: &Sequence<R::Layer>) -> Option<(Stop, String)> {
+        let run = &self.order.config.run;
+        if !run.ignore_eos && self.words.ends(w.next) {
+            let text = w.decoder.as_mut().and_then(Decoder::finish).unwrap_or_default();
+            let (mut text, _) = w.filter.push(&text, &run.stop);
+            text.push_str(&w.filter.finish());
+            return Some((Stop::End, text));
+        }
+        let whole = match (&mut w.decoder, &self.words.tokenizer) {
+            (Some(decoder), Some(t)) => decoder.push(t, w.next).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let (text, met) = w.filter.push(&whole, &run.stop);
+        self.tell.event(Event::Token { sequence: w.id, step: w.step, id: w.next, text });
+        let stop = if met {
+            Some(Stop::Text)
+        } else if w.step + 1 >= run.max_tokens {
+            Some(Stop::Length)
+        } else if seq.seen >= run.context && !self.endless(seq.prompt) {
+            Some(Stop::Context)
+        } else {
+            None
+        };
+        stop.map(|stop| {
+            let rest =
+                if met { String::new() } else { w.decoder.as_mut().and_then(Decoder::finish).unwrap_or_default() };
+            let mut text = w.filter.push(&rest, &run.stop).0;
+            text.push_str(&w.filter.finish());
+            (stop, text)
+        })
+    }
+
+    /// Runs every case of a task: reads its prompt, then forces its tokens one by one and scores each.
+    fn evaluate(&mut self, task: &mut eval::Prepared) -> Result<()> {
+        let vocab = self.runner.shape().vocab;
+        let mut row = match &task.reference {
+            Some(_) => Some(self.ledger.buffer(Tag { tier: self.order.config.cpu_tier(), ..REFERENCE }, 4 * vocab)?),
+            None => None,
+        };
+        let total: usize = task.cases.iter().map(eval::Case::tokens).sum();
+        let (start, mut done, mut last, mut position) = (Instant::now(), 0, Instant::now(), 0);
+        for (i, case) in task.cases.iter().enumerate() {
+            let (seq, room) = self.read(&case.prompt)?;
+            let mut seqs = [seq];
+            let mut decode: Option<R::Room> = None;
+            let mut prefill = Some(room);
+            for (step, target) in case.forced.iter().enumerate() {
+                self.gate()?;
+                if step > 0 {
+                    if decode.is_none() {
+                        prefill = None;
+                        self.ledger.enter(Phase::Decode);
+                        decode = Some(self.decode_room(case.prompt.len(), case.tokens() - 1, 1)?);
+                    }
+                    if let Some(room) = &mut decode {
+                        // Rows that an evaluation drops are no part of the generation's story.
+                        let forced = &case.forced[step - 1..step];
+                        self.runner.decode(&mut seqs, forced, room, &self.team, &mut Unwatched)?;
+                    }
+                }
+                let Some(room) = decode.as_ref().or(prefill.as_ref()) else { continue };
+                let logits = self.runner.logits(room, 0);
+                let reference = match (&mut row, &mut task.reference) {
+                    (Some(row), Some(file)) => {
+                        file.read(position, row.as_mut_slice())?;
+                        Some(row.as_slice::<f32>())
+                    }
+                    _ => None,
+                };
+                task.task.score(i, step, logits, *target, reference);
+                if let Some(dump) = &mut self.dump {
+                    dump.row(&task.id, logits)?;
+                }
+                position += 1;
+                if last.elapsed() >= SNAPSHOT {
+                    last = Instant::now();
+                    let now = done + case.prompt.len() + step;
+                    let left = start.elapsed().as_secs_f64() / now.max(1) as f64 * (total - now.min(total)) as f64;
+                    let (done, total) = (now as u64, total as u64);
+                    self.tell.snapshot(Event::Progress {
+                        done,
+                        total,
+                        seconds_left: left,
+                        what: format!("eval.{}", task.id),
+                    });
+                }
+            }
+            done += case.tokens();
+        }
+        let result = alloc::scoped(Scope::Program, || task.task.finish());
+        self.tell.event(Event::Eval { task: task.id.clone(), result });
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Jobs: a configuration run with real tensors on its own threads. Commands in, events out.
+//!
+//! One compute job at a time, on named threads. A panic in a job ends the job, not the program. Channels are bounded: what
+//! only shows the present (progress, memory) may be dropped when nobody reads, what adds up (tokens, evictions) may not.
+
+pub(crate) mod backend;
+pub mod bench;
+pub mod infer;
+pub mod protocol;
+mod sample;
+pub mod text;
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+pub use protocol::{Command, Event, Numbered};
+pub use sample::Sampler;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::ledger::alloc;
+use crate::machine::Machine;
+use crate::model::Model;
+
+/// What a job runs.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The configuration.
+    pub config: Config,
+    /// The opened model.
+    pub model: Arc<Model>,
+    /// Where plans take bandwidths from.
+    pub machine: Machine,
+    /// What relative paths in the configuration are relative to.
+    pub base: PathBuf,
+    /// Where tensors go (`--dump`).
+    pub dump: Option<PathBuf>,
+}
+
+/// A running job.
+#[derive(Debug)]
+pub struct Job {
+    commands: SyncSender<Command>,
+    /// Its events, in order.
+    pub events: Receiver<Numbered>,
+    cancel: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Events that may wait for a reader before a job waits too.
+const EVENTS: usize = 1024;
+/// Commands that may wait for a step's edge.
+const COMMANDS: usize = 16;
+
+impl Job {
+    /// Starts a job on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(order: Order) -> Result<Self> {
+        let (commands, inbox) = sync_channel(COMMANDS);
+        let (outbox, events) = sync_channel(EVENTS);
+        let cancel = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&cancel);
+        let thread = std::thread::Builder::new()
+            .name("ullage-engine".into())
+            .stack_size(8 << 20)
+            .spawn(move || {
+                alloc::set_scope(alloc::Scope::Engine);
+                let mut tell = Teller { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| infer::run(&order, &inbox, &mut tell, &flag)));
+                let failed = match done {
+                    Ok(Ok(())) => None,
+                    Ok(Err(e)) => Some(e),
+                    Err(panic) => Some(Error::Internal(panic_text(&*panic))),
+                };
+                if let Some(error) = failed {
+                    tell.event(Event::Failed { error: (&error).into() });
+                }
+            })
+            .map_err(|e| Error::Internal(format!("cannot start the engine thread: {e}")))?;
+        Ok(Self { commands, events, cancel, thread: Some(thread) })
+    }
+
+    /// Sends a command; [`Command::Cancel`] takes effect within the operation that is running.
+    pub fn send(&self, command: Command) {
+        if command == Command::Cancel {
+            self.cancel.store(true, Ordering::Relaxed);
+        }
+        // A full inbox means that the job has not reached a step's edge: the command would change nothing sooner.
+        let _ = self.commands.try_send(command);
+    }
+
+    /// A flag that cancels when set, for signal handlers.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+        // The job may wait for room in the channel: make some until it ends.
+        while self.events.recv().is_ok() {}
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without words".into())
+}
+
+/// The job's end of the event channel.
+pub(crate) struct Teller {
+    outbox: SyncSender<Numbered>,
+    next: u64,
+    start: Instant,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Teller {
+    /// Sends an event that must arrive; nobody listening any more cancels the job.
+    pub fn event(&mut self, event: Event) {
+        let numbered = self.number(event);
+        if self.outbox.send(numbered).is_err() {
+            self.cancel.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends what may be dropped.
+    pub fn snapshot(&mut self, event: Event) {
+        let numbered = self.number(event);
+        if let Err(TrySendError::Full(_)) = self.outbox.try_send(numbered) {
+            // The number stays unused, so that a reader can tell that something was left out.
+        }
+    }
+
+    /// Seconds since the job's start.
+    pub fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    fn number(&mut self, event: Event) -> Numbered {
+        self.next += 1;
+        Numbered { n: self.next, seconds: self.seconds(), event }
+    }
+}

@@ -1,0 +1,138 @@
+//! From prompt to tokens and from tokens to text that may be shown.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::chat::{ChatTemplate, Message};
+use crate::model::tokenizer::Tokenizer;
+
+/// A model's words: what a run needs of its tokenizer.
+#[derive(Debug)]
+pub struct Words {
+    /// None for a random model.
+    pub tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    vocab: usize,
+}
+
+impl Words {
+    /// Reads them from the model's header.
+    ///
+    /// # Errors
+    /// Damaged tokenizer metadata or chat template.
+    pub fn of(model: &Model) -> Result<Self> {
+        Ok(Self { tokenizer: model.tokenizer()?, template: model.chat_template()?, vocab: model.shape.vocab })
+    }
+
+    /// The prompt of `config` in tokens. A random model has no words: its prompt is `prompt` repeated bytes as ids.
+    ///
+    /// # Errors
+    /// A chat asked of a model without a template; a vocabulary larger than the embedding.
+    pub fn prompt(&self, config: &Config) -> Result<Vec<u32>> {
+        let run = &config.run;
+        let ids = match &self.tokenizer {
+            None => {
+                // `tokens:N` asks for N tokens, whatever they are.
+                let n = match run.prompt.strip_prefix("tokens:") {
+                    Some(n) => n
+                        .trim()
+                        .parse()
+                        .map_err(|_| Error::config("run.prompt", format!("`{}` is not tokens:NUMBER", run.prompt)))?,
+                    None => run.prompt.len(),
+                };
+                (0..n).map(|i| ((i * 7919 + 13) % self.vocab) as u32).collect()
+            }
+            Some(t) if run.chat => {
+                let Some(template) = &self.template else {
+                    return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
+                };
+                let mut messages = Vec::new();
+                if !run.system.is_empty() {
+                    messages.push(Message { role: "system".into(), content: run.system.clone() });
+                }
+                messages.push(Message { role: "user".into(), content: run.prompt.clone() });
+                let piece = |id: Option<u32>| {
+                    id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned()).unwrap_or_default()
+                };
+                let text = template.render(&messages, true, &piece(t.bos()), &piece(t.eos()))?;
+                t.encode(&text, false, true)
+            }
+            Some(t) => t.encode(&run.prompt, true, false),
+        };
+        self.check(ids)
+    }
+
+    /// Plain text in tokens, for evaluations.
+    ///
+    /// # Errors
+    /// A random model has no words.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        match &self.tokenizer {
+            Some(t) => self.check(t.encode(text, special, false)),
+            None => Err(Error::refused("evaluating a random model", "it has no tokenizer and nothing to remember")),
+        }
+    }
+
+    fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        match ids.iter().find(|id| **id as usize >= self.vocab) {
+            Some(id) => Err(Error::refused(
+                "this model",
+                format!("its tokenizer gives id {id}, its embedding has {} rows", self.vocab),
+            )),
+            None => Ok(ids),
+        }
+    }
+
+    /// True for a token that ends the text.
+    pub fn ends(&self, id: u32) -> bool {
+        self.tokenizer.as_ref().is_some_and(|t| t.is_end_of_generation(id))
+    }
+}
+
+/// Holds back text that may be the beginning of a stop string.
+#[derive(Debug, Default)]
+pub struct StopFilter {
+    held: String,
+}
+
+impl StopFilter {
+    /// Adds `text`; returns what may be shown and whether a stop string was met (which is not shown).
+    pub fn push(&mut self, text: &str, stops: &[String]) -> (String, bool) {
+        self.held.push_str(text);
+        if let Some(at) = stops.iter().filter(|s| !s.is_empty()).filter_map(|s| self.held.find(s.as_str())).min() {
+            let shown = self.held[..at].to_owned();
+            self.held.clear();
+            return (shown, true);
+        }
+        let keep = (0..self.held.len())
+            .filter(|at| self.held.is_char_boundary(*at))
+            .find(|at| stops.iter().any(|s| s.starts_with(&self.held[*at..])))
+            .unwrap_or(self.held.len());
+        let rest = self.held.split_off(keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What is still held back when the sequence ends otherwise.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_string_split_over_tokens_is_never_shown() {
+        let stops = ["END".to_owned(), "\n\n".to_owned()];
+        let mut f = StopFilter::default();
+        assert_eq!(f.push("héllo E", &stops), ("héllo ".into(), false));
+        assert_eq!(f.push("N", &stops), (String::new(), false));
+        assert_eq!(f.push("ough", &stops), ("ENough".into(), false));
+        assert_eq!(f.push("\n", &stops), (String::new(), false));
+        assert_eq!(f.push("\nmore", &stops), (String::new(), true));
+        assert_eq!(f.finish(), "");
+        assert_eq!(f.push("E", &stops), (String::new(), false));
+        assert_eq!(f.finish(), "E");
+    }
+}

@@ -1,0 +1,59 @@
+//! ggml block types as cache formats (kv.md §5.1): plain floats, and blocks of 32 channels of one row with their scale.
+
+use crate::blocks::{self, BlockType};
+use crate::catalog::{Axis, Entry, Role, with_all};
+use crate::kv::Format;
+use crate::ops::cpu;
+
+macro_rules! formats {
+    ($($name:ident = $ty:ident $id:literal $paper:literal $sentence:literal;)+) => {
+        $(static $name: Entry = Entry {
+            id: $id,
+            axis: Axis::KvFormat,
+            paper: $paper,
+            sentence: $sentence,
+            knobs: &[],
+            composes: with_all,
+            role: Role::KvFormat(|_| Ok(Box::new(Block(BlockType::$ty)))),
+        };)+
+        /// The variants.
+        pub const ENTRIES: &[&Entry] = &[$(&$name),+];
+    };
+}
+
+formats! {
+    F16 = F16 "f16" "IEEE 754 binary16" "Two bytes an element; the usual cache.";
+    F32 = F32 "f32" "IEEE 754 binary32" "Four bytes an element; nothing is lost.";
+    BF16 = Bf16 "bf16" "bfloat16" "Two bytes an element, with the range of f32 and 8 bits of precision.";
+    Q8_0 = Q8_0 "q8_0" "ggml, llama.cpp cache types" "8-bit integers with one f16 scale for 32 channels: 8.5 bits an element.";
+    Q5_1 = Q5_1 "q5_1" "ggml, llama.cpp cache types" "5-bit integers with scale and minimum for 32 channels: 6 bits an element.";
+    Q5_0 = Q5_0 "q5_0" "ggml, llama.cpp cache types" "5-bit integers with one f16 scale for 32 channels: 5.5 bits an element.";
+    Q4_1 = Q4_1 "q4_1" "ggml, llama.cpp cache types" "4-bit integers with scale and minimum for 32 channels: 5 bits an element.";
+    Q4_0 = Q4_0 "q4_0" "ggml, llama.cpp cache types" "4-bit integers with one f16 scale for 32 channels: 4.5 bits an element.";
+    IQ4_NL = Iq4Nl "iq4_nl" "ggml, llama.cpp cache types" "4-bit codes into 16 uneven levels with one f16 scale for 32 channels: 4.5 bits an element.";
+}
+
+struct Block(BlockType);
+
+impl Format for Block {
+    fn row_bytes(&self, d: usize) -> Result<usize, String> {
+        self.0.row_bytes(d).ok_or_else(|| {
+            format!("`{}` keeps channels in blocks of {}, and a head of this model has {d}", self.0, self.0.elems())
+        })
+    }
+
+    fn bits(&self) -> f64 {
+        self.0.bits()
+    }
+
+    fn encode(&self, x: &[f32], out: &mut [u8]) {
+        // Rows are whole blocks and the type encodes: `row_bytes` and the catalogue saw to both.
+        let done = blocks::encode(self.0, x, out);
+        debug_assert!(done.is_ok());
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        let done = cpu::decode_rows(self.0, bytes, out);
+        debug_assert!(done.is_ok());
+    }
+}

@@ -1,0 +1,48 @@
+//! Every row stays.
+
+use crate::catalog::{Axis, Entry, Role};
+use crate::config::KvBudget;
+use crate::kv::{HeadView, Select, When};
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "full",
+    axis: Axis::KvSelect,
+    paper: "the plain cache",
+    sentence: "Every token stays.",
+    knobs: &[],
+    composes: |config| match config.kv.budget {
+        Some(KvBudget::Rows(rows)) if rows < config.run.context => Err(format!(
+            "`full` keeps every token, but kv.budget.rows = {rows} is below run.context = {}; choose another kv.select or drop the budget",
+            config.run.context
+        )),
+        Some(KvBudget::Ratio(ratio)) if ratio < 1.0 => Err(format!(
+            "`full` keeps every token, but kv.budget.ratio = {ratio}; choose another kv.select or drop the budget"
+        )),
+        _ => Ok(()),
+    },
+    role: Role::Select(|_| Ok(Box::new(Full))),
+};
+
+struct Full;
+
+impl Select for Full {
+    fn own_rows(&self, _prompt: usize) -> Option<usize> {
+        None
+    }
+
+    fn keeps_all(&self) -> bool {
+        true
+    }
+
+    fn when(&self) -> When {
+        When::AfterAttention
+    }
+
+    fn keep(&self, view: HeadView<'_>, keep: &mut [u32]) -> usize {
+        for (i, slot) in keep.iter_mut().enumerate() {
+            *slot = i as u32;
+        }
+        view.rows
+    }
+}

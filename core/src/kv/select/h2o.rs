@@ -1,0 +1,188 @@
+//! Heavy hitters and a recent window, chosen by accumulated attention: H2O (arXiv 2306.14048).
+
+use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
+use crate::kv::{HeadView, Need, RowMeta, Select, When};
+
+const RATIO: KnobKind = KnobKind::Float { min: 0.0, max: 1.0 };
+const SIZE: KnobKind = KnobKind::Int { min: 0, max: 1 << 24 };
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "h2o",
+    axis: Axis::KvSelect,
+    paper: "Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of LLMs, NeurIPS 2023, arXiv 2306.14048",
+    sentence: "Keeps the tokens that received most attention so far and the most recent ones, updated at every step.",
+    knobs: &[
+        Knob {
+            id: "heavy_ratio",
+            paper_name: "heavy_ratio",
+            kind: RATIO,
+            default: Default::Float(0.1),
+            unit: "of the prompt",
+            sentence: "Heavy hitters as a fraction of the prompt, fixed when it has been read.",
+        },
+        Knob {
+            id: "recent_ratio",
+            paper_name: "recent_ratio",
+            kind: RATIO,
+            default: Default::Float(0.1),
+            unit: "of the prompt",
+            sentence: "Recent tokens as a fraction of the prompt, fixed when it has been read.",
+        },
+        Knob {
+            id: "hh_size",
+            paper_name: "hh_size",
+            kind: SIZE,
+            default: Default::None,
+            unit: "rows",
+            sentence: "Heavy hitters as a number of rows; replaces heavy_ratio.",
+        },
+        Knob {
+            id: "recent_size",
+            paper_name: "recent_size",
+            kind: SIZE,
+            default: Default::None,
+            unit: "rows",
+            sentence: "Recent tokens as a number of rows; replaces recent_ratio.",
+        },
+    ],
+    composes: with_all,
+    role: Role::Select(|knobs| {
+        Ok(Box::new(H2o {
+            heavy: Share { ratio: knobs.float("heavy_ratio").unwrap_or(0.1), size: knobs.int("hh_size") },
+            recent: Share { ratio: knobs.float("recent_ratio").unwrap_or(0.1), size: knobs.int("recent_size") },
+        }))
+    }),
+};
+
+#[derive(Clone, Copy)]
+struct Share {
+    ratio: f64,
+    size: Option<usize>,
+}
+
+impl Share {
+    fn rows(self, prompt: usize) -> usize {
+        self.size.unwrap_or((self.ratio * prompt as f64) as usize)
+    }
+}
+
+struct H2o {
+    heavy: Share,
+    recent: Share,
+}
+
+impl H2o {
+    /// Recent rows of a quota: the knobs' own number where the quota is theirs, otherwise their share of it.
+    fn recent_rows(&self, prompt: usize, quota: usize) -> usize {
+        let (heavy, recent) = (self.heavy.rows(prompt), self.recent.rows(prompt));
+        match heavy + recent {
+            sum if sum == quota => recent,
+            0 => quota - quota / 2,
+            sum => ((quota as f64 * recent as f64 / sum as f64).round() as usize).min(quota),
+        }
+    }
+}
+
+impl Select for H2o {
+    fn own_rows(&self, prompt: usize) -> Option<usize> {
+        Some((self.heavy.rows(prompt) + self.recent.rows(prompt)).max(1))
+    }
+
+    fn meta(&self) -> RowMeta {
+        // Positions only for showing which token was evicted: 4 bytes a row, as the paper's formula counts them.
+        RowMeta { score: true, position: true }
+    }
+
+    fn need(&self) -> Need {
+        Need::ColumnSums
+    }
+
+    fn when(&self) -> When {
+        When::AfterAttention
+    }
+
+    fn keep(&self, view: HeadView<'_>, keep: &mut [u32]) -> usize {
+        let HeadView { rows, scores, quota, prompt, .. } = view;
+        for (i, slot) in keep[..rows].iter_mut().enumerate() {
+            *slot = i as u32;
+        }
+        if rows <= quota {
+            return rows;
+        }
+        let recent = self.recent_rows(prompt, quota);
+        let heavy = quota - recent;
+        let candidates = &mut keep[..rows - recent];
+        if heavy > 0 && heavy < candidates.len() {
+            // Largest score first; ties (and NaN, which cannot beat a number) go to the lower position.
+            candidates.select_nth_unstable_by(heavy - 1, |a, b| {
+                let (x, y) = (scores[*a as usize], scores[*b as usize]);
+                y.max(0.0).total_cmp(&x.max(0.0)).then(a.cmp(b))
+            });
+            candidates[..heavy].sort_unstable();
+        }
+        for i in 0..recent {
+            keep[heavy + i] = (rows - recent + i) as u32;
+        }
+        quota
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(heavy: usize, recent: usize) -> H2o {
+        H2o { heavy: Share { ratio: 0.1, size: Some(heavy) }, recent: Share { ratio: 0.1, size: Some(recent) } }
+    }
+
+    fn kept(policy: &H2o, scores: &[f32], quota: usize) -> Vec<u32> {
+        let mut keep = vec![0; scores.len()];
+        let n =
+            policy.keep(HeadView { rows: scores.len(), scores, quota, newcomers: 0, prompt: scores.len() }, &mut keep);
+        keep.truncate(n);
+        keep
+    }
+
+    #[test]
+    fn a_hand_made_matrix_gives_the_expected_set() {
+        // Column sums of a causal 6×6 matrix: token 0 and token 3 are looked at most.
+        let a: [[f32; 6]; 6] = [
+            [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.7, 0.3, 0.0, 0.0, 0.0, 0.0],
+            [0.6, 0.1, 0.3, 0.0, 0.0, 0.0],
+            [0.4, 0.1, 0.1, 0.4, 0.0, 0.0],
+            [0.3, 0.0, 0.0, 0.6, 0.1, 0.0],
+            [0.2, 0.0, 0.1, 0.5, 0.1, 0.1],
+        ];
+        let sums: Vec<f32> = (0..6).map(|j| a.iter().map(|row| row[j]).sum()).collect();
+        assert_eq!(kept(&policy(2, 1), &sums, 3), [0, 3, 5]);
+    }
+
+    #[test]
+    fn heavy_zero_is_a_sliding_window_and_recent_zero_is_exact_top_k() {
+        let scores = [0.1, 0.9, 0.2, 0.8, 0.3];
+        assert_eq!(kept(&policy(0, 3), &scores, 3), [2, 3, 4]);
+        assert_eq!(kept(&policy(3, 0), &scores, 3), [1, 3, 4]);
+    }
+
+    #[test]
+    fn ties_go_to_the_lower_position_and_sets_nest() {
+        assert_eq!(kept(&policy(2, 0), &[0.5; 6], 2), [0, 1]);
+        let scores: Vec<f32> = (0..40).map(|i| ((i * 37) % 11) as f32).collect();
+        for quota in 1..39 {
+            let small = kept(&policy(quota, 0), &scores, quota);
+            let large = kept(&policy(quota + 1, 0), &scores, quota + 1);
+            assert!(small.iter().all(|r| large.contains(r)), "kept({quota}) ⊂ kept({})", quota + 1);
+            assert!(small.windows(2).all(|w| w[0] < w[1]));
+        }
+    }
+
+    #[test]
+    fn a_shared_budget_keeps_the_knobs_proportion() {
+        let p = H2o { heavy: Share { ratio: 0.3, size: None }, recent: Share { ratio: 0.1, size: None } };
+        assert_eq!(p.recent_rows(1000, 100), 25);
+        assert_eq!(p.recent_rows(1000, 400), 100);
+        assert_eq!(p.own_rows(1000), Some(400));
+    }
+}

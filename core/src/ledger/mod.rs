@@ -1,0 +1,427 @@
+//! The ledger: the measured account, and the wall.
+//!
+//! Every payload byte is reserved here before it exists ([`Buffer::new`]); a reservation that would cross its tier's
+//! budget fails with the typed error. The ledger keeps, by tier × category × phase, what is held now and the most that
+//! was ever held, and the composition of each tier at its peak.
+
+pub mod alloc;
+mod buffer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+pub use buffer::{ALIGN, Buffer, Reservation};
+
+use crate::error::{Error, OverBudget, Result};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// All of them, in display order.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            /// The word used on screen, in TOML and in JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Where bytes live.
+    Tier {
+        /// GPU memory; on a CPU-only machine the part of RAM the budget grants.
+        Device = "device",
+        /// RAM beside the device.
+        Host = "host",
+        /// Files.
+        Disk = "disk",
+    }
+}
+
+words! {
+    /// What bytes are for.
+    Category {
+        /// Payload of the model and of adapters.
+        Weights = "weights",
+        /// Rows, their scales and positions, and the scores a policy needs.
+        KvCache = "kv_cache",
+        /// Hidden states and what an op leaves for the next.
+        Activations = "activations",
+        /// Gradients.
+        Gradients = "gradients",
+        /// Moments and master copies.
+        Optimizer = "optimizer",
+        /// Output head and loss.
+        Logits = "logits",
+        /// Scratch: dequantization panels, tiles, repacked copies.
+        Workspace = "workspace",
+        /// Kept only to be shown; never the reason a run is refused.
+        Observation = "observation",
+        /// Exemplars, indexes, external memories.
+        Store = "store",
+    }
+}
+
+words! {
+    /// When bytes are held.
+    Phase {
+        /// Reading and converting weights.
+        Load = "load",
+        /// The prompt.
+        Prefill = "prefill",
+        /// Token by token.
+        Decode = "decode",
+        /// Training: forward.
+        Forward = "forward",
+        /// Training: backward.
+        Backward = "backward",
+        /// Training: optimizer step.
+        Update = "update",
+    }
+}
+
+const TIERS: usize = 3;
+const CATEGORIES: usize = 9;
+
+/// Bytes by category.
+pub type ByCategory = BTreeMap<Category, u64>;
+
+/// What a reservation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tag {
+    /// Where.
+    pub tier: Tier,
+    /// What for.
+    pub category: Category,
+    /// The named row: stable, short, shown to the user (`kv rows`, `attention tiles`).
+    pub name: &'static str,
+}
+
+impl Tag {
+    /// A tag of the device tier.
+    pub const fn device(category: Category, name: &'static str) -> Self {
+        Self { tier: Tier::Device, category, name }
+    }
+
+    /// A tag of the host tier.
+    pub const fn host(category: Category, name: &'static str) -> Self {
+        Self { tier: Tier::Host, category, name }
+    }
+}
+
+/// One tier × phase: the peak, what it was made of, and each category's own maximum.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Most bytes held at once.
+    pub peak: u64,
+    /// Composition at that instant.
+    pub at_peak: ByCategory,
+    /// Each category's own maximum.
+    pub bytes: ByCategory,
+}
+
+/// Measured bytes of a whole job, in the shape of a report's `measured`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Over the whole job, by tier.
+    pub tiers: BTreeMap<Tier, Account>,
+    /// By phase, then tier.
+    pub phases: BTreeMap<Phase, BTreeMap<Tier, Account>>,
+    /// Largest value of each named row, by tier and category.
+    pub rows: BTreeMap<String, u64>,
+    /// Bytes moved: read from disk, copied between tiers, shifted inside the cache.
+    pub moved: BTreeMap<String, u64>,
+}
+
+/// What is held right now, by tier and category.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held(pub BTreeMap<Tier, ByCategory>);
+
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    now: [u64; CATEGORIES],
+    total: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct High {
+    peak: u64,
+    at_peak: [u64; CATEGORIES],
+    max: [u64; CATEGORIES],
+}
+
+impl High {
+    fn raise(&mut self, cell: &Cell) {
+        for (max, now) in self.max.iter_mut().zip(cell.now) {
+            *max = (*max).max(now);
+        }
+        if cell.total > self.peak {
+            self.peak = cell.total;
+            self.at_peak = cell.now;
+        }
+    }
+
+    fn account(&self) -> Account {
+        let by = |values: &[u64; CATEGORIES]| {
+            Category::ALL.iter().zip(values).filter(|(_, v)| **v > 0).map(|(c, v)| (*c, *v)).collect()
+        };
+        Account { peak: self.peak, at_peak: by(&self.at_peak), bytes: by(&self.max) }
+    }
+}
+
+struct State {
+    phase: Phase,
+    cells: [Cell; TIERS],
+    high: [High; TIERS],
+    phases: BTreeMap<Phase, [High; TIERS]>,
+    rows: BTreeMap<Tag, (u64, u64)>,
+    moved: BTreeMap<&'static str, u64>,
+    operations: u64,
+}
+
+/// The account of one job. Shared by its threads; cheap, because payload is reserved by phases, layers and pages, not by
+/// operations.
+pub struct Ledger {
+    budget: [u64; TIERS],
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("budget", &self.budget).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// A fresh account with a budget for each tier (`u64::MAX`: no limit).
+    pub fn new(device: u64, host: u64, disk: u64) -> Arc<Self> {
+        let mut phases = BTreeMap::new();
+        phases.insert(Phase::Load, [High::default(); TIERS]);
+        Arc::new(Self {
+            budget: [device, host, disk],
+            state: Mutex::new(State {
+                phase: Phase::Load,
+                cells: [Cell::default(); TIERS],
+                high: [High::default(); TIERS],
+                phases,
+                rows: BTreeMap::new(),
+                moved: BTreeMap::new(),
+                operations: 0,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves plain counters, which stay valid.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves and allocates CPU memory; see [`Buffer::new`].
+    pub fn buffer(self: &Arc<Self>, tag: Tag, len: usize) -> Result<Buffer> {
+        Buffer::new(self, tag, len)
+    }
+
+    /// Counts `bytes` under `tag`, or fails without counting anything.
+    pub fn reserve(self: &Arc<Self>, tag: Tag, bytes: u64) -> Result<Reservation> {
+        let (t, c) = (tag.tier as usize, tag.category as usize);
+        {
+            let mut state = self.lock();
+            let total = state.cells[t].total;
+            let fits = total.checked_add(bytes).is_some_and(|sum| sum <= self.budget[t]);
+            // What is kept only to be shown is bounded by its own knob, not by the wall.
+            if !fits && tag.category != Category::Observation {
+                drop(state);
+                return Err(self.over(tag, bytes, None));
+            }
+            state.cells[t].now[c] += bytes;
+            state.cells[t].total += if tag.category == Category::Observation { 0 } else { bytes };
+            let cell = state.cells[t];
+            state.high[t].raise(&cell);
+            let phase = state.phase;
+            if let Some(highs) = state.phases.get_mut(&phase) {
+                highs[t].raise(&cell);
+            }
+            let row = state.rows.entry(tag).or_default();
+            row.0 += bytes;
+            row.1 = row.1.max(row.0);
+            state.operations += 1;
+        }
+        Ok(Reservation::new(Arc::clone(self), tag, bytes))
+    }
+
+    fn release(&self, tag: Tag, bytes: u64) {
+        let (t, c) = (tag.tier as usize, tag.category as usize);
+        let mut state = self.lock();
+        state.cells[t].now[c] -= bytes;
+        state.cells[t].total -= if tag.category == Category::Observation { 0 } else { bytes };
+        if let Some(row) = state.rows.get_mut(&tag) {
+            row.0 -= bytes;
+        }
+        state.operations += 1;
+    }
+
+    /// The over-budget error of asking for `bytes` more under `tag`.
+    pub fn over(&self, tag: Tag, bytes: u64, hint: Option<String>) -> Error {
+        let held = self.lock().cells[tag.tier as usize].total;
+        let budget = self.budget[tag.tier as usize];
+        Error::OverBudget(Box::new(OverBudget {
+            tier: tag.tier,
+            category: tag.category,
+            name: tag.name.to_owned(),
+            needed: held.saturating_add(bytes),
+            budget,
+            available: budget.saturating_sub(held),
+            hint,
+        }))
+    }
+
+    /// Opens a phase: its maxima start from what is held now.
+    pub fn enter(&self, phase: Phase) {
+        let mut state = self.lock();
+        state.phase = phase;
+        let cells = state.cells;
+        let highs = state.phases.entry(phase).or_insert([High::default(); TIERS]);
+        for (high, cell) in highs.iter_mut().zip(&cells) {
+            high.raise(cell);
+        }
+    }
+
+    /// The phase now open.
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    /// Counts bytes moved under a name (`disk read`, `host to device`, `cache shift`).
+    pub fn moved(&self, what: &'static str, bytes: u64) {
+        let mut state = self.lock();
+        *state.moved.entry(what).or_default() += bytes;
+        state.operations += 1;
+    }
+
+    /// How often something was reserved, released or counted as moved so far.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// Bytes of `tier` held now that count against its budget.
+    pub fn held(&self, tier: Tier) -> u64 {
+        self.lock().cells[tier as usize].total
+    }
+
+    /// The budget of `tier`.
+    pub fn budget(&self, tier: Tier) -> u64 {
+        self.budget[tier as usize]
+    }
+
+    /// Everything held now, by tier and category.
+    pub fn now(&self) -> Held {
+        let state = self.lock();
+        let mut out = BTreeMap::new();
+        for (tier, cell) in Tier::ALL.iter().zip(&state.cells) {
+            let by: ByCategory =
+                Category::ALL.iter().zip(cell.now).filter(|(_, v)| *v > 0).map(|(c, v)| (*c, v)).collect();
+            if !by.is_empty() {
+                out.insert(*tier, by);
+            }
+        }
+        Held(out)
+    }
+
+    /// The whole measured account so far.
+    pub fn measured(&self) -> Measured {
+        let state = self.lock();
+        let by_tier = |highs: &[High; TIERS]| -> BTreeMap<Tier, Account> {
+            Tier::ALL
+                .iter()
+                .zip(highs)
+                .filter(|(_, h)| h.max.iter().any(|v| *v > 0))
+                .map(|(t, h)| (*t, h.account()))
+                .collect()
+        };
+        Measured {
+            tiers: by_tier(&state.high),
+            phases: state.phases.iter().map(|(p, h)| (*p, by_tier(h))).collect(),
+            rows: state
+                .rows
+                .iter()
+                .map(|(t, (_, max))| (format!("{}.{}.{}", t.tier, t.category, t.name), *max))
+                .collect(),
+            moved: state.moved.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KV: Tag = Tag::device(Category::KvCache, "rows");
+    const WS: Tag = Tag::device(Category::Workspace, "tiles");
+
+    #[test]
+    fn the_wall_holds_and_a_refusal_changes_nothing() {
+        let ledger = Ledger::new(1000, u64::MAX, u64::MAX);
+        let first = ledger.buffer(KV, 600).unwrap();
+        let error = ledger.buffer(WS, 401).unwrap_err();
+        let Error::OverBudget(over) = &error else { panic!("{error}") };
+        assert_eq!((over.needed, over.budget, over.available), (1001, 1000, 400));
+        assert_eq!(error.exit_code(), 3);
+        assert_eq!(ledger.held(Tier::Device), 600);
+        drop(first);
+        assert_eq!(ledger.held(Tier::Device), 0);
+        assert!(ledger.buffer(WS, 1000).is_ok());
+    }
+
+    #[test]
+    fn peaks_keep_their_composition_and_phases_their_own_maxima() {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let kv = ledger.buffer(KV, 100).unwrap();
+        ledger.enter(Phase::Prefill);
+        drop(ledger.buffer(WS, 50).unwrap());
+        ledger.enter(Phase::Decode);
+        let more = ledger.buffer(KV, 20).unwrap();
+        let measured = ledger.measured();
+        let device = &measured.tiers[&Tier::Device];
+        assert_eq!(device.peak, 150);
+        assert_eq!(device.at_peak[&Category::Workspace], 50);
+        assert_eq!(device.bytes[&Category::KvCache], 120);
+        assert_eq!(measured.phases[&Phase::Decode][&Tier::Device].peak, 120);
+        assert!(!measured.phases[&Phase::Decode][&Tier::Device].bytes.contains_key(&Category::Workspace));
+        drop((kv, more));
+        assert_eq!(ledger.now(), Held::default());
+    }
+
+    #[test]
+    fn buffers_are_zeroed_and_aligned() {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let mut b = ledger.buffer(KV, 4 * 33).unwrap();
+        assert_eq!(b.as_slice::<f32>().len(), 33);
+        assert_eq!(b.as_slice::<u8>().as_ptr() as usize % ALIGN, 0);
+        assert!(b.as_slice::<u8>().iter().all(|v| *v == 0));
+        b.as_mut_slice::<f32>()[32] = 1.0;
+        assert_eq!(b.as_slice::<f32>()[32], 1.0);
+        assert!(ledger.buffer(KV, 0).unwrap().as_slice::<f32>().is_empty());
+    }
+
+    #[test]
+    fn what_is_only_shown_never_refuses_a_run() {
+        let ledger = Ledger::new(10, u64::MAX, u64::MAX);
+        let _maps = ledger.buffer(Tag::device(Category::Observation, "maps"), 100).unwrap();
+        assert!(ledger.buffer(KV, 10).is_ok());
+    }
+}

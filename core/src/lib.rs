@@ -1,0 +1,25 @@
+//! The engine of Ullage: everything that is not a screen.
+//!
+//! One line runs through the crate: a [`config::Config`] (what was chosen) becomes a [`plan::Plan`] (what it will cost),
+//! a [`job`] (the real run) and a [`report::Report`] (what it did). `ARCHITECTURE.md` at the root is the map.
+
+pub mod blocks;
+pub mod bytes;
+pub mod catalog;
+pub mod config;
+pub mod error;
+pub mod eval;
+pub mod job;
+pub mod kv;
+pub mod ledger;
+pub mod machine;
+pub mod model;
+pub mod ops;
+pub mod place;
+pub mod plan;
+pub mod report;
+pub mod rng;
+pub mod weights;
+
+pub use bytes::Bytes;
+pub use error::{Error, OverBudget, Result};

@@ -1,0 +1,175 @@
+//! The probe: everything about this machine that has to be measured, in about ten seconds at most.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Cpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
+use crate::error::Result;
+use crate::ledger::{Category, Ledger, Tag};
+
+/// What one loop may take; there are six. A slow machine makes three rounds all the same.
+const LOOP: Duration = Duration::from_millis(400);
+/// What the disk may take.
+const DISK: Duration = Duration::from_secs(5);
+
+/// Measures this machine. `progress` hears what is going on and how much is done (0 … 1), `cancelled` is asked at least
+/// every few hundred milliseconds. Takes at most an eighth of the free memory and 256 MiB of the cache folder's disk.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`], [`crate::Error::Io`] when the cache folder cannot be written, and
+/// [`crate::Error::OverBudget`] when not even the smallest buffers can be had.
+pub fn probe(progress: &mut dyn FnMut(&str, f32), cancelled: &dyn Fn() -> bool) -> Result<Machine> {
+    probe_within(&cache_dir(), LOOP, DISK, progress, cancelled)
+}
+
+fn probe_within(
+    folder: &Path,
+    each: Duration,
+    disk_limit: Duration,
+    progress: &mut dyn FnMut(&str, f32),
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Machine> {
+    progress("processor", 0.0);
+    let cpu = Cpu::here();
+    let memory = Memory::now();
+    // The probe keeps to a wall of its own.
+    let ledger = Ledger::new(0, memory.room() / 8, 0);
+    let n = cpu.threads;
+    let speed = {
+        let len = buffer_bytes(memory.room(), last_cache_bytes(Path::new("/")));
+        progress("memory: first touch", 0.02);
+        let mut buffer = ledger.buffer(Tag::host(Category::Workspace, "memory probe"), len)?;
+        let words = buffer.as_mut_slice::<u64>();
+        // Zeroed memory may be one shared page until it is written: reading that would measure the cache.
+        for (i, part) in words.chunks_mut(1 << 20).enumerate() {
+            if cancelled() {
+                return Err(crate::Error::Cancelled);
+            }
+            part.fill(i as u64 + 1);
+        }
+        progress("memory: read", 0.10);
+        let read_1 = speed::read(words, 1, each, cancelled)?;
+        let read_n = if n > 1 { speed::read(words, n, each, cancelled)? } else { read_1 };
+        progress("memory: copy", 0.20);
+        let (from, to) = words.split_at_mut(len / size_of::<u64>() / 2);
+        let copy_1 = speed::copy(from, to, 1, each, cancelled)?;
+        let copy_n = if n > 1 { speed::copy(from, to, n, each, cancelled)? } else { copy_1 };
+        progress("processor: arithmetic", 0.30);
+        let flops_1 = speed::f32_flops(1, each / 2, cancelled)?;
+        let flops_n = if n > 1 { speed::f32_flops(n, each / 2, cancelled)? } else { flops_1 };
+        // More threads that are slower together than one is alone: noise, or a neighbour.
+        let pair = |one: f64, all: f64| [one, all.max(one)];
+        Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n) }
+    };
+    let disk = disk::probe(folder, &ledger, disk_limit, &mut |what, part| progress(what, 0.4 + 0.6 * part), cancelled)?;
+    progress("done", 1.0);
+    // Read again: the first reading stood before our own buffers came and went.
+    Ok(Machine { schema: SCHEMA, probed: true, cpu, memory: Memory::now(), speed, disk, gpus: Vec::new() })
+}
+
+/// Length of the memory buffer, which is read whole and copied half over half: 256 MiB or four times the last cache, at
+/// most 2 GiB, and an eighth of the room less what the disk probe needs. A multiple of two pages.
+fn buffer_bytes(room: u64, last_cache: u64) -> usize {
+    let wanted = (256 << 20).max(4 * last_cache).min(2 << 30);
+    let affordable = (room / 8).saturating_sub(disk::scratch_bytes() as u64);
+    (wanted.min(affordable) / 8192 * 8192).max(1 << 20) as usize
+}
+
+/// Bytes of all last-level caches of the machine, from `sys/devices/system/cpu` under `root`; 0 where the system does
+/// not say.
+fn last_cache_bytes(root: &Path) -> u64 {
+    let Ok(cpus) = fs::read_dir(root.join("sys/devices/system/cpu")) else { return 0 };
+    // One entry a cache: those that share it name the same processors.
+    let mut caches: BTreeMap<(u64, String), u64> = BTreeMap::new();
+    for cpu in cpus.flatten() {
+        let Ok(levels) = fs::read_dir(cpu.path().join("cache")) else { continue };
+        for level in levels.flatten() {
+            let text = |name: &str| fs::read_to_string(level.path().join(name)).ok().map(|t| t.trim().to_owned());
+            let (Some(number), Some(size), Some(shared)) =
+                (text("level").and_then(|l| l.parse().ok()), text("size"), text("shared_cpu_list"))
+            else {
+                continue;
+            };
+            let (digits, scale) = match size.as_bytes().last() {
+                Some(b'K') => (&size[..size.len() - 1], 1 << 10),
+                Some(b'M') => (&size[..size.len() - 1], 1 << 20),
+                _ => (size.as_str(), 1),
+            };
+            let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).unwrap_or(0);
+            caches.insert((number, shared), bytes);
+        }
+    }
+    let Some(last) = caches.keys().map(|(level, _)| *level).max() else { return 0 };
+    let total = caches.iter().filter(|((level, _), _)| *level == last).map(|(_, bytes)| bytes.min(&(1 << 40))).sum();
+    u64::min(total, 1 << 40)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn a_short_probe_measures_this_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let (short, mut seen) = (Duration::from_millis(10), Vec::new());
+        let machine = probe_within(
+            dir.path(),
+            short,
+            Duration::from_millis(200),
+            &mut |what, part| seen.push((what.to_owned(), part)),
+            &|| false,
+        )
+        .unwrap();
+        assert!(machine.probed && machine.defect().is_none(), "{machine:?}");
+        assert!(seen.is_sorted_by(|a, b| a.1 <= b.1) && seen.last().unwrap().1 == 1.0, "{seen:?}");
+        // A copy reads and writes: it cannot outrun reading by much. Any processor does more than one flop a nanosecond.
+        let Speed { read, copy, f32_flops } = machine.speed;
+        assert!(copy[1] < 2.0 * read[1] && f32_flops[0] > 1e9 && read[0] > 1e8, "{machine}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn cancelling_is_heard_early() {
+        let dir = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        let result = probe_within(dir.path(), hour, hour, &mut |_, _| {}, &|| true);
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+    }
+
+    #[test]
+    fn buffers_exceed_the_cache_and_keep_to_an_eighth() {
+        assert_eq!(buffer_bytes(64 << 30, 32 << 20), 256 << 20);
+        assert_eq!(buffer_bytes(256 << 30, 128 << 20), 512 << 20);
+        assert_eq!(buffer_bytes(256 << 30, 1 << 30), 2 << 30);
+        for room in [128 << 20, 1 << 30, 5_000_000_001u64] {
+            let all = buffer_bytes(room, 32 << 20) as u64 + disk::scratch_bytes() as u64;
+            assert!(all <= room / 8 && (all > room / 8 - 8192 || all > 256 << 20), "{room}");
+        }
+    }
+
+    #[test]
+    fn shared_caches_count_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |cpu: u32, index: u32, level: u32, size: &str, shared: &str| {
+            let at = dir.path().join(format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}"));
+            fs::create_dir_all(&at).unwrap();
+            for (name, text) in
+                [("level", level.to_string()), ("size", size.into()), ("shared_cpu_list", shared.into())]
+            {
+                fs::write(at.join(name), text + "\n").unwrap();
+            }
+        };
+        for cpu in 0..4 {
+            put(cpu, 0, 1, "48K", &cpu.to_string());
+            put(cpu, 3, 3, "32768K", if cpu < 2 { "0-1" } else { "2-3" });
+        }
+        assert_eq!(last_cache_bytes(dir.path()), 64 << 20);
+        put(0, 3, 3, "nonsense", "0-1");
+        put(1, 3, 3, "nonsense", "0-1");
+        assert_eq!(last_cache_bytes(dir.path()), 32 << 20);
+        assert_eq!(last_cache_bytes(&dir.path().join("nowhere")), 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! The forward pass on a GPU: what it runs, what it costs, and (with the `cuda` feature) the pass itself.
+//!
+//! What it runs and costs is known without a GPU, so that a plan for one can be made anywhere.
+
+#[cfg(feature = "cuda")]
+mod forward;
+#[cfg(feature = "cuda")]
+mod weights;
+
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+pub use forward::{DeviceLayer, DeviceRoom, GpuForward};
+
+use crate::blocks::BlockType;
+use crate::catalog::Axis;
+use crate::config::{Choice, Compute, Config};
+use crate::error::{Error, Result};
+use crate::ledger::{Category, Ledger, Reservation, Tag};
+use crate::model::forward::Extent;
+use crate::model::shape::ModelShape;
+use crate::place::{self, rows};
+use crate::weights::units::UnitLayout;
+
+/// Types of weights that the kernels decode.
+pub const WEIGHT_TYPES: &[BlockType] = &[
+    BlockType::F32,
+    BlockType::F16,
+    BlockType::Bf16,
+    BlockType::Q4_0,
+    BlockType::Q4_1,
+    BlockType::Q5_0,
+    BlockType::Q5_1,
+    BlockType::Q8_0,
+    BlockType::Q2K,
+    BlockType::Q3K,
+    BlockType::Q4K,
+    BlockType::Q5K,
+    BlockType::Q6K,
+    BlockType::Iq4Nl,
+    BlockType::Iq4Xs,
+    BlockType::Mxfp4,
+];
+
+/// Types of cache rows, in the kernels' numbering.
+pub const KV_TYPES: &[BlockType] = &[BlockType::F32, BlockType::F16, BlockType::Bf16, BlockType::Q8_0, BlockType::Q4_0];
+
+/// Largest head that attention holds in registers.
+const HEAD_DIM: usize = 256;
+
+/// What runs on a GPU, by axis; axes not named here run whole.
+const RUNS: &[(Axis, &[&str])] = &[
+    (Axis::KvSelect, &["full"]),
+    (Axis::KvFormat, &["f16", "f32", "bf16", "q8_0", "q4_0"]),
+    (Axis::KvAlloc, &["contiguous"]),
+    (Axis::PlaceWeights, &["resident"]),
+];
+
+/// Checks that a GPU runs `config` on a model held as `held`.
+///
+/// # Errors
+/// The first choice that it does not run, with those that it does.
+pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
+    let chosen: [(&str, Axis, &Choice); 5] = [
+        ("kv.select", Axis::KvSelect, &config.kv.select),
+        ("kv.format.k", Axis::KvFormat, &config.kv.format.k),
+        ("kv.format.v", Axis::KvFormat, &config.kv.format.v),
+        ("kv.alloc", Axis::KvAlloc, &config.kv.alloc),
+        ("place.weights", Axis::PlaceWeights, &config.place.weights),
+    ];
+    for (key, axis, choice) in chosen {
+        let runs = RUNS.iter().find(|(a, _)| *a == axis).map_or(&[][..], |(_, runs)| runs);
+        if !runs.contains(&choice.id.as_str()) {
+            return Err(Error::refused(
+                format!("{key} = {}", choice.id),
+                format!("a GPU runs so far: {}", runs.join(", ")),
+            ));
+        }
+    }
+    if config.run.compute != Compute::Exact {
+        return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
+    }
+    for t in held.tensors() {
+        if !WEIGHT_TYPES.contains(&t.ty) {
+            let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
+            let reason = format!(
+                "{} is {}, and a GPU decodes so far: {}; requantize with weights.format",
+                t.name,
+                t.ty,
+                types.join(", ")
+            );
+            return Err(Error::refused("machine.device = cuda", reason));
+        }
+    }
+    match held.layers.iter().find(|l| l.head_dim > HEAD_DIM) {
+        Some(l) => Err(Error::refused(
+            "machine.device = cuda",
+            format!("its attention has heads of at most {HEAD_DIM} elements, this model's have {}", l.head_dim),
+        )),
+        None => Ok(()),
+    }
+}
+
+const RESIDUAL: Tag = Tag::device(Category::Activations, "residual stream");
+const LAYER: Tag = Tag::device(Category::Activations, "layer activations");
+const IDS: Tag = Tag::device(Category::Activations, "token ids");
+const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
+const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+/// Logits as the sampler reads them.
+const HOST_LOGITS: Tag = Tag::host(Category::Logits, "logits");
+/// Inverse frequencies in f64.
+const FREQS: Tag = Tag::device(Category::Workspace, "rotation frequencies");
+/// Where weights pass on their way to the GPU.
+const UPLOAD: Tag = Tag::host(Category::Workspace, "upload staging");
+/// Conversion of weights happens before they leave the host.
+const SCRATCH: Tag = Tag::host(Category::Workspace, "load scratch");
+
+/// Bytes of weights that pass at a time.
+const PIECE: usize = 32 << 20;
+
+/// Bytes of the upload staging: whole rows of the widest tensor, or the largest tensor where that is less.
+fn upload_bytes(held: &ModelShape) -> usize {
+    held.tensors().map(|t| (PIECE / t.row_bytes().max(1)).clamp(1, t.rows.max(1)) * t.row_bytes()).max().unwrap_or(0)
+}
+
+/// What an [`Extent`] needs, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    residual: usize,
+    /// Normed input and attention's output; q, k, v or gate, up; a product that is added to the stream.
+    parts: [usize; 3],
+    ids: usize,
+    angles: usize,
+    logits: usize,
+}
+
+impl Sizes {
+    fn new(shape: &ModelShape, e: Extent) -> Self {
+        let max = |f: &dyn Fn(&super::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+        let q = max(&|l| l.heads * l.head_dim);
+        let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+        let hidden = shape.hidden;
+        Self {
+            residual: 4 * e.batch * hidden,
+            parts: [q.max(hidden), wide, hidden].map(|width| 4 * e.batch * width),
+            ids: 4 * e.batch,
+            angles: 4 * e.batch * 2 * (shape.rope.dim / 2),
+            logits: 4 * e.sequences * shape.vocab,
+        }
+    }
+
+    /// By ledger row.
+    fn rows(&self) -> [(Tag, usize); 6] {
+        [
+            (RESIDUAL, self.residual),
+            (LAYER, self.parts.iter().sum()),
+            (IDS, self.ids),
+            (ROTATIONS, self.angles),
+            (LOGITS, self.logits),
+            (HOST_LOGITS, self.logits),
+        ]
+    }
+}
+
+/// Reserves what a GPU's room will hold: the plan's side.
+///
+/// # Errors
+/// Over budget, where `ledger` has one.
+pub fn plan_room(shape: &ModelShape, e: Extent, ledger: &Arc<Ledger>) -> Result<Vec<Reservation>> {
+    Sizes::new(shape, e).rows().into_iter().map(|(tag, bytes)| ledger.reserve(tag, bytes as u64)).collect()
+}
+
+/// Reserves what loading holds, in its order, and leaves in `held` what stays.
+///
+/// # Errors
+/// Over budget, where `ledger` has one.
+pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
+    let _scratch = ledger.reserve(SCRATCH, model.scratch() as u64)?;
+    let _upload = ledger.reserve(UPLOAD, upload_bytes(model.held) as u64)?;
+    let mut keep = |tag, bytes: usize| ledger.reserve(tag, bytes as u64).map(|r| held.push(r));
+    keep(rows::NORMS, UnitLayout::small(model.held).bytes)?;
+    keep(FREQS, 8 * (model.held.rope.dim / 2))?;
+    keep(rows::EMBEDDING, model.held.embedding.bytes() as usize)?;
+    for l in 0..model.held.layers.len() {
+        keep(rows::LAYERS, UnitLayout::layer(model.held, l).bytes)?;
+    }
+    if let Some(head) = &model.held.output {
+        keep(rows::HEAD, head.bytes() as usize)?;
+    }
+    Ok(())
+}

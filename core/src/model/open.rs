@@ -1,0 +1,130 @@
+//! Opening a model by what the configuration calls it: a GGUF file, `bundled:NAME`, or `random:SHAPE@TYPE`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chat::ChatTemplate;
+use super::gguf::Gguf;
+use super::random::{self, RandomSpec};
+use super::shape::{ModelShape, TensorShape};
+use super::tokenizer::{Tokenizer, TokenizerSpec};
+use crate::error::{Error, Result};
+
+/// Where payload comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A file, read by position.
+    Gguf(Gguf),
+    /// Numbers made on the device, for memory and speed.
+    Random {
+        /// What was asked for.
+        spec: RandomSpec,
+        /// Of the numbers.
+        seed: u64,
+    },
+}
+
+impl Source {
+    /// Reads rows `first..first + n` of `t` as stored into `out`.
+    ///
+    /// # Errors
+    /// What the file says; a shrunken or vanished file.
+    pub fn read_rows(&self, t: &TensorShape, first: usize, n: usize, out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Gguf(file) => {
+                let info = file.tensor(&t.name).ok_or_else(|| file.error(t.name.as_str(), "the tensor is missing"))?;
+                file.read_at(info, (first * t.row_bytes()) as u64, &mut out[..n * t.row_bytes()])
+            }
+            Self::Random { seed, .. } => random::fill(t, first..first + n, *seed, out),
+        }
+    }
+}
+
+/// An opened model: its shape, its words, and where its numbers are.
+#[derive(Debug)]
+pub struct Model {
+    /// As the configuration calls it.
+    pub path: String,
+    /// Types as stored.
+    pub shape: ModelShape,
+    /// Where the payload is.
+    pub source: Arc<Source>,
+    /// SHA-256 of the header and the file's length.
+    pub hash: String,
+    /// Bytes of the file; 0 for a random model.
+    pub file_bytes: u64,
+}
+
+/// Where bundled models are looked for.
+fn asset_dirs() -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    if let Some(dir) = std::env::var_os("ULLAGE_ASSETS") {
+        dirs.push(PathBuf::from(dir));
+    }
+    if let Some(dir) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
+        dirs.extend([dir.join("assets"), dir.join("../share/ullage/assets")]);
+    }
+    dirs.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets"));
+    dirs
+}
+
+fn bundled(name: &str) -> Result<PathBuf> {
+    let file = format!("bundled/{name}.gguf");
+    let dirs = asset_dirs();
+    dirs.iter().map(|d| d.join(&file)).find(|p| p.is_file()).ok_or_else(|| {
+        let looked: Vec<_> = dirs.iter().map(|d| d.display().to_string()).collect();
+        Error::model(
+            &file,
+            "model.path",
+            format!("there is no bundled model `{name}`; looked in {}", looked.join(", ")),
+        )
+    })
+}
+
+impl Model {
+    /// Opens `path`, a relative file name being relative to `base`. Reads the header only.
+    ///
+    /// # Errors
+    /// A missing, damaged or unsupported file, named with the field at fault.
+    pub fn open(path: &str, base: &Path) -> Result<Self> {
+        if let Some(spec) = random::parse(path)? {
+            let shape = random::shape(&spec)?;
+            let source = Arc::new(Source::Random { spec, seed: 0 });
+            return Ok(Self { path: path.into(), shape, source, hash: path.to_owned(), file_bytes: 0 });
+        }
+        let file = match path.strip_prefix("bundled:") {
+            Some(name) => bundled(name)?,
+            None => base.join(path),
+        };
+        // What cannot be opened is a wrong argument, not a failed run.
+        let gguf = Gguf::open(&file).map_err(|e| match e {
+            Error::Io { action, message, .. } => Error::model(&file, "model.path", format!("{action}: {message}")),
+            e => e,
+        })?;
+        let shape = ModelShape::from_gguf(&gguf)?;
+        let (hash, file_bytes) = (gguf.content_hash()?, gguf.file_bytes());
+        Ok(Self { path: path.into(), shape, source: Arc::new(Source::Gguf(gguf)), hash, file_bytes })
+    }
+
+    /// Its tokenizer; a random model has none.
+    ///
+    /// # Errors
+    /// Damaged or unknown tokenizer metadata.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        match &*self.source {
+            Source::Gguf(file) => Ok(Some(Tokenizer::new(TokenizerSpec::from_gguf(file)?)?)),
+            Source::Random { .. } => Ok(None),
+        }
+    }
+
+    /// Its chat template, where the file has one.
+    ///
+    /// # Errors
+    /// A template that does not parse.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        match &*self.source {
+            Source::Gguf(file) => file.str("tokenizer.chat_template")?.map(ChatTemplate::new).transpose(),
+            Source::Random { .. } => Ok(None),
+        }
+    }
+}

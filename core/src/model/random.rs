@@ -1,0 +1,466 @@
+//! Models made of random numbers, for memory and speed: `random:llama-1b`, `random:llama-8b@q4_0`,
+//! `random:path/config.json@q8_0`.
+//!
+//! Weights are made where they are to lie, block by block, from a counter: the same seed, tensor and row give the same
+//! bytes on every machine and in any order. Matrices have a standard deviation near 1/√cols, so that hidden states and
+//! logits stay finite; norms are ones.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use serde::Deserialize;
+
+use super::llama_shape::{Hyper, Layer, Names, Role};
+use super::shape::{ModelShape, TensorShape};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+
+/// The types random weights can have.
+pub const TYPES: [BlockType; 10] = [
+    BlockType::F32,
+    BlockType::F16,
+    BlockType::Bf16,
+    BlockType::Q4_0,
+    BlockType::Q4_1,
+    BlockType::Q5_0,
+    BlockType::Q5_1,
+    BlockType::Q8_0,
+    BlockType::Q4K,
+    BlockType::Q6K,
+];
+
+/// Shapes known by name, as their `config.json` gives them.
+struct Preset {
+    name: &'static str,
+    hidden: u64,
+    layers: usize,
+    heads: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    ff: u64,
+    vocab: u64,
+    context: u64,
+    rope_base: f32,
+    tied: bool,
+}
+
+const PRESETS: [Preset; 3] = [
+    // HuggingFaceTB/SmolLM2-135M
+    Preset {
+        name: "smollm2-135m",
+        hidden: 576,
+        layers: 30,
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        ff: 1536,
+        vocab: 49_152,
+        context: 8192,
+        rope_base: 100_000.0,
+        tied: true,
+    },
+    // meta-llama/Llama-3.2-1B
+    Preset {
+        name: "llama-1b",
+        hidden: 2048,
+        layers: 16,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 64,
+        ff: 8192,
+        vocab: 128_256,
+        context: 131_072,
+        rope_base: 500_000.0,
+        tied: true,
+    },
+    // meta-llama/Llama-3.1-8B
+    Preset {
+        name: "llama-8b",
+        hidden: 4096,
+        layers: 32,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        ff: 14_336,
+        vocab: 128_256,
+        context: 131_072,
+        rope_base: 500_000.0,
+        tied: false,
+    },
+];
+
+/// Where a random model's shape comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A shape known by name.
+    Preset(&'static str),
+    /// A Hugging Face `config.json`.
+    Config(PathBuf),
+}
+
+/// A random model as asked for: `random:SHAPE[@TYPE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RandomSpec {
+    /// The shape.
+    pub source: Source,
+    /// The type of every matrix.
+    pub ty: BlockType,
+}
+
+impl std::fmt::Display for RandomSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.source {
+            Source::Preset(name) => write!(f, "random:{name}@{}", self.ty),
+            Source::Config(path) => write!(f, "random:{}@{}", path.display(), self.ty),
+        }
+    }
+}
+
+/// Reads `random:SHAPE[@TYPE]`, type f16 unless given; `None` when `spec` is not a random model at all.
+///
+/// # Errors
+/// [`Error::Config`] at `model.path` when the shape or the type is unknown.
+pub fn parse(spec: &str) -> Result<Option<RandomSpec>> {
+    let Some(rest) = spec.strip_prefix("random:") else { return Ok(None) };
+    let wrong = |message: String| Error::config("model.path", format!("`{spec}`: {message}"));
+    // A path may hold an `@` itself; a type holds neither `/` nor `.`.
+    let (shape, ty) = match rest.rsplit_once('@') {
+        Some((shape, ty)) if !ty.contains(['/', '\\', '.']) => (shape, Some(ty)),
+        _ => (rest, None),
+    };
+    let ty = match ty {
+        None => BlockType::F16,
+        Some(name) => BlockType::from_name(name).filter(|ty| TYPES.contains(ty)).ok_or_else(|| {
+            let known: Vec<_> = TYPES.iter().map(|t| t.as_str()).collect();
+            wrong(format!("`{name}` is not a type random weights can have; they are {}", known.join(", ")))
+        })?,
+    };
+    let source = match PRESETS.iter().find(|p| p.name == shape) {
+        Some(preset) => Source::Preset(preset.name),
+        None if shape.ends_with(".json") => Source::Config(shape.into()),
+        None => {
+            let known: Vec<_> = PRESETS.iter().map(|p| p.name).collect();
+            return Err(wrong(format!(
+                "`{shape}` is not a shape; write one of {}, or the path of a config.json",
+                known.join(", ")
+            )));
+        }
+    };
+    Ok(Some(RandomSpec { source, ty }))
+}
+
+/// The shape of a random model: matrices (embedding and head included) of its type, norms f32.
+///
+/// # Errors
+/// [`Error::Refused`] when the type's blocks do not divide a row; [`Error::Model`] naming the key of a `config.json`
+/// that cannot be read, or describes what is not a plain Llama.
+pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
+    let (hyper, path) = match &spec.source {
+        Source::Preset(name) => {
+            let preset = PRESETS.iter().find(|p| p.name == *name);
+            let preset =
+                preset.ok_or_else(|| Error::config("model.path", format!("`{name}` is not a random shape")))?;
+            (preset.hyper(), Path::new(preset.name))
+        }
+        Source::Config(path) => (config(path)?, path.as_path()),
+    };
+    let ty = spec.ty;
+    let mut shape = hyper.assemble(
+        &CONFIG_KEYS,
+        |field, message| Error::model(path, field, message),
+        |name, rows, cols, role| {
+            let ty = if role == Role::Vector { BlockType::F32 } else { ty };
+            if ty.row_bytes(cols).is_none() {
+                let per = ty.elems();
+                let reason = format!("{name} has rows of {cols} elements, which are not whole blocks of {per}");
+                return Err(Error::refused(spec.to_string(), reason));
+            }
+            Ok(TensorShape { name, ty, rows, cols })
+        },
+    )?;
+    shape.name = spec.to_string();
+    Ok(shape)
+}
+
+impl Preset {
+    fn hyper(&self) -> Hyper {
+        Hyper {
+            name: self.name.into(),
+            hidden: self.hidden,
+            vocab: self.vocab,
+            context: self.context,
+            norm_eps: 1e-5,
+            head_dim: self.head_dim,
+            rope_dim: self.head_dim,
+            rope_base: self.rope_base,
+            rope_scale: 1.0,
+            tied: self.tied,
+            rope_freqs: false,
+            layers: vec![Layer { heads: self.heads, kv_heads: self.kv_heads, ff: self.ff }; self.layers],
+        }
+    }
+}
+
+const CONFIG_KEYS: Names = Names {
+    layers: "num_hidden_layers",
+    hidden: "hidden_size",
+    ff: "intermediate_size",
+    heads: "num_attention_heads",
+    kv_heads: "num_key_value_heads",
+    head_dim: "head_dim",
+    vocab: "vocab_size",
+    context: "max_position_embeddings",
+    norm_eps: "rms_norm_eps",
+    rope_dim: "head_dim",
+    rope_base: "rope_theta",
+    rope_scale: "rope_scaling.factor",
+};
+
+/// The fields of a Hugging Face `config.json` that decide a Llama model's shape.
+#[derive(Deserialize)]
+struct HfConfig {
+    model_type: Option<String>,
+    hidden_size: u64,
+    intermediate_size: u64,
+    num_hidden_layers: u64,
+    num_attention_heads: u64,
+    num_key_value_heads: Option<u64>,
+    head_dim: Option<u64>,
+    vocab_size: u64,
+    max_position_embeddings: u64,
+    #[serde(default = "default_theta")]
+    rope_theta: f32,
+    rms_norm_eps: f32,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    sliding_window: Option<u64>,
+    #[serde(alias = "num_experts")]
+    num_local_experts: Option<u64>,
+    rope_scaling: Option<HfRopeScaling>,
+}
+
+#[derive(Deserialize)]
+struct HfRopeScaling {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    factor: Option<f32>,
+}
+
+fn default_theta() -> f32 {
+    10_000.0
+}
+
+/// Largest `config.json` read.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+fn config(path: &Path) -> Result<Hyper> {
+    let read = |e: &std::io::Error| Error::io(path, "cannot read the configuration", e);
+    let wrong = |field: &str, message: String| Err(Error::model(path, field, message));
+    let file = std::fs::File::open(path).map_err(|e| read(&e))?;
+    let mut text = Vec::new();
+    file.take(CONFIG_BYTES + 1).read_to_end(&mut text).map_err(|e| read(&e))?;
+    if text.len() as u64 > CONFIG_BYTES {
+        return wrong("config.json", "is larger than 1 MiB: this is not a model's config.json".into());
+    }
+    // serde's message names the missing or wrong field and the line.
+    let c: HfConfig = match serde_json::from_slice(&text) {
+        Ok(c) => c,
+        Err(e) => return wrong("config.json", format!("{e}; a Hugging Face config.json of a Llama model is needed")),
+    };
+    if let Some(kind) = c.model_type.as_deref().filter(|t| !["llama", "mistral"].contains(t)) {
+        return wrong("model_type", format!("is `{}`; supported: llama, mistral", kind.escape_debug()));
+    }
+    if c.attention_bias || c.mlp_bias {
+        let field = if c.attention_bias { "attention_bias" } else { "mlp_bias" };
+        return wrong(field, "is true; biases are not supported".into());
+    }
+    if let Some(n) = c.num_local_experts.filter(|&n| n > 0) {
+        return wrong("num_local_experts", format!("is {n}; mixtures of experts are not supported yet"));
+    }
+    if let Some(n) = c.sliding_window.filter(|&n| n < c.max_position_embeddings) {
+        let message = format!("is {n}; windowed layers are not supported yet, write null for full attention");
+        return wrong("sliding_window", message);
+    }
+    let scaling = c.rope_scaling.as_ref().and_then(|s| s.rope_type.as_deref().map(|kind| (kind, s.factor)));
+    let (rope_scale, rope_freqs) = match scaling {
+        None | Some(("default", _)) => (1.0, false),
+        Some(("linear", factor)) => (factor.unwrap_or(1.0), false),
+        // Llama 3 gives each frequency a divisor; a GGUF file carries them as a tensor.
+        Some(("llama3", _)) => (1.0, true),
+        Some((other, _)) => {
+            let message = format!("is `{}`; supported: default, linear, llama3", other.escape_debug());
+            return wrong("rope_scaling.rope_type", message);
+        }
+    };
+    // Checked before it sizes anything.
+    if c.num_hidden_layers > super::llama_shape::limits::LAYERS {
+        let message =
+            format!("is {}; at most {} are supported", c.num_hidden_layers, super::llama_shape::limits::LAYERS);
+        return wrong("num_hidden_layers", message);
+    }
+    let head_dim = match c.head_dim {
+        Some(dim) => dim,
+        None if c.num_attention_heads > 0 && c.hidden_size.is_multiple_of(c.num_attention_heads) => {
+            c.hidden_size / c.num_attention_heads
+        }
+        None => {
+            let message =
+                format!("is {}, which does not divide hidden_size = {}", c.num_attention_heads, c.hidden_size);
+            return wrong("num_attention_heads", message);
+        }
+    };
+    let layer = Layer {
+        heads: c.num_attention_heads,
+        kv_heads: c.num_key_value_heads.unwrap_or(c.num_attention_heads),
+        ff: c.intermediate_size,
+    };
+    Ok(Hyper {
+        name: String::new(),
+        hidden: c.hidden_size,
+        vocab: c.vocab_size,
+        context: c.max_position_embeddings,
+        norm_eps: c.rms_norm_eps,
+        head_dim,
+        rope_dim: head_dim,
+        rope_base: c.rope_theta,
+        rope_scale,
+        tied: c.tie_word_embeddings,
+        rope_freqs,
+        layers: vec![layer; c.num_hidden_layers as usize],
+    })
+}
+
+/// Fills `out` with rows `rows` of `tensor`. Rows do not depend on each other: any split over threads gives the same bytes.
+///
+/// # Errors
+/// [`Error::Refused`] when the type is not one of [`TYPES`]; [`Error::Internal`] when `out` does not hold exactly `rows`.
+pub fn fill(tensor: &TensorShape, rows: Range<usize>, seed: u64, out: &mut [u8]) -> Result<()> {
+    let TensorShape { name, ty, cols, .. } = tensor;
+    let row_bytes = tensor.row_bytes();
+    if rows.start > rows.end || rows.end > tensor.rows || row_bytes == 0 || out.len() != rows.len() * row_bytes {
+        return Err(Error::Internal(format!(
+            "{name}: rows {rows:?} of {} do not fill {} bytes at {row_bytes} a row",
+            tensor.rows,
+            out.len()
+        )));
+    }
+    let ones = name.ends_with("norm.weight") || name == "rope_freqs.weight";
+    if ones && *ty == BlockType::F32 {
+        out.chunks_exact_mut(4).for_each(|o| o.copy_from_slice(&1f32.to_le_bytes()));
+        return Ok(());
+    }
+    let key = name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
+    let deviation = 1.0 / (*cols as f32).sqrt();
+    for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
+        let mut random = Random { state: mix(key ^ row as u64) };
+        match ty {
+            BlockType::F32 => floats(&mut random, deviation, out, 4, |values, out| {
+                for (value, out) in values.iter().zip(out.chunks_exact_mut(4)) {
+                    out.copy_from_slice(&value.to_le_bytes());
+                }
+            }),
+            BlockType::F16 => floats(&mut random, deviation, out, 2, |values, out| {
+                let mut short = [f16::ZERO; PANEL];
+                short[..values.len()].convert_from_f32_slice(values);
+                for (value, out) in short.iter().zip(out.chunks_exact_mut(2)) {
+                    out.copy_from_slice(&value.to_le_bytes());
+                }
+            }),
+            BlockType::Bf16 => floats(&mut random, deviation, out, 2, |values, out| {
+                for (value, out) in values.iter().zip(out.chunks_exact_mut(2)) {
+                    // The upper half of an f32, rounded; no value here is near infinity.
+                    let upper = ((value.to_bits() + 0x8000) >> 16) as u16;
+                    out.copy_from_slice(&upper.to_le_bytes());
+                }
+            }),
+            // Blocks take random quants; the scale is what gives them the deviation wanted. Deviations of the quants
+            // alone: a whole number uniform over n values has √((n² − 1) / 12).
+            BlockType::Q4_0 => blocks(&mut random, out, 18, &[deviation / 4.61]),
+            BlockType::Q4_1 => blocks(&mut random, out, 20, &[deviation / 4.61, -7.5 * deviation / 4.61]),
+            BlockType::Q5_0 => blocks(&mut random, out, 22, &[deviation / 9.23]),
+            BlockType::Q5_1 => blocks(&mut random, out, 24, &[deviation / 9.23, -15.5 * deviation / 9.23]),
+            BlockType::Q8_0 => blocks(&mut random, out, 34, &[deviation / 73.9]),
+            // d·sc·q − dmin·m with sc and m over 0..64, q over 0..16: dmin = 7.5 d centres it, and then it deviates by 258 d.
+            BlockType::Q4K => blocks(&mut random, out, 144, &[deviation / 258.0, 7.5 * deviation / 258.0]),
+            BlockType::Q6K => {
+                // sc·(q − 32), sc over a signed byte; ggml puts this scale last.
+                for block in out.chunks_exact_mut(210) {
+                    random.fill(&mut block[..208]);
+                    block[208..].copy_from_slice(&f16::from_f32(deviation / 1367.0).to_le_bytes());
+                }
+            }
+            other => {
+                return Err(Error::refused(format!("random weights as {other}"), "this type is not generated"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Blocks of `bytes` that begin with f16 `scales`; the rest is random.
+fn blocks(random: &mut Random, out: &mut [u8], bytes: usize, scales: &[f32]) {
+    for block in out.chunks_exact_mut(bytes) {
+        let (head, quants) = block.split_at_mut(2 * scales.len());
+        for (scale, to) in scales.iter().zip(head.chunks_exact_mut(2)) {
+            to.copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
+        }
+        random.fill(quants);
+    }
+}
+
+/// Values made at once, on the stack.
+const PANEL: usize = 256;
+
+/// Uniform values of the given standard deviation, `size` bytes each once `store` has written them.
+fn floats(random: &mut Random, deviation: f32, out: &mut [u8], size: usize, store: impl Fn(&[f32], &mut [u8])) {
+    // A 32-bit integer as uniform over ±√3 of the deviation.
+    let scale = deviation * 3f32.sqrt() / 2_147_483_648.0;
+    let mut values = [0f32; PANEL];
+    for out in out.chunks_mut(PANEL * size) {
+        let values = &mut values[..out.len() / size];
+        for pair in values.chunks_mut(2) {
+            let both = random.next();
+            for (value, half) in pair.iter_mut().zip([both as u32, (both >> 32) as u32]) {
+                *value = half as i32 as f32 * scale;
+            }
+        }
+        store(values, out);
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): a counter and a mixing function, so a row starts anywhere.
+struct Random {
+    state: u64,
+}
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.state)
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        let mut words = out.chunks_exact_mut(8);
+        for word in &mut words {
+            word.copy_from_slice(&self.next().to_le_bytes());
+        }
+        let rest = words.into_remainder();
+        if !rest.is_empty() {
+            let last = self.next().to_le_bytes();
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+}
+
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

@@ -1,0 +1,150 @@
+//! The shape of a model: all that plans need, read from the header alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::BlockType;
+
+/// Everything about a model but its numbers. Per layer, so that hybrids, windows and experts fit later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelShape {
+    /// The model's own name, or the file's.
+    pub name: String,
+    /// `general.architecture`, such as `llama`.
+    pub arch: String,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the embedding and of the output head.
+    pub vocab: usize,
+    /// Trained context length in tokens.
+    pub context: usize,
+    /// ε of every RMS norm.
+    pub norm_eps: f32,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// One entry a layer.
+    pub layers: Vec<LayerShape>,
+    /// `token_embd.weight`, `(vocab, hidden)`.
+    pub embedding: TensorShape,
+    /// `output_norm.weight`, `(1, hidden)`.
+    pub output_norm: TensorShape,
+    /// `output.weight`, `(vocab, hidden)`; absent when the head is tied to the embedding.
+    pub output: Option<TensorShape>,
+    /// `rope_freqs.weight` (Llama 3): divisors of the rotary frequencies, `(1, rope.dim / 2)`.
+    pub rope_freqs: Option<TensorShape>,
+}
+
+/// One transformer layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of one head's key and value.
+    pub head_dim: usize,
+    /// Width of the feed-forward.
+    pub ff: usize,
+    /// Its tensors in load order: attn_norm, q, k, v, o, ffn_norm, gate, up, down.
+    pub tensors: LayerTensors,
+}
+
+/// The tensors of a Llama layer. Linears are `(out, in)`, norms `(1, hidden)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct LayerTensors {
+    pub attn_norm: TensorShape,
+    pub q: TensorShape,
+    pub k: TensorShape,
+    pub v: TensorShape,
+    pub o: TensorShape,
+    pub ffn_norm: TensorShape,
+    pub gate: TensorShape,
+    pub up: TensorShape,
+    pub down: TensorShape,
+}
+
+impl LayerTensors {
+    /// In load order.
+    pub fn all(&self) -> [&TensorShape; 9] {
+        [&self.attn_norm, &self.q, &self.k, &self.v, &self.o, &self.ffn_norm, &self.gate, &self.up, &self.down]
+    }
+
+    /// As [`Self::all`], for changing types.
+    pub fn all_mut(&mut self) -> [&mut TensorShape; 9] {
+        [
+            &mut self.attn_norm,
+            &mut self.q,
+            &mut self.k,
+            &mut self.v,
+            &mut self.o,
+            &mut self.ffn_norm,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
+    }
+}
+
+/// One tensor: `rows` rows of `cols` elements stored as `ty`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorShape {
+    /// Its name in the file, such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// How its elements are stored.
+    pub ty: BlockType,
+    /// Outputs of a linear; 1 for a vector.
+    pub rows: usize,
+    /// Inputs of a linear; the contiguous dimension.
+    pub cols: usize,
+}
+
+impl TensorShape {
+    /// Payload bytes. The reader has checked that rows are whole blocks and that nothing overflows.
+    pub fn bytes(&self) -> u64 {
+        (self.ty.row_bytes(self.cols).unwrap_or(0) as u64) * self.rows as u64
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.ty.row_bytes(self.cols).unwrap_or(0)
+    }
+}
+
+/// Rotary position embedding (RoPE).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    /// Rotated dimensions of each head, even; at most `head_dim`.
+    pub dim: usize,
+    /// Base of the frequencies, such as 10000.
+    pub base: f32,
+    /// Positions are divided by this (`linear` scaling); 1 for none.
+    pub scale: f32,
+    /// Pairs are `(2i, 2i+1)` (llama in GGUF) when true, `(i, i + dim/2)` when false.
+    pub interleaved: bool,
+}
+
+impl ModelShape {
+    /// Every tensor of the model once, in load order: embedding, layers, output norm, output head, rope divisors.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorShape> {
+        std::iter::once(&self.embedding)
+            .chain(self.layers.iter().flat_map(|l| l.tensors.all()))
+            .chain(std::iter::once(&self.output_norm))
+            .chain(self.output.as_ref())
+            .chain(self.rope_freqs.as_ref())
+    }
+
+    /// Payload bytes of the whole model.
+    pub fn bytes(&self) -> u64 {
+        self.tensors().map(TensorShape::bytes).sum()
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().map(|t| t.rows as u64 * t.cols as u64).sum()
+    }
+
+    /// The tensor the output head multiplies by: `output`, or the tied embedding.
+    pub fn head(&self) -> &TensorShape {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+}

@@ -1,0 +1,54 @@
+//! From tokens back to text as they are generated.
+
+use super::Tokenizer;
+
+/// Turns a stream of tokens into text, giving out only whole characters: one that spans tokens waits for its last byte.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    pending: Vec<u8>,
+}
+
+impl Decoder {
+    /// Nothing pending.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The text that `id` completes, `None` when it completes none; control tokens have no text. Bytes that can no longer become
+    /// UTF-8 come out as U+FFFD.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<String> {
+        if tokenizer.is_control(id) {
+            return None;
+        }
+        tokenizer.piece_into(id, &mut self.pending);
+        self.take(false)
+    }
+
+    /// The text of what is still pending at the end.
+    pub fn finish(&mut self) -> Option<String> {
+        self.take(true)
+    }
+
+    fn take(&mut self, all: bool) -> Option<String> {
+        let mut text = String::new();
+        let mut kept = self.pending.len();
+        for chunk in self.pending.utf8_chunks() {
+            text.push_str(chunk.valid());
+            let invalid = chunk.invalid();
+            let at_end = invalid.as_ptr_range().end == self.pending.as_ptr_range().end;
+            // An unfinished character can only stand at the end.
+            if !invalid.is_empty() && at_end && !all && unfinished(invalid) {
+                kept = self.pending.len() - invalid.len();
+            } else if !invalid.is_empty() {
+                text.push('\u{fffd}');
+            }
+        }
+        self.pending.drain(..kept);
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+/// Whether more bytes could still make this a character.
+fn unfinished(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())
+}

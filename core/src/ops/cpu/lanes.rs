@@ -1,0 +1,230 @@
+//! Element operations written once, 16 lanes at a time, and compiled once per level by the compiler's own vectorizer.
+//!
+//! `FMA` says whether a multiply-add is one instruction: without it `mul_add` would be a slow library call. The levels that
+//! have it give the same bits as each other.
+
+/// Elements that go side by side; lane `l` holds elements `l`, `l + 16`, …
+pub(crate) const WIDTH: usize = 16;
+
+type V = [f32; WIDTH];
+
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Folds 16 lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1, the order of every sum here.
+#[inline(always)]
+pub(crate) fn fold(mut v: V, op: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = WIDTH / 2;
+    while half > 0 {
+        for l in 0..half {
+            v[l] = op(v[l], v[l + half]);
+        }
+        half /= 2;
+    }
+    v[0]
+}
+
+#[inline(always)]
+fn load(x: &[f32], fill: f32) -> V {
+    let mut v = [fill; WIDTH];
+    v[..x.len()].copy_from_slice(x);
+    v
+}
+
+/// eˣ for x ≤ 88.7, 0 below −87.3; within 2 ulp between. Cephes' range reduction and polynomial.
+#[inline(always)]
+fn exp1<const FMA: bool>(x: f32) -> f32 {
+    // Adding 1.5·2²³ rounds to the nearest integer, which then lies in the low bits.
+    const MAGIC: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.3);
+    let shifted = fma::<FMA>(clamped, std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = fma::<FMA>(n, -0.693_359_4, clamped);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    p = fma::<FMA>(p, r, 1.398_2e-3);
+    p = fma::<FMA>(p, r, 8.333_452e-3);
+    p = fma::<FMA>(p, r, 4.166_579_6e-2);
+    p = fma::<FMA>(p, r, 1.666_666_5e-1);
+    p = fma::<FMA>(p, r, 5e-1);
+    p = fma::<FMA>(p, r * r, r + 1.0);
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23);
+    if x < -87.3 { 0.0 } else { p * power }
+}
+
+/// Functions of one level; each has a safe wrapper where the level is known to run.
+pub(crate) struct Lanes {
+    /// The largest element, −∞ of none.
+    pub max: unsafe fn(s: &[f32]) -> f32,
+    /// `s` ← `exp(s − max)`; returns the sum.
+    pub exp_sum: unsafe fn(s: &mut [f32], max: f32) -> f32,
+    /// `x` ← `x · by`.
+    pub scale: unsafe fn(x: &mut [f32], by: f32),
+    /// `x` ← `x · a + y · b`.
+    pub blend: unsafe fn(x: &mut [f32], a: f32, y: &[f32], b: f32),
+    /// `Σ x²`.
+    pub square_sum: unsafe fn(x: &[f32]) -> f32,
+    /// `y` ← `x · by · w`.
+    pub weighted: unsafe fn(x: &[f32], by: f32, w: &[f32], y: &mut [f32]),
+    /// `gate` ← `gate / (1 + exp(−gate)) · up`.
+    pub swiglu: unsafe fn(gate: &mut [f32], up: &[f32]),
+    /// `x` ← `x + y`.
+    pub add: unsafe fn(x: &mut [f32], y: &[f32]),
+    /// Rotates pairs `(x[2i], x[2i + 1])` by the angles of `cos[i]`, `sin[i]`.
+    pub rotate_pairs: unsafe fn(x: &mut [f32], cos: &[f32], sin: &[f32]),
+    /// Rotates pairs `(a[i], b[i])` by the angles of `cos[i]`, `sin[i]`.
+    pub rotate: unsafe fn(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]),
+}
+
+#[inline(always)]
+pub(crate) fn max(s: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut max = [f32::NEG_INFINITY; WIDTH];
+    let chunks = s.chunks_exact(WIDTH);
+    let rest = load(chunks.remainder(), f32::NEG_INFINITY);
+    for chunk in chunks {
+        for l in 0..WIDTH {
+            max[l] = larger(max[l], chunk[l]);
+        }
+    }
+    for l in 0..WIDTH {
+        max[l] = larger(max[l], rest[l]);
+    }
+    fold(max, larger)
+}
+
+#[inline(always)]
+pub(crate) fn exp_sum<const FMA: bool>(s: &mut [f32], max: f32) -> f32 {
+    let mut sum = [0.0; WIDTH];
+    let mut chunks = s.chunks_exact_mut(WIDTH);
+    for chunk in &mut chunks {
+        for l in 0..WIDTH {
+            chunk[l] = exp1::<FMA>(chunk[l] - max);
+            sum[l] += chunk[l];
+        }
+    }
+    let rest = chunks.into_remainder();
+    let mut v = load(rest, f32::NEG_INFINITY);
+    for l in 0..WIDTH {
+        v[l] = exp1::<FMA>(v[l] - max);
+        sum[l] += v[l];
+    }
+    rest.copy_from_slice(&v[..rest.len()]);
+    fold(sum, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(crate) fn scale(x: &mut [f32], by: f32) {
+    for x in x {
+        *x *= by;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn blend<const FMA: bool>(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = fma::<FMA>(*y, b, *x * a);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn square_sum<const FMA: bool>(x: &[f32]) -> f32 {
+    let mut sum = [0.0; WIDTH];
+    let chunks = x.chunks_exact(WIDTH);
+    let rest = load(chunks.remainder(), 0.0);
+    for chunk in chunks {
+        for l in 0..WIDTH {
+            sum[l] = fma::<FMA>(chunk[l], chunk[l], sum[l]);
+        }
+    }
+    for l in 0..WIDTH {
+        sum[l] = fma::<FMA>(rest[l], rest[l], sum[l]);
+    }
+    fold(sum, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(crate) fn weighted(x: &[f32], by: f32, w: &[f32], y: &mut [f32]) {
+    for ((x, w), y) in x.iter().zip(w).zip(y) {
+        *y = x * by * w;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp1::<FMA>(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rotate<const FMA: bool>(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
+        (*a, *b) = (fma::<FMA>(*a, *cos, -(*b * sin)), fma::<FMA>(*a, *sin, *b * cos));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rotate_pairs<const FMA: bool>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ([a, b], (cos, sin)) in x.as_chunks_mut().0.iter_mut().zip(cos.iter().zip(sin)) {
+        (*a, *b) = (fma::<FMA>(*a, *cos, -(*b * sin)), fma::<FMA>(*a, *sin, *b * cos));
+    }
+}
+
+/// The [`Lanes`] of one level: each function compiled with the level's instructions.
+macro_rules! lanes {
+    ($fma:literal $(, #[$feature:meta])?) => {{
+        use $crate::ops::cpu::lanes;
+        $(#[$feature])?
+        unsafe fn max(s: &[f32]) -> f32 {
+            lanes::max(s)
+        }
+        $(#[$feature])?
+        unsafe fn exp_sum(s: &mut [f32], max: f32) -> f32 {
+            lanes::exp_sum::<$fma>(s, max)
+        }
+        $(#[$feature])?
+        unsafe fn scale(x: &mut [f32], by: f32) {
+            lanes::scale(x, by)
+        }
+        $(#[$feature])?
+        unsafe fn blend(x: &mut [f32], a: f32, y: &[f32], b: f32) {
+            lanes::blend::<$fma>(x, a, y, b)
+        }
+        $(#[$feature])?
+        unsafe fn square_sum(x: &[f32]) -> f32 {
+            lanes::square_sum::<$fma>(x)
+        }
+        $(#[$feature])?
+        unsafe fn weighted(x: &[f32], by: f32, w: &[f32], y: &mut [f32]) {
+            lanes::weighted(x, by, w, y)
+        }
+        $(#[$feature])?
+        unsafe fn swiglu(gate: &mut [f32], up: &[f32]) {
+            lanes::swiglu::<$fma>(gate, up)
+        }
+        $(#[$feature])?
+        unsafe fn add(x: &mut [f32], y: &[f32]) {
+            lanes::add(x, y)
+        }
+        $(#[$feature])?
+        unsafe fn rotate(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]) {
+            lanes::rotate::<$fma>(a, b, cos, sin)
+        }
+        $(#[$feature])?
+        unsafe fn rotate_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+            lanes::rotate_pairs::<$fma>(x, cos, sin)
+        }
+        lanes::Lanes { max, exp_sum, scale, blend, square_sum, weighted, swiglu, add, rotate, rotate_pairs }
+    }};
+}
+pub(crate) use lanes;

@@ -1,0 +1,513 @@
+//! Products of activations with weight matrices in their stored blocks: `y = x · Wᵀ`, weights decoded to f32, f32 sums.
+//!
+//! Few rows of activations (decode) go through `fused` kernels, which decode weights in registers and so read each stored
+//! byte once: the floor is memory bandwidth. Many rows (prefill) go through panels: a task decodes [`PANEL`] weight rows into
+//! its worker's scratch and multiplies every row of activations with them: the floor is the multiply-add peak. Both sum in
+//! the same order (see the module above), so a row's result is the same bits in a batch of 1 or of 512, on 1 thread or 16.
+
+use super::activations::{Compute, Rounding, round_activations};
+use super::decode::decode_with;
+use super::{FUSED_ROWS, FusedFn, Kernels, kernels};
+use crate::blocks::{BlockType, can_decode};
+use crate::ops::team::{SharedMut, Team};
+use crate::{Error, Result};
+
+/// Columns summed in one run; longer rows add the sums of blocks of this many columns in order. A multiple of 256, so that it
+/// is whole blocks of every type; six rows of activations of it fit the first-level cache.
+pub const DEPTH: usize = 1536;
+
+/// Weight rows a task decodes at once: with [`DEPTH`] columns 288 KiB, which fits the second-level cache.
+pub const PANEL: usize = 48;
+
+/// Most rows of activations a panel task takes, so that it stays well under 10 ms.
+const MAX_BATCH: usize = 516;
+/// Fewest, so that decoding the panel stays a small share.
+const MIN_BATCH: usize = 96;
+/// Most weight bytes of a fused task, for the same reason.
+const MAX_FUSED_BYTES: usize = 4 << 20;
+/// Fewest, so that claiming a task stays a small share.
+const MIN_FUSED_BYTES: usize = 8 << 10;
+/// Tasks a worker should get, to even out.
+const TASKS_PER_WORKER: usize = 6;
+
+/// A weight matrix `(rows, cols)` in stored blocks, row after row.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    ty: BlockType,
+    rows: usize,
+    cols: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Mat<'a> {
+    /// A matrix over `data`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a type without a decoder; [`Error::Internal`] when `data` is not `rows` rows of whole blocks.
+    pub fn new(ty: BlockType, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
+        if !can_decode(ty) {
+            return Err(Error::refused(format!("type {ty}"), "it has no decoder, so it cannot be multiplied with"));
+        }
+        if ty.row_bytes(cols).and_then(|n| n.checked_mul(rows)) != Some(data.len()) {
+            return Err(Error::Internal(format!("{} bytes are not a {rows} × {cols} matrix of {ty}", data.len())));
+        }
+        Ok(Self { ty, rows, cols, data })
+    }
+
+    /// How elements are stored.
+    pub const fn ty(&self) -> BlockType {
+        self.ty
+    }
+
+    /// Output features.
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The stored blocks.
+    pub const fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Bytes of a row.
+    fn row_bytes(&self) -> usize {
+        self.cols / self.ty.elems() * self.ty.block_bytes()
+    }
+}
+
+/// One product of a region: row `i` of the result goes to `y[i·ldy..][..w.rows()]`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// The weights.
+    pub w: Mat<'a>,
+    /// The output, `(m, ≥ rows)`.
+    pub y: &'a mut [f32],
+    /// Elements from one row of `y` to the next.
+    pub ldy: usize,
+}
+
+/// Elements of scratch that [`linear`] needs for weights of at most `cols` columns: one panel per worker.
+pub const fn linear_scratch(threads: usize, cols: usize) -> usize {
+    let depth = if cols < DEPTH { cols } else { DEPTH };
+    threads * PANEL * depth.next_multiple_of(16) + 16
+}
+
+/// Elements of scratch that [`linear_many_as`] needs: with [`Compute::Int8`], the rounded activations too.
+pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols: usize) -> usize {
+    let rounded = match compute {
+        Compute::Exact => 0,
+        Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
+    };
+    linear_scratch(threads, cols) + rounded
+}
+
+/// [`linear_many`] with activations as `compute` says. Matrices whose types round activations alike share a region.
+///
+/// # Errors
+/// As [`linear_many`].
+pub fn linear_many_as(
+    compute: Compute,
+    team: &Team,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    scratch: &mut [f32],
+) -> Result<()> {
+    let cols = products.first().map_or(0, |p| p.w.cols);
+    if compute == Compute::Exact || m == 0 || cols == 0 {
+        return linear_many(team, x, m, products, scratch);
+    }
+    check(team, x, m, cols, products, scratch)?;
+    let room = (m * cols).next_multiple_of(16) + 16;
+    if scratch.len() < linear_scratch_as(compute, team.threads(), m, cols) {
+        return Err(Error::Internal(format!("linear: {} elements of scratch for rounded activations", scratch.len())));
+    }
+    let (rounded, scratch) = scratch.split_at_mut(room);
+    let aligned = rounded.as_ptr().align_offset(64).min(16);
+    let rounded = &mut rounded[aligned..][..m * cols];
+    let mut rest = products;
+    while let Some(first) = rest.first() {
+        let ty = first.w.ty;
+        let alike = rest.iter().take_while(|p| Rounding::of(p.w.ty) == Rounding::of(ty)).count();
+        let (now, later) = rest.split_at_mut(alike);
+        round_activations(team, ty, &x[..m * cols], cols, rounded)?;
+        linear_many(team, rounded, m, now, scratch)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+/// `y[i·ldy + r] = Σ_c x[i·cols + c] · w[r, c]` for `x (m, cols)`.
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Internal`] when a slice is too short.
+pub fn linear(
+    team: &Team,
+    x: &[f32],
+    m: usize,
+    w: Mat<'_>,
+    y: &mut [f32],
+    ldy: usize,
+    scratch: &mut [f32],
+) -> Result<()> {
+    linear_many(team, x, m, &mut [Product { w, y, ldy }], scratch)
+}
+
+/// [`linear`] for several matrices of the same number of columns and the same `x`, in one parallel region.
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Internal`] when a slice is too short or the numbers of columns differ.
+pub fn linear_many(team: &Team, x: &[f32], m: usize, products: &mut [Product<'_>], scratch: &mut [f32]) -> Result<()> {
+    linear_with(kernels(), team, x, m, products, scratch)
+}
+
+/// How the tasks of one product are cut, and where its output lies.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    w: Mat<'a>,
+    y: SharedMut<f32>,
+    ldy: usize,
+    /// The kernel, where rows are few enough.
+    fused: Option<FusedFn>,
+    /// Weight rows of a task.
+    height: usize,
+    /// Rows of activations of a task.
+    batch: usize,
+    tasks: usize,
+}
+
+/// Most matrices of one region.
+const MAX_PRODUCTS: usize = 8;
+
+pub(crate) fn linear_with(
+    kernels: &Kernels,
+    team: &Team,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    scratch: &mut [f32],
+) -> Result<()> {
+    let cols = products.first().map_or(0, |p| p.w.cols);
+    if m == 0 || products.is_empty() {
+        return Ok(());
+    }
+    check(team, x, m, cols, products, scratch)?;
+    let panels: usize = products.iter().map(|p| p.w.rows.div_ceil(PANEL)).sum();
+    let total_bytes: usize = products.iter().map(|p| p.w.data.len()).sum();
+    // Neither cut changes a bit of the result.
+    let wanted = TASKS_PER_WORKER * team.threads();
+    let batch = m.div_ceil(wanted.div_ceil(panels.max(1))).clamp(MIN_BATCH, MAX_BATCH).next_multiple_of(6);
+    let bytes = (total_bytes / wanted).clamp(MIN_FUSED_BYTES, MAX_FUSED_BYTES);
+    let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
+    let mut tasks = 0;
+    for (part, p) in parts.iter_mut().zip(products) {
+        let fused = (kernels.fused)(p.w.ty).filter(|_| m <= FUSED_ROWS && cols.is_multiple_of(32));
+        let (height, batch) = match fused {
+            Some(_) => ((bytes / p.w.row_bytes().max(1)).max(1).next_multiple_of(4), m),
+            None => (PANEL, batch.min(m)),
+        };
+        let n = p.w.rows.div_ceil(height) * m.div_ceil(batch);
+        *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, fused, height, batch, tasks: n });
+        tasks += n;
+    }
+    let panel = PANEL * cols.min(DEPTH).next_multiple_of(16);
+    let aligned = scratch.as_ptr().align_offset(64).min(16);
+    let scratch = SharedMut::new(&mut scratch[aligned..]);
+    team.run(tasks, &|mut task, worker| {
+        for part in parts.iter().flatten() {
+            if task < part.tasks {
+                // SAFETY: a worker runs one task at a time, so its panel is its own.
+                return run_task(kernels, part, task, x, m, || unsafe { scratch.slice(worker * panel, panel) });
+            }
+            task -= part.tasks;
+        }
+    })?;
+    Ok(())
+}
+
+fn check(team: &Team, x: &[f32], m: usize, cols: usize, products: &[Product<'_>], scratch: &[f32]) -> Result<()> {
+    let wrong = |what: String| Err(Error::Internal(format!("linear: {what}")));
+    if products.len() > MAX_PRODUCTS {
+        return wrong(format!("{} matrices in one region, at most {MAX_PRODUCTS}", products.len()));
+    }
+    if m.checked_mul(cols).is_none_or(|n| x.len() < n) {
+        return wrong(format!("{} activations are fewer than {m} × {cols}", x.len()));
+    }
+    if scratch.len() < linear_scratch(team.threads(), cols) {
+        return wrong(format!(
+            "{} elements of scratch, {} needed",
+            scratch.len(),
+            linear_scratch(team.threads(), cols)
+        ));
+    }
+    for Product { w, y, ldy } in products {
+        let len = (m - 1).checked_mul(*ldy).and_then(|n| n.checked_add(w.rows));
+        if w.cols != cols || *ldy < w.rows || len.is_none_or(|n| y.len() < n) {
+            return wrong(format!(
+                "{m} rows of {} outputs, {ldy} apart, in {} elements; {} columns",
+                w.rows,
+                y.len(),
+                w.cols
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn run_task<'s>(
+    kernels: &Kernels,
+    part: &Part<'_>,
+    task: usize,
+    x: &[f32],
+    m: usize,
+    panel: impl FnOnce() -> &'s mut [f32],
+) {
+    let Part { w, y, ldy, height, batch, .. } = *part;
+    let (cols, row_bytes) = (w.cols, w.row_bytes());
+    let batches = m.div_ceil(batch);
+    let row = task / batches * height;
+    let rows = height.min(w.rows - row);
+    let first = task % batches * batch;
+    let batch = batch.min(m - first);
+    if rows == 0 || batch == 0 {
+        return;
+    }
+    // Both ends are in bounds; the kernels write only this task's rows and columns between them.
+    let c = y.at(first * ldy + row);
+    y.at((first + batch - 1) * ldy + row + rows - 1);
+    let data = &w.data[row * row_bytes..(row + rows) * row_bytes];
+    let x = &x[first * cols..(first + batch) * cols];
+    if let Some(fused) = part.fused {
+        // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, `c` as above; the level runs here.
+        return unsafe { fused(x.as_ptr(), cols, batch, data.as_ptr(), row_bytes, rows, cols, c, ldy) };
+    }
+    let panel = panel();
+    let ld = cols.min(DEPTH).next_multiple_of(16);
+    let mut start = 0;
+    loop {
+        let depth = DEPTH.min(cols - start);
+        let at = start / w.ty.elems() * w.ty.block_bytes();
+        let bytes = depth / w.ty.elems() * w.ty.block_bytes();
+        for (r, out) in panel.chunks_exact_mut(ld).take(rows).enumerate() {
+            let stored = &data[r * row_bytes + at..][..bytes];
+            if decode_with(kernels, w.ty, stored, &mut out[..depth]).is_err() {
+                // `Mat::new` checked that the type decodes; should it not, the result must not look right.
+                out[..depth].fill(f32::NAN);
+            }
+        }
+        // SAFETY: as above; the panel holds `rows` rows of `depth`, `ld` apart.
+        unsafe {
+            let x = x.as_ptr().add(start);
+            (kernels.dot)(x, cols, batch, panel.as_ptr(), ld, rows, depth, c, ldy, start > 0);
+        }
+        start += depth;
+        if start >= cols {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+    use crate::blocks;
+
+    /// Numbers in −1..1 from a counter; enough to tell kernels apart, the same everywhere.
+    pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let step = |s: &mut u64| {
+            *s ^= *s << 13;
+            *s ^= *s >> 7;
+            *s ^= *s << 17;
+            (*s >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| step(&mut s)).collect()
+    }
+
+    /// A matrix of arbitrary codes with finite scales.
+    fn weights(ty: BlockType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; ty.row_bytes(cols).unwrap() * rows];
+        for (b, x) in bytes.iter_mut().zip(noise(rows * cols * 8, seed)) {
+            *b = (x * 128.0) as i8 as u8;
+        }
+        let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
+        let plain = noise(rows * cols, seed + 1);
+        for (i, block) in bytes.chunks_exact_mut(ty.block_bytes()).enumerate() {
+            let scale = half(plain[i] * 0.01);
+            match ty {
+                BlockType::F32 => block.copy_from_slice(&plain[i].to_le_bytes()),
+                BlockType::F16 => block.copy_from_slice(&half(plain[i])),
+                BlockType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(plain[i]).to_le_bytes()),
+                BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => {
+                    block[..2].copy_from_slice(&scale);
+                    block[2..4].copy_from_slice(&half(plain[i] * -0.07));
+                }
+                BlockType::Q6K => block[208..].copy_from_slice(&scale),
+                _ => block[..2].copy_from_slice(&scale),
+            }
+        }
+        bytes
+    }
+
+    const TYPES: [BlockType; 12] = [
+        BlockType::F32,
+        BlockType::F16,
+        BlockType::Bf16,
+        BlockType::Q4_0,
+        BlockType::Q4_1,
+        BlockType::Q5_0,
+        BlockType::Q5_1,
+        BlockType::Q8_0,
+        BlockType::Iq4Nl,
+        BlockType::Q4K,
+        BlockType::Q5K,
+        BlockType::Q6K,
+    ];
+
+    fn run(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
+        let kernels = Kernels::at(level)?;
+        let team = Team::new(threads).unwrap();
+        let mut out: Vec<Vec<f32>> = mats.iter().map(|w| vec![f32::NAN; m * w.rows]).collect();
+        let mut products: Vec<_> = mats.iter().zip(&mut out).map(|(w, y)| Product { w: *w, y, ldy: w.rows }).collect();
+        let mut scratch = vec![f32::NAN; linear_scratch(threads, mats[0].cols)];
+        linear_with(kernels, &team, x, m, &mut products, &mut scratch).unwrap();
+        Some(out)
+    }
+
+    #[test]
+    fn every_type_and_level_agrees_with_a_plain_f64_sum() {
+        for ty in TYPES {
+            for (rows, cols) in [(7, 256), (50, 512), (5, 2304), (3, 3328)] {
+                let bytes = weights(ty, rows, cols, 3);
+                let mut plain = vec![0.0; rows * cols];
+                blocks::decode(ty, &bytes, &mut plain).unwrap();
+                for m in [1, 2, 3, 4, 5, 6, 7, 13] {
+                    let x = noise(m * cols, 9);
+                    for level in Level::ALL {
+                        let Some(y) = run(level, 2, &x, m, &[Mat::new(ty, rows, cols, &bytes).unwrap()]) else {
+                            continue;
+                        };
+                        for (i, y) in y[0].iter().enumerate() {
+                            let pairs = || x[i / rows * cols..][..cols].iter().zip(&plain[i % rows * cols..][..cols]);
+                            let exact: f64 = pairs().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                            let size: f64 = pairs().map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs()).sum();
+                            let error = (f64::from(*y) - exact).abs();
+                            assert!(error <= size * 2e-6, "{ty} {level:?} m {m} element {i}: {y} is not {exact}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_depend_on_neither_threads_nor_batch_nor_company() {
+        for ty in TYPES {
+            let (cols, m) = (2048, 200);
+            let (a, b) = (weights(ty, 101, cols, 1), weights(ty, 52, cols, 2));
+            let mats = [Mat::new(ty, 101, cols, &a).unwrap(), Mat::new(ty, 52, cols, &b).unwrap()];
+            let x = noise(m * cols, 5);
+            for level in Level::ALL {
+                let Some(whole) = run(level, 1, &x, m, &mats) else { continue };
+                assert_eq!(run(level, 3, &x, m, &mats).unwrap(), whole, "{ty} {level:?} on three threads");
+                for (w, whole) in mats.iter().zip(&whole) {
+                    for (first, m) in [(0, 1), (199, 1), (20, 2), (30, 6), (77, 7), (100, 98)] {
+                        let part = run(level, 2, &x[first * cols..][..m * cols], m, &[*w]).unwrap();
+                        assert_eq!(part[0], whole[first * w.rows..][..m * w.rows], "{ty} {level:?} rows {first} + {m}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vector_levels_agree_bit_for_bit_and_with_their_twin_closely() {
+        for ty in TYPES {
+            let (rows, cols, m) = (33, 2048, 9);
+            let bytes = weights(ty, rows, cols, 1);
+            let w = [Mat::new(ty, rows, cols, &bytes).unwrap()];
+            let x = noise(m * cols, 5);
+            let twin = run(Level::Scalar, 2, &x, m, &w).unwrap();
+            let vector: Vec<_> =
+                [Level::Avx2, Level::Avx512].into_iter().filter_map(|l| run(l, 2, &x, m, &w)).collect();
+            for y in &vector {
+                assert_eq!(y, &vector[0], "{ty}");
+                let largest = twin[0].iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                assert!(y[0].iter().zip(&twin[0]).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{ty}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_numbers_of_columns_work_where_elements_stand_alone() {
+        for ty in [BlockType::F32, BlockType::F16, BlockType::Bf16] {
+            for cols in [1, 15, 17, 31, 33, 100, 1537] {
+                let bytes = weights(ty, 6, cols, 3);
+                let x = noise(2 * cols, 4);
+                let w = [Mat::new(ty, 6, cols, &bytes).unwrap()];
+                let twin = run(Level::Scalar, 1, &x, 2, &w).unwrap();
+                for level in Level::ALL {
+                    let Some(y) = run(level, 2, &x, 2, &w) else { continue };
+                    assert!(y[0].iter().zip(&twin[0]).all(|(a, b)| (a - b).abs() <= 1e-4), "{ty} {cols} {level:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn strided_output_leaves_the_gaps_alone() {
+        let bytes = weights(BlockType::Q4_1, 50, 64, 3);
+        let x = noise(3 * 64, 4);
+        let team = Team::new(2).unwrap();
+        let mut y = vec![7.0; 3 * 60];
+        let mut scratch = vec![0.0; linear_scratch(2, 64)];
+        linear(&team, &x, 3, Mat::new(BlockType::Q4_1, 50, 64, &bytes).unwrap(), &mut y, 60, &mut scratch).unwrap();
+        assert!(y.chunks(60).all(|row| row[50..].iter().all(|v| *v == 7.0) && row[..50].iter().all(|v| *v != 7.0)));
+    }
+
+    #[test]
+    fn int8_is_exact_on_rounded_activations() {
+        let (m, cols, team) = (9, 512, Team::new(2).unwrap());
+        let x = noise(m * cols, 4);
+        let types = [BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4K, BlockType::F16];
+        let stored: Vec<_> = types.iter().map(|ty| weights(*ty, 20, cols, 3)).collect();
+        let mut together = vec![vec![0.0; m * 20]; 4];
+        let mut products: Vec<_> = (types.iter().zip(&stored).zip(&mut together))
+            .map(|((ty, w), y)| Product { w: Mat::new(*ty, 20, cols, w).unwrap(), y, ldy: 20 })
+            .collect();
+        let mut scratch = vec![0.0; linear_scratch_as(Compute::Int8, 2, m, cols)];
+        linear_many_as(Compute::Int8, &team, &x, m, &mut products, &mut scratch).unwrap();
+        for ((ty, w), y) in types.iter().zip(&stored).zip(&together) {
+            let (mut rounded, mut alone, mut exact) = (vec![0.0; m * cols], vec![0.0; m * 20], vec![0.0; m * 20]);
+            round_activations(&team, *ty, &x, cols, &mut rounded).unwrap();
+            let w = Mat::new(*ty, 20, cols, w).unwrap();
+            linear(&team, &rounded, m, w, &mut alone, 20, &mut scratch).unwrap();
+            linear(&team, &x, m, w, &mut exact, 20, &mut scratch).unwrap();
+            assert_eq!(*y, alone, "{ty}");
+            assert_ne!(*y, exact, "{ty}");
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let team = Team::new(1).unwrap();
+        let bytes = weights(BlockType::F32, 4, 8, 3);
+        assert!(Mat::new(BlockType::F32, 4, 9, &bytes).is_err());
+        assert!(Mat::new(BlockType::I8, 4, 32, &bytes).is_err());
+        let w = Mat::new(BlockType::F32, 4, 8, &bytes).unwrap();
+        let (x, mut y, mut s) = (vec![0.0; 16], vec![0.0; 8], vec![0.0; linear_scratch(1, 8)]);
+        assert!(linear(&team, &x, 2, w, &mut y, 4, &mut s).is_ok());
+        assert!(linear(&team, &x[1..], 2, w, &mut y, 4, &mut s).is_err());
+        assert!(linear(&team, &x, 2, w, &mut y[1..], 4, &mut s).is_err());
+        assert!(linear(&team, &x, 2, w, &mut y, 3, &mut s).is_err());
+        assert!(linear(&team, &x, 2, w, &mut y, 4, &mut s[1..]).is_err());
+        team.cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(matches!(linear(&team, &x, 2, w, &mut y, 4, &mut s), Err(Error::Cancelled)));
+    }
+}

@@ -1,0 +1,179 @@
+//! CPU kernels: products with weights in their stored blocks, attention over cache tiles, and element operations.
+//!
+//! Three levels, chosen once by what the processor can do: `avx512` (F, BW, DQ, VL), `avx2` (with FMA and F16C) and
+//! `scalar` (plain Rust, every machine). A level is a table of functions ([`Kernels`]); `ULLAGE_KERNELS=scalar` or
+//! [`force`] overrides the choice. The scalar functions are the twins that the others are tested against.
+//!
+//! **Bits.** Every sum has one order, a function of the length alone: 16 lanes (element k goes to lane k mod 16), folded
+//! 8 + 4 + 2 + 1, blocks of [`linear::DEPTH`] columns added one after the other. So a row of a product does not depend on the
+//! number of threads, of rows in the batch, or of matrices in the region; `avx512` and `avx2` give the same bits, `scalar`
+//! differs by rounding (it has no fused multiply-add).
+
+// Kernels index several arrays of registers by the same number; an iterator over one of them reads worse.
+#![allow(clippy::needless_range_loop)]
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use crate::blocks::BlockType;
+
+mod activations;
+pub mod attention;
+pub mod decode;
+pub mod element;
+mod lanes;
+pub mod linear;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub use activations::{Compute, round_activations};
+pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend};
+pub use decode::{decode_row_of, decode_rows};
+pub use element::{Angles, Pairs, add, argmax, embed, rms_norm, rope, rotate, softmax, swiglu};
+pub use linear::{Mat, Product, linear, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
+
+/// What instructions the kernels use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Plain Rust.
+    Scalar,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and what comes before.
+    Avx512,
+}
+
+impl Level {
+    /// Every level, slowest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The name used in `ULLAGE_KERNELS` and on screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// `c[i·ldc + j] (+)= Σ_k x[i·ldx + k] · w[j·ldw + k]` for `i < m`, `j < n`: adds to `c` if `add`, else overwrites it.
+pub(crate) type DotFn = unsafe fn(
+    x: *const f32,
+    ldx: usize,
+    m: usize,
+    w: *const f32,
+    ldw: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+);
+
+/// As [`DotFn`] with rows `w` of `row_bytes` bytes in stored blocks, `k` being whole blocks, and `m ≤ FUSED_ROWS`; overwrites.
+pub(crate) type FusedFn = unsafe fn(
+    x: *const f32,
+    ldx: usize,
+    m: usize,
+    w: *const u8,
+    row_bytes: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    ldc: usize,
+);
+
+/// Most rows of activations that go through a [`FusedFn`]; with more, decoding a panel once pays.
+pub(crate) const FUSED_ROWS: usize = 8;
+
+/// Decodes `n` elements, whole blocks, from `w` into `out`.
+pub(crate) type DecodeFn = unsafe fn(w: *const u8, n: usize, out: *mut f32);
+
+/// `c[i·ldc + j] (+)= Σ_k a[i·lda + k] · b[k·ldb + j]` for `i < m`, `j < n`, k ascending.
+pub(crate) type MulFn = unsafe fn(
+    a: *const f32,
+    lda: usize,
+    m: usize,
+    b: *const f32,
+    ldb: usize,
+    n: usize,
+    k: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+);
+
+/// `dst[j·TILE + i] = src[i·dim + j]` for `i < n ≤ TILE`, `j < dim`; other elements of a row of `dst` become anything.
+pub(crate) type TransposeFn = unsafe fn(src: *const f32, n: usize, dim: usize, dst: *mut f32);
+
+/// One level's functions.
+pub struct Kernels {
+    /// The level.
+    pub level: Level,
+    pub(crate) dot: DotFn,
+    pub(crate) fused: fn(BlockType) -> Option<FusedFn>,
+    pub(crate) decode: fn(BlockType) -> Option<DecodeFn>,
+    pub(crate) mul: MulFn,
+    pub(crate) transpose: TransposeFn,
+    pub(crate) lanes: lanes::Lanes,
+}
+
+impl Kernels {
+    /// The table of `level`, or `None` where this processor cannot run it.
+    pub fn at(level: Level) -> Option<&'static Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            match level {
+                Level::Avx512 if avx512 => return Some(&avx512::KERNELS),
+                Level::Avx2 if avx2 => return Some(&avx2::KERNELS),
+                _ => {}
+            }
+        }
+        (level == Level::Scalar).then_some(&scalar::KERNELS)
+    }
+
+    /// The best level this processor runs.
+    fn best() -> &'static Self {
+        Level::ALL.into_iter().rev().find_map(Self::at).unwrap_or(&scalar::KERNELS)
+    }
+}
+
+const UNSET: u8 = u8::MAX;
+static CHOSEN: AtomicU8 = AtomicU8::new(UNSET);
+
+/// The kernels in use: the forced level, else `ULLAGE_KERNELS`, else the best this processor runs.
+pub fn kernels() -> &'static Kernels {
+    let chosen = CHOSEN.load(Relaxed);
+    if let Some(kernels) = Level::ALL.get(usize::from(chosen)).and_then(|l| Kernels::at(*l)) {
+        return kernels;
+    }
+    let asked = std::env::var("ULLAGE_KERNELS").ok();
+    let level = asked.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
+    let kernels = level.and_then(Kernels::at).unwrap_or_else(Kernels::best);
+    CHOSEN.store(kernels.level as u8, Relaxed);
+    kernels
+}
+
+/// Uses `level` from now on in the whole process, or with `None` chooses anew; returns whether this processor can.
+pub fn force(level: Option<Level>) -> bool {
+    let Some(level) = level else {
+        CHOSEN.store(UNSET, Relaxed);
+        return true;
+    };
+    let can = Kernels::at(level).is_some();
+    if can {
+        CHOSEN.store(level as u8, Relaxed);
+    }
+    can
+}

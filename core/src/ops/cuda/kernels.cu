@@ -1,0 +1,336 @@
+// Kernels of the GPU forward pass: simple, exact in f32, and the same bits for a row whatever rows stand beside it.
+//
+// Weights are read as the file stores them and decoded element by element, in ggml's order of roundings: the intrinsics
+// below keep the compiler from fusing them, so a decoded weight equals the CPU's bit for bit.
+
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#define DEV static __device__ __forceinline__
+
+DEV float mul(float a, float b) { return __fmul_rn(a, b); }
+DEV float half_at(const uint8_t* b) { return __half2float(*(const __half*)b); }
+DEV int nibble(const uint8_t* qs, int j) { return j < 16 ? qs[j] & 15 : qs[j - 16] >> 4; }
+
+__constant__ int8_t IQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+__constant__ int8_t MXFP4_LEVELS[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// A block type: N elements in BYTES bytes; at() is element j of the block at b.
+struct F32 {
+    static constexpr int N = 1, BYTES = 4;
+    DEV float at(const uint8_t* b, int) { return *(const float*)b; }
+};
+struct F16 {
+    static constexpr int N = 1, BYTES = 2;
+    DEV float at(const uint8_t* b, int) { return half_at(b); }
+};
+struct BF16 {
+    static constexpr int N = 1, BYTES = 2;
+    DEV float at(const uint8_t* b, int) { return __uint_as_float((uint32_t) * (const uint16_t*)b << 16); }
+};
+struct Q4_0 {
+    static constexpr int N = 32, BYTES = 18;
+    DEV float at(const uint8_t* b, int j) { return mul(half_at(b), (float)(nibble(b + 2, j) - 8)); }
+};
+struct Q4_1 {
+    static constexpr int N = 32, BYTES = 20;
+    DEV float at(const uint8_t* b, int j) { return __fadd_rn(mul(half_at(b), (float)nibble(b + 4, j)), half_at(b + 2)); }
+};
+DEV int fifth(const uint8_t* high, const uint8_t* qs, int j) { return nibble(qs, j) | (high[j / 8] >> (j % 8) & 1) << 4; }
+struct Q5_0 {
+    static constexpr int N = 32, BYTES = 22;
+    DEV float at(const uint8_t* b, int j) { return mul(half_at(b), (float)(fifth(b + 2, b + 6, j) - 16)); }
+};
+struct Q5_1 {
+    static constexpr int N = 32, BYTES = 24;
+    DEV float at(const uint8_t* b, int j) { return __fadd_rn(mul(half_at(b), (float)fifth(b + 4, b + 8, j)), half_at(b + 2)); }
+};
+struct Q8_0 {
+    static constexpr int N = 32, BYTES = 34;
+    DEV float at(const uint8_t* b, int j) { return mul(half_at(b), (float)(int8_t)b[2 + j]); }
+};
+// Scale and minimum s of the eight that q4_k and q5_k pack in 6 bits each.
+DEV void six_bits(const uint8_t* p, int s, int& scale, int& min) {
+    int j = s & 3;
+    if (s < 4) {
+        scale = p[j] & 63;
+        min = p[j + 4] & 63;
+    } else {
+        scale = (p[j + 8] & 15) | p[j] >> 6 << 4;
+        min = p[j + 8] >> 4 | p[j + 4] >> 6 << 4;
+    }
+}
+DEV float scaled(const uint8_t* b, int s, int q) {
+    int scale, min;
+    six_bits(b + 4, s, scale, min);
+    return __fsub_rn(mul(mul(half_at(b), (float)scale), (float)q), mul(half_at(b + 2), (float)min));
+}
+struct Q4_K {
+    static constexpr int N = 256, BYTES = 144;
+    DEV float at(const uint8_t* b, int j) {
+        int s = j / 32;
+        return scaled(b, s, b[16 + 32 * (s / 2) + j % 32] >> (4 * (s % 2)) & 15);
+    }
+};
+struct Q5_K {
+    static constexpr int N = 256, BYTES = 176;
+    DEV float at(const uint8_t* b, int j) {
+        int s = j / 32, l = j % 32;
+        return scaled(b, s, (b[48 + 32 * (s / 2) + l] >> (4 * (s % 2)) & 15) | (b[16 + l] >> s & 1) << 4);
+    }
+};
+struct Q6_K {
+    static constexpr int N = 256, BYTES = 210;
+    DEV float at(const uint8_t* b, int j) {
+        int half = j / 128, quarter = j % 128 / 32, l = j % 32;
+        int low = b[64 * half + 32 * (quarter & 1) + l] >> (4 * (quarter >> 1)) & 15;
+        int high = b[128 + 32 * half + l] >> (2 * quarter) & 3;
+        float scale = mul(half_at(b + 208), (float)(int8_t)b[192 + 8 * half + 2 * quarter + l / 16]);
+        return mul(scale, (float)((low | high << 4) - 32));
+    }
+};
+struct Q2_K {
+    static constexpr int N = 256, BYTES = 84;
+    DEV float at(const uint8_t* b, int j) {
+        int s = j / 16, q = b[16 + 32 * (s / 8) + 16 * (s % 2) + j % 16] >> (2 * (s / 2 % 4)) & 3;
+        return __fsub_rn(mul(mul(half_at(b + 80), (float)(b[s] & 15)), (float)q), mul(half_at(b + 82), (float)(b[s] >> 4)));
+    }
+};
+struct Q3_K {
+    static constexpr int N = 256, BYTES = 110;
+    DEV float at(const uint8_t* b, int j) {
+        int s = j / 16, l = j % 16;
+        int scale = (b[96 + s % 8] >> (4 * (s / 8)) & 15) | (b[104 + s % 4] >> (2 * (s / 4)) & 3) << 4;
+        int q = (b[32 + 32 * (s / 8) + 16 * (s % 2) + l] >> (2 * (s / 2 % 4)) & 3) | (b[16 * (s % 2) + l] >> (s / 2) & 1) << 2;
+        return mul(mul(half_at(b + 108), (float)(scale - 32)), (float)(q - 4));
+    }
+};
+struct IQ4_NL {
+    static constexpr int N = 32, BYTES = 18;
+    DEV float at(const uint8_t* b, int j) { return mul(half_at(b), (float)IQ4[nibble(b + 2, j)]); }
+};
+struct IQ4_XS {
+    static constexpr int N = 256, BYTES = 136;
+    DEV float at(const uint8_t* b, int j) {
+        int s = j / 32, high = *(const uint16_t*)(b + 2) >> (2 * s) & 3;
+        int scale = (b[4 + s / 2] >> (4 * (s % 2)) & 15) | high << 4;
+        return mul(mul(half_at(b), (float)(scale - 32)), (float)IQ4[nibble(b + 8 + 16 * s, j % 32)]);
+    }
+};
+struct MXFP4 {
+    static constexpr int N = 32, BYTES = 17;
+    DEV float at(const uint8_t* b, int j) {
+        uint32_t e = b[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+        return mul(__uint_as_float(bits), (float)MXFP4_LEVELS[nibble(b + 1, j)]);
+    }
+};
+
+template <class T>
+DEV float element(const uint8_t* row, int i) {
+    return T::at(row + (size_t)(i / T::N) * T::BYTES, i % T::N);
+}
+
+DEV float warp_sum(float v) {
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+    return v;
+}
+
+// y (m, ldy)[:, row] = W (rows, cols) · x (m, cols): a warp for each row of W and MT rows of x. A result's order of
+// additions depends on cols alone. Grid (rows / 8, m / MT), block (32, 8).
+template <class T, int MT>
+DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y, lane = threadIdx.x, first = blockIdx.y * MT;
+    if (row >= rows) return;
+    const uint8_t* at = w + (size_t)row * (cols / T::N) * T::BYTES;
+    float acc[MT] = {};
+    for (int i = lane; i < cols; i += 32) {
+        float v = element<T>(at, i);
+#pragma unroll
+        for (int t = 0; t < MT; t++)
+            if (first + t < m) acc[t] = __fmaf_rn(v, x[(size_t)(first + t) * cols + i], acc[t]);
+    }
+#pragma unroll
+    for (int t = 0; t < MT; t++) {
+        float sum = warp_sum(acc[t]);
+        if (lane == 0 && first + t < m) y[(size_t)(first + t) * ldy + row] = sum;
+    }
+}
+
+// out (n, cols) = rows ids[n] of a table. Grid n, block 256.
+template <class T>
+DEV void lookup(const uint8_t* table, const uint32_t* ids, float* out, int cols) {
+    const uint8_t* row = table + (size_t)ids[blockIdx.x] * (cols / T::N) * T::BYTES;
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) out[(size_t)blockIdx.x * cols + i] = element<T>(row, i);
+}
+
+#define TYPE(name, T)                                                                                                      \
+    extern "C" __global__ void linear_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
+        linear<T, 8>(w, x, y, rows, cols, m, ldy);                                                                         \
+    }                                                                                                                      \
+    extern "C" __global__ void linear1_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
+        linear<T, 1>(w, x, y, rows, cols, m, ldy);                                                                         \
+    }                                                                                                                      \
+    extern "C" __global__ void lookup_##name(const uint8_t* table, const uint32_t* ids, float* out, int cols) {            \
+        lookup<T>(table, ids, out, cols);                                                                                  \
+    }
+
+TYPE(f32, F32)
+TYPE(f16, F16)
+TYPE(bf16, BF16)
+TYPE(q4_0, Q4_0)
+TYPE(q4_1, Q4_1)
+TYPE(q5_0, Q5_0)
+TYPE(q5_1, Q5_1)
+TYPE(q8_0, Q8_0)
+TYPE(q2_k, Q2_K)
+TYPE(q3_k, Q3_K)
+TYPE(q4_k, Q4_K)
+TYPE(q5_k, Q5_K)
+TYPE(q6_k, Q6_K)
+TYPE(iq4_nl, IQ4_NL)
+TYPE(iq4_xs, IQ4_XS)
+TYPE(mxfp4, MXFP4)
+
+// out = x / sqrt(mean(x²) + eps) · w, row by row. Grid rows, block 256.
+extern "C" __global__ void rms_norm(const float* x, const float* w, float* out, int cols, float eps) {
+    __shared__ float part[8];
+    const float* row = x + (size_t)blockIdx.x * cols;
+    float sum = 0;
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) sum = __fmaf_rn(row[i], row[i], sum);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = sum;
+    __syncthreads();
+    float whole = 0;
+    for (int i = 0; i < 8; i++) whole += part[i];
+    float scale = 1.0f / sqrtf(whole / cols + eps);
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) out[(size_t)blockIdx.x * cols + i] = row[i] * scale * w[i];
+}
+
+// Cosines (n, half), then sines, of positions first, first + 1, …; in f64, so that positions of millions keep their phase.
+extern "C" __global__ void angles(const double* freqs, float* cosines, float* sines, int half, int n, int first) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n * half) return;
+    double s, c;
+    sincos((double)(first + i / half) * freqs[i % half], &s, &c);
+    cosines[i] = (float)c;
+    sines[i] = (float)s;
+}
+
+// Turns the pairs of every head of x (n, heads · dim) by its row's angles. Grid (n, heads), block 64.
+extern "C" __global__ void rope(float* x, const float* cosines, const float* sines, int dim, int half, int interleaved) {
+    float* head = x + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * dim;
+    for (int i = threadIdx.x; i < half; i += blockDim.x) {
+        int a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + half;
+        float c = cosines[blockIdx.x * half + i], s = sines[blockIdx.x * half + i], p = head[a], q = head[b];
+        head[a] = p * c - q * s;
+        head[b] = p * s + q * c;
+    }
+}
+
+// x += y, and gate = silu(gate) · up. Grid n / 256, block 256.
+extern "C" __global__ void add(float* x, const float* y, size_t n) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += y[i];
+}
+extern "C" __global__ void swiglu(float* gate, const float* up, size_t n) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+// Row formats of the cache, numbered as in Rust.
+enum Format { KV_F32, KV_F16, KV_BF16, KV_Q8_0, KV_Q4_0 };
+
+DEV float kv_element(int format, const uint8_t* row, int i) {
+    switch (format) {
+        case KV_F32: return element<F32>(row, i);
+        case KV_F16: return element<F16>(row, i);
+        case KV_BF16: return element<BF16>(row, i);
+        case KV_Q8_0: return element<Q8_0>(row, i);
+        default: return element<Q4_0>(row, i);
+    }
+}
+
+DEV void put_half(uint8_t* to, float v) { *(__half*)to = __float2half_rn(v); }
+
+// Encodes rows x (n, heads · d) to rows first + n of every head; head h starts at head_bytes · h. A thread for each block of
+// 32 elements, or each element of a plain format. Grid (n, heads), block 64.
+extern "C" __global__ void append(const float* x, uint8_t* cache, int d, int format, int row_bytes, int first, size_t head_bytes) {
+    const float* row = x + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * d;
+    uint8_t* to = cache + blockIdx.y * head_bytes + (size_t)(first + blockIdx.x) * row_bytes;
+    if (format <= KV_BF16) {
+        for (int i = threadIdx.x; i < d; i += blockDim.x) {
+            if (format == KV_F32) {
+                ((float*)to)[i] = row[i];
+            } else if (format == KV_F16) {
+                put_half(to + 2 * i, row[i]);
+            } else {
+                uint32_t bits = __float_as_uint(row[i]);
+                bool nan = (bits & 0x7fffffff) > 0x7f800000;
+                ((uint16_t*)to)[i] = nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+            }
+        }
+        return;
+    }
+    for (int b = threadIdx.x; b < d / 32; b += blockDim.x) {
+        const float* v = row + 32 * b;
+        float most = 0;
+        for (int j = 0; j < 32; j++)
+            if (fabsf(v[j]) > fabsf(most)) most = v[j];
+        if (format == KV_Q8_0) {
+            uint8_t* block = to + 34 * b;
+            float scale = fabsf(most) / 127.0f, inverse = scale == 0 ? 0 : 1.0f / scale;
+            put_half(block, scale);
+            for (int j = 0; j < 32; j++) block[2 + j] = (uint8_t)(int8_t)roundf(mul(v[j], inverse));
+        } else {
+            uint8_t* block = to + 18 * b;
+            float scale = most / -8.0f, inverse = scale == 0 ? 0 : 1.0f / scale;
+            put_half(block, scale);
+            for (int j = 0; j < 16; j++) {
+                int low = min(15, (int)__fadd_rn(mul(v[j], inverse), 8.5f));
+                int high = min(15, (int)__fadd_rn(mul(v[j + 16], inverse), 8.5f));
+                block[2 + j] = low | high << 4;
+            }
+        }
+    }
+}
+
+// out (n, heads · d) = softmax(scale · q Kᵀ) V with the causal bound: query i of the batch sees rows 0 … before + i. One block
+// for each query and head; online softmax over tiles of 64 rows, in row order. Grid (n, heads), block 128; d ≤ 256.
+#define TILE 64
+extern "C" __global__ void attend(
+    const float* q, const uint8_t* cache, float* out, int d, int group, int before, float scale, int k_format, int k_bytes,
+    int v_format, int v_bytes, size_t head_bytes, size_t values_at) {
+    __shared__ float query[256], scores[TILE];
+    size_t at = ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * d;
+    const uint8_t* keys = cache + (blockIdx.y / group) * head_bytes;
+    const uint8_t* values = keys + values_at;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = before + blockIdx.x + 1;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) query[i] = q[at + i];
+    float most = -INFINITY, total = 0, acc[2] = {0, 0};
+    for (int start = 0; start < rows; start += TILE) {
+        int n = min(TILE, rows - start);
+        __syncthreads();
+        for (int r = warp; r < n; r += 4) {
+            const uint8_t* key = keys + (size_t)(start + r) * k_bytes;
+            float sum = 0;
+            for (int i = lane; i < d; i += 32) sum = __fmaf_rn(query[i], kv_element(k_format, key, i), sum);
+            sum = warp_sum(sum);
+            if (lane == 0) scores[r] = sum * scale;
+        }
+        __syncthreads();
+        float high = most;
+        for (int r = 0; r < n; r++) high = fmaxf(high, scores[r]);
+        float shrink = expf(most - high);
+        most = high;
+        total *= shrink;
+        acc[0] *= shrink;
+        acc[1] *= shrink;
+        for (int r = 0; r < n; r++) {
+            float p = expf(scores[r] - high);
+            total += p;
+            const uint8_t* value = values + (size_t)(start + r) * v_bytes;
+            for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) acc[j] = __fmaf_rn(p, kv_element(v_format, value, i), acc[j]);
+        }
+    }
+    for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) out[at + i] = acc[j] / total;
+}

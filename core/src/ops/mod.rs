@@ -1,0 +1,8 @@
+//! Each operation: forward (backward comes with training), its workspace bound, and its kernels.
+
+pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod team;
+
+pub use team::Team;

@@ -1,0 +1,453 @@
+//! The team: a fixed set of named threads that share out the tasks of one operation.
+//!
+//! A decoded token is about 150 short parallel regions, so what counts is latency: a region starts by one store that
+//! spinning workers see, and allocates nothing. A worker spins for at most [`SPIN`] after its last task and then parks,
+//! so that an idle team uses no CPU. The caller works too (worker 0) and never waits for a worker that has not woken.
+//!
+//! Tasks are claimed in any order by any worker: an operation must make every task write its own part of the output, with
+//! a partition and a reduction order that do not depend on the number of threads. Then neither do its bits.
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crate::ledger::alloc::{Scope, set_scope};
+use crate::{Error, Result};
+
+/// How long an idle worker spins before it parks.
+pub const SPIN: Duration = Duration::from_micros(60);
+
+/// How long the caller waits for the last tasks of others by spinning, before it lets the system run something else.
+const JOIN_SPIN: Duration = Duration::from_micros(60);
+
+/// The job was cancelled: the operation's output is incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled;
+
+impl From<Cancelled> for Error {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+impl std::fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cancelled")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+/// What a region runs: `(task, worker)`.
+type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// One cache line each, so that claiming a task does not slow the waiting.
+#[repr(align(128))]
+struct Line<T>(T);
+
+struct Shared {
+    /// Odd while a region is open; only the caller that holds `Team::entry` changes it.
+    epoch: Line<AtomicU64>,
+    /// Next task to claim.
+    next: Line<AtomicUsize>,
+    /// Workers that may be looking at `region`.
+    active: Line<AtomicUsize>,
+    /// Written while `epoch` is even and `active` is 0, read while `epoch` is odd by workers counted in `active`.
+    region: UnsafeCell<Region>,
+    cancel: Arc<AtomicBool>,
+    panicked: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    stop: AtomicBool,
+    asleep: Box<[AtomicBool]>,
+}
+
+struct Region {
+    body: Option<&'static Body<'static>>,
+    tasks: usize,
+}
+
+// SAFETY: `region` follows the protocol written on it; all else is Sync by itself.
+unsafe impl Sync for Shared {}
+
+thread_local! {
+    /// This thread's worker index while it runs a task, so that a region inside a task runs in place.
+    static INSIDE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// A fixed team of worker threads; dropped, it ends them.
+pub struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<(Thread, Option<JoinHandle<()>>)>,
+    entry: Mutex<()>,
+}
+
+impl Team {
+    /// A team of `threads` workers (at least 1), the caller of [`Self::run`] being one of them.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the system gives no thread.
+    pub fn new(threads: usize) -> Result<Self> {
+        Self::with_cancel(threads, Arc::default())
+    }
+
+    /// As [`Self::new`], cancelled by setting `cancel`; the one who sets it clears it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the system gives no thread.
+    pub fn with_cancel(threads: usize, cancel: Arc<AtomicBool>) -> Result<Self> {
+        let others = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            epoch: Line(AtomicU64::new(0)),
+            next: Line(AtomicUsize::new(0)),
+            active: Line(AtomicUsize::new(0)),
+            region: UnsafeCell::new(Region { body: None, tasks: 0 }),
+            cancel,
+            panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            asleep: (0..others).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let mut team = Self { shared, workers: Vec::with_capacity(others), entry: Mutex::new(()) };
+        for worker in 1..=others {
+            let shared = Arc::clone(&team.shared);
+            let handle = thread::Builder::new()
+                .name(format!("ullage-worker-{worker}"))
+                .spawn(move || work(&shared, worker))
+                .map_err(|e| Error::Internal(format!("cannot start worker thread {worker}: {e}")))?;
+            team.workers.push((handle.thread().clone(), Some(handle)));
+        }
+        Ok(team)
+    }
+
+    /// Workers, the caller among them.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// The flag that cancels the region in progress and those after it until it is cleared.
+    pub fn cancel_flag(&self) -> &Arc<AtomicBool> {
+        &self.shared.cancel
+    }
+
+    /// Whether the flag is set, for long tasks to look at now and then.
+    pub fn cancelled(&self) -> bool {
+        self.shared.cancel.load(Relaxed)
+    }
+
+    /// Runs `body(task, worker)` for every task in `0..tasks`, each once, `worker < threads()` being the same for no two
+    /// tasks at a time. Inside a task, runs the tasks in place, under the outer task's worker index.
+    ///
+    /// # Errors
+    /// [`Cancelled`] when the flag was seen set before the last task was started. Tasks should take ≤ 10 ms each.
+    ///
+    /// # Panics
+    /// With the first panic of a task, after the tasks already begun have ended.
+    pub fn run(&self, tasks: usize, body: &Body<'_>) -> Result<(), Cancelled> {
+        let s = &*self.shared;
+        if let Some(worker) = INSIDE.get() {
+            return in_place(s, tasks, worker, body);
+        }
+        let _entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.workers.is_empty() || tasks <= 1 {
+            INSIDE.set(Some(0));
+            let _leave = Leave;
+            return in_place(s, tasks, 0, body);
+        }
+        // SAFETY: the epoch is even and `active` was 0 when the last region ended, and workers that enter now see the even
+        // epoch and leave without reading. The borrow outlives its use: this function returns only once the epoch is even
+        // again and no worker is active.
+        unsafe {
+            let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
+            *s.region.get() = Region { body: Some(body), tasks };
+        }
+        s.next.0.store(0, Relaxed);
+        s.epoch.0.fetch_add(1, SeqCst);
+        for (asleep, (thread, _)) in s.asleep.iter().zip(&self.workers).take(tasks - 1) {
+            if asleep.load(SeqCst) {
+                thread.unpark();
+            }
+        }
+        claim(s, tasks, 0, body);
+        s.epoch.0.fetch_add(1, SeqCst);
+        wait_for_others(s);
+        if s.panicked.swap(false, Relaxed) {
+            let panic = s.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(panic) = panic {
+                resume_unwind(panic);
+            }
+        }
+        // A cancelled claim leaves tasks unclaimed; claims past the end mean that all were handed out.
+        if s.next.0.load(Relaxed) < tasks { Err(Cancelled) } else { Ok(()) }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        for (thread, handle) in &mut self.workers {
+            thread.unpark();
+            if let Some(handle) = handle.take() {
+                // A worker catches the panics of its tasks, so joining cannot fail for them.
+                drop(handle.join());
+            }
+        }
+    }
+}
+
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        INSIDE.set(None);
+    }
+}
+
+fn in_place(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) -> Result<(), Cancelled> {
+    for task in 0..tasks {
+        if s.cancel.load(Relaxed) {
+            return Err(Cancelled);
+        }
+        body(task, worker);
+    }
+    Ok(())
+}
+
+/// Claims tasks until none is left, the run is cancelled, or one panics.
+fn claim(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) {
+    INSIDE.set(Some(worker));
+    let _leave = Leave;
+    while !s.cancel.load(Relaxed) && !s.panicked.load(Relaxed) {
+        let task = s.next.0.fetch_add(1, Relaxed);
+        if task >= tasks {
+            return;
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(task, worker))) {
+            s.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            s.panicked.store(true, Relaxed);
+        }
+    }
+}
+
+fn wait_for_others(s: &Shared) {
+    let mut spins = 0u32;
+    let mut since = None;
+    while s.active.0.load(SeqCst) != 0 {
+        spins += 1;
+        if !spins.is_multiple_of(64) {
+            std::hint::spin_loop();
+        } else if since.get_or_insert_with(Instant::now).elapsed() > JOIN_SPIN {
+            thread::yield_now();
+        }
+    }
+}
+
+fn work(s: &Shared, worker: usize) {
+    set_scope(Scope::Engine);
+    let mut seen = 0;
+    loop {
+        let epoch = wait_for_region(s, worker, seen);
+        if s.stop.load(SeqCst) {
+            return;
+        }
+        // Counted before the epoch is read again: either this sees the region closed, or its caller sees us and waits.
+        s.active.0.fetch_add(1, SeqCst);
+        let now = s.epoch.0.load(SeqCst);
+        if now % 2 == 1 {
+            // SAFETY: the region is open and its caller waits for `active` to fall before it returns or writes it again.
+            let region = unsafe { &*s.region.get() };
+            if let Some(body) = region.body {
+                claim(s, region.tasks, worker, body);
+            }
+        }
+        s.active.0.fetch_sub(1, SeqCst);
+        seen = now.max(epoch);
+    }
+}
+
+/// Waits for an open region after `seen`; returns early, to no harm, when the team ends.
+fn wait_for_region(s: &Shared, worker: usize, seen: u64) -> u64 {
+    let asleep = &s.asleep[worker - 1];
+    let ready = || {
+        let epoch = s.epoch.0.load(SeqCst);
+        (epoch != seen && epoch % 2 == 1 || s.stop.load(SeqCst)).then_some(epoch)
+    };
+    let mut since = Instant::now();
+    loop {
+        for _ in 0..64 {
+            if let Some(epoch) = ready() {
+                return epoch;
+            }
+            std::hint::spin_loop();
+        }
+        if since.elapsed() > SPIN {
+            asleep.store(true, SeqCst);
+            if ready().is_none() {
+                thread::park();
+            }
+            asleep.store(false, SeqCst);
+            since = Instant::now();
+        }
+    }
+}
+
+/// A pointer that tasks share, each writing its own elements behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMut<T>(*mut T, usize);
+
+// SAFETY: whoever makes slices from it promises that those of concurrent tasks are disjoint.
+unsafe impl<T: Send> Send for SharedMut<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for SharedMut<T> {}
+
+impl<T> SharedMut<T> {
+    pub(crate) fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// Elements `start..start + len`.
+    ///
+    /// # Safety
+    /// No other live slice of the same memory overlaps the range.
+    pub(crate) unsafe fn slice<'a>(self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.1 && len <= self.1 - start, "range outside the shared slice");
+        // SAFETY: in bounds by the assertion, disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+
+    /// Elements `start..start + len`, to read.
+    ///
+    /// # Safety
+    /// No live mutable slice of the same memory overlaps the range.
+    pub(crate) unsafe fn read<'a>(self, start: usize, len: usize) -> &'a [T] {
+        assert!(start <= self.1 && len <= self.1 - start, "range outside the shared slice");
+        // SAFETY: in bounds by the assertion, not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.0.add(start), len) }
+    }
+
+    /// The element at `start`, as a pointer, for kernels that write strided elements.
+    pub(crate) fn at(self, start: usize) -> *mut T {
+        assert!(start < self.1, "element outside the shared slice");
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.0.add(start) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_whatever_the_number_of_threads() {
+        for threads in [1, 2, 3, 7] {
+            let team = Team::new(threads).unwrap();
+            for tasks in [0, 1, 2, 5, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                for round in 1..=20 {
+                    team.run(tasks, &|task, worker| {
+                        assert!(worker < threads);
+                        counts[task].fetch_add(1, Relaxed);
+                    })
+                    .unwrap();
+                    assert!(counts.iter().all(|c| c.load(Relaxed) == round));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn regions_follow_each_other_fast_and_slow() {
+        let team = Team::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        for round in 0..20_000 {
+            if round % 5_000 == 0 {
+                thread::sleep(Duration::from_millis(2)); // the worker parks here
+            }
+            team.run(4, &|task, _| {
+                sum.fetch_add(task, Relaxed);
+            })
+            .unwrap();
+        }
+        assert_eq!(sum.load(Relaxed), 20_000 * 6);
+    }
+
+    #[test]
+    fn no_worker_runs_two_tasks_at_once() {
+        let team = Team::new(4).unwrap();
+        let busy: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
+        team.run(400, &|_, worker| {
+            assert!(!busy[worker].swap(true, SeqCst));
+            thread::yield_now();
+            assert!(busy[worker].swap(false, SeqCst));
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_lives_on() {
+        let team = Team::new(3).unwrap();
+        for _ in 0..50 {
+            let caught =
+                catch_unwind(AssertUnwindSafe(|| team.run(30, &|task, _| assert_ne!(task, 17, "task seventeen"))));
+            let message = caught.unwrap_err();
+            assert!(message.downcast_ref::<String>().unwrap().contains("task seventeen"));
+            assert_eq!(team.run(30, &|_, _| ()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn cancelling_stops_between_tasks_and_clearing_resumes() {
+        for threads in [1, 2] {
+            let team = Team::new(threads).unwrap();
+            let ran = AtomicUsize::new(0);
+            let result = team.run(1000, &|task, _| {
+                ran.fetch_add(1, Relaxed);
+                if task == 10 {
+                    team.cancel_flag().store(true, Relaxed);
+                }
+                thread::sleep(Duration::from_millis(1));
+            });
+            assert_eq!(result, Err(Cancelled));
+            assert!((11..50).contains(&ran.load(Relaxed)), "{ran:?}");
+            team.cancel_flag().store(false, Relaxed);
+            assert_eq!(team.run(10, &|_, _| ()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_region_inside_a_task_runs_in_place() {
+        let team = Team::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        team.run(4, &|_, outer| {
+            team.run(5, &|_, inner| {
+                assert_eq!(inner, outer);
+                sum.fetch_add(1, Relaxed);
+            })
+            .unwrap();
+        })
+        .unwrap();
+        assert_eq!(sum.load(Relaxed), 20);
+    }
+
+    #[test]
+    fn callers_on_several_threads_take_turns() {
+        let team = Team::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        team.run(3, &|_, _| {
+                            sum.fetch_add(1, Relaxed);
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.load(Relaxed), 4500);
+    }
+}

@@ -1,0 +1,96 @@
+//! Seconds from a roofline: a pass takes the longer of moving its bytes and doing its arithmetic (weights-and-offload.md §0.2).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Resolved, Workload};
+use crate::config::Config;
+use crate::machine::Machine;
+use crate::model::shape::ModelShape;
+use crate::place;
+
+/// Predicted times of a workload's first pass, and of loading.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Reading the weights.
+    pub load_seconds: f64,
+    /// Reading the prompt.
+    pub prefill_seconds: f64,
+    /// Prompt tokens a second.
+    pub prefill_tokens_per_second: f64,
+    /// Tokens a second of all sequences together, at the mean depth.
+    pub decode_tokens_per_second: f64,
+    /// Bytes of weights and cache that one decoding step reads on the device.
+    pub decode_bytes: u64,
+    /// False when the machine's figures are guesses (`ullage probe` has not run).
+    pub probed: bool,
+}
+
+/// Arithmetic of one token through the linears, in floating-point operations.
+fn linear_flops(shape: &ModelShape) -> f64 {
+    let layers: u64 = shape
+        .layers
+        .iter()
+        .flat_map(|l| l.tensors.all())
+        .filter(|t| t.rows > 1)
+        .map(|t| (t.rows * t.cols) as u64)
+        .sum();
+    2.0 * layers as f64
+}
+
+/// Arithmetic of one query over `rows` cached rows.
+fn attention_flops(shape: &ModelShape, rows: f64) -> f64 {
+    shape.layers.iter().map(|l| 4.0 * (l.heads * l.head_dim) as f64 * rows).sum()
+}
+
+pub(super) fn times(
+    stored: &ModelShape,
+    r: &Resolved,
+    workload: &Workload,
+    config: &Config,
+    machine: &Machine,
+) -> Times {
+    let model = place::Model { stored, held: &r.held, threads: r.threads };
+    let many = r.threads > 1;
+    let read = machine.speed.read[usize::from(many)];
+    let flops = machine.speed.f32_flops[usize::from(many)];
+    let link = |(name, bytes, chunk): &(&str, u64, u64)| match *name {
+        "disk" => machine.disk.warm.fetch_seconds(bytes.div_ceil((*chunk).max(1)), *chunk),
+        _ => *bytes as f64 / machine.speed.copy[0],
+    };
+    let moved: f64 = r.placement.pass_bytes(model).iter().map(link).sum();
+    let head = r.held.head();
+    let per_token: u64 =
+        r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>() + head.bytes();
+    let head_flops = 2.0 * (head.rows * head.cols) as f64;
+    let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
+    let Some(pass) = workload.passes.first() else {
+        return Times { load_seconds, probed: machine.probed, ..Times::default() };
+    };
+    if r.gpu.is_some() {
+        // No GPU's bandwidths are probed yet: bytes are known, times are not.
+        let depth = pass.prompt + pass.decode / 2;
+        let decode_bytes = per_token + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
+        return Times { load_seconds, decode_bytes, ..Times::default() };
+    }
+    let n = pass.prompt as f64;
+    let pieces = if r.pipeline.stages(pass.prompt) { 1 } else { pass.prompt.div_ceil(config.run.batch).max(1) } as f64;
+    let arithmetic = (n * linear_flops(&r.held) + n * attention_flops(&r.held, n / 2.0) + head_flops) / flops;
+    let prefill = (pieces * moved).max(arithmetic).max(pieces * per_token as f64 / read);
+    let depth = pass.prompt + pass.decode / 2;
+    // Rows attention reads, bytes and arithmetic, at the mean depth.
+    let cache = pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
+    let bytes = per_token + cache;
+    let rows = r.pipeline.mean_rows(pass.prompt, depth);
+    let s = pass.sequences as f64;
+    let step = moved
+        .max(bytes as f64 / read)
+        .max(s * (linear_flops(&r.held) + attention_flops(&r.held, rows) + head_flops) / flops);
+    Times {
+        load_seconds,
+        prefill_seconds: prefill,
+        prefill_tokens_per_second: n / prefill,
+        decode_tokens_per_second: s / step,
+        decode_bytes: bytes,
+        probed: machine.probed,
+    }
+}

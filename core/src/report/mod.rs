@@ -1,0 +1,236 @@
+//! Reports: everything measured, next to the plan it was predicted by. A fold over a job's events.
+
+pub mod dump;
+pub mod folder;
+pub mod llama;
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::job::protocol::{Event, Failure, MachineCard, ModelCard, Numbered, Program, Speed, Stop};
+use crate::ledger::{Account, ByCategory, Held, Measured, Phase, Tier};
+use crate::plan::Plan;
+
+pub use table::{bytes_table, summary};
+
+/// Bytes as a report shows them, planned or measured alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteReport {
+    /// Each category's own maximum, by tier.
+    pub bytes: BTreeMap<Tier, ByCategory>,
+    /// Most at once, by tier.
+    pub peak: BTreeMap<Tier, u64>,
+    /// Composition at the peak, by tier.
+    pub at_peak: BTreeMap<Tier, ByCategory>,
+    /// By phase, then tier.
+    pub phases: BTreeMap<Phase, BTreeMap<Tier, Account>>,
+    /// Largest value of each named row.
+    pub rows: BTreeMap<String, u64>,
+    /// Bytes moved between tiers and inside the cache.
+    pub moved: BTreeMap<String, u64>,
+}
+
+impl From<&Measured> for ByteReport {
+    fn from(m: &Measured) -> Self {
+        Self {
+            bytes: m.tiers.iter().map(|(t, a)| (*t, a.bytes.clone())).collect(),
+            peak: m.tiers.iter().map(|(t, a)| (*t, a.peak)).collect(),
+            at_peak: m.tiers.iter().map(|(t, a)| (*t, a.at_peak.clone())).collect(),
+            phases: m.phases.clone(),
+            rows: m.rows.clone(),
+            moved: m.moved.clone(),
+        }
+    }
+}
+
+/// Planned less measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Of the peaks, by tier; the promise is 0 ≤ gap ≤ max(2 %, 256 KiB).
+    pub peak: BTreeMap<Tier, i64>,
+    /// Of each category's own maximum, by tier.
+    pub bytes: BTreeMap<Tier, BTreeMap<crate::ledger::Category, i64>>,
+}
+
+impl Gap {
+    /// Of two accounts.
+    pub fn between(planned: &Measured, measured: &Measured) -> Self {
+        let mut gap = Self::default();
+        for tier in Tier::ALL {
+            let (p, m) = (planned.tiers.get(tier), measured.tiers.get(tier));
+            if p.is_none() && m.is_none() {
+                continue;
+            }
+            let peak = |a: Option<&Account>| a.map_or(0, |a| a.peak) as i64;
+            gap.peak.insert(*tier, peak(p) - peak(m));
+            let by = gap.bytes.entry(*tier).or_default();
+            for category in crate::ledger::Category::ALL {
+                let of = |a: Option<&Account>| a.and_then(|a| a.bytes.get(category)).copied().unwrap_or(0) as i64;
+                if of(p) != 0 || of(m) != 0 {
+                    by.insert(*category, of(p) - of(m));
+                }
+            }
+        }
+        gap
+    }
+}
+
+/// What was generated: one entry a sequence.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// The text.
+    pub text: String,
+    /// The token ids.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: Option<Stop>,
+}
+
+/// The form of `output` on disk.
+mod first_and_all {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Output;
+
+    #[derive(Serialize, Deserialize)]
+    struct Form {
+        #[serde(flatten)]
+        first: Output,
+        sequences: Vec<Output>,
+    }
+
+    pub fn serialize<S: Serializer>(all: &[Output], s: S) -> Result<S::Ok, S::Error> {
+        Form { first: all.first().cloned().unwrap_or_default(), sequences: all.to_vec() }.serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Output>, D::Error> {
+        Ok(Form::deserialize(d)?.sequences)
+    }
+}
+
+/// A point of the timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Since the job's start.
+    pub seconds: f64,
+    /// Decoding step.
+    pub step: usize,
+    /// What was held.
+    pub held: Held,
+}
+
+/// Everything a run did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was chosen.
+    pub config: Option<Config>,
+    /// On which machine.
+    pub machine: MachineCard,
+    /// On which model.
+    pub model: ModelCard,
+    /// What was predicted.
+    pub plan: ByteReport,
+    /// Predicted times.
+    pub predicted: crate::plan::Times,
+    /// What was measured.
+    pub measured: ByteReport,
+    /// Their difference.
+    pub gap: Gap,
+    /// How fast.
+    pub speed: Speed,
+    /// What was generated, by sequence. Written as `text`, `tokens` and `stop` of the first, and `sequences` with them all.
+    #[serde(with = "first_and_all")]
+    pub output: Vec<Output>,
+    /// Evaluations by task.
+    pub eval: BTreeMap<String, serde_json::Value>,
+    /// Series by name as `[seconds, value]`: `held.<tier>` is what was held, a point whenever it changed.
+    pub curves: BTreeMap<String, Vec<(f64, u64)>>,
+    /// Rows that left the cache.
+    pub evicted: u64,
+    /// Beside the ledger.
+    pub program: Program,
+    /// Why it ended early, if it did.
+    pub error: Option<Failure>,
+    /// What was held when.
+    #[serde(skip)]
+    pub timeline: Vec<Moment>,
+    #[serde(skip)]
+    planned: Measured,
+}
+
+impl Report {
+    /// Takes one more event in.
+    pub fn add(&mut self, numbered: &Numbered) {
+        match &numbered.event {
+            Event::Started { config, plan, model, machine } => {
+                self.config = Some((**config).clone());
+                self.begin(plan);
+                self.model = model.clone();
+                self.machine = machine.clone();
+            }
+            Event::Token { sequence, id, text, .. } => {
+                let out = self.sequence(*sequence);
+                out.tokens.push(*id);
+                out.text.push_str(text);
+            }
+            Event::Ended { sequence, stop, text } => {
+                let out = self.sequence(*sequence);
+                out.stop = Some(*stop);
+                out.text.push_str(text);
+            }
+            Event::Evicted { count, .. } => self.evicted += count,
+            Event::Memory { step, held } => {
+                for (tier, by) in &held.0 {
+                    let curve = self.curves.entry(format!("held.{tier}")).or_default();
+                    let bytes = by.values().sum();
+                    if curve.last().is_none_or(|(_, last)| *last != bytes) {
+                        curve.push((numbered.seconds, bytes));
+                    }
+                }
+                self.timeline.push(Moment { seconds: numbered.seconds, step: *step, held: held.clone() });
+            }
+            Event::Eval { task, result } => {
+                self.eval.insert(task.clone(), result.clone());
+            }
+            Event::Finished { measured, speed, program, .. } => {
+                self.measured = (&**measured).into();
+                self.gap = Gap::between(&self.planned, measured);
+                self.speed = *speed;
+                self.program = *program;
+            }
+            Event::Failed { error } => self.error = Some(error.clone()),
+            Event::Phase { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::Paused | Event::Resumed => {
+            }
+        }
+    }
+
+    /// True when the run told its end, good or bad; false for one that was killed.
+    pub fn ended(&self) -> bool {
+        self.error.is_some() || !self.measured.peak.is_empty()
+    }
+
+    /// The report of a list of events.
+    pub fn fold<'a>(events: impl IntoIterator<Item = &'a Numbered>) -> Self {
+        let mut report = Self::default();
+        for event in events {
+            report.add(event);
+        }
+        report
+    }
+
+    fn begin(&mut self, plan: &Plan) {
+        self.plan = (&plan.bytes).into();
+        self.planned = plan.bytes.clone();
+        self.predicted = plan.time.clone();
+    }
+
+    fn sequence(&mut self, i: usize) -> &mut Output {
+        if self.output.len() <= i {
+            self.output.resize_with(i + 1, Output::default);
+        }
+        &mut self.output[i]
+    }
+}

@@ -1,0 +1,109 @@
+//! A report as text: predicted and measured side by side, their difference a number of its own.
+
+use std::fmt::Write as _;
+
+use super::{ByteReport, Report};
+use crate::bytes::Bytes;
+use crate::ledger::{Category, Tier};
+
+/// Planned and measured bytes by tier and category; `measured` is absent for a plan alone.
+pub fn bytes_table(planned: &ByteReport, measured: Option<&ByteReport>) -> String {
+    let mut out = String::new();
+    let head = if measured.is_some() { "      measured           gap" } else { "" };
+    let _ = writeln!(out, "{:<8} {:<12} {:>14}{head}", "tier", "category", "planned");
+    let mut row = |tier: &str, name: &str, p: u64, m: Option<u64>| {
+        let _ = match m {
+            Some(m) => writeln!(out, "{tier:<8} {name:<12} {p:>14} {m:>13} {:>+13}", p as i64 - m as i64),
+            None => writeln!(out, "{tier:<8} {name:<12} {p:>14}"),
+        };
+    };
+    for tier in Tier::ALL {
+        let cell = |r: &ByteReport, c: &Category| r.bytes.get(tier).and_then(|by| by.get(c)).copied().unwrap_or(0);
+        for category in Category::ALL {
+            let (p, m) = (cell(planned, category), measured.map(|m| cell(m, category)));
+            if p > 0 || m.is_some_and(|m| m > 0) {
+                row(tier.as_str(), category.as_str(), p, m);
+            }
+        }
+        let peak = |r: &ByteReport| r.peak.get(tier).copied().unwrap_or(0);
+        if peak(planned) > 0 || measured.is_some_and(|m| peak(m) > 0) {
+            row(tier.as_str(), "peak", peak(planned), measured.map(peak));
+        }
+    }
+    out
+}
+
+/// The figures of an evaluation on a line, to four digits; tables of cases stay in the report.
+fn figures(result: &serde_json::Value) -> String {
+    let number = |v: &serde_json::Value| match (v.as_u64(), v.as_f64()) {
+        (Some(n), _) => Some(n.to_string()),
+        (None, Some(x)) if x != 0.0 && x.abs() < 1e-3 => Some(format!("{x:.3e}")),
+        (None, Some(x)) => Some(format!("{x:.4}")),
+        _ => None,
+    };
+    let one = |(key, v): (&String, &serde_json::Value)| {
+        let text = match v.as_array() {
+            Some(list) => format!("[{}]", list.iter().map(number).collect::<Option<Vec<_>>>()?.join(", ")),
+            None => number(v)?,
+        };
+        Some(format!("{key} {text}"))
+    };
+    result.as_object().map(|o| o.iter().filter_map(one).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+/// A finished run in a screenful.
+pub fn summary(report: &Report) -> String {
+    let mut out = String::new();
+    let m = &report.model;
+    let _ = writeln!(out, "model    {} ({}, {} parameters, {})", m.name, m.arch, m.parameters, Bytes(m.bytes));
+    let c = &report.machine;
+    let _ = writeln!(out, "machine  {} ({}), {} threads, {} kernels", c.name, c.device, c.threads, c.kernels);
+    out.push('\n');
+    out.push_str(&bytes_table(&report.plan, Some(&report.measured)));
+    if let Some(config) = &report.config {
+        let peak = report.measured.peak.get(&Tier::Device).copied().unwrap_or(0);
+        let _ = writeln!(out, "\nlimit    {} on the device, peak {} ({peak} B)", config.budget.device, Bytes(peak));
+    }
+    let p = &report.program;
+    let _ = writeln!(
+        out,
+        "beside   engine heap {}, program heap {}, resident set {}, of it code, stacks and rounding {}",
+        Bytes(p.engine_peak),
+        Bytes(p.heap),
+        Bytes(p.rss),
+        Bytes(p.rest.max(0) as u64)
+    );
+    for (name, bytes) in &report.measured.rows {
+        if let Some(name) = name.strip_prefix("beside.") {
+            let _ = writeln!(out, "beside   {name}: {} ({bytes} B)", Bytes(*bytes));
+        }
+    }
+    if p.escaped > 0 {
+        let _ = writeln!(out, "warning  {} engine allocations above 64 KiB escaped the account", p.escaped);
+    }
+    let s = &report.speed;
+    let _ = writeln!(
+        out,
+        "speed    ready in {:.2} s, prefill {:.1} tokens/s ({} tokens), decode {:.1} tokens/s ({} steps)",
+        s.load_seconds, s.prefill_tokens_per_second, s.prompt_tokens, s.decode_tokens_per_second, s.steps
+    );
+    let t = &report.predicted;
+    if t.decode_tokens_per_second > 0.0 || !report.machine.device.starts_with("cuda") {
+        let guess = if t.probed { "" } else { "; this machine is not probed: `ullage probe`" };
+        let _ = writeln!(
+            out,
+            "planned  prefill {:.1} tokens/s, decode {:.1} tokens/s{guess}",
+            t.prefill_tokens_per_second, t.decode_tokens_per_second
+        );
+    }
+    if report.evicted > 0 {
+        let _ = writeln!(out, "evicted  {} rows over all layers and heads", report.evicted);
+    }
+    for (name, bytes) in &report.measured.moved {
+        let _ = writeln!(out, "moved    {name}: {} ({bytes} B)", Bytes(*bytes));
+    }
+    for (task, result) in &report.eval {
+        let _ = writeln!(out, "eval     {task}: {}", figures(result));
+    }
+    out
+}

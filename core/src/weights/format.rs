@@ -1,0 +1,110 @@
+//! weights.format: as the file has them, or requantized block by block while loading.
+
+use crate::blocks::BlockType;
+use crate::catalog::{Axis, Entry, Role, with_all};
+use crate::error::{Error, Result};
+use crate::model::shape::{ModelShape, TensorShape};
+
+/// What the weights of a model become in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// As in the file.
+    Original,
+    /// Matrices requantized to this type; vectors stay f32.
+    Block(BlockType),
+}
+
+static ORIGINAL: Entry = Entry {
+    id: "original",
+    axis: Axis::WeightsFormat,
+    paper: "the model file",
+    sentence: "Weights are held as the file stores them.",
+    knobs: &[],
+    composes: with_all,
+    role: Role::WeightsFormat(Target::Original),
+};
+
+macro_rules! formats {
+    ($($name:ident = $ty:ident $id:literal $paper:literal $sentence:literal;)+) => {
+        $(static $name: Entry = Entry {
+            id: $id,
+            axis: Axis::WeightsFormat,
+            paper: $paper,
+            sentence: $sentence,
+            knobs: &[],
+            composes: with_all,
+            role: Role::WeightsFormat(Target::Block(BlockType::$ty)),
+        };)+
+        /// The variants.
+        pub const ENTRIES: &[&Entry] = &[&ORIGINAL, $(&$name),+];
+    };
+}
+
+formats! {
+    Q8_0 = Q8_0 "q8_0" "ggml" "8-bit integers with one scale for 32 weights: 8.5 bits a weight, near lossless.";
+    Q6_K = Q6K "q6_k" "ggml k-quants" "6-bit integers with 8-bit scales in super-blocks of 256: 6.56 bits a weight.";
+    Q5_K = Q5K "q5_k" "ggml k-quants" "5-bit integers with 6-bit scales and minima in super-blocks of 256: 5.5 bits a weight.";
+    Q5_1 = Q5_1 "q5_1" "ggml" "5-bit integers with scale and minimum for 32 weights: 6 bits a weight.";
+    Q5_0 = Q5_0 "q5_0" "ggml" "5-bit integers with one scale for 32 weights: 5.5 bits a weight.";
+    Q4_K = Q4K "q4_k" "ggml k-quants" "4-bit integers with 6-bit scales and minima in super-blocks of 256: 4.5 bits a weight.";
+    Q4_1 = Q4_1 "q4_1" "ggml" "4-bit integers with scale and minimum for 32 weights: 5 bits a weight.";
+    Q4_0 = Q4_0 "q4_0" "ggml" "4-bit integers with one scale for 32 weights: 4.5 bits a weight.";
+    IQ4_NL = Iq4Nl "iq4_nl" "ggml" "4-bit codes into 16 uneven levels with one scale for 32 weights: 4.5 bits a weight.";
+    MXFP4 = Mxfp4 "mxfp4" "OCP Microscaling formats" "4-bit floats with one power-of-two scale for 32 weights: 4.25 bits a weight.";
+    Q3_K = Q3K "q3_k" "ggml k-quants" "3-bit integers with 6-bit scales in super-blocks of 256: 3.44 bits a weight.";
+    Q2_K = Q2K "q2_k" "ggml k-quants" "2-bit integers with 4-bit scales and minima in super-blocks of 256: 2.63 bits a weight.";
+    F16 = F16 "f16" "IEEE 754 binary16" "Two bytes a weight.";
+    BF16 = Bf16 "bf16" "bfloat16" "Two bytes a weight, with the range of f32 and 8 bits of precision.";
+    F32 = F32 "f32" "IEEE 754 binary32" "Four bytes a weight; what other formats decode to, held decoded.";
+}
+
+impl Target {
+    /// The shape as it will be in memory. Vectors (norms, rope divisors) are always held as f32.
+    ///
+    /// # Errors
+    /// A tensor whose rows are not whole blocks of the target, named with what its width allows.
+    pub fn apply(self, shape: &ModelShape) -> Result<ModelShape> {
+        let mut out = shape.clone();
+        let matrix = |t: &mut TensorShape| -> Result<()> {
+            let Self::Block(ty) = self else { return Ok(()) };
+            if !t.cols.is_multiple_of(ty.elems()) {
+                let allowed: Vec<_> = ENTRIES
+                    .iter()
+                    .filter(
+                        |e| matches!(e.role, Role::WeightsFormat(Self::Block(b)) if t.cols.is_multiple_of(b.elems())),
+                    )
+                    .map(|e| e.id)
+                    .collect();
+                return Err(Error::refused(
+                    format!("weights.format = {ty}"),
+                    format!(
+                        "`{ty}` stores blocks of {} weights, and rows of {} have {}; this model's widths allow: {}",
+                        ty.elems(),
+                        t.name,
+                        t.cols,
+                        allowed.join(", ")
+                    ),
+                ));
+            }
+            t.ty = ty;
+            Ok(())
+        };
+        matrix(&mut out.embedding)?;
+        if let Some(head) = &mut out.output {
+            matrix(head)?;
+        }
+        out.output_norm.ty = BlockType::F32;
+        if let Some(freqs) = &mut out.rope_freqs {
+            freqs.ty = BlockType::F32;
+        }
+        for layer in &mut out.layers {
+            let t = &mut layer.tensors;
+            t.attn_norm.ty = BlockType::F32;
+            t.ffn_norm.ty = BlockType::F32;
+            for m in [&mut t.q, &mut t.k, &mut t.v, &mut t.o, &mut t.gate, &mut t.up, &mut t.down] {
+                matrix(m)?;
+            }
+        }
+        Ok(out)
+    }
+}

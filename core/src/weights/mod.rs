@@ -1,0 +1,5 @@
+//! Weights: in which format they are held, and how they get there.
+
+pub mod format;
+pub mod load;
+pub mod units;

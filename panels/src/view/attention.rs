@@ -1,0 +1,95 @@
+//! What each head looked at.
+
+use std::sync::Arc;
+
+/// The attention picture of sequence 0.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attention {
+    /// Which run, in words.
+    pub run: String,
+    /// Layers and query heads; KV heads are shared by `heads / kv_heads` neighbours each.
+    pub layers: usize,
+    /// Query heads a layer.
+    pub heads: usize,
+    /// KV heads a layer.
+    pub kv_heads: usize,
+    /// Small maps of all heads; `None` when nothing was kept for display.
+    pub grid: Option<Arc<Grid>>,
+    /// The head kept at full size, if one was.
+    pub map: Option<Arc<Map>>,
+    /// The head that will be kept at full size in the next run: (layer, head).
+    pub chosen: Option<(usize, usize)>,
+    /// Rows that left a head's cache.
+    pub evictions: Arc<Vec<Eviction>>,
+    /// Tokens of the sequence by position, the prompt's first.
+    pub tokens: Arc<Vec<String>>,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Why there is nothing to see, or less than all: `observe.limit was reached at step 80`.
+    pub note: String,
+    /// Attention is being kept for display as configured.
+    pub observed: bool,
+}
+
+/// Attention of the newest token over the cache's rows, pooled to a few columns, for every head and step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Grid {
+    /// Columns of a row.
+    pub bins: usize,
+    /// Decoding step of each row.
+    pub steps: Vec<usize>,
+    /// Cache rows that the columns of each row stand for.
+    pub rows: Vec<usize>,
+    /// `(steps, layers, heads, bins)`: 255 is the head's largest weight in that step.
+    pub values: Vec<u8>,
+}
+
+impl Grid {
+    /// The row of a step for one head, `(bins)`.
+    pub fn row(&self, at: usize, (layer, head): (usize, usize), (layers, heads): (usize, usize)) -> &[u8] {
+        let start = ((at * layers + layer) * heads + head) * self.bins;
+        self.values.get(start..start + self.bins).unwrap_or(&[])
+    }
+}
+
+/// Attention of one head at full size: a row a query, a column a position.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Map {
+    /// Which head: (layer, query head).
+    pub head: (usize, usize),
+    /// Position of the query of each row.
+    pub queries: Vec<u32>,
+    /// Columns.
+    pub columns: usize,
+    /// `(queries, columns)`: the square root of the weight, 255 for 1. 0 where the key was not in the cache.
+    pub values: Vec<u8>,
+    /// Which of `values` were in the cache at all: `(queries, columns)`, one bit each, rows padded to bytes.
+    pub held: Vec<u8>,
+}
+
+impl Map {
+    /// The weight of a cell, 0 … 1.
+    pub fn weight(&self, query: usize, column: usize) -> f32 {
+        let v = f32::from(self.values.get(query * self.columns + column).copied().unwrap_or(0)) / 255.0;
+        v * v
+    }
+
+    /// True when the key of `column` was in the cache when `query` looked.
+    pub fn held(&self, query: usize, column: usize) -> bool {
+        let stride = self.columns.div_ceil(8);
+        self.held.get(query * stride + column / 8).is_some_and(|b| b >> (column % 8) & 1 == 1)
+    }
+}
+
+/// A row that left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Eviction {
+    /// Decoding step; 0 at the end of the prompt.
+    pub step: usize,
+    /// Layer.
+    pub layer: u16,
+    /// KV head.
+    pub head: u16,
+    /// Position of its token.
+    pub position: u32,
+}

@@ -1,0 +1,67 @@
+//! What was read and written, token by token.
+
+/// The text picture.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Text {
+    /// The prompt as it stands in the configuration.
+    pub prompt: String,
+    /// The system message of a chat.
+    pub system: String,
+    /// Speaking through the chat template.
+    pub chat: bool,
+    /// The conversation so far, when chatting; the prompt is the newest message of the user.
+    pub turns: Chat,
+    /// What each sequence read and wrote.
+    pub sequences: Vec<Written>,
+    /// A run is going on.
+    pub running: bool,
+    /// It is a run from the disk or from before the configuration changed: said above the text.
+    pub of_run: Option<String>,
+    /// Speed and how it went, in words, once done.
+    pub summary: String,
+}
+
+/// A conversation.
+pub type Chat = Vec<Turn>;
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The person.
+    #[default]
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Who.
+    pub role: Role,
+    /// What.
+    pub content: String,
+}
+
+/// One sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Written {
+    /// Its tokens: the prompt's first. A token's index is its position.
+    pub tokens: Vec<Token>,
+    /// How many of them are the prompt's.
+    pub prompt: usize,
+    /// Why it ended, in words; empty while it goes on.
+    pub stop: String,
+    /// Share of (layer, head) caches that still hold each position, 0 … 1, at the end or where it is scrubbed to; empty when
+    /// nothing was dropped or the policy does not say.
+    pub kept: Vec<f32>,
+}
+
+/// One token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The text it stands for (a replacement character where it is part of one).
+    pub text: String,
+}
