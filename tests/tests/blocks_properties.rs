@@ -45,9 +45,16 @@ fn rounding(d: f32) -> f32 {
     (d / 2048.0).max(1.0 / (1 << 25) as f32)
 }
 
+/// A number from −1 to 1, by way of integers: proptest's own sampling of a float range asserts a bound on its rounding that
+/// does not always hold.
+fn unit() -> impl Strategy<Value = f32> {
+    const STEPS: i32 = 1 << 24;
+    (-STEPS..=STEPS).prop_map(|i| i as f32 / STEPS as f32)
+}
+
 /// One block's worth of ordinary numbers of one magnitude.
 fn block(elems: usize) -> impl Strategy<Value = Vec<f32>> {
-    (-8i32..8, prop::collection::vec(-1f32..1.0, elems))
+    (-8i32..8, prop::collection::vec(unit(), elems))
         .prop_map(|(e, x)| x.into_iter().map(|x| x * (e as f32).exp2()).collect())
 }
 
@@ -62,7 +69,7 @@ fn wild(elems: usize) -> impl Strategy<Value = Vec<f32>> {
             Just(f32::MAX),
             Just(f32::MIN_POSITIVE),
             Just(1e-42),
-            -1f32..1.0,
+            unit(),
         ],
         elems,
     )
@@ -130,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn a_constant_block_is_within_half_a_step(value in -50f32..50.0) {
+    fn a_constant_block_is_within_half_a_step(value in unit().prop_map(|x| 50.0 * x)) {
         for ty in ENCODED {
             // The step with which a block spans 0 to `value`; one-element types have only rounding.
             let levels = match ty {
@@ -156,7 +163,7 @@ proptest! {
 
     #[test]
     fn scaling_by_a_power_of_two_scales_the_result(
-        x in prop::collection::vec(prop_oneof![-1f32..-0.1, 0.1f32..1.0], 256), e in 0i32..6
+        x in prop::collection::vec(unit().prop_map(|x| x.signum() * (0.1 + 0.9 * x.abs())), 256), e in 0i32..6
     ) {
         // Exactly: no absolute threshold hides in a search.
         let by = (e as f32).exp2();
