@@ -96,12 +96,12 @@ impl<'a> From<&'a Buf> for Src<'a> {
 
 impl Buf {
     /// From element `at` on, to read.
-    pub fn from(&self, at: usize) -> Src<'_> {
+    pub fn at(&self, at: usize) -> Src<'_> {
         Src { buf: self, at }
     }
 
     /// From element `at` on, to write.
-    pub fn into(&mut self, at: usize) -> Dst<'_> {
+    pub fn at_mut(&mut self, at: usize) -> Dst<'_> {
         Dst { buf: self, at }
     }
 
