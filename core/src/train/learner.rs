@@ -270,11 +270,22 @@ impl Learner {
     ///
     /// # Errors
     /// The device's.
-    pub fn open(&mut self, d: &dyn Device, id: usize, put: impl FnOnce(Dst<'_>, bool) -> Result<()>) -> Result<()> {
-        let _ = d;
+    pub fn open(&mut self, id: usize, put: impl FnOnce(Dst<'_>, bool) -> Result<()>) -> Result<()> {
         let (at, add) = (self.params[id].at, self.params[id].seen > 0);
         self.params[id].seen += 1;
         put(self.buffer()?.at_mut(at), add)
+    }
+
+    /// As [`Self::open`], for an operation that reads the parameter too.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn open_with(&mut self, id: usize, put: impl FnOnce(&Buf, Dst<'_>, bool) -> Result<()>) -> Result<()> {
+        let (at, add) = (self.params[id].at, self.params[id].seen > 0);
+        self.params[id].seen += 1;
+        let gradients = self.gradients.as_mut();
+        let gradients = gradients.ok_or_else(|| Error::Internal("gradients before they have a place".into()))?;
+        put(&self.params[id].buf, gradients.at_mut(at), add)
     }
 
     /// The gradient of an open parameter from element `from` on, to add to.

@@ -119,7 +119,7 @@ impl Head {
         if let Some(HeadGrad { parameter: Some(id), .. }) = &grad {
             // What is not added to, because a tile was skipped, must be zero.
             let n = vocab * hidden;
-            learner.open(d, *id, |into, add| if add { Ok(()) } else { d.fill(into, n, 0.0) })?;
+            learner.open(*id, |into, add| if add { Ok(()) } else { d.fill(into, n, 0.0) })?;
         }
         let Tile { rows: tall, vocab: wide, eps } = self.tile;
         for row in (0..rows).step_by(tall) {

@@ -174,14 +174,14 @@ impl Delta for Pair {
         scratch: &mut Buf,
     ) -> Result<()> {
         self.low(d, on, learner, x, scratch)?;
-        learner.open(d, on.params[1], |into, add| d.linear_dw(dy, scratch.all(), on.m, on.rows, self.r, into, add))?;
+        learner.open(on.params[1], |into, add| d.linear_dw(dy, scratch.all(), on.m, on.rows, self.r, into, add))?;
         // h has done its part: dh = s · dy · B takes its place.
         d.linear_dx(dy, on.m, self.b(on, learner), scratch.all_mut(), false)?;
         d.scale(scratch.all_mut(), on.m * self.r, self.scale)?;
         if self.freeze_a {
             return Ok(());
         }
-        learner.open(d, on.params[0], |into, add| d.linear_dw(scratch.all(), x, on.m, self.r, on.cols, into, add))
+        learner.open(on.params[0], |into, add| d.linear_dw(scratch.all(), x, on.m, self.r, on.cols, into, add))
     }
 
     fn dx(
