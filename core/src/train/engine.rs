@@ -196,7 +196,7 @@ impl Trainer {
             (Some(t), Some(source)) => {
                 let mut bytes = vec![0u8; t.bytes() as usize];
                 source.read_rows(t, 0, t.rows, &mut bytes)?;
-                Some(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes))
+                Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
             }
             _ => None,
         };
