@@ -17,4 +17,8 @@ pub mod loss;
 pub mod optimizer;
 pub mod order;
 pub mod params;
+pub mod plan;
 pub mod weights;
+
+#[cfg(test)]
+mod tests;
