@@ -82,6 +82,12 @@ impl Axis {
         Self::KvAlloc,
         Self::PlaceWeights,
         Self::PlaceKv,
+        Self::TrainParams,
+        Self::TrainGradient,
+        Self::TrainOptimizer,
+        Self::TrainActivations,
+        Self::TrainLoss,
+        Self::TrainOrder,
         Self::Eval,
     ];
 
@@ -107,6 +113,21 @@ impl Axis {
                 ("Where it lives", "Weights", false, "Which memory holds the weights, and how they get to the compute.")
             }
             Self::PlaceKv => ("Where it lives", "KV cache", false, "Which memory holds the cache."),
+            Self::TrainParams => {
+                ("Fine-tuning", "What learns", false, "Which weights change, or what is added to them.")
+            }
+            Self::TrainGradient => ("Fine-tuning", "Gradient", true, "How the gradient is obtained."),
+            Self::TrainOptimizer => {
+                ("Fine-tuning", "Optimizer", false, "How a gradient becomes a change of the weights.")
+            }
+            Self::TrainActivations => (
+                "Fine-tuning",
+                "Activations",
+                false,
+                "What of the forward pass is held until the backward pass needs it.",
+            ),
+            Self::TrainLoss => ("Fine-tuning", "Loss", false, "In what pieces output scores and loss are computed."),
+            Self::TrainOrder => ("Fine-tuning", "Data order", true, "In which order the samples come."),
             Self::Eval => ("Accuracy", "Measured by", false, "What a run is measured by after it has generated."),
         };
         AxisWords { section, title, advanced, sentence }
