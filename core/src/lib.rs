@@ -19,6 +19,7 @@ pub mod place;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod train;
 pub mod weights;
 
 pub use bytes::Bytes;

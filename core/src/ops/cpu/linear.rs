@@ -313,7 +313,7 @@ fn run_task<'s>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Level;
     use super::*;
     use crate::blocks;

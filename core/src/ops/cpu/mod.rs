@@ -22,6 +22,7 @@ pub mod decode;
 pub mod element;
 mod lanes;
 pub mod linear;
+mod low_rank;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, atten
 pub use decode::{decode_row_of, decode_rows};
 pub use element::{Angles, Pairs, add, argmax, embed, rms_norm, rope, rotate, softmax, swiglu};
 pub use linear::{Mat, Product, linear, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
+pub use low_rank::{AddLowRank, add_low_rank};
 
 /// What instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,195 @@
+//! What training reads: packed rows of tokens, addressed by number, so that any order and any resumption is a list of
+//! numbers.
+
+use crate::error::{Error, Result};
+
+/// A target that is no target: padding, a prompt whose loss is not wanted, the last token of a document.
+pub const NO_LOSS: u32 = u32::MAX;
+
+/// One micro-batch: `sequences` rows of `length` tokens, row after row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, `(sequences, length)`. Padding may be any id; its targets are [`NO_LOSS`].
+    pub tokens: Vec<u32>,
+    /// The id each token should predict, `(sequences, length)`, already shifted; [`NO_LOSS`] where none.
+    pub targets: Vec<u32>,
+    /// For each token, the place in its own row of the first token of its document, `(sequences, length)`; never falls
+    /// along a row. A token at `t` has position `t − segments[t]` and attends to `segments[t]..=t`. Empty: every row is
+    /// one document, all zeros.
+    pub segments: Vec<u32>,
+    /// Rows.
+    pub sequences: usize,
+    /// Tokens of a row.
+    pub length: usize,
+}
+
+impl Batch {
+    /// Tokens, padding included.
+    pub fn rows(&self) -> usize {
+        self.sequences * self.length
+    }
+
+    /// Targets that count.
+    pub fn counted(&self) -> usize {
+        self.targets.iter().filter(|t| **t != NO_LOSS).count()
+    }
+
+    /// The first token of the document of token `i` (of all `sequences · length`), within its row.
+    pub fn segment(&self, i: usize) -> u32 {
+        self.segments.get(i).copied().unwrap_or(0)
+    }
+
+    /// Checks lengths, ids below `vocab`, and that segments never fall or lie ahead.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] that names the token at fault.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        let n = self.rows();
+        let wrong = |what: String| Err(Error::Internal(format!("batch: {what}")));
+        if n == 0 || self.tokens.len() != n || self.targets.len() != n {
+            return wrong(format!(
+                "{} tokens and {} targets for {} × {}",
+                self.tokens.len(),
+                self.targets.len(),
+                self.sequences,
+                self.length
+            ));
+        }
+        if !self.segments.is_empty() && self.segments.len() != n {
+            return wrong(format!("{} segments for {n} tokens", self.segments.len()));
+        }
+        for i in 0..n {
+            let t = i % self.length;
+            let (id, target, start) = (self.tokens[i], self.targets[i], self.segment(i));
+            if id as usize >= vocab || target != NO_LOSS && target as usize >= vocab {
+                return wrong(format!("token {i} has id {id} and target {target} in a vocabulary of {vocab}"));
+            }
+            if start as usize > t || t > 0 && self.segment(i - 1) > start {
+                return wrong(format!("token {i} at {t} says that its document begins at {start}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Packed data: rows of one length that can be had by number, in any order and as often as wanted. What order they come in
+/// is `train.order`; where a run stands in it is a number, so resuming needs nothing else.
+pub trait Rows: Send {
+    /// Rows there are to learn from; at least 1.
+    fn rows(&self) -> usize;
+
+    /// Tokens of a row.
+    fn length(&self) -> usize;
+
+    /// A batch of the rows `which`, each below [`Self::rows`].
+    ///
+    /// # Errors
+    /// What reading them may meet.
+    fn batch(&self, which: &[usize]) -> Result<Batch>;
+
+    /// Rows held out, never among [`Self::rows`]; 0 when there is no validation split.
+    fn held_out(&self) -> usize {
+        0
+    }
+
+    /// A batch of held-out rows, each below [`Self::held_out`].
+    ///
+    /// # Errors
+    /// What reading them may meet.
+    fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
+        Err(Error::Internal(format!("no held-out rows, and {} asked for", which.len())))
+    }
+
+    /// Text that stands for the data in a training state: resuming on other data is refused.
+    fn fingerprint(&self) -> String;
+}
+
+/// Rows that are simply there: what a caller made itself.
+#[derive(Clone, Debug, Default)]
+pub struct Ready {
+    /// One batch of all rows to learn from.
+    pub learn: Batch,
+    /// One batch of all held-out rows.
+    pub held_out: Batch,
+}
+
+fn pick(all: &Batch, which: &[usize]) -> Result<Batch> {
+    let n = all.length;
+    let mut out = Batch { sequences: which.len(), length: n, ..Batch::default() };
+    for &row in which {
+        if row >= all.sequences {
+            return Err(Error::Internal(format!("row {row} of {}", all.sequences)));
+        }
+        let range = row * n..(row + 1) * n;
+        out.tokens.extend_from_slice(&all.tokens[range.clone()]);
+        out.targets.extend_from_slice(&all.targets[range.clone()]);
+        if !all.segments.is_empty() {
+            out.segments.extend_from_slice(&all.segments[range]);
+        }
+    }
+    Ok(out)
+}
+
+impl Rows for Ready {
+    fn rows(&self) -> usize {
+        self.learn.sequences
+    }
+
+    fn length(&self) -> usize {
+        self.learn.length
+    }
+
+    fn batch(&self, which: &[usize]) -> Result<Batch> {
+        pick(&self.learn, which)
+    }
+
+    fn held_out(&self) -> usize {
+        self.held_out.sequences
+    }
+
+    fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
+        pick(&self.held_out, which)
+    }
+
+    fn fingerprint(&self) -> String {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        for id in self.learn.tokens.iter().chain(&self.learn.targets) {
+            hash = (hash ^ u64::from(*id)).wrapping_mul(0x0100_0000_01b3);
+        }
+        format!("{}x{}:{hash:016x}", self.learn.sequences, self.learn.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Batch {
+        Batch {
+            tokens: vec![1, 2, 3, 4, 5, 6],
+            targets: vec![2, 3, NO_LOSS, 5, 6, NO_LOSS],
+            segments: vec![0, 0, 2, 0, 1, 1],
+            sequences: 2,
+            length: 3,
+        }
+    }
+
+    #[test]
+    fn a_batch_checks_its_ids_and_segments() {
+        assert_eq!(two().counted(), 4);
+        assert!(two().check(7).is_ok());
+        assert!(two().check(6).unwrap_err().to_string().contains("id 6"));
+        let falls = Batch { segments: vec![0, 1, 0, 0, 0, 0], ..two() };
+        assert!(falls.check(7).unwrap_err().to_string().contains("token 2"));
+        let ahead = Batch { segments: vec![0, 2, 2, 0, 0, 0], ..two() };
+        assert!(ahead.check(7).is_err());
+    }
+
+    #[test]
+    fn rows_come_by_number() {
+        let data = Ready { learn: two(), held_out: Batch::default() };
+        let b = data.batch(&[1, 0, 1]).unwrap();
+        assert_eq!((b.sequences, &b.tokens[..4]), (3, &[4, 5, 6, 1][..]));
+        assert!(data.batch(&[2]).is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Fine-tuning: data, and what learns from it.
+
+pub mod batch;
+pub mod data;
