@@ -30,6 +30,8 @@ pub enum Command {
     Techniques(Techniques),
     /// Write a model with a LoRA adapter merged into its weights, as a GGUF file
     Merge(Merge),
+    /// Write a LoRA adapter in another layout: PEFT's folder, or GGUF as llama.cpp reads it
+    Adapter(Adapter),
     /// Prefill and decode speed at several depths, and the fraction of the probed bandwidth
     Bench(Bench),
     /// Planned against measured over a matrix of configurations
@@ -90,6 +92,19 @@ pub struct Merge {
     /// Threads; 0 for the number of physical cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Adapter {
+    /// The model the adapter was trained on
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// The adapter: a folder of PEFT's, or a GGUF adapter
+    #[arg(value_name = "ADAPTER")]
+    pub adapter: PathBuf,
+    /// What to write: a name that ends in .gguf, or a folder of PEFT's layout
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Clone, ClapArgs)]

@@ -42,6 +42,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
         Some(Command::Sweep(a)) => sweep::sweep(&a),
         Some(Command::Techniques(a)) => inspect::techniques(&a),
         Some(Command::Merge(a)) => merge::merge(&a),
+        Some(Command::Adapter(a)) => merge::adapter(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
         Some(Command::Probe(a)) => inspect::probe(&a),

@@ -1,14 +1,15 @@
-//! `ullage merge`.
+//! `ullage merge` and `ullage adapter`: what becomes of an adapter outside.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ullage_core::catalog::{self, Axis, Role};
-use ullage_core::model::{Model, adapter};
+use ullage_core::model::Model;
+use ullage_core::model::adapter::{self, AdapterFile};
 use ullage_core::ops::Team;
 use ullage_core::{Bytes, Error, Result, machine};
 
-use crate::args::Merge;
+use crate::args::{Adapter, Merge};
 use crate::source::say;
 
 /// Merges an adapter into a model's weights.
@@ -37,5 +38,18 @@ pub fn merge(args: &Merge) -> Result<u8> {
         merged.matrices,
         model.shape.name
     ));
+    Ok(0)
+}
+
+/// Writes an adapter in another layout.
+///
+/// # Errors
+/// A model or adapter that does not fit; a place that cannot be written; scales that the layout cannot express.
+pub fn adapter(args: &Adapter) -> Result<u8> {
+    let model = Model::open(&args.model, Path::new("."))?;
+    let file = AdapterFile::open(&args.adapter, &model.shape, 1.0)?;
+    file.convert(&args.out, &model.shape)?;
+    let rank = file.shape.rank();
+    say(&format!("{}: {} of rank {rank}\n", args.out.display(), Bytes(4 * file.shape.parameters(&model.shape))));
     Ok(0)
 }

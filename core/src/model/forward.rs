@@ -594,9 +594,9 @@ impl Forward {
         )?;
         if let Some(adapter) = &self.adapter {
             let mut outputs = [
-                Output { linear: Linear::Q, y: q, ldy: nq },
-                Output { linear: Linear::K, y: k, ldy: nkv },
-                Output { linear: Linear::V, y: v, ldy: nkv },
+                Output { linear: Linear::Q, y: q },
+                Output { linear: Linear::K, y: k },
+                Output { linear: Linear::V, y: v },
             ];
             adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
         }
@@ -694,7 +694,7 @@ impl Forward {
             scratch,
         )?;
         if let Some(adapter) = &self.adapter {
-            let mut outputs = [Output { linear: Linear::O, y: out, ldy: hidden }];
+            let mut outputs = [Output { linear: Linear::O, y: out }];
             adapter.add(team, l, &normed[..m * nq], m, &mut outputs, low, scratch)?;
         }
         add(team, x, out)?;
@@ -709,14 +709,13 @@ impl Forward {
             scratch,
         )?;
         if let Some(adapter) = &self.adapter {
-            let mut outputs =
-                [Output { linear: Linear::Gate, y: gate, ldy: ff }, Output { linear: Linear::Up, y: up, ldy: ff }];
+            let mut outputs = [Output { linear: Linear::Gate, y: gate }, Output { linear: Linear::Up, y: up }];
             adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
         }
         swiglu(team, gate, up)?;
         linear_many_as(s.compute, team, gate, m, &mut [Product { w: w.mat(8)?, y: out, ldy: hidden }], scratch)?;
         if let Some(adapter) = &self.adapter {
-            let mut outputs = [Output { linear: Linear::Down, y: out, ldy: hidden }];
+            let mut outputs = [Output { linear: Linear::Down, y: out }];
             adapter.add(team, l, gate, m, &mut outputs, low, scratch)?;
         }
         add(team, x, out)

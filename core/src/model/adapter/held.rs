@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::ledger::{Buffer, Ledger, Reservation};
 use crate::model::shape::{ModelShape, TensorShape};
 use crate::ops::Team;
-use crate::ops::cpu::{AddLowRank, Mat, Product, add_low_rank, linear_many};
+use crate::ops::cpu::{Mat, Product, linear_add, linear_many};
 use crate::place::rows;
 use crate::weights::units::UnitLayout;
 
@@ -40,10 +40,8 @@ pub struct Held {
 pub struct Output<'a> {
     /// Whose product it is.
     pub linear: Linear,
-    /// `(m, ≥ out)`.
+    /// `(m, out)`.
     pub y: &'a mut [f32],
-    /// Elements from one row to the next.
-    pub ldy: usize,
 }
 
 fn layout(parts: &[(Linear, LowRank, [TensorShape; 2])]) -> UnitLayout {
@@ -125,16 +123,15 @@ impl Held {
         }
         linear_many(team, x, m, &mut products, scratch)?;
         drop(products);
-        let mut sums = Vec::with_capacity(outputs.len());
         let mut rest = low;
-        for Output { linear, y, ldy } in outputs {
+        for Output { linear, y } in outputs {
             let Some(at) = adapted(*linear) else { continue };
             let LowRank { rank, scale, .. } = layer.parts[at].1;
             let (h, after) = rest.split_at_mut(m * rank);
             h.iter_mut().for_each(|v| *v *= scale);
-            sums.push(AddLowRank { h, b: layer.mat(at, Part::B)?, y, ldy: *ldy });
+            linear_add(team, h, m, layer.mat(at, Part::B)?, y, scratch)?;
             rest = after;
         }
-        add_low_rank(team, m, &mut sums, scratch)
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ pub use peft::save as save_peft;
 use super::gguf::Gguf;
 use super::safetensors::SafeFile;
 use super::shape::{LayerShape, ModelShape, TensorShape};
-use crate::blocks::BlockType;
+use crate::blocks::{self, BlockType};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 
@@ -329,6 +329,52 @@ impl AdapterFile {
     }
 }
 
+impl AdapterFile {
+    /// Writes it to `out` in f32: as GGUF where that is what its name ends in, otherwise as a folder of PEFT's.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; scales that differ by linear beyond what one α and the ranks express.
+    pub fn convert(&self, out: &Path, model: &ModelShape) -> Result<()> {
+        let mut made = Vec::new();
+        let mut about: Option<About> = None;
+        for layer in 0..self.shape.layers.len() {
+            for (linear, low, ab) in self.shape.tensors(model, layer) {
+                let alpha = low.scale * low.rank as f32;
+                let known = about.get_or_insert_with(|| About {
+                    rank: self.shape.rank(),
+                    alpha,
+                    rslora: false,
+                    dropout: 0.0,
+                    base: model.name.clone(),
+                });
+                if (known.alpha - alpha).abs() > 1e-6 * alpha.abs() {
+                    return Err(Error::refused(
+                        format!("writing {}", out.display()),
+                        format!("its linears have no one α ({} and {alpha}); merge it instead", known.alpha),
+                    ));
+                }
+                let mut factors = [Vec::new(), Vec::new()];
+                for ((part, t), wide) in [Part::A, Part::B].into_iter().zip(&ab).zip(&mut factors) {
+                    let mut stored = vec![0; t.bytes() as usize];
+                    self.read(layer, linear, part, &mut stored)?;
+                    wide.resize(t.rows * t.cols, 0.0);
+                    blocks::decode(t.ty, &stored, wide).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))?;
+                }
+                made.push((layer, linear, low.rank, factors));
+            }
+        }
+        let list: Vec<Factors<'_>> = made
+            .iter()
+            .map(|(layer, linear, rank, [a, b])| Factors { layer: *layer, linear: *linear, rank: *rank, a, b })
+            .collect();
+        let about = about.ok_or_else(|| Error::Internal("an adapter that adapts nothing".into()))?;
+        match out.extension().is_some_and(|e| e == "gguf") {
+            true => save_gguf(out, model, &about, &list),
+            false => save_peft(out, model, &about, &list),
+        }
+    }
+}
+
 /// Adds a file's bytes to a hash.
 fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
     let io = |e| Error::io(path, "cannot read", &e);
@@ -441,3 +487,6 @@ impl<'m> Collector<'m> {
 fn holds_factors(ty: BlockType) -> bool {
     matches!(ty, BlockType::F32 | BlockType::F16 | BlockType::Bf16)
 }
+
+#[cfg(test)]
+mod tests;

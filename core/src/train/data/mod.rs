@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use pack::Packed;
 
+pub use crate::config::train::LossOn;
+
 use crate::error::{Error, Result};
 use crate::job::text::Words;
 use crate::ledger::alloc::{Scope, scoped};
@@ -30,17 +32,6 @@ const SPLIT: u64 = 0x7370_6c69_7400;
 
 /// Marks an id that is to be learned; ids are below 2²⁴ (a model's header is held to that).
 const LEARN: u32 = 1 << 31;
-
-/// Which tokens have a loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossOn {
-    /// What the assistant says; plain text is learned whole.
-    #[default]
-    Responses,
-    /// Every token but a document's first.
-    All,
-}
 
 /// Where a text file's documents end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +84,7 @@ impl Options {
         Self {
             data: data.into(),
             validation: Validation::default(),
-            loss_on: LossOn::default(),
+            loss_on: LossOn::Responses,
             split: Split::default(),
             template: true,
             seed: 0,

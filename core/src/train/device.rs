@@ -1,0 +1,527 @@
+//! The device seam: what training asks of a machine, operation by operation, each forward with its vector–Jacobian product.
+//!
+//! An engine above it never sees memory: it holds [`Buf`]s and names ranges of them. Three devices stand below it: the CPU
+//! ([`super::cpu`]), a GPU, and the dry one ([`super::dry`]), which reserves what the others would and computes nothing:
+//! a plan is a training step on the dry device, so plan and run cannot drift apart.
+//!
+//! Shapes are written `(rows, cols)`, row after row. `m` is the rows of a batch, `sequences · length`. Activations,
+//! gradients and norms are f32 unless a buffer says otherwise; weights are whatever their buffer says. A reduction has one
+//! fixed order, so a device gives the same bits for the same inputs; on the CPU whatever the number of threads.
+
+use std::any::Any;
+
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::ledger::Tag;
+use crate::model::Source;
+use crate::model::shape::TensorShape;
+pub use crate::ops::cpu::Pairs;
+
+/// A block of a device's memory: `len` elements stored as `ty`, counted in the ledger for as long as it lives. Ids
+/// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.
+pub struct Buf {
+    ty: BlockType,
+    len: usize,
+    memory: Box<dyn Any + Send>,
+}
+
+impl std::fmt::Debug for Buf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buf({} × {})", self.len, self.ty)
+    }
+}
+
+impl Buf {
+    /// A buffer over a device's own kind of memory, which must hold [`buffer_bytes`] of it.
+    pub fn new<M: Any + Send>(ty: BlockType, len: usize, memory: M) -> Self {
+        Self { ty, len, memory: Box::new(memory) }
+    }
+
+    /// How elements are stored.
+    pub fn ty(&self) -> BlockType {
+        self.ty
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of payload.
+    pub fn bytes(&self) -> usize {
+        buffer_bytes(self.ty, self.len)
+    }
+
+    /// The device's memory.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a buffer of another device.
+    pub fn memory<M: Any>(&self) -> Result<&M> {
+        self.memory.downcast_ref().ok_or_else(|| Error::Internal("a buffer of another device".into()))
+    }
+
+    /// The device's memory, to write.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a buffer of another device.
+    pub fn memory_mut<M: Any>(&mut self) -> Result<&mut M> {
+        self.memory.downcast_mut().ok_or_else(|| Error::Internal("a buffer of another device".into()))
+    }
+}
+
+/// Bytes of `len` elements stored as `ty`; a last block may be short of elements, never of bytes.
+pub fn buffer_bytes(ty: BlockType, len: usize) -> usize {
+    len.div_ceil(ty.elems()) * ty.block_bytes()
+}
+
+/// Elements of a buffer from `at` on, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Src<'a> {
+    /// The buffer.
+    pub buf: &'a Buf,
+    /// First element.
+    pub at: usize,
+}
+
+impl<'a> From<&'a Buf> for Src<'a> {
+    fn from(buf: &'a Buf) -> Self {
+        Self { buf, at: 0 }
+    }
+}
+
+impl Buf {
+    /// From element `at` on, to read.
+    pub fn at(&self, at: usize) -> Src<'_> {
+        Src { buf: self, at }
+    }
+
+    /// From element `at` on, to write.
+    pub fn at_mut(&mut self, at: usize) -> Dst<'_> {
+        Dst { buf: self, at }
+    }
+
+    /// All of it, to read.
+    pub fn all(&self) -> Src<'_> {
+        Src { buf: self, at: 0 }
+    }
+
+    /// All of it, to write.
+    pub fn all_mut(&mut self) -> Dst<'_> {
+        Dst { buf: self, at: 0 }
+    }
+}
+
+/// Elements of a buffer from `at` on, to write.
+#[derive(Debug)]
+pub struct Dst<'a> {
+    /// The buffer.
+    pub buf: &'a mut Buf,
+    /// First element.
+    pub at: usize,
+}
+
+impl Dst<'_> {
+    /// The same place for a shorter while.
+    pub fn again(&mut self) -> Dst<'_> {
+        Dst { buf: self.buf, at: self.at }
+    }
+}
+
+/// A weight matrix `(rows, cols)`, outputs by inputs, in blocks of its buffer's type: quantized, bf16 or f32 alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    /// Where it lies.
+    pub buf: &'a Buf,
+    /// First element, at a block's start.
+    pub at: usize,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs; whole blocks.
+    pub cols: usize,
+}
+
+impl<'a> Weight<'a> {
+    /// A whole buffer as a matrix.
+    pub fn of(buf: &'a Buf, rows: usize, cols: usize) -> Self {
+        Self { buf, at: 0, rows, cols }
+    }
+
+    /// Rows `first..first + n`, such as a block of the vocabulary.
+    pub fn rows(self, first: usize, n: usize) -> Self {
+        Self { at: self.at + first * self.cols, rows: n, ..self }
+    }
+}
+
+/// Attention of a training batch: causal, inside each document.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Causal {
+    /// Sequences of the batch.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub length: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key–value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Multiplied onto every score, `1 / √dim`.
+    pub scale: f32,
+}
+
+/// Rotary embedding of a batch: angles by position and the position of each row.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// Cosines, `(positions, half)`.
+    pub cos: &'a Buf,
+    /// Sines, `(positions, half)`.
+    pub sin: &'a Buf,
+    /// The position of each row, ids `(m)`.
+    pub positions: &'a Buf,
+    /// Pairs of a head that turn.
+    pub half: usize,
+    /// How they lie.
+    pub pairs: Pairs,
+    /// Backward: by the opposite angles.
+    pub inverse: bool,
+}
+
+/// How an updated value becomes a stored one (fine-tuning.md §1.5). For f32 parameters all but `Master` mean the same.
+#[derive(Debug)]
+pub enum Round<'a> {
+    /// To the nearest, ties to even.
+    Nearest,
+    /// Up or down with a chance in proportion, by Philox block `(key seed, stream, element)`: the expectation is exact.
+    Stochastic {
+        /// Of the run.
+        seed: u64,
+        /// Of this parameter and step, see [`crate::rng::Philox::stream`]; element `i` takes the low 16 bits of word
+        /// `i % 4` of block `i / 4`.
+        stream: u64,
+    },
+    /// To the nearest, what was lost being carried to the next step in a buffer of the parameter's type.
+    Kahan(&'a mut Buf),
+    /// Updates an f32 master copy, and stores the nearest of it.
+    Master(&'a mut Buf),
+}
+
+/// One AdamW step of one parameter; all scalars in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second.
+    pub beta2: f32,
+    /// Added to the root.
+    pub eps: f32,
+    /// Decoupled weight decay λ.
+    pub weight_decay: f32,
+    /// `1 − β1^t`.
+    pub correction1: f32,
+    /// `1 − β2^t`.
+    pub correction2: f32,
+    /// Multiplied onto every gradient first: clipping.
+    pub scale: f32,
+    /// Each scaled gradient is clamped to ± this; infinity for none.
+    pub clamp: f32,
+}
+
+/// One SGD step of one parameter: `g ← clamp(scale · g) + λp`, `u ← μu + g`, `p ← p − lr · (nesterov ? g + μu : u)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Momentum μ; 0 needs no buffer.
+    pub momentum: f32,
+    /// Look ahead.
+    pub nesterov: bool,
+    /// Weight decay λ (coupled, as in PyTorch).
+    pub weight_decay: f32,
+    /// Multiplied onto every gradient first: clipping.
+    pub scale: f32,
+    /// Each scaled gradient is clamped to ± this; infinity for none.
+    pub clamp: f32,
+}
+
+/// The largest calls of a run, by which a device sizes its scratch before the run starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Rows of a batch: `sequences · length`.
+    pub rows: usize,
+    /// Widest side of a matrix in the layers or their adapters.
+    pub cols: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the largest block of weights that one call multiplies with: the vocabulary or a block of it, or `cols`.
+    pub outputs: usize,
+    /// Rows of tokens whose logits are computed at once.
+    pub head_rows: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Sequences of a batch.
+    pub sequences: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key–value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Bytes of the largest conversion while loading (file type to held type), 0 for none.
+    pub load: usize,
+}
+
+/// A machine that trains. Every op checks lengths, runs or enqueues, and returns [`Error::Cancelled`] once the job's flag
+/// is set; results that the host sees ([`Self::download`]) are complete.
+///
+/// `add` says whether an output is added to or overwritten. No op allocates: scratch is the device's own, sized at its
+/// opening by [`Sizes`] and counted as `workspace`.
+pub trait Device: Send {
+    /// A zeroed buffer.
+    ///
+    /// # Errors
+    /// Over budget.
+    fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf>;
+
+    /// Bytes from the host into a buffer, from element `at` on (at a block's start).
+    ///
+    /// # Errors
+    /// The device's.
+    fn upload(&self, from: &[u8], to: Dst<'_>) -> Result<()>;
+
+    /// Bytes of a buffer from element `at` on to the host; waits for what computes them.
+    ///
+    /// # Errors
+    /// The device's.
+    fn download(&self, from: Src<'_>, to: &mut [u8]) -> Result<()>;
+
+    /// Reads a tensor of a model, stored as `from`, into a buffer of `to`'s type, converting where they differ.
+    ///
+    /// # Errors
+    /// What the file or the device says.
+    fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()>;
+
+    /// Waits for everything enqueued, so that clocks tell the truth.
+    ///
+    /// # Errors
+    /// What an enqueued op met.
+    fn wait(&self) -> Result<()>;
+
+    /// `y ← x`, `len` elements of one type.
+    ///
+    /// # Errors
+    /// The device's; as for every op below.
+    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()>;
+
+    /// `y ← value`, f32.
+    ///
+    /// # Errors
+    /// The device's.
+    fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()>;
+
+    /// `y ← y + a · x`, f32.
+    ///
+    /// # Errors
+    /// The device's.
+    fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()>;
+
+    /// `y ← a · y`, f32.
+    ///
+    /// # Errors
+    /// The device's.
+    fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()>;
+
+    /// One f32: `to ← Σ x²` over `len` elements.
+    ///
+    /// # Errors
+    /// The device's.
+    fn square_sum(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()>;
+
+    /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn gather(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()>;
+
+    /// Rows `i` of `x (n, cols)` to rows `ids[i]`, each named once, of `y (…, cols)`; other rows stay.
+    ///
+    /// # Errors
+    /// The device's.
+    fn scatter(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()>;
+
+    /// Embedding: rows `ids` of `table`, decoded, into `y (m, cols)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn embed(&self, table: Weight<'_>, ids: Src<'_>, m: usize, y: Dst<'_>) -> Result<()>;
+
+    /// Its gradient: `d (rows, cols)` row `ids[i]` += `dy` row `i`, in order of `i`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn embed_vjp(&self, dy: Src<'_>, ids: Src<'_>, m: usize, rows: usize, cols: usize, d: Dst<'_>) -> Result<()>;
+
+    /// `y (m, w.rows) (+)= x (m, w.cols) · wᵀ (+ bias (w.rows))`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, bias: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()>;
+
+    /// `dx (m, w.cols) (+)= dy (m, w.rows) · w`, quantized weights being decoded block by block.
+    ///
+    /// # Errors
+    /// The device's.
+    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()>;
+
+    /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn linear_dw(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        m: usize,
+        rows: usize,
+        cols: usize,
+        dw: Dst<'_>,
+        add: bool,
+    ) -> Result<()>;
+
+    /// `db (rows) (+)= Σ_i dy (m, rows)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()>;
+
+    /// `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row; `w (cols)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()>;
+
+    /// `dx += ρ (dy ⊙ w) − x ρ³ / cols · ⟨dy ⊙ w, x⟩`, and where wanted `dw (+)= Σ dy ⊙ x ρ` (with whether to add).
+    ///
+    /// # Errors
+    /// The device's.
+    fn rms_norm_vjp(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        w: Src<'_>,
+        m: usize,
+        cols: usize,
+        eps: f32,
+        dx: Dst<'_>,
+        dw: Option<(Dst<'_>, bool)>,
+    ) -> Result<()>;
+
+    /// Rotates the heads of `x (m, heads · dim)` in place; with `inverse` it is its own vector–Jacobian product.
+    ///
+    /// # Errors
+    /// The device's.
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: Turn<'_>) -> Result<()>;
+
+    /// `o = softmax(q kᵀ · scale) v` over what each token may see; `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`,
+    /// `segments` ids `(m)` as [`super::batch::Batch::segments`]; leaves `lse (m, heads)`, the natural logarithm of each
+    /// row's sum of exponentials.
+    ///
+    /// # Errors
+    /// The device's.
+    fn attention(
+        &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
+        segments: Src<'_>,
+        of: Causal,
+        o: Dst<'_>,
+        lse: Dst<'_>,
+    ) -> Result<()>;
+
+    /// Its vector–Jacobian product by tiles, `P = exp(S − lse)` anew, `D = rowsum(do ⊙ o)`; overwrites `dq`, `dk`, `dv`,
+    /// those of keys and values summed over their group of query heads.
+    ///
+    /// # Errors
+    /// The device's.
+    fn attention_vjp(
+        &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
+        o: Src<'_>,
+        lse: Src<'_>,
+        d_o: Src<'_>,
+        segments: Src<'_>,
+        of: Causal,
+        dq: Dst<'_>,
+        dk: Dst<'_>,
+        dv: Dst<'_>,
+    ) -> Result<()>;
+
+    /// `p = g · σ(g) · u`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()>;
+
+    /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()>;
+
+    /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
+    /// `lse ← ln(e^lse + Σ e^a)` (start it at −∞) and `picked ← a[target − first]` where a row's target lies in the block.
+    /// `targets` ids `(m)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn lse(
+        &self,
+        a: Src<'_>,
+        m: usize,
+        n: usize,
+        first: usize,
+        targets: Src<'_>,
+        lse: Dst<'_>,
+        picked: Dst<'_>,
+    ) -> Result<()>;
+
+    /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − lse) − [target])`, zeros in rows
+    /// without a target. Returns false when every element before scaling is below `eps` in size, so that the caller may
+    /// skip the block; a device for which that answer would cost a wait returns true.
+    ///
+    /// # Errors
+    /// The device's.
+    fn softmax_vjp(
+        &self,
+        a: Dst<'_>,
+        m: usize,
+        n: usize,
+        first: usize,
+        targets: Src<'_>,
+        lse: Src<'_>,
+        scale: f32,
+        eps: f32,
+    ) -> Result<bool>;
+
+    /// One AdamW step, in one pass and without temporaries: `m ← β1 m + (1−β1) g`, `v ← β2 v + (1−β2) g²`,
+    /// `p ← p − lr (m / c1 / (√(v / c2) + eps) + λ p)`. Moments are f32 or bf16 (to the nearest), the gradient is f32.
+    ///
+    /// # Errors
+    /// The device's.
+    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()>;
+
+    /// One SGD step, in one pass; `u` (f32 or bf16) where there is momentum.
+    ///
+    /// # Errors
+    /// The device's.
+    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()>;
+}
