@@ -28,7 +28,7 @@ use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
 use crate::report::dump::{Dump, LOGITS};
 
 /// Least seconds between two snapshots of one kind.
-const SNAPSHOT: Duration = Duration::from_millis(50);
+pub(super) const SNAPSHOT: Duration = Duration::from_millis(50);
 
 /// What an order comes to before anything is computed: its tokens, cases and workload.
 pub struct Prepared {
@@ -171,22 +171,27 @@ fn run_on<B: Backend>(
     }
     let mut measured = ledger.measured();
     measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+    let program = program();
+    drop(runner);
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
+/// What the allocator and the system say now.
+pub(super) fn program() -> Program {
     let heap = alloc::counts();
     let rss = machine::rss_bytes().unwrap_or(0);
-    drop(runner);
-    let program = Program {
+    Program {
         engine_peak: heap.engine_peak.max(0) as u64,
         heap: heap.program.max(0) as u64,
         rss,
         rest: rss as i64 - heap.payload - heap.engine - heap.program,
         payload_peak: heap.payload_peak.max(0) as u64,
         escaped: heap.escaped,
-    };
-    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
-    Ok(())
+    }
 }
 
-fn card(model: &Model) -> ModelCard {
+pub(super) fn card(model: &Model) -> ModelCard {
     ModelCard {
         path: model.path.clone(),
         name: model.shape.name.clone(),

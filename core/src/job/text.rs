@@ -73,6 +73,11 @@ impl Words {
         }
     }
 
+    /// Ids there are.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
     fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
         match ids.iter().find(|id| **id as usize >= self.vocab) {
             Some(id) => Err(Error::refused(

@@ -4,6 +4,7 @@
 //! reservations on a ledger without walls; time from a roofline over the machine's probed bandwidths.
 
 mod solve;
+mod solve_train;
 mod time;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use solve::{Inverse, cheapest_change};
+pub use solve_train::TrainInverse;
 pub use time::Times;
 
 use crate::catalog::{Axis, Role};
@@ -24,6 +26,7 @@ use crate::model::forward::{self, Extent, Forward};
 use crate::model::gpu;
 use crate::model::shape::ModelShape;
 use crate::place::{self, Placement};
+use crate::train;
 
 /// The ledger row of the sampler's candidate list.
 pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
@@ -177,16 +180,29 @@ impl Resolved {
 /// # Errors
 /// A choice this shape forbids. A plan over budget is no error: it says so in [`Plan::over`].
 pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Result<Plan> {
+    if let Some(train) = &config.train {
+        let walk = |ledger: &Arc<Ledger>| train::plan::walk(config, stored, ledger);
+        let (bytes, over) = walked(config, &walk)?;
+        let time = time::training(stored, train, config, machine)?;
+        return Ok(Plan { bytes, time, workload: workload.clone(), over });
+    }
     let resolved = Resolved::new(config, stored)?;
+    let (bytes, over) = walked(config, &|ledger| resolved.walk(config, stored, workload, ledger))?;
+    let time = time::times(stored, &resolved, workload, config, machine);
+    Ok(Plan { bytes, time, workload: workload.clone(), over })
+}
+
+/// What a walk reserves without walls, and the wall of `config` that it would hit.
+fn walked(config: &Config, walk: &dyn Fn(&Arc<Ledger>) -> Result<()>) -> Result<(Measured, Option<OverBudget>)> {
     let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    resolved.walk(config, stored, workload, &free)?;
+    walk(&free)?;
     let bytes = free.measured();
     let budget = config.budget.clone();
     let walls = [(Tier::Device, budget.device.0), (Tier::Host, budget.host.0), (Tier::Disk, budget.disk.0)];
     let crosses = walls.iter().any(|(tier, wall)| bytes.tiers.get(tier).is_some_and(|a| a.peak > *wall));
     let over = if crosses {
         let walled = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-        match resolved.walk(config, stored, workload, &walled) {
+        match walk(&walled) {
             Err(Error::OverBudget(over)) => {
                 // What it needs in all, not only up to the first refusal.
                 let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
@@ -198,8 +214,7 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
     } else {
         None
     };
-    let time = time::times(stored, &resolved, workload, config, machine);
-    Ok(Plan { bytes, time, workload: workload.clone(), over })
+    Ok((bytes, over))
 }
 
 impl Plan {

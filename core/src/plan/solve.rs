@@ -19,7 +19,7 @@ pub struct Inverse {
 }
 
 /// Largest `n` in `1..=most` for which `fits`, which holds up to some number and never beyond; 0 if none.
-fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
+pub(super) fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, most + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -28,7 +28,7 @@ fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
     low
 }
 
-fn fits(shape: &ModelShape, config: &Config, workload: &Workload, machine: &Machine) -> bool {
+pub(super) fn fits(shape: &ModelShape, config: &Config, workload: &Workload, machine: &Machine) -> bool {
     plan(shape, workload, config, machine).is_ok_and(|p| p.over.is_none())
 }
 
@@ -67,6 +67,9 @@ impl Inverse {
 /// The cheapest change of one or two keys that makes `config` fit: what changes only memory and speed first, then what
 /// costs accuracy, least first; at last the budget it needs. As `--set` arguments.
 pub fn cheapest_change(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<String> {
+    if config.train.is_some() {
+        return super::solve_train::cheapest_change(shape, workload, config, machine);
+    }
     let mut candidates: Vec<(String, Config, Workload)> = Vec::new();
     let mut add = |text: String, change: &dyn Fn(&mut Config)| {
         let mut c = config.clone();

@@ -18,6 +18,7 @@ pub mod optimizer;
 pub mod order;
 pub mod params;
 pub mod plan;
+pub mod state;
 pub mod weights;
 
 #[cfg(test)]
