@@ -43,7 +43,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     let workload = Workload::default();
     let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
     if let Some(over) = &mut planned.over {
-        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine);
+        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
     }
     let over = planned.over.clone();
     let step_seconds = planned.time.train_step_seconds;

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Workload;
+use super::change::{Change, WayBack, fitting};
 use super::solve::{fits, largest};
-use super::{Workload, plan};
+use crate::config::Config;
 use crate::config::train::{ClipBy, Hold, Train};
-use crate::config::{Choice, Config, KnobValue, Knobs};
-use crate::ledger::Tier;
 use crate::machine::Machine;
 use crate::model::shape::ModelShape;
 
@@ -34,98 +34,101 @@ impl TrainInverse {
         let workload = Workload::default();
         let fit = |c: &Config| fits(shape, c, &workload, machine);
         let largest_batch = largest(512, |n| fit(&with(config, &|t| t.batch = n)));
-        let longest_length = largest(shape.context, |n| fit(&with(config, &|t| t.length = n.max(2))));
-        Self { largest_batch, longest_length }
+        let longest_length = largest(shape.context, |n| n < 2 || fit(&with(config, &|t| t.length = n)));
+        Self { largest_batch, longest_length: if longest_length < 2 { 0 } else { longest_length } }
     }
 }
 
-fn knob(id: &str, knobs: &[(&str, i64)]) -> Choice {
-    Choice { id: id.into(), knobs: Knobs(knobs.iter().map(|(k, v)| ((*k).to_owned(), KnobValue::Int(*v))).collect()) }
+/// Keys to set and the words for it; later steps keep those before them.
+type Step = (Vec<(&'static str, String)>, String);
+
+/// What computes the same, from the least slowdown on.
+fn same(train: &Train) -> Vec<Step> {
+    let fused = train.accumulate == 1 && train.clip.by != ClipBy::Global;
+    let mut out: Vec<Step> = Vec::new();
+    if train.loss.id == "full" {
+        out.push((vec![("train.loss", "chunked".into())], "Loss in chunks of tokens".into()));
+    }
+    if fused && train.grad_hold == Hold::All {
+        out.push((vec![("train.grad_hold", "layer".into())], "Gradients a layer at a time".into()));
+    }
+    if train.activations.id == "keep" {
+        out.push((vec![("train.activations", "recompute".into())], "Activations computed again".into()));
+    }
+    let cut = [("train.loss", "cut"), ("train.loss.block_n", "128"), ("train.loss.block_v", "2048")];
+    out.push((cut.map(|(k, v)| (k, v.to_owned())).to_vec(), "Cut cross-entropy in small tiles".into()));
+    if fused && train.grad_hold != Hold::Matrix && train.clip.by != ClipBy::Layer {
+        out.push((vec![("train.grad_hold", "matrix".into())], "Gradients a matrix at a time".into()));
+    }
+    out
 }
 
-/// The cheapest change that makes `config` fit: what computes the same first, then smaller batches, then other methods; at
-/// last the budget it needs. As `--set` arguments.
-pub(super) fn cheapest_change(
+/// What learns less or otherwise, on top of all that computes the same.
+fn other(train: &Train) -> Vec<Step> {
+    let mut out: Vec<Step> = Vec::new();
+    for batch in [train.batch / 2, train.batch / 4, 1].into_iter().filter(|b| *b > 0 && *b < train.batch) {
+        out.push((vec![("train.batch", batch.to_string())], format!("Batch {batch}")));
+    }
+    for length in [train.length / 2, train.length / 4, 64].into_iter().filter(|n| *n >= 2 && *n < train.length) {
+        let sets = vec![("train.batch", "1".to_owned()), ("train.length", length.to_string())];
+        out.push((sets, format!("Batch 1 · length {length}")));
+    }
+    if train.optimizer.id == "adamw" && train.optimizer.knobs.text("state_dtype") != Some("bf16") {
+        let sets = vec![("train.optimizer", "{ use = \"adamw\", state_dtype = \"bf16\" }".to_owned())];
+        out.push((sets, "AdamW with bf16 state".into()));
+    }
+    if train.params.id != "lora" {
+        out.push((vec![("train.params", "lora".into())], "LoRA".into()));
+        let length = train.length.min(64);
+        let sets = [
+            ("train.params", "lora".to_owned()),
+            ("train.batch", "1".to_owned()),
+            ("train.length", length.to_string()),
+        ];
+        out.push((sets.to_vec(), format!("LoRA · batch 1 · length {length}")));
+    }
+    out
+}
+
+/// Up to `n` changes that make `config` fit, cheapest first: one that computes the same, several of those together, smaller
+/// batches, other methods.
+pub(super) fn ways_back(
     shape: &ModelShape,
     workload: &Workload,
     config: &Config,
     machine: &Machine,
-) -> Option<String> {
-    let train = config.train.as_ref()?;
-    let fused = train.accumulate == 1 && train.clip.by != ClipBy::Global;
-    // What computes the same, from the least slowdown on; each line keeps those before it.
-    type Change<'a> = (String, Box<dyn Fn(&mut Train) + 'a>);
-    let mut same: Vec<Change<'_>> = Vec::new();
-    if train.loss.id == "full" {
-        same.push(("--set train.loss=chunked".into(), Box::new(|t| t.loss = "chunked".into())));
-    }
-    if fused && train.grad_hold == Hold::All {
-        same.push(("--set train.grad_hold=layer".into(), Box::new(|t| t.grad_hold = Hold::Layer)));
-    }
-    if train.activations.id == "keep" {
-        same.push(("--set train.activations=recompute".into(), Box::new(|t| t.activations = "recompute".into())));
-    }
-    same.push((
-        "--set train.loss='{ use = \"cut\", block_n = 128, block_v = 2048 }'".into(),
-        Box::new(|t| t.loss = knob("cut", &[("block_n", 128), ("block_v", 2048)])),
-    ));
-    if fused && train.grad_hold != Hold::Matrix && train.clip.by != ClipBy::Layer {
-        same.push(("--set train.grad_hold=matrix".into(), Box::new(|t| t.grad_hold = Hold::Matrix)));
-    }
-    let ok = |c: &Config| c.check().is_ok() && fits(shape, c, workload, machine);
-    // One alone, then all up to there together.
-    for (text, change) in &same {
-        if ok(&with(config, &|t| change(t))) {
-            return Some(text.clone());
+    n: usize,
+) -> Vec<WayBack> {
+    let Some(train) = &config.train else { return Vec::new() };
+    let mut out: Vec<WayBack> = Vec::new();
+    let mut attempt = |steps: &[&Step]| {
+        if out.len() >= n {
+            return false;
+        }
+        let sets = steps.iter().flat_map(|(sets, _)| sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))).collect();
+        let words: Vec<&str> = steps.iter().map(|(_, words)| words.as_str()).collect();
+        let change = Change { sets, words: words.join(" · ") };
+        let Ok(changed) = change.apply(config) else { return false };
+        let plan = (changed != *config).then(|| fitting(shape, workload, &changed, machine)).flatten();
+        out.extend(plan.map(|plan| WayBack { change, plan }));
+        out.len() >= n
+    };
+    let (same, other) = (same(train), other(train));
+    for step in &same {
+        if attempt(&[step]) {
+            return out;
         }
     }
-    let mut words: Vec<&str> = Vec::new();
-    let mut tightest = config.clone();
-    for (text, change) in &same {
-        words.push(text);
-        tightest = with(&tightest, &|t| change(t));
-        if ok(&tightest) {
-            return Some(words.join(" "));
+    for end in 2..=same.len() {
+        if attempt(&same[..end].iter().collect::<Vec<_>>()) {
+            return out;
         }
     }
-    // Fewer rows at once; where gradients are held to the end, as many to an update as before.
-    for batch in [train.batch / 2, train.batch / 4, 1].into_iter().filter(|b| *b > 0 && *b < train.batch) {
-        let c = with(&tightest, &|t| t.batch = batch);
-        if ok(&c) {
-            return Some(format!("{} --set train.batch={batch}", words.join(" ")));
+    for step in &other {
+        let all: Vec<&Step> = same.iter().chain(std::iter::once(step)).collect();
+        if attempt(&all) {
+            return out;
         }
     }
-    for length in [train.length / 2, train.length / 4, 64].into_iter().filter(|n| *n >= 2 && *n < train.length) {
-        let c = with(&tightest, &|t| (t.batch, t.length) = (1, length));
-        if ok(&c) {
-            return Some(format!("{} --set train.batch=1 --set train.length={length}", words.join(" ")));
-        }
-    }
-    for (text, change) in [
-        (
-            "--set train.optimizer='{ use = \"adamw\", state_dtype = \"bf16\" }'",
-            &(|t: &mut Train| {
-                t.optimizer = Choice {
-                    id: "adamw".into(),
-                    knobs: Knobs([("state_dtype".to_owned(), KnobValue::Text("bf16".into()))].into()),
-                }
-            }) as &dyn Fn(&mut Train),
-        ),
-        ("--set train.params=lora", &|t: &mut Train| t.params = "lora".into()),
-        ("--set train.params=lora --set train.batch=1 --set train.length=64", &|t: &mut Train| {
-            (t.params, t.batch, t.length) = ("lora".into(), 1, t.length.min(64));
-        }),
-    ] {
-        let c = with(&tightest, change);
-        if c != tightest && ok(&c) {
-            return Some(format!("{} {text}", words.join(" ")).trim().to_owned());
-        }
-    }
-    let whole = plan(shape, workload, config, machine).ok()?;
-    let needs: Vec<_> = [("device", Tier::Device, config.budget.device.0), ("host", Tier::Host, config.budget.host.0)]
-        .into_iter()
-        .filter(|(_, tier, wall)| whole.peak(*tier) > *wall)
-        .map(|(name, tier, _)| format!("--set budget.{name}='{} B'", whole.peak(tier)))
-        .collect();
-    Some(needs.join(" "))
+    out
 }
