@@ -47,6 +47,7 @@ impl Words {
                 if !run.system.is_empty() {
                     messages.push(Message { role: "system".into(), content: run.system.clone() });
                 }
+                messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
                 messages.push(Message { role: "user".into(), content: run.prompt.clone() });
                 if !self.has_template() {
                     return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
@@ -100,6 +101,11 @@ impl Words {
             Some(t) => self.check(t.encode(text, special, false)),
             None => Err(Error::refused("evaluating a random model", "it has no tokenizer and nothing to remember")),
         }
+    }
+
+    /// Ids there are.
+    pub fn vocab(&self) -> usize {
+        self.vocab
     }
 
     fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>> {

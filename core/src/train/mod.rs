@@ -12,6 +12,7 @@ pub mod data;
 pub mod device;
 pub mod dry;
 pub mod engine;
+pub mod export;
 pub mod gradient;
 pub mod learner;
 pub mod loss;
@@ -19,6 +20,7 @@ pub mod optimizer;
 pub mod order;
 pub mod params;
 pub mod plan;
+pub mod state;
 pub mod weights;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use pack::Packed;
 
-pub use crate::config::train::LossOn;
+pub use crate::config::train::{LossOn, Split};
 
 use crate::error::{Error, Result};
 use crate::job::text::Words;
@@ -32,17 +32,6 @@ const SPLIT: u64 = 0x7370_6c69_7400;
 
 /// Marks an id that is to be learned; ids are below 2²⁴ (a model's header is held to that).
 const LEARN: u32 = 1 << 31;
-
-/// Where a text file's documents end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    /// At blank lines.
-    #[default]
-    BlankLines,
-    /// The file is one document, cut into pieces of the sequence length.
-    Whole,
-}
 
 /// What is held back to measure with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,7 +74,7 @@ impl Options {
             data: data.into(),
             validation: Validation::default(),
             loss_on: LossOn::Responses,
-            split: Split::default(),
+            split: Split::BlankLines,
             template: true,
             seed: 0,
         }

@@ -9,6 +9,8 @@ use crate::train::engine::{Stepped, Trainer, Watch};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "backprop",
+    title: "Backpropagation",
+    common: true,
     axis: Axis::TrainGradient,
     paper: "Rumelhart, Hinton and Williams 1986",
     sentence: "The exact gradient, by the chain rule from the loss down, a layer at a time.",
