@@ -82,12 +82,6 @@ impl Axis {
         Self::KvAlloc,
         Self::PlaceWeights,
         Self::PlaceKv,
-        Self::TrainParams,
-        Self::TrainGradient,
-        Self::TrainOptimizer,
-        Self::TrainActivations,
-        Self::TrainLoss,
-        Self::TrainOrder,
         Self::Eval,
     ];
 
@@ -114,20 +108,15 @@ impl Axis {
             }
             Self::PlaceKv => ("Where it lives", "KV cache", false, "Which memory holds the cache."),
             Self::TrainParams => {
-                ("Fine-tuning", "What learns", false, "Which weights change, or what is added to them.")
+                ("Fine-tuning", "What learns", false, "Which weights change, or what is put beside them.")
             }
-            Self::TrainGradient => ("Fine-tuning", "Gradient", true, "How the gradient is obtained."),
-            Self::TrainOptimizer => {
-                ("Fine-tuning", "Optimizer", false, "How a gradient becomes a change of the weights.")
+            Self::TrainGradient => ("Fine-tuning", "Gradient", true, "How a step comes by its gradient."),
+            Self::TrainOptimizer => ("Fine-tuning", "Optimizer", false, "How a gradient becomes a step."),
+            Self::TrainActivations => {
+                ("Fine-tuning", "Activations", false, "What the forward pass leaves for the backward one.")
             }
-            Self::TrainActivations => (
-                "Fine-tuning",
-                "Activations",
-                false,
-                "What of the forward pass is held until the backward pass needs it.",
-            ),
-            Self::TrainLoss => ("Fine-tuning", "Loss", false, "In what pieces output scores and loss are computed."),
-            Self::TrainOrder => ("Fine-tuning", "Data order", true, "In which order the samples come."),
+            Self::TrainLoss => ("Fine-tuning", "Loss", false, "How much of the logits is held at once."),
+            Self::TrainOrder => ("Fine-tuning", "Data order", true, "Which row of the data comes when."),
             Self::Eval => ("Accuracy", "Measured by", false, "What a run is measured by after it has generated."),
         };
         AxisWords { section, title, advanced, sentence }

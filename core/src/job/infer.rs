@@ -28,7 +28,7 @@ use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
 use crate::report::dump::{Dump, LOGITS};
 
 /// Least seconds between two snapshots of one kind.
-const SNAPSHOT: Duration = Duration::from_millis(50);
+pub(super) const SNAPSHOT: Duration = Duration::from_millis(50);
 
 /// What an order comes to before anything is computed: its tokens, cases and workload.
 pub struct Prepared {
@@ -48,6 +48,9 @@ pub struct Prepared {
 /// A prompt that does not fit, a damaged tokenizer, a missing text file.
 pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
     config.check()?;
+    if config.model.adapter.is_some() != model.adapter.is_some() {
+        return Err(Error::Internal("the model was opened without its adapter, or with one too many".into()));
+    }
     let resolved = Resolved::new(config, &model.shape)?;
     let words = Words::of(model)?;
     let prompt = words.prompt(config)?;
@@ -173,22 +176,27 @@ fn run_on<B: Backend>(
     }
     let mut measured = ledger.measured();
     measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+    let program = program();
+    drop(runner);
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
+/// What the allocator and the system say now.
+pub(super) fn program() -> Program {
     let heap = alloc::counts();
     let rss = machine::rss_bytes().unwrap_or(0);
-    drop(runner);
-    let program = Program {
+    Program {
         engine_peak: heap.engine_peak.max(0) as u64,
         heap: heap.program.max(0) as u64,
         rss,
         rest: rss as i64 - heap.payload - heap.engine - heap.program,
         payload_peak: heap.payload_peak.max(0) as u64,
         escaped: heap.escaped,
-    };
-    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
-    Ok(())
+    }
 }
 
-fn card(model: &Model) -> ModelCard {
+pub(super) fn card(model: &Model) -> ModelCard {
     ModelCard {
         path: model.path.clone(),
         name: model.shape.name.clone(),

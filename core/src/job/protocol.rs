@@ -244,6 +244,37 @@ pub enum Event {
     Paused,
     /// It goes on.
     Resumed,
+    /// A step of training was made.
+    TrainStep {
+        /// Updates made, from 1.
+        step: u64,
+        /// Mean loss of the step's targets before the update, in nats.
+        loss: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Norm of all gradients before clipping.
+        grad_norm: f64,
+        /// Tokens computed.
+        tokens: usize,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// The held-out rows were read.
+    Validation {
+        /// Updates made.
+        step: u64,
+        /// Mean loss, in nats.
+        loss: f64,
+        /// Targets counted.
+        tokens: usize,
+    },
+    /// The training state is on the disk.
+    Saved {
+        /// Updates made.
+        step: u64,
+        /// The file.
+        path: String,
+    },
     /// An evaluation's result.
     Eval {
         /// The task.

@@ -225,6 +225,13 @@ pub fn ways_back(
     machine: &Machine,
     n: usize,
 ) -> Vec<WayBack> {
+    if config.train.is_some() {
+        let mut out = super::solve_train::ways_back(shape, workload, config, machine, n);
+        if out.is_empty() && n > 0 {
+            out.extend(larger_budget(shape, workload, config, machine));
+        }
+        return out;
+    }
     let mut out: Vec<WayBack> = Vec::new();
     let mut done: Vec<Family> = Vec::new();
     for Candidate { family, change, config } in candidates(shape, workload, config) {
@@ -260,7 +267,7 @@ pub fn ways_back(
 }
 
 /// The plan of `config`, if it keeps within the budgets.
-fn fitting(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Plan> {
+pub(super) fn fitting(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Plan> {
     plan(shape, workload, config, machine).ok().filter(|p| p.over.is_none())
 }
 

@@ -7,6 +7,7 @@ mod change;
 mod formula;
 mod pieces;
 mod solve;
+mod solve_train;
 mod time;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use change::{Change, WayBack, cheapest_change, ways_back};
 pub use formula::{Formula, formula};
 pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
+pub use solve_train::TrainInverse;
 pub use time::Times;
 
 use crate::catalog::{Axis, Role};
@@ -26,10 +28,12 @@ use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
+use crate::model::adapter;
 use crate::model::forward::{self, Extent, Forward};
 use crate::model::gpu;
 use crate::model::shape::ModelShape;
 use crate::place::{self, Placement};
+use crate::train;
 
 /// The ledger row of the sampler's candidate list.
 pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
@@ -170,6 +174,7 @@ impl Resolved {
             Some(_) => gpu::plan_load(model, ledger, &mut held)?,
             None => self.placement.plan(model, ledger, &mut held)?,
         }
+        adapter::plan(&self.held, ledger, &mut held)?;
         let tier = config.cpu_tier();
         if config.run.sampling.temperature > 0.0 {
             held.push(ledger.reserve(Tag { tier, ..SAMPLER }, (SAMPLER_BYTES * self.held.vocab) as u64)?);
@@ -227,17 +232,25 @@ impl Resolved {
 /// # Errors
 /// A choice this shape forbids. A plan over budget is no error: it says so in [`Plan::over`].
 pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Result<Plan> {
-    let resolved = Resolved::new(config, stored)?;
     let budget = &config.budget;
     let draft = Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false);
-    resolved.walk(config, stored, workload, &draft, &mut |_| ())?;
+    let time = match &config.train {
+        Some(train) => {
+            train::plan::walk(config, stored, &draft)?;
+            time::training(stored, train, config, machine)?
+        }
+        None => {
+            let resolved = Resolved::new(config, stored)?;
+            resolved.walk(config, stored, workload, &draft, &mut |_| ())?;
+            time::times(stored, &resolved, workload, config, machine)
+        }
+    };
     let bytes = draft.measured();
     // What it needs in all, not only up to the first refusal.
     let over = draft.first_crossing().map(|over| {
         let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
         OverBudget { needed, ..over }
     });
-    let time = time::times(stored, &resolved, workload, config, machine);
     Ok(Plan { bytes, time, workload: workload.clone(), over })
 }
 

@@ -17,7 +17,7 @@ pub struct Inverse {
 }
 
 /// Largest `n` in `1..=most` for which `fits`, which holds up to some number and never beyond; 0 if none.
-fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
+pub(super) fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, most + 1);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -26,7 +26,7 @@ fn largest(most: usize, mut fits: impl FnMut(usize) -> bool) -> usize {
     low
 }
 
-fn fits(shape: &ModelShape, config: &Config, workload: &Workload, machine: &Machine) -> bool {
+pub(super) fn fits(shape: &ModelShape, config: &Config, workload: &Workload, machine: &Machine) -> bool {
     plan(shape, workload, config, machine).is_ok_and(|p| p.over.is_none())
 }
 

@@ -4,9 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Resolved, Workload};
 use crate::config::Config;
+use crate::config::train::Train;
+use crate::error::Result;
 use crate::machine::Machine;
 use crate::model::shape::ModelShape;
 use crate::place;
+use crate::train::engine::Techniques;
+use crate::train::params::Role;
+use crate::train::weights::ROLES;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,12 @@ pub struct Times {
     pub decode_tokens_per_second: f64,
     /// Bytes of weights and cache that one decoding step reads on the device.
     pub decode_bytes: u64,
+    /// Seconds of a training step; 0 for none.
+    #[serde(default)]
+    pub train_step_seconds: f64,
+    /// Seconds of all training steps.
+    #[serde(default)]
+    pub train_seconds: f64,
     /// False when the machine's figures are guesses (`ullage probe` has not run).
     pub probed: bool,
 }
@@ -34,7 +45,7 @@ fn linear_flops(shape: &ModelShape) -> f64 {
         .filter(|t| t.rows > 1)
         .map(|t| (t.rows * t.cols) as u64)
         .sum();
-    2.0 * layers as f64
+    2.0 * (layers + shape.adapter.as_ref().map_or(0, |a| a.parameters(shape))) as f64
 }
 
 /// Arithmetic of one query over `rows` cached rows.
@@ -62,8 +73,10 @@ pub(super) fn times(
     };
     let moved: f64 = r.placement.pass_bytes(model).iter().map(link).sum();
     let head = r.held.head();
-    let per_token: u64 =
-        r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>() + head.bytes();
+    let adapter = r.held.adapter.as_ref();
+    let per_token: u64 = r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>()
+        + head.bytes()
+        + adapter.map_or(0, |a| a.bytes(&r.held));
     let head_flops = 2.0 * (head.rows * head.cols) as f64;
     let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
     let Some(pass) = workload.passes.first() else {
@@ -95,5 +108,45 @@ pub(super) fn times(
         decode_tokens_per_second: s / step,
         decode_bytes: bytes,
         probed: machine.probed,
+        ..Times::default()
     }
+}
+
+/// Times of training by arithmetic alone: a forward, one product a linear backward for its input and one for its weights
+/// where they learn, and what is run again; the optimizer's pass by bytes.
+pub(super) fn training(stored: &ModelShape, train: &Train, config: &Config, machine: &Machine) -> Result<Times> {
+    let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
+    if config.gpu().is_some() {
+        // No GPU's bandwidths are probed yet: bytes are known, times are not.
+        return Ok(Times { load_seconds, ..Times::default() });
+    }
+    let many = usize::from(config.threads() > 1);
+    let (flops, copy) = (machine.speed.f32_flops[many], machine.speed.copy[0]);
+    let techniques = Techniques::new(train)?;
+    let rows = (train.batch * train.length * train.accumulate) as f64;
+    let linears = linear_flops(stored);
+    let attention = attention_flops(stored, train.length as f64 / 2.0);
+    let head = 2.0 * (stored.head().rows * stored.head().cols) as f64;
+    let learned: f64 = stored
+        .layers
+        .iter()
+        .flat_map(|l| l.tensors.all().into_iter().zip(ROLES))
+        .filter(|(t, role)| t.rows > 1 && techniques.params.learns(*role))
+        .map(|(t, _)| 2.0 * (t.rows * t.cols) as f64)
+        .sum();
+    let forwards = if techniques.activations.every() == 0 { 1.0 } else { 2.0 };
+    let tile = techniques.loss.tile(train.batch * train.length, stored.vocab);
+    let heads =
+        if tile.vocab < stored.vocab { 3.0 } else { 2.0 } + f64::from(u8::from(techniques.params.learns(Role::Head)));
+    let a_row = forwards * (linears + attention) + linears + learned + 3.5 * attention + heads * head;
+    let changed = stored.parameters() as f64 * if learned > 0.0 { 1.0 } else { 0.0 };
+    let state: usize = techniques.optimizer.state(1, 1).iter().map(|s| s.ty.block_bytes()).sum();
+    let step = rows * a_row / flops + changed * (8.0 + 2.0 * state as f64) / copy;
+    Ok(Times {
+        load_seconds,
+        train_step_seconds: step,
+        train_seconds: step * train.steps as f64,
+        probed: machine.probed,
+        ..Times::default()
+    })
 }

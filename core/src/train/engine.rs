@@ -265,6 +265,11 @@ impl Trainer {
         &*self.d
     }
 
+    /// The device and everything that learns, to put values there.
+    pub fn parts(&mut self) -> (&dyn Device, &mut Learner) {
+        (&*self.d, &mut self.learner)
+    }
+
     /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
     ///
     /// # Errors

@@ -8,9 +8,11 @@ pub mod activations;
 pub mod batch;
 pub mod block;
 pub mod cpu;
+pub mod data;
 pub mod device;
 pub mod dry;
 pub mod engine;
+pub mod export;
 pub mod gradient;
 pub mod learner;
 pub mod loss;
@@ -18,6 +20,7 @@ pub mod optimizer;
 pub mod order;
 pub mod params;
 pub mod plan;
+pub mod state;
 pub mod weights;
 
 #[cfg(test)]

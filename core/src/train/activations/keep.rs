@@ -6,7 +6,7 @@ use crate::catalog::{self, Axis, Entry, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "keep",
-    title: "Keep",
+    title: "Keep all",
     common: true,
     axis: Axis::TrainActivations,
     paper: "the plain choice",

@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "filter_eps",
-            label: "Filter eps",
+            label: "Skip below",
             paper_name: "ε",
             kind: KnobKind::Float { min: 0.0, max: 0.1 },
             // 2⁻²⁸: what f32 would lose beside 1 by adding a thirty-second of its epsilon.

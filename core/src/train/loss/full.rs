@@ -6,7 +6,7 @@ use crate::catalog::{self, Axis, Entry, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "full",
-    title: "All scores at once",
+    title: "All logits at once",
     common: true,
     axis: Axis::TrainLoss,
     paper: "the plain choice",

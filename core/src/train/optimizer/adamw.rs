@@ -27,8 +27,8 @@ pub static ENTRY: Entry = Entry {
     paper: "AdamW (arXiv 1711.05101)",
     sentence: "Steps by the running mean of the gradient over the root of that of its square: two numbers a parameter.",
     knobs: &[
-        share("beta1", "Decay of the mean", "β₁", 0.9, "Decay of the mean."),
-        share("beta2", "Decay of the mean square", "β₂", 0.999, "Decay of the mean square."),
+        share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+        share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
         share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
         share(
             "weight_decay",
@@ -39,7 +39,7 @@ pub static ENTRY: Entry = Entry {
         ),
         Knob {
             id: "state_dtype",
-            label: "State precision",
+            label: "State",
             paper_name: "",
             kind: KnobKind::Word { of: &["f32", "bf16"] },
             default: Default::Text("f32"),

@@ -10,7 +10,7 @@ use crate::train::device::{self, Buf, Device, Round, Src};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "sgd",
-    title: "SGD with momentum",
+    title: "SGD",
     common: true,
     axis: Axis::TrainOptimizer,
     paper: "Robbins and Monro 1951; momentum: Polyak 1964, Nesterov 1983",
@@ -45,7 +45,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "state_dtype",
-            label: "State precision",
+            label: "State",
             paper_name: "",
             kind: KnobKind::Word { of: &["f32", "bf16"] },
             default: Default::Text("f32"),

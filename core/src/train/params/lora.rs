@@ -11,7 +11,7 @@ use crate::train::learner::Learner;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "lora",
-    title: "Low-rank adapters (LoRA)",
+    title: "LoRA",
     common: true,
     axis: Axis::TrainParams,
     paper: "LoRA (arXiv 2106.09685), on quantized weights QLoRA (arXiv 2305.14314)",
@@ -28,7 +28,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "lora_alpha",
-            label: "Lora alpha",
+            label: "Alpha",
             paper_name: "α",
             kind: KnobKind::Float { min: 0.0, max: 4096.0 },
             default: Default::None,
@@ -37,7 +37,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "target",
-            label: "Target",
+            label: "Linears",
             paper_name: "target_modules",
             kind: KnobKind::Text,
             default: Default::Text("all"),
@@ -46,7 +46,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "use_rslora",
-            label: "Use rslora",
+            label: "Rank-stabilized",
             paper_name: "rsLoRA (arXiv 2312.03732)",
             kind: KnobKind::Bool,
             default: Default::Bool(false),
@@ -55,7 +55,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "loraplus_lr_ratio",
-            label: "Loraplus lr ratio",
+            label: "Learning rate of B over A",
             paper_name: "λ of LoRA+ (arXiv 2402.12354)",
             kind: KnobKind::Float { min: 0.0, max: 1000.0 },
             default: Default::Float(1.0),
@@ -64,7 +64,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "freeze_a",
-            label: "Freeze a",
+            label: "Freeze A",
             paper_name: "LoRA-FA (arXiv 2308.03303)",
             kind: KnobKind::Bool,
             default: Default::Bool(false),
