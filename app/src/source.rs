@@ -62,7 +62,7 @@ fn toml_text(text: &str) -> String {
 }
 
 /// Makes the paths of `config` absolute, so that what a run folder saves means the same files from there.
-fn anchor(config: &mut Config, base: &Path) {
+pub fn anchor(config: &mut Config, base: &Path) {
     let whole = |path: &str| std::path::absolute(base.join(path)).map_or(path.to_owned(), |p| p.display().to_string());
     let path = &mut config.model.path;
     match path.strip_prefix("random:").map(|spec| spec.split_once('@').unwrap_or((spec, ""))) {
