@@ -56,6 +56,23 @@ impl Desk {
         }
     }
 
+    /// As [`Self::until`], once the newest configuration is planned and priced.
+    #[track_caller]
+    fn settled(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
+        let start = Instant::now();
+        loop {
+            self.session.tick();
+            let settled = self.session.settled();
+            let view = self.session.view();
+            if settled && wanted(view) {
+                return view.clone();
+            }
+            let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
+            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {said:?} {:?}", view.status);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn set(&mut self, sets: &[(&str, &str)]) {
         let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         self.session.act(Action::Set { what: "set".into(), sets, gesture: None });
@@ -64,15 +81,12 @@ impl Desk {
     /// Waits for the prices of the present configuration.
     #[track_caller]
     fn priced(&mut self) -> View {
-        // Every variant has a price or a reason, and the inverse is there, once the newest question is answered.
-        self.until("prices", |v| {
-            v.top.predicted.is_some() && v.top.longest_context.is_some() && v.status.blocked != "It is being planned."
-        })
+        self.settled("prices", |v| v.top.predicted.is_some())
     }
 
     #[track_caller]
     fn ready(&mut self) -> View {
-        self.until("a plan", |v| v.top.predicted.is_some() && v.status.blocked.is_empty())
+        self.settled("a plan", |v| v.top.predicted.is_some() && v.status.blocked.is_empty())
     }
 
     #[track_caller]
@@ -196,9 +210,7 @@ fn prices_are_known_before_the_click_and_come_true_after_it() {
     let price = q8.price.unwrap();
     assert!(price.change() < 0, "{price:?}");
     desk.session.act(Action::Set { what: "Precision".into(), sets: q8.sets, gesture: None });
-    let view = desk.until("the new plan", |v| {
-        variant(v, "kv.format", "q8_0").chosen && v.status.blocked != "It is being planned."
-    });
+    let view = desk.settled("the new plan", |v| variant(v, "kv.format", "q8_0").chosen);
     let bar = &view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1;
     assert_eq!(bar.total(), price.after);
     // A policy that drops rows is refused where it cannot work, with the reason.

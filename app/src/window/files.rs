@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ullage_core::config::{Config, from_toml};
 use ullage_core::job::protocol::ModelCard;
 use ullage_core::ledger::Tier;
-use ullage_core::machine::Machine;
+use ullage_core::machine::{Machine, Memory};
 use ullage_core::plan::Plan;
 use ullage_core::report::Report;
 use ullage_core::report::folder::write_whole;
@@ -109,6 +109,8 @@ pub enum Wish {
 pub enum Done {
     /// The machine, and why a saved one is not used.
     Machine(Box<Machine>, Option<String>),
+    /// RAM as it is now.
+    Free(Memory),
     /// The runs there are.
     Listed(Vec<Card>),
     /// A run, replayed.
@@ -141,7 +143,10 @@ pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
             tell(Done::Machine(Box::new(machine), why));
             tell(Done::Listed(history::list(runs)));
         }
-        Order::List => tell(Done::Listed(history::list(runs))),
+        Order::List => {
+            tell(Done::Free(Memory::now()));
+            tell(Done::Listed(history::list(runs)));
+        }
         Order::Delete(name) => {
             let gone = run_folder(runs, &name).and_then(|dir| {
                 // Only what is a run is deleted, whatever the name.

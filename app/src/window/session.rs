@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use ullage_core::catalog;
 use ullage_core::config::{Config, from_toml};
 use ullage_core::job::{Command, Order};
 use ullage_core::machine::{self, Machine};
@@ -182,6 +183,8 @@ impl Session {
             outbox,
             inbox,
         };
+        let entries: Vec<_> = catalog::entries().collect();
+        session.sections = Arc::new(super::show::cards::sections(session.document.config(), &entries));
         session.files.order(files::Order::Begin);
         if let Some(why) = damage {
             session.notice("What was remembered is lost", &why, false);
@@ -482,6 +485,7 @@ impl Session {
                 }
                 self.ask();
             }
+            Done::Free(memory) => Arc::make_mut(&mut self.machine).memory = memory,
             Done::Listed(cards) => {
                 self.cards = Arc::new(cards);
                 self.ask();
@@ -628,13 +632,17 @@ impl Session {
         self.files.order(files::Order::List);
         if let Some(Point { line, config }) = self.queue.pop_front() {
             self.start(config, line);
+            if self.running.is_none() {
+                // What stopped this point would stop the others.
+                self.queue.clear();
+            }
         }
     }
 
     fn sweep(&mut self, name: &str, points: Vec<Sets>) {
         let base = self.document.config().clone();
         for sets in points {
-            let label = planner::in_words(&sets);
+            let label = point_label(&sets);
             match document::with(&base, &sets) {
                 Ok(config) => {
                     let line = Line { series: name.to_owned(), label };
@@ -697,9 +705,9 @@ impl Session {
         }
     }
 
-    /// True while a run goes on.
-    pub fn busy(&self) -> bool {
-        self.running.is_some()
+    /// True when the newest configuration has its plan and its prices, and nothing is being opened.
+    pub fn settled(&self) -> bool {
+        !self.planning && self.opening.is_none()
     }
 
     /// What there is to draw.
@@ -767,6 +775,13 @@ fn absolute(path: String) -> String {
         return path;
     }
     std::path::absolute(&path).map_or(path, |p| p.display().to_string())
+}
+
+/// A point of a sweep in words: what it chooses, not what it measures.
+fn point_label(sets: &[(String, String)]) -> String {
+    let chooses = |key: &str| ["kv.", "weights.", "place.", "train."].iter().any(|p| key.starts_with(p));
+    let own: Vec<_> = sets.iter().filter(|(key, _)| chooses(key)).cloned().collect();
+    planner::in_words(if own.is_empty() { sets } else { &own })
 }
 
 /// A file name of a model's name.

@@ -114,7 +114,7 @@ fn devices(s: &Session) -> Vec<Device> {
     let m = &s.machine;
     let config = s.document.config();
     let here = s.remembered.plan_for.is_empty();
-    let threads = config.threads();
+    let threads = if config.machine.threads == 0 { m.cpu.threads } else { config.machine.threads };
     let mut out = vec![Device {
         id: "cpu".into(),
         name: format!("CPU · {threads} thread{}", if threads == 1 { "" } else { "s" }),
