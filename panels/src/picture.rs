@@ -29,7 +29,7 @@ impl Picture<'_> {
         let rect = ui.available_rect_before_wrap();
         let rect = Rect::from_min_size(rect.min, vec2(rect.width().max(1.0), rect.height().max(1.0)));
         // Below everything drawn in it, so that what is drawn keeps its own clicks.
-        let response = ui.interact(rect, Id::new(("picture", self.name)), Sense::click());
+        let response = ui.interact(rect, Id::unique(("picture", self.name)), Sense::click());
         let layer = ui.layer_id();
         let first = shapes(ui, layer);
         ui.scope_builder(egui::UiBuilder::new().max_rect(rect), |ui| draw(ui, rect, actions));
