@@ -165,7 +165,7 @@ pub fn pair(a: &Live, b: &Live) -> Pair {
     let bar = |l: &Live| {
         let empty = Config::default();
         let config = l.config().unwrap_or(&empty);
-        let bars = bars::of(&l.report.measured, config, true, &bars::Formulas::new());
+        let bars = bars::of(&l.report.measured, config, true, &bars::unexplained);
         bars.instants
             .into_iter()
             .next()

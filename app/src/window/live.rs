@@ -7,7 +7,7 @@ use ullage_core::config::Config;
 use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
-use ullage_panels::view::{Attention, Eviction, Grid, Moment, Span, Timeline, Token, Written};
+use ullage_panels::view::{Attention, Eviction, Grid, Map, Moment, Span, Timeline, Token, Written};
 
 use super::show::words;
 
@@ -70,6 +70,23 @@ fn stop(stop: Stop) -> &'static str {
         Stop::Length => "as long as asked for",
         Stop::Context => "the context is full",
     }
+}
+
+/// A map grows by this many columns at once.
+const COLUMNS: usize = 256;
+
+/// Lays a map out for another number of columns; beyond the new ones nothing must be held.
+fn widen(map: &mut Map, columns: usize) {
+    let (from, to) = (map.columns.div_ceil(8), columns.div_ceil(8));
+    let rows = map.queries.len();
+    let (mut values, mut held) = (vec![0; rows * columns], vec![0; rows * to]);
+    for row in 0..rows {
+        let n = map.columns.min(columns);
+        values[row * columns..row * columns + n].copy_from_slice(&map.values[row * map.columns..row * map.columns + n]);
+        let n = from.min(to);
+        held[row * to..row * to + n].copy_from_slice(&map.held[row * from..row * from + n]);
+    }
+    (map.columns, map.values, map.held) = (columns, values, held);
 }
 
 impl Live {
@@ -186,7 +203,10 @@ impl Live {
                 }
             }
             Event::Attention { sequence: 0, step, layer, rows, bins } => self.attention(*step, *layer, *rows, bins),
-            Event::Attention { .. } | Event::Eval { .. } => {}
+            Event::HeadMap { sequence: 0, layer, head, query, runs, weights } => {
+                self.map((*layer, *head), *query, runs, weights);
+            }
+            Event::Attention { .. } | Event::HeadMap { .. } | Event::Eval { .. } => {}
             Event::Paused => self.paused = true,
             Event::Resumed => self.paused = false,
             Event::Finished { speed, .. } => {
@@ -250,6 +270,28 @@ impl Live {
         self.shown += 1;
     }
 
+    /// One query's row of the map at full size.
+    fn map(&mut self, head: (usize, usize), query: usize, runs: &[(u32, u32)], weights: &[u8]) {
+        let attention = Arc::make_mut(&mut self.attention);
+        let map = Arc::make_mut(attention.map.get_or_insert_with(|| Arc::new(Map { head, ..Map::default() })));
+        let positions = runs.iter().flat_map(|(first, n)| (0..*n).map(move |i| (first + i) as usize));
+        let cells: Vec<(usize, u8)> = positions.zip(weights.iter().copied()).collect();
+        let needed = cells.iter().map(|(p, _)| p + 1).max().unwrap_or(0).max(query + 1);
+        if needed > map.columns {
+            // In steps, so that a map that grows by a column a token is not laid out anew with each.
+            widen(map, needed.next_multiple_of(COLUMNS));
+        }
+        let (columns, stride) = (map.columns, map.columns.div_ceil(8));
+        map.queries.push(u32::try_from(query).unwrap_or(u32::MAX));
+        let (values, held) = (map.values.len(), map.held.len());
+        map.values.resize(values + columns, 0);
+        map.held.resize(held + stride, 0);
+        for (position, weight) in cells {
+            map.values[values + position] = weight;
+            map.held[held + position / 8] |= 1 << (position % 8);
+        }
+    }
+
     /// A prompt that nothing tells is known by its number of tokens and its text.
     fn fill_prompt(&mut self, tokens: usize) {
         if !self.prompt.tokens.is_empty() || tokens == 0 {
@@ -277,6 +319,15 @@ impl Live {
         timeline.live = false;
         if let Some(last) = timeline.phases.last_mut() {
             last.seconds.1 = seconds;
+        }
+        if let Some(map) = &self.attention.map {
+            let columns = map.queries.iter().max().map_or(0, |q| *q as usize + 1);
+            if columns < map.columns {
+                let attention = Arc::make_mut(&mut self.attention);
+                if let Some(map) = &mut attention.map {
+                    widen(Arc::make_mut(map), columns);
+                }
+            }
         }
         let steps = self.written.first().map_or(0, |w| w.tokens.len().saturating_sub(w.prompt));
         let shown = self.attention.grid.as_ref().map_or(0, |g| g.steps.len());
@@ -367,6 +418,34 @@ mod tests {
         assert_eq!(grid.values.len(), 2 * 2 * grid.bins);
         let row = grid.row(0, (1, 1), (2, 2));
         assert_eq!((row[0], row[grid.bins / 2 - 1], row[grid.bins / 2]), (3, 3, 4), "two columns fill the row");
+    }
+
+    #[test]
+    fn a_map_grows_and_knows_what_was_held() {
+        let row = |query, runs: &[(u32, u32)], weights: &[u8]| Event::HeadMap {
+            sequence: 0,
+            layer: 1,
+            head: 0,
+            query,
+            runs: runs.to_vec(),
+            weights: weights.to_vec(),
+        };
+        let mut live = fold(
+            vec![row(0, &[(0, 1)], &[255]), row(1, &[(0, 2)], &[10, 20]), row(300, &[(0, 1), (299, 2)], &[1, 2, 3])],
+            prompt(),
+        );
+        let map = |live: &Live| (**live.attention.map.as_ref().unwrap()).clone();
+        assert_eq!(map(&live).columns, 512, "room for what comes");
+        live.close();
+        let map = map(&live);
+        assert_eq!((map.head, map.columns, &map.queries[..]), ((1, 0), 301, &[0, 1, 300][..]));
+        assert_eq!(map.values.len(), 3 * 301);
+        let cell = |q, c| (map.values[q * 301 + c], map.held(q, c));
+        assert_eq!((cell(0, 0), cell(1, 1), cell(2, 0)), ((255, true), (20, true), (1, true)));
+        assert_eq!(
+            (cell(2, 299), cell(2, 300), cell(2, 1), cell(0, 1)),
+            ((2, true), (3, true), (0, false), (0, false))
+        );
     }
 
     #[test]

@@ -10,7 +10,6 @@ pub mod planner;
 pub mod runner;
 pub mod session;
 pub mod show;
-mod stand_in;
 pub mod store;
 pub mod worker;
 
@@ -19,9 +18,8 @@ use std::time::{Duration, Instant};
 
 use eframe::egui;
 use egui::{Event, UserData, ViewportCommand};
-use stand_in::Workbench;
 use ullage_core::config::Config;
-use ullage_panels::{Action, theme};
+use ullage_panels::{Action, Workbench, theme};
 
 use session::{Effect, Session, Setup};
 

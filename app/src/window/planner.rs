@@ -11,10 +11,10 @@ use ullage_core::job::infer::{self, Work};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::shape::ModelShape;
-use ullage_core::plan::{Inverse, Plan, Resolved, Workload, cheapest_change, plan};
+use ullage_core::plan::{self, Inverse, Plan, Resolved, Workload, formula, pieces, plan, ways_back};
 use ullage_core::report::ByteReport;
 use ullage_core::{Error, Result};
-use ullage_panels::view::{Bars, Price, Section, Sets, WayBack};
+use ullage_panels::view::{Bars, Piece, Price, Section, Sets, WayBack};
 
 use super::document::with;
 use super::history::{self, Card};
@@ -66,6 +66,10 @@ pub struct Priced {
     pub way_back: Option<WayBack>,
     /// Planned peak of each point, where it has one.
     pub points: Vec<Option<u64>>,
+    /// The bars with formulas.
+    pub bars: Bars,
+    /// What would lie where at the peak, the largest first.
+    pub pieces: Vec<Piece>,
 }
 
 /// The planner's thread.
@@ -161,7 +165,7 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
     };
     let planned = plan(shape, &workload, &q.config, &q.machine);
     let shown =
-        planned.as_ref().ok().map(|p| bars::of(&ByteReport::from(&p.bytes), &q.config, false, &bars::Formulas::new()));
+        planned.as_ref().ok().map(|p| bars::of(&ByteReport::from(&p.bytes), &q.config, false, &bars::unexplained));
     outbox.send(Message::Planned(Box::new(Planned {
         number: q.number,
         plan: planned.clone().map(Box::new).map_err(|e| e.to_string()),
@@ -193,14 +197,20 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
         }
     }
     let over = before.over.is_some();
-    let way_back = over.then(|| way_back(q, &workload, prompt, &before)).flatten();
+    let way_back = over.then(|| way_back(q, &workload, &before)).flatten();
     let inverse = (!slot.waiting()).then(|| Inverse::of(shape, &workload, &q.config, &q.machine));
     let points =
         q.points.iter().map(|config| of_variant(q, &workload, config, prompt).ok().map(|p| p.peak(Tier::Device)));
     let points = points.collect();
-    if !slot.waiting() {
-        outbox.send(Message::Priced(Box::new(Priced { number: q.number, sections, inverse, way_back, points })));
+    if slot.waiting() {
+        return;
     }
+    let bars = explained(q, &workload, &before);
+    let mut pieces: Vec<_> =
+        pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
+    pieces.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    let priced = Priced { number: q.number, sections, inverse, way_back, points, bars, pieces };
+    outbox.send(Message::Priced(Box::new(priced)));
 }
 
 /// The plan of another configuration of the same run; one that evaluates something else is counted anew.
@@ -234,17 +244,28 @@ fn price(before: &Plan, after: &Plan) -> Price {
     }
 }
 
-fn way_back(q: &Question, workload: &Workload, prompt: usize, before: &Plan) -> Option<WayBack> {
-    let text = cheapest_change(&q.opened.model.shape, workload, &q.config, &q.machine)?;
-    let sets = arguments(&text);
-    let config = with(&q.config, &sets).ok()?;
-    let after = of_variant(q, workload, &config, prompt).ok()?;
+fn way_back(q: &Question, workload: &Workload, before: &Plan) -> Option<WayBack> {
+    let found = ways_back(&q.opened.model.shape, workload, &q.config, &q.machine, 1).pop()?;
+    let config = with(&q.config, &found.change.sets).ok()?;
     Some(WayBack {
-        words: in_words(&sets),
-        change: after.peak(Tier::Device) as i64 - before.peak(Tier::Device) as i64,
+        words: found.change.words,
+        change: found.plan.peak(Tier::Device) as i64 - before.peak(Tier::Device) as i64,
         accuracy: history::measured(&q.cards, &q.opened.model.hash, &config),
-        sets,
+        sets: found.change.sets,
     })
+}
+
+/// The bars of a plan with their formulas.
+fn explained(q: &Question, workload: &Workload, plan: &Plan) -> Bars {
+    let shape = &q.opened.model.shape;
+    bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &|phase, tier, category| {
+        formula(shape, workload, &q.config, phase, tier, category).map(|f| f.text).unwrap_or_default()
+    })
+}
+
+fn piece(p: plan::Piece) -> Piece {
+    let plan::Piece { name, group, detail, category, tier, bytes } = p;
+    Piece { name, group, detail, used_for: words::used_for(category), tier: words::tier(tier), bytes }
 }
 
 /// The keys and values of `--set` arguments.
@@ -261,7 +282,10 @@ pub fn in_words(sets: &[(String, String)]) -> String {
     let said = |(key, value): &(String, String)| {
         let axis = catalog::entries().map(|e| e.axis).find(|a| a.key() == key);
         match (axis, key.as_str()) {
-            (Some(axis), key) => format!("{} {}", words::axis(axis).0, words::variant(key, value)),
+            (Some(axis), _) => {
+                let entry = catalog::variants(axis).find(|e| e.id == value);
+                format!("{} {}", axis.words().title, entry.map_or(value.as_str(), |e| e.title))
+            }
             (None, "run.context") => format!("Context {value}"),
             (None, "run.sequences") => format!("Sequences {value}"),
             (None, "run.batch") => format!("Prompt piece {value}"),
@@ -347,6 +371,6 @@ mod tests {
         assert_eq!(sets.len(), 3);
         assert_eq!(sets[2], ("budget.device".into(), "1048576 B".into()));
         let words = in_words(&sets);
-        assert!(words.contains("Tokens to keep heavy hitters") && words.contains("1 MiB"), "{words}");
+        assert!(words.contains("Tokens to keep Heavy hitters") && words.contains("1 MiB"), "{words}");
     }
 }

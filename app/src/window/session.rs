@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use ullage_core::catalog;
 use ullage_core::config::{Config, from_toml};
+use ullage_core::config::{Role, Turn};
 use ullage_core::job::{Command, Order};
-use ullage_core::machine::{self, Machine};
+use ullage_core::machine::{self, Card as Familiar, Machine};
+use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan};
 use ullage_panels::Action;
-use ullage_panels::view::{Bars, History, Notice, Pair, Section, Series, Sets, View, WayBack};
+use ullage_panels::view::{Bars, History, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
 
 use super::Start;
 use super::document::{self, Document};
@@ -39,6 +41,8 @@ pub enum Message {
     Run(Told),
     /// From the file and dialog threads.
     Files(Done),
+    /// Models that other programs brought to this disk.
+    Discovered(Vec<discover::Found>),
     /// The probe: what it measures and how far it is.
     Probing(String, f32),
     /// The probe's end.
@@ -91,6 +95,9 @@ pub struct Session {
     /// The model of the configuration that could not be opened.
     pub(super) unopened: Option<String>,
     pub(super) machine: Arc<Machine>,
+    /// The familiar machine that is planned for instead of this one.
+    pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
+    pub(super) discovered: Vec<discover::Found>,
     pub(super) plan: Option<Box<Plan>>,
     pub(super) no_plan: String,
     pub(super) predicted: Option<Bars>,
@@ -98,6 +105,7 @@ pub struct Session {
     pub(super) sections: Arc<Vec<Section>>,
     pub(super) inverse: Option<Inverse>,
     pub(super) way_back: Option<WayBack>,
+    pub(super) pieces: Vec<Piece>,
     asked: u64,
     /// True while the newest question has no whole answer.
     pub(super) planning: bool,
@@ -151,6 +159,8 @@ impl Session {
             opening: None,
             unopened: None,
             machine: Arc::new(Machine::default_guess()),
+            familiar: None,
+            discovered: Vec::new(),
             plan: None,
             no_plan: String::new(),
             predicted: None,
@@ -158,6 +168,7 @@ impl Session {
             sections: Arc::default(),
             inverse: None,
             way_back: None,
+            pieces: Vec::new(),
             asked: 0,
             planning: false,
             running: None,
@@ -186,6 +197,11 @@ impl Session {
         let entries: Vec<_> = catalog::entries().collect();
         session.sections = Arc::new(super::show::cards::sections(session.document.config(), &entries));
         session.files.order(files::Order::Begin);
+        session.plan_for(session.remembered.plan_for.clone());
+        let out = session.outbox.clone();
+        let look = move || out.send(Message::Discovered(discover::models()));
+        // Without it, only models opened before are listed.
+        let _ = std::thread::Builder::new().name("ullage-discover".into()).spawn(look);
         if let Some(why) = damage {
             session.notice("What was remembered is lost", &why, false);
         }
@@ -236,6 +252,8 @@ impl Session {
             }
             Action::Open(path) => self.open(path),
             Action::Set { what, sets, gesture } => self.set(&what, &sets, gesture),
+            // There is one mode so far.
+            Action::Mode(_) => {}
             Action::Undo => {
                 if self.document.undo() {
                     self.changed();
@@ -246,8 +264,8 @@ impl Session {
                     self.changed();
                 }
             }
-            Action::PlanFor(name) => {
-                self.remembered.plan_for = name;
+            Action::PlanFor(id) => {
+                self.plan_for(id);
                 self.changed();
             }
             Action::Run => self.run(Line::default()),
@@ -259,7 +277,7 @@ impl Session {
                 self.stopping = self.running.is_some();
                 self.command(Command::Cancel);
             }
-            Action::Regenerate => self.run(Line::default()),
+            Action::Regenerate => self.regenerate(),
             Action::Say(text) => self.say(&text),
             Action::EditTurn { turn, content } => self.edit(turn, &content),
             Action::ClearChat => self.clear_chat(),
@@ -324,7 +342,7 @@ impl Session {
     /// Opens whatever lies at `path`.
     pub fn open(&mut self, path: String) {
         self.dirty = true;
-        let path = path.trim().trim_matches('"').to_owned();
+        let path = home(path.trim().trim_matches('"'));
         if path.is_empty() {
             return;
         }
@@ -375,7 +393,12 @@ impl Session {
 
     /// The machine that plans are for.
     fn planned_machine(&self) -> Arc<Machine> {
-        Arc::clone(&self.machine)
+        Arc::clone(self.familiar.as_ref().map_or(&self.machine, |(_, machine)| machine))
+    }
+
+    fn plan_for(&mut self, id: String) {
+        self.familiar = Familiar::find(&id).map(|card| (card, Arc::new(Machine::like(card))));
+        self.remembered.plan_for = if self.familiar.is_some() { id } else { String::new() };
     }
 
     /// Takes in what workers have told; true when something changed.
@@ -408,8 +431,10 @@ impl Session {
                 }
             }
             Message::Priced(p) if p.number == self.asked => {
-                let Priced { sections, inverse, way_back, points, .. } = *p;
+                let Priced { sections, inverse, way_back, points, bars, pieces, .. } = *p;
                 self.sections = Arc::new(sections);
+                self.predicted = Some(bars);
+                self.pieces = pieces;
                 (self.inverse, self.way_back, self.planned_points) = (inverse, way_back, points);
                 self.planning = false;
             }
@@ -417,6 +442,7 @@ impl Session {
             Message::Opened { path, found } => self.found(path, found),
             Message::Run(told) => self.told(told),
             Message::Files(done) => self.done(done),
+            Message::Discovered(found) => self.discovered = found,
             Message::Probing(what, part) => self.probing = Some((what, part)),
             Message::Probed(result) => {
                 self.probing = None;
@@ -546,6 +572,10 @@ impl Session {
         match &self.opened {
             _ if self.opening.is_some() => "A model is being opened.".into(),
             Some(opened) if opened.asked == *wanted => match &self.plan {
+                _ if self.familiar.is_some() => {
+                    let name = self.familiar.as_ref().map_or("", |(card, _)| card.name);
+                    format!("This is a plan for {name}; choose a device of this machine to run.")
+                }
                 _ if self.probing.is_some() => "This machine is being measured.".into(),
                 None if self.planning => "It is being planned.".into(),
                 None => self.no_plan.clone(),
@@ -560,6 +590,12 @@ impl Session {
 
     /// Starts the configuration as it is.
     fn run(&mut self, line: Line) {
+        let why = self.blocked();
+        // A plan that is being made anew is no reason to wait: the run plans for itself.
+        if !why.is_empty() && !self.planning {
+            self.notice("It cannot run yet", &why, false);
+            return;
+        }
         let config = self.document.config().clone();
         self.start(config, line);
     }
@@ -659,19 +695,85 @@ impl Session {
         self.ask();
     }
 
-    fn watch(&mut self, _head: Option<(usize, usize)>) {}
+    fn watch(&mut self, head: Option<(usize, usize)>) {
+        let value = head.map_or(String::new(), |(layer, head)| format!("[{layer}, {head}]"));
+        self.set("Keep a head at full size", &[("observe.head".into(), value)], None);
+    }
 
-    fn say(&mut self, text: &str) {
-        let quoted = toml::Value::String(text.to_owned()).to_string();
-        self.set("Say", &[("run.prompt".into(), quoted)], None);
+    /// What the model answered to the prompt as it stands, if it did.
+    fn answer(&self) -> Option<String> {
+        let now = &self.document.config().run;
+        let live = self.live.as_ref().filter(|l| l.over)?;
+        let then = &live.config()?.run;
+        let same = then.chat && (&then.prompt, &then.turns, &then.system) == (&now.prompt, &now.turns, &now.system);
+        let text = live.report.output.first().map(|o| o.text.clone())?;
+        (same && !text.is_empty()).then_some(text)
+    }
+
+    /// Changes what is said and answers it.
+    fn converse(&mut self, what: &str, prompt: &str, turns: Vec<Turn>) {
+        let mut config = self.document.config().clone();
+        config.run.turns = turns;
+        prompt.clone_into(&mut config.run.prompt);
+        if let Err(e) = config.check() {
+            self.notice(&format!("{what}: not changed"), &e.to_string(), true);
+            return;
+        }
+        self.document.replace(what, config, None);
+        self.changed();
         self.run(Line::default());
     }
 
-    fn edit(&mut self, _turn: usize, content: &str) {
-        self.say(content);
+    fn say(&mut self, text: &str) {
+        let run = &self.document.config().run;
+        let mut turns = run.turns.clone();
+        if run.chat
+            && let Some(answer) = self.answer()
+        {
+            turns.push(Turn { role: Role::User, content: run.prompt.clone() });
+            turns.push(Turn { role: Role::Assistant, content: answer });
+        }
+        self.converse("Say", text, turns);
     }
 
-    fn clear_chat(&mut self) {}
+    /// Answers the newest message once more; with chance in it, by another seed.
+    fn regenerate(&mut self) {
+        let mut config = self.document.config().clone();
+        if config.run.sampling.temperature > 0.0 {
+            config.run.seed = config.run.seed.wrapping_add(1) & i64::MAX as u64;
+            self.document.replace("Answer again", config, None);
+            self.changed();
+        }
+        self.run(Line::default());
+    }
+
+    /// Message `at` says something else, and what came after it is forgotten.
+    fn edit(&mut self, at: usize, content: &str) {
+        let run = &self.document.config().run;
+        let mut turns = run.turns.clone();
+        match turns.get(at).map(|t| t.role) {
+            Some(Role::Assistant) => {
+                // The question that followed it is asked again.
+                let next = turns.get(at + 1).map_or_else(|| run.prompt.clone(), |t| t.content.clone());
+                turns.truncate(at);
+                turns.push(Turn { role: Role::Assistant, content: content.to_owned() });
+                self.converse("Change an answer", &next, turns);
+            }
+            _ => {
+                turns.truncate(at);
+                self.converse("Change a message", content, turns);
+            }
+        }
+    }
+
+    fn clear_chat(&mut self) {
+        let sets = [("run.turns".to_owned(), String::new()), ("run.prompt".to_owned(), "\"\"".to_owned())];
+        self.set("Start the conversation again", &sets, None);
+        if self.running.is_none() {
+            self.live = None;
+            self.replayed = None;
+        }
+    }
 
     fn export(&mut self) -> Option<String> {
         let config = self.document.config();
@@ -767,6 +869,14 @@ fn carried(mut new: Vec<Section>, old: &[Section]) -> Vec<Section> {
         }
     }
     new
+}
+
+/// `~/x` under the home folder.
+fn home(path: &str) -> String {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest).display().to_string(),
+        _ => path.to_owned(),
+    }
 }
 
 /// A path of this folder's as one from anywhere; the names of bundled and random models stay.

@@ -10,8 +10,13 @@ use ullage_panels::words;
 
 use super::words::{governs, tier, used_for};
 
-/// How the bytes of a category come about; empty when nothing is known.
-pub type Formulas = BTreeMap<(Tier, Category), String>;
+/// How the bytes of a category come about at the peak, or at the peak of a phase; empty when nothing is known.
+pub type Formula<'a> = &'a dyn Fn(Option<Phase>, Tier, Category) -> String;
+
+/// For bars that are not explained.
+pub fn unexplained(_: Option<Phase>, _: Tier, _: Category) -> String {
+    String::new()
+}
 
 fn bar(by: &ByCategory, limit: Option<u64>, measured: bool, formula: impl Fn(Category) -> String) -> BytesBar {
     let segments = by.iter().filter(|(_, bytes)| **bytes > 0).map(|(c, bytes)| BarSegment {
@@ -38,7 +43,7 @@ fn instant<'a>(
     name: String,
     config: &Config,
     measured: bool,
-    formulas: &Formulas,
+    formula: &dyn Fn(Tier, Category) -> String,
     by_tier: impl Fn(Tier) -> Option<&'a ByCategory>,
 ) -> Instant {
     let mut tiers = Vec::new();
@@ -46,8 +51,7 @@ fn instant<'a>(
         let empty = ByCategory::new();
         let by = by_tier(*t).unwrap_or(&empty);
         if *t == Tier::Device || by.values().any(|b| *b > 0) {
-            let formula = |c| formulas.get(&(*t, c)).cloned().unwrap_or_default();
-            tiers.push((tier(*t), bar(by, limit(config, *t), measured, formula)));
+            tiers.push((tier(*t), bar(by, limit(config, *t), measured, |c| formula(*t, c))));
         }
     }
     Instant { name, tiers }
@@ -60,20 +64,20 @@ fn peak_phase(phases: &BTreeMap<Phase, BTreeMap<Tier, Account>>, peak: u64) -> O
 }
 
 /// The bars of an account: its peak, then its phases.
-pub fn of(bytes: &ByteReport, config: &Config, measured: bool, formulas: &Formulas) -> Bars {
+pub fn of(bytes: &ByteReport, config: &Config, measured: bool, formula: Formula<'_>) -> Bars {
     let peak = bytes.peak.get(&Tier::Device).copied().unwrap_or(0);
     let name = peak_phase(&bytes.phases, peak).map_or("peak".into(), |p| format!("peak ({p})"));
-    let mut instants = vec![instant(name, config, measured, formulas, |t| bytes.at_peak.get(&t))];
+    let mut instants = vec![instant(name, config, measured, &|t, c| formula(None, t, c), |t| bytes.at_peak.get(&t))];
     for (phase, accounts) in &bytes.phases {
         let of = |t: Tier| accounts.get(&t).map(|a| &a.at_peak);
-        instants.push(instant(phase.to_string(), config, measured, formulas, of));
+        instants.push(instant(phase.to_string(), config, measured, &|t, c| formula(Some(*phase), t, c), of));
     }
     Bars { instants, ..Bars::default() }
 }
 
 /// The bar of one moment of a run.
 pub fn moment(name: String, held: &Held, config: &Config) -> Instant {
-    instant(name, config, true, &Formulas::new(), |t| held.0.get(&t))
+    instant(name, config, true, &|_, _| String::new(), |t| held.0.get(&t))
 }
 
 /// A moment's name: `at 1.2 s`.
@@ -97,8 +101,10 @@ mod tests {
         };
         let mut config = Config::default();
         config.budget.device = ullage_core::Bytes(25);
-        let formulas = Formulas::from([((Tier::Device, Category::KvCache), "2 · 15".to_owned())]);
-        let bars = of(&bytes, &config, false, &formulas);
+        let bars = of(&bytes, &config, false, &|phase, _, c| match (phase, c) {
+            (None, Category::KvCache) => "2 · 15".into(),
+            _ => String::new(),
+        });
         let names: Vec<_> = bars.instants.iter().map(|i| i.name.as_str()).collect();
         assert_eq!(names, ["peak (prefill)", "load", "prefill", "decode"]);
         let [(_, device)] = &bars.instants[0].tiers[..] else { panic!("an empty tier is not drawn") };

@@ -6,9 +6,6 @@ use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
 use super::words;
 
-/// Variants shown before all are asked for.
-const COMMON: usize = 4;
-
 /// The choice of an axis in `config`: `Err` with both when keys and values differ.
 fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
     let all = config.choices();
@@ -35,7 +32,7 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     }
     for axis in axes {
         let of: Vec<_> = entries.iter().copied().filter(|e| e.axis == axis).collect();
-        let title = words::section(axis.key());
+        let title = axis.words().section;
         match chosen(config, axis) {
             Some(choice) => {
                 let card = card(config, axis, &of, choice);
@@ -56,16 +53,16 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
 
 fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
     let key = axis.key();
-    let (title, sentence) = words::axis(axis);
-    let variants = entries.iter().enumerate().map(|(i, entry)| {
+    let words = axis.words();
+    let variants = entries.iter().map(|entry| {
         let given = choice.ok().filter(|c| c.id == entry.id);
         Variant {
             id: entry.id.into(),
-            title: words::variant(key, entry.id),
+            title: entry.title.into(),
             sentence: entry.sentence.into(),
             paper: entry.paper.into(),
             chosen: given.is_some(),
-            common: i < COMMON || given.is_some(),
+            common: entry.common || given.is_some(),
             sets: sets(config, key, entry),
             knobs: given.map(|c| knobs(key, entry, &c.knobs)).unwrap_or_default(),
             ..Variant::default()
@@ -73,9 +70,9 @@ fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<
     });
     Card {
         key: key.into(),
-        title,
-        sentence: sentence.into(),
-        advanced: words::advanced(key),
+        title: words.title.into(),
+        sentence: words.sentence.into(),
+        advanced: words.advanced,
         variants: variants.collect(),
         mixed: choice.err().map(|(k, v)| format!("{} / {}", k.id, v.id)),
         knobs: if axis == Axis::KvSelect { budget(config) } else { Vec::new() },
@@ -150,7 +147,7 @@ fn switch(config: &Config, entry: &'static Entry) -> Card {
     let on = config.eval.get(entry.id);
     let variant = |id: &str, chosen: bool, value: &str| Variant {
         id: id.into(),
-        title: id.into(),
+        title: words::capital(id),
         sentence: if id == "on" { entry.sentence.into() } else { "Not measured.".into() },
         paper: if id == "on" { entry.paper.into() } else { String::new() },
         chosen,
@@ -159,9 +156,8 @@ fn switch(config: &Config, entry: &'static Entry) -> Card {
         knobs: on.filter(|_| id == "on").map(|given| knobs(&key, entry, given)).unwrap_or_default(),
         ..Variant::default()
     };
-    let title = words::plain(entry.id);
     Card {
-        title: title.get(..1).map_or(title.clone(), |first| first.to_uppercase() + &title[1..]),
+        title: entry.title.into(),
         sentence: entry.sentence.into(),
         variants: vec![variant("off", on.is_none(), ""), variant("on", on.is_some(), "{}")],
         key: key.clone(),
@@ -176,7 +172,7 @@ pub fn knobs(key: &str, entry: &Entry, given: &Knobs) -> Vec<Knob> {
         let default = k.default_value().as_ref().map(text).unwrap_or_default();
         Knob {
             key: format!("{key}.{}", k.id),
-            label: words::plain(k.id),
+            label: k.label.into(),
             paper_name: if k.paper_name == k.id { String::new() } else { k.paper_name.into() },
             sentence: k.sentence.into(),
             unit: k.unit.into(),
@@ -343,11 +339,11 @@ fn observe(config: &Config) -> Card {
         sets: sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         ..Variant::default()
     };
-    let mut off = variant("off", "nothing", "Nothing is kept for display.", on.is_none(), &[("observe", "")]);
+    let mut off = variant("off", "Nothing", "Nothing is kept for display.", on.is_none(), &[("observe", "")]);
     off.knobs.clear();
     let mut thumbnails = variant(
         "thumbnails",
-        "all heads, small",
+        "All heads, small",
         "The newest token's attention of every head, at every step, for the Attention picture; never the reason a run is refused.",
         on.is_some(),
         &[("observe.attention", "thumbnails")],
@@ -429,11 +425,14 @@ mod tests {
     fn an_entry_nobody_has_heard_of_becomes_a_variant_with_its_knobs() {
         static NEW: Entry = Entry {
             id: "oracle_of_rows",
+            title: "Oracle of rows",
+            common: false,
             axis: Axis::KvSelect,
             paper: "nobody, 2031",
             sentence: "Keeps what will be needed.",
             knobs: &[catalog::Knob {
                 id: "foresight",
+                label: "Foresight",
                 paper_name: "φ",
                 kind: KnobKind::Float { min: 0.0, max: 1.0 },
                 default: Value::Float(0.5),
@@ -449,7 +448,7 @@ mod tests {
         let sections = sections(&config, &entries);
         let card = sections.iter().flat_map(|s| &s.cards).find(|c| c.key == "kv.select").unwrap();
         let v = card.variants.last().unwrap();
-        assert_eq!((v.title.as_str(), v.chosen, v.common), ("oracle of rows", true, true));
+        assert_eq!((v.title.as_str(), v.chosen, v.common), ("Oracle of rows", true, true));
         assert_eq!(v.sets[0], ("kv.select".into(), "oracle_of_rows".into()));
         let [knob] = &v.knobs[..] else { panic!("{:?}", v.knobs) };
         assert_eq!(

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use ullage_core::Bytes;
 use ullage_core::catalog::{self, Axis};
-use ullage_core::config::Config;
+use ullage_core::config::{self, Config};
 use ullage_core::ledger::Tier;
+use ullage_core::machine::Card;
+use ullage_core::machine::cards::{CARDS, Kind};
+use ullage_core::plan::Inverse;
 use ullage_panels::view::{
-    Accuracy, Attention, Bars, Device, Dot, Field, Instant, Limit, ModelLine, Moved, Piece, Places, Recent, Series,
-    Sets, Status, Text, Tick, Timeline, Top, View,
+    Accuracy, Attention, Bars, Device, Dot, Field, Instant, Limit, ModelLine, Moved, Piece, Places, Recent, Role,
+    Series, Sets, Status, Text, Tick, Timeline, Top, Turn, View,
 };
 use ullage_panels::words as figures;
 
@@ -98,6 +101,12 @@ fn recent(s: &Session) -> Vec<Recent> {
             bytes: (r.bytes > 0).then_some(r.bytes),
         });
     }
+    for found in &s.discovered {
+        let path = found.path.display().to_string();
+        if out.iter().all(|r| r.path != path) {
+            out.push(Recent { path, name: found.name.clone(), from: found.from.into(), bytes: Some(found.bytes) });
+        }
+    }
     if out.iter().all(|r| r.path != "bundled:recall") {
         let bytes = None;
         out.push(Recent {
@@ -113,7 +122,7 @@ fn recent(s: &Session) -> Vec<Recent> {
 fn devices(s: &Session) -> Vec<Device> {
     let m = &s.machine;
     let config = s.document.config();
-    let here = s.remembered.plan_for.is_empty();
+    let here = s.familiar.is_none();
     let threads = if config.machine.threads == 0 { m.cpu.threads } else { config.machine.threads };
     let mut out = vec![Device {
         id: "cpu".into(),
@@ -138,7 +147,23 @@ fn devices(s: &Session) -> Vec<Device> {
             gpu: true,
         });
     }
+    for card in CARDS {
+        out.push(Device {
+            id: String::new(),
+            name: card.name.into(),
+            detail: of_card(card),
+            chosen: s.familiar.as_ref().is_some_and(|(c, _)| c.id == card.id),
+            runs: false,
+            gpu: card.kind == Kind::Gpu,
+        });
+    }
     out
+}
+
+fn of_card(card: &Card) -> String {
+    let memory = if card.kind == Kind::Gpu { "of GPU memory" } else { "of memory" };
+    let bandwidth = figures::number(card.bandwidth / 1e9);
+    format!("{} {memory}, {bandwidth} GB/s by its maker's figures ({})", figures::bytes(card.memory), card.source)
 }
 
 fn rate(bytes_per_second: f64, measured: bool) -> String {
@@ -149,6 +174,7 @@ fn rate(bytes_per_second: f64, measured: bool) -> String {
 fn workload(s: &Session, config: &Config) -> Vec<Field> {
     let run = &config.run;
     let trained = s.opened.as_ref().map_or(run.context, |o| o.model.shape.context);
+    let fits = |of: fn(&Inverse) -> usize| s.inverse.as_ref().map(|i| of(i) as u64);
     let field = |key: &str, label: &str, sentence: String, value: usize, min: u64, max: usize| Field {
         key: key.into(),
         label: label.into(),
@@ -156,7 +182,11 @@ fn workload(s: &Session, config: &Config) -> Vec<Field> {
         value: value as u64,
         min,
         max: max.max(value) as u64,
-        ..Field::default()
+        fits: match key {
+            "run.context" => fits(|i| i.longest_context),
+            "run.sequences" => fits(|i| i.most_sequences),
+            _ => None,
+        },
     };
     vec![
         field(
@@ -192,6 +222,7 @@ fn workload(s: &Session, config: &Config) -> Vec<Field> {
 
 fn limit(s: &Session, config: &Config) -> Limit {
     let free = match config.gpu() {
+        _ if s.familiar.is_some() => None,
         None => Some(s.machine.memory.room()),
         Some(i) => s.machine.gpus.get(i).map(|g| g.available),
     };
@@ -200,6 +231,18 @@ fn limit(s: &Session, config: &Config) -> Limit {
             .into_iter()
             .map(|bytes| Tick { bytes, label: figures::bytes(bytes), ..Tick::default() })
             .collect();
+    // One card for each size of memory: the scale has no room for all.
+    for card in CARDS.iter().filter(|c| c.kind == Kind::Gpu) {
+        if ticks.iter().all(|t| !t.named || t.bytes != card.memory) {
+            ticks.push(Tick {
+                bytes: card.memory,
+                label: card.name.into(),
+                detail: of_card(card),
+                named: true,
+                device: Some(card.id.into()),
+            });
+        }
+    }
     if let Some(free) = free.filter(|f| *f > 0) {
         ticks.push(Tick {
             bytes: free,
@@ -219,7 +262,7 @@ fn measured(s: &Session, live: &Live) -> Option<Bars> {
     let config = live.config()?;
     let live_now = !live.over;
     let mut out = if live.report.ended() && live.error().is_none() {
-        bars::of(&live.report.measured, config, true, &bars::Formulas::new())
+        bars::of(&live.report.measured, config, true, &bars::unexplained)
     } else if live.timeline.moments.is_empty() {
         return None;
     } else {
@@ -282,6 +325,7 @@ fn text(s: &Session) -> Text {
         prompt: config.run.prompt.clone(),
         system: config.run.system.clone(),
         chat: config.run.chat,
+        turns: config.run.turns.iter().map(turn).collect(),
         running: s.running.is_some() && s.replayed.is_none(),
         ..Text::default()
     };
@@ -311,18 +355,34 @@ fn text(s: &Session) -> Text {
     out
 }
 
+fn turn(turn: &config::Turn) -> Turn {
+    let role = match turn.role {
+        config::Role::User => Role::User,
+        config::Role::Assistant => Role::Assistant,
+    };
+    Turn { role, content: turn.content.clone() }
+}
+
 fn attention(s: &Session) -> Arc<Attention> {
+    let observe = s.document.config().observe.as_ref();
+    let chosen = observe.and_then(|o| o.head).map(|[layer, head]| (layer, head));
     if let Some(live) = s.shown() {
-        return Arc::clone(&live.attention);
+        let mut shown = Arc::clone(&live.attention);
+        if shown.chosen != chosen {
+            // What is long in it is shared: this copies a few words.
+            Arc::make_mut(&mut shown).chosen = chosen;
+        }
+        return shown;
     }
     // What a run would show.
-    let observed = s.document.config().observe.is_some();
+    let observed = observe.is_some();
     let head = s.opened.as_ref().and_then(|o| o.model.shape.layers.first());
     Arc::new(Attention {
         layers: s.opened.as_ref().map_or(0, |o| o.model.shape.layers.len()),
         heads: head.map_or(0, |l| l.heads),
         kv_heads: head.map_or(0, |l| l.kv_heads),
         observed,
+        chosen,
         note: if observed { String::new() } else { "Nothing is kept for display as configured.".into() },
         ..Attention::default()
     })
@@ -382,23 +442,34 @@ fn sweeps(s: &Session) -> Vec<(String, Vec<Sets>)> {
     };
     let mut out = Vec::new();
     for entry in catalog::variants(Axis::KvSelect) {
-        let name = words::variant("kv.select", entry.id);
         if cards::keeps_all(entry) {
             continue;
         }
         let points = RATIOS.iter().map(|r| point(&[("kv.select", entry.id), ("kv.budget.ratio", *r)]));
-        out.push((format!("{task} with {name}, {} budgets", RATIOS.len()), points.collect()));
+        out.push((format!("{task}, {}: {} budgets", entry.title, RATIOS.len()), points.collect()));
     }
     let formats: Vec<_> = catalog::variants(Axis::KvFormat).map(|e| point(&[("kv.format", e.id)])).collect();
-    out.push((format!("{task} at {} precisions", formats.len()), formats));
+    out.push((format!("{task}: {} precisions of the cache", formats.len()), formats));
     out
 }
 
 fn places(s: &Session) -> Places {
     let gpu = s.document.config().gpu().is_some();
     let Some(live) = s.shown().filter(|l| l.finished()) else {
-        return Places { what: "predicted, at the peak".into(), gpu, ..Places::default() };
+        return Places { what: "predicted, at the peak".into(), pieces: s.pieces.clone(), gpu, ..Places::default() };
     };
+    if let Some((seconds, held)) = s.moment.and_then(|m| live.held_at(m)) {
+        let by =
+            held.0.iter().flat_map(|(tier, by)| by.iter().map(move |(category, bytes)| (*tier, *category, *bytes)));
+        let piece = |(tier, category, bytes)| {
+            let used_for = words::used_for(category);
+            let (name, group) = (used_for.label().to_owned(), used_for.label().to_owned());
+            Piece { name, group, detail: "in all".into(), used_for, tier: words::tier(tier), bytes }
+        };
+        let pieces = by.filter(|(.., bytes)| *bytes > 0).map(piece).collect();
+        let what = format!("measured: run {}, {}", live.name, bars::at(seconds));
+        return Places { what, measured: true, pieces, gpu, ..Places::default() };
+    }
     let report = &live.report;
     let rows = report.measured.rows.iter().filter_map(|(name, bytes)| piece(name, *bytes));
     let steps = report.speed.steps as u64;

@@ -1,64 +1,17 @@
-//! What things are called on screen, where that is not what they are called in TOML. Whatever is not named here shows under its id.
+//! What things are called on screen where no catalogue says it.
 
-use ullage_core::catalog::Axis;
 use ullage_core::ledger::{Category, Tier};
 use ullage_panels::view;
-
-/// The section of cards an axis belongs to, in their order.
-pub fn section(key: &str) -> &'static str {
-    match key.split('.').next().unwrap_or(key) {
-        "weights" => "Weights",
-        "kv" => "KV cache",
-        "place" => "Where it lives",
-        "train" => "Fine-tuning",
-        "eval" => "Accuracy",
-        _ => "More",
-    }
-}
-
-/// Title and sentence of an axis.
-pub fn axis(axis: Axis) -> (String, &'static str) {
-    let (title, sentence) = match axis.key() {
-        "weights.format" => ("Format", "How the numbers of the weight matrices are stored."),
-        "kv.select" => ("Tokens to keep", "Which tokens' keys and values stay in the cache."),
-        "kv.split" => ("Share of each head", "How the rows that stay are shared out over layers and heads."),
-        "kv.merge" => {
-            ("Dropped tokens", "What happens to the rows that go: discarded, or folded into those that stay.")
-        }
-        "kv.channels" => ("Dimensions to keep", "Which dimensions of keys and values stay."),
-        "kv.format" => ("Precision", "How an element of a key or a value is stored."),
-        "kv.alloc" => ("Cache layout", "How room for rows is made: at once, or as they come."),
-        "place.weights" => ("Weights", "Where weights are kept and how they get to where they are used."),
-        "place.kv" => ("KV cache", "Where the rows of the cache are kept."),
-        key => return (plain(key.rsplit('.').next().unwrap_or(key)), "One independent choice."),
-    };
-    (title.to_owned(), sentence)
-}
-
-/// True for an axis shown only under Advanced.
-pub fn advanced(key: &str) -> bool {
-    matches!(key, "kv.alloc" | "kv.split" | "kv.channels" | "kv.merge" | "place.kv")
-}
-
-/// A variant's name.
-pub fn variant(key: &str, id: &str) -> String {
-    match (key, id) {
-        ("kv.select", "full") => "all".into(),
-        ("kv.select", "window") => "first and last".into(),
-        ("kv.select", "h2o") => "heavy hitters (H2O)".into(),
-        ("kv.channels", "all") => "all".into(),
-        ("place.weights", "resident") => "in memory".into(),
-        ("place.weights", "stream") => "streamed, layer by layer".into(),
-        ("place.kv", "resident") => "in memory".into(),
-        // A number format is its own name.
-        (key, id) if key.ends_with("format") => id.to_owned(),
-        (_, id) => plain(id),
-    }
-}
 
 /// `heavy_ratio` as `heavy ratio`.
 pub fn plain(id: &str) -> String {
     id.replace('_', " ")
+}
+
+/// As a heading: `recall` as `Recall`.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The key of the card that governs bytes of a category; empty when none does.
