@@ -12,6 +12,7 @@ use ullage_core::catalog;
 use ullage_core::config::{Config, from_toml};
 use ullage_core::config::{Role, Turn};
 use ullage_core::job::{Command, Order};
+use ullage_core::machine::cards::CARDS;
 use ullage_core::machine::{self, Card as Familiar, Machine};
 use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan};
@@ -397,8 +398,9 @@ impl Session {
     }
 
     fn plan_for(&mut self, id: String) {
-        self.familiar = Familiar::find(&id).map(|card| (card, Arc::new(Machine::like(card))));
-        self.remembered.plan_for = if self.familiar.is_some() { id } else { String::new() };
+        let found = CARDS.iter().find(|c| c.id == id || c.name == id);
+        self.familiar = found.map(|card| (card, Arc::new(Machine::like(card))));
+        self.remembered.plan_for = found.map_or(String::new(), |card| card.id.to_owned());
     }
 
     /// Takes in what workers have told; true when something changed.
