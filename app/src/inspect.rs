@@ -75,7 +75,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     let prepared = infer::prepare(&order.model, config, &order.base)?;
     let mut plan = plan_of(shape, &prepared.workload, config, machine)?;
     if let Some(over) = &mut plan.over {
-        over.hint = cheapest_change(shape, &prepared.workload, config, machine);
+        over.hint = cheapest_change(shape, &prepared.workload, config, machine).map(|c| c.to_args());
     }
     let inverse = Inverse::of(shape, &prepared.workload, config, machine);
     let bytes: ByteReport = (&plan.bytes).into();

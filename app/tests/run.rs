@@ -136,11 +136,12 @@ fn the_same_seed_gives_the_same_tokens_and_another_seed_others() {
 #[test]
 fn what_is_lossless_gives_the_same_tokens_and_logits() {
     let room = Room::new();
-    let variants: [&[&str]; 4] = [
+    let variants: [&[&str]; 5] = [
         &[],
         &["--set", "kv.alloc=paged"],
         &["--set", "place.weights=stream", "--set", "run.batch=16"],
         &["--set", "place.weights={use=\"stream\",from=\"host\",prefetch=0}", "--set", "observe.attention=thumbnails"],
+        &["--set", "observe.head=[3, 5]", "--set", "run.batch=16"],
     ];
     let mut first: Option<Vec<u8>> = None;
     for (i, sets) in variants.iter().enumerate() {

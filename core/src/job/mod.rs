@@ -6,6 +6,7 @@
 pub(crate) mod backend;
 pub mod bench;
 pub mod infer;
+mod packed;
 pub mod protocol;
 mod sample;
 pub mod text;

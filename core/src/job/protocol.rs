@@ -224,6 +224,22 @@ pub enum Event {
         /// `(heads, bins)`: the largest weight of each bin, 255 being the head's largest.
         bins: Vec<Vec<u8>>,
     },
+    /// What the head of `observe.head` looked at, one query: told for the prompt and for every step until `observe.limit`.
+    HeadMap {
+        /// Which sequence.
+        sequence: usize,
+        /// Layer.
+        layer: usize,
+        /// Query head.
+        head: usize,
+        /// Position of the query.
+        query: usize,
+        /// Positions of the cache's rows in their order, as runs: first position, and how many follow one by one.
+        runs: Vec<(u32, u32)>,
+        /// One weight a row: 255 times its square root. Base64 in JSON.
+        #[serde(with = "super::packed")]
+        weights: Vec<u8>,
+    },
     /// The job waits for a command.
     Paused,
     /// It goes on.

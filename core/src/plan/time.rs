@@ -51,8 +51,11 @@ pub(super) fn times(
 ) -> Times {
     let model = place::Model { stored, held: &r.held, threads: r.threads };
     let many = r.threads > 1;
-    let read = machine.speed.read[usize::from(many)];
-    let flops = machine.speed.f32_flops[usize::from(many)];
+    let gpu = r.gpu.map(|n| machine.gpus.get(n));
+    let (read, flops) = match gpu {
+        Some(Some(gpu)) => (gpu.read, gpu.f32_flops),
+        _ => (machine.speed.read[usize::from(many)], machine.speed.f32_flops[usize::from(many)]),
+    };
     let link = |(name, bytes, chunk): &(&str, u64, u64)| match *name {
         "disk" => machine.disk.warm.fetch_seconds(bytes.div_ceil((*chunk).max(1)), *chunk),
         _ => *bytes as f64 / machine.speed.copy[0],
@@ -66,8 +69,8 @@ pub(super) fn times(
     let Some(pass) = workload.passes.first() else {
         return Times { load_seconds, probed: machine.probed, ..Times::default() };
     };
-    if r.gpu.is_some() {
-        // No GPU's bandwidths are probed yet: bytes are known, times are not.
+    if gpu == Some(None) {
+        // Nobody has said how fast this GPU is: bytes are known, times are not.
         let depth = pass.prompt + pass.decode / 2;
         let decode_bytes = per_token + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
         return Times { load_seconds, decode_bytes, ..Times::default() };

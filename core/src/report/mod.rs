@@ -202,8 +202,12 @@ impl Report {
                 self.program = *program;
             }
             Event::Failed { error } => self.error = Some(error.clone()),
-            Event::Phase { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::Paused | Event::Resumed => {
-            }
+            Event::Phase { .. }
+            | Event::Progress { .. }
+            | Event::Attention { .. }
+            | Event::HeadMap { .. }
+            | Event::Paused
+            | Event::Resumed => {}
         }
     }
 
