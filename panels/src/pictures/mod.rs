@@ -6,6 +6,7 @@ pub mod history;
 pub mod places;
 pub mod text;
 pub mod timeline;
+mod waiting;
 
 use egui::Ui;
 use serde::{Deserialize, Serialize};
