@@ -234,6 +234,8 @@ impl Live {
             last.seconds.1 = seconds;
         }
         timeline.moments.push(moment);
+        let moments = &mut Arc::make_mut(&mut self.attention).moments;
+        Arc::make_mut(moments).push(step);
     }
 
     /// One layer's rows of a step; the step joins the picture when all layers have come.

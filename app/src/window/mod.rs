@@ -2,12 +2,15 @@
 
 pub mod clock;
 pub mod document;
+#[allow(missing_docs, reason = "fields of messages say what they are")]
 pub mod files;
 pub mod history;
 pub mod live;
 pub mod opener;
 pub mod planner;
+#[allow(missing_docs, reason = "fields of messages say what they are")]
 pub mod runner;
+#[allow(missing_docs, reason = "fields of messages say what they are")]
 pub mod session;
 pub mod show;
 pub mod store;
@@ -17,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eframe::egui;
-use egui::{Event, UserData, ViewportCommand};
 use ullage_core::config::Config;
 use ullage_panels::{Action, Workbench, theme};
 
@@ -42,12 +44,6 @@ pub struct App {
     looked: Instant,
 }
 
-/// What a screenshot is for.
-struct Shot {
-    name: String,
-    rect: egui::Rect,
-}
-
 impl App {
     /// An application over a session.
     pub fn new(context: &egui::Context, session: Session, layout: &serde_json::Value) -> Self {
@@ -65,23 +61,11 @@ impl App {
     /// Hears the workers and the window; asks for a frame when there is something new.
     pub fn listen(&mut self, context: &egui::Context) {
         let mut any = self.session.tick();
-        let (dropped, shots) = context.input(|input| {
-            let dropped: Vec<_> = input.raw.dropped_files.iter().filter_map(|f| f.path.clone()).collect();
-            let shots: Vec<_> =
-                input.raw.events.iter().filter(|e| matches!(e, Event::Screenshot { .. })).cloned().collect();
-            (dropped, shots)
-        });
+        let path = |f: &Arc<dyn egui::DroppedFile + Send + Sync>| f.path().display().to_string();
+        let dropped: Vec<String> = context.input(|input| input.raw.dropped_files.iter().map(path).collect());
         for path in dropped {
-            self.session.act(Action::Open(path.display().to_string()));
+            self.session.act(Action::Open(path));
             any = true;
-        }
-        for shot in shots {
-            if let Event::Screenshot { image, user_data, .. } = shot
-                && let Some(shot) = user_data.data.as_ref().and_then(|d| d.downcast_ref::<Shot>())
-            {
-                let part = image.region(&shot.rect, Some(context.pixels_per_point()));
-                self.session.shot(shot.name.clone(), part.size, part.as_raw().to_vec());
-            }
         }
         if any {
             context.request_repaint();
@@ -99,8 +83,11 @@ impl App {
             match effect {
                 Effect::Copy(text) => ui.ctx().copy_text(text),
                 Effect::Shoot { name, rect } => {
-                    let shot = UserData::new(Shot { name, rect });
-                    ui.ctx().send_viewport_cmd(ViewportCommand::Screenshot(shot));
+                    let (take, scale) = (self.session.shutter(), ui.ctx().pixels_per_point());
+                    ui.ctx().request_screenshot(move |image| {
+                        let part = image.region(&rect, Some(scale));
+                        take(name, part.size, part.as_raw().to_vec());
+                    });
                     ui.ctx().request_repaint();
                 }
             }

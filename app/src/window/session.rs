@@ -48,6 +48,8 @@ pub enum Message {
     Probing(String, f32),
     /// The probe's end.
     Probed(Result<Box<Machine>, String>),
+    /// A picture of the screen.
+    Shot { name: String, size: [usize; 2], rgba: Vec<u8> },
     /// A worker failed.
     Trouble { title: String, detail: String },
 }
@@ -318,9 +320,10 @@ impl Session {
         }
     }
 
-    /// A picture of the screen, cropped: `(height, width)` pixels of four bytes.
-    pub fn shot(&mut self, name: String, size: [usize; 2], rgba: Vec<u8>) {
-        self.wish(Wish::SavePng { name, size, rgba });
+    /// Takes pictures of the screen: name, width and height, and four bytes a pixel.
+    pub fn shutter(&self) -> impl FnOnce(String, [usize; 2], Vec<u8>) + Send + use<> {
+        let out = self.outbox.clone();
+        move |name, size, rgba| out.send(Message::Shot { name, size, rgba })
     }
 
     /// What only the window can do, since the last call.
@@ -456,6 +459,7 @@ impl Session {
                     Err(e) => self.notice("This machine was not measured", &e, true),
                 }
             }
+            Message::Shot { name, size, rgba } => self.wish(Wish::SavePng { name, size, rgba }),
             Message::Trouble { title, detail } => self.notice(&title, &detail, true),
         }
     }
