@@ -7,6 +7,7 @@
 mod action;
 mod linked;
 pub mod picture;
+pub mod pictures;
 pub mod svg;
 pub mod theme;
 pub mod view;
