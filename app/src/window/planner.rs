@@ -350,11 +350,7 @@ mod tests {
         let after = plan(&then.opened.model.shape, &work.workload, &then.config, &then.machine).unwrap();
         assert!(after.over.is_none());
         for v in priced.sections.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants) {
-            assert!(
-                v.price.is_some() || !v.refused.is_empty(),
-                "{}: neither a price nor a reason",
-                v.id
-            );
+            assert!(v.price.is_some() || !v.refused.is_empty(), "{}: neither a price nor a reason", v.id);
             if let Some(price) = v.price {
                 let config = with(&first.config, &v.sets).unwrap();
                 let work = infer::work(&first.opened.model, &first.opened.words, &config, Path::new(".")).unwrap();

@@ -325,6 +325,8 @@ fn text(s: &Session) -> Text {
         prompt: config.run.prompt.clone(),
         system: config.run.system.clone(),
         chat: config.run.chat,
+        chats: s.opened.as_ref().is_some_and(|o| o.chats),
+        blocked: s.blocked(),
         turns: config.run.turns.iter().map(turn).collect(),
         running: s.running.is_some() && s.replayed.is_none(),
         ..Text::default()
@@ -332,6 +334,7 @@ fn text(s: &Session) -> Text {
     let Some(live) = s.shown() else { return out };
     out.sequences.clone_from(&live.written);
     let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
+    out.step = step;
     if let Some(first) = out.sequences.first_mut() {
         first.kept = live.kept(step);
     }
