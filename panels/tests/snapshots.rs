@@ -14,7 +14,7 @@ use ullage_panels::{Workbench, theme};
 /// The workbench of a view at a size, in one theme.
 fn harness(view: View, theme: Theme, size: Vec2) -> Harness<'static, Workbench> {
     let mut harness = Harness::builder()
-        .with_size(size)
+        .with_size(size + vec2(16.0, 16.0))
         .with_max_steps(20)
         .with_theme(theme)
         .with_context_setup(theme::install)
@@ -26,6 +26,8 @@ fn harness(view: View, theme: Theme, size: Vec2) -> Harness<'static, Workbench> 
 /// Half size, cut to a part of the window: small files that still show hierarchy, overlap and cut-off text.
 fn part(harness: &mut Harness<'static, Workbench>, rect: Rect) -> image::RgbaImage {
     let picture = harness.render().unwrap();
+    // The harness leaves a margin of 8 points around; a window has none.
+    let rect = rect.translate(vec2(8.0, 8.0));
     let cut = image::imageops::crop_imm(
         &picture,
         rect.left() as u32,
