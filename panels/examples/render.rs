@@ -27,7 +27,7 @@ fn main() {
             for (theme, word) in [(Theme::Dark, "dark"), (Theme::Light, "light")] {
                 let file = format!("{folder}/{name}_{w}_{word}.png");
                 let mut harness = harness(view.clone(), theme, w, h);
-                harness.render().unwrap().save(&file).unwrap();
+                save(&mut harness, &file);
                 println!("{file}");
             }
         }
@@ -35,22 +35,29 @@ fn main() {
     let mut open = harness(samples::view(), Theme::Dark, 1280, 800);
     open.get_by_label("Model: SmolLM2-135M-Instruct Q4_1").click();
     open.run();
-    open.render().unwrap().save(format!("{folder}/menu.png")).unwrap();
+    save(&mut open, &format!("{folder}/menu.png"));
     let mut open = harness(samples::view(), Theme::Light, 1280, 800);
     open.key_press(egui::Key::F1);
     open.run();
-    open.render().unwrap().save(format!("{folder}/help.png")).unwrap();
+    save(&mut open, &format!("{folder}/help.png"));
     let mut open = harness(samples::view(), Theme::Dark, 1280, 800);
     open.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::K);
     open.run();
     open.get_by_label("Command").type_text("keep");
     open.run();
-    open.render().unwrap().save(format!("{folder}/palette.png")).unwrap();
+    save(&mut open, &format!("{folder}/palette.png"));
+}
+
+/// The harness leaves a margin of 8 points around; a window has none.
+fn save(harness: &mut Harness<'static, Workbench>, file: &str) {
+    let picture = harness.render().unwrap();
+    let (w, h) = (picture.width() - 16, picture.height() - 16);
+    image::imageops::crop_imm(&picture, 8, 8, w, h).to_image().save(file).unwrap();
 }
 
 fn harness(view: View, theme: Theme, w: u32, h: u32) -> Harness<'static, Workbench> {
     let mut harness = Harness::builder()
-        .with_size(vec2(w as f32, h as f32))
+        .with_size(vec2(w as f32 + 16.0, h as f32 + 16.0))
         .with_max_steps(20)
         .with_theme(theme)
         .with_context_setup(theme::install)

@@ -217,7 +217,8 @@ fn contents(ui: &mut Ui, list: &[Command], state: &mut PaletteState) -> Option<D
     let response = ui.add(edit).accessible_name("Command");
     response.request_focus();
     let found = matching(list, &state.query);
-    if response.changed() {
+    let typed = response.changed();
+    if typed {
         state.at = 0;
     }
     state.at = (state.at + down).saturating_sub(up).min(found.len().saturating_sub(1));
@@ -228,7 +229,7 @@ fn contents(ui: &mut Ui, list: &[Command], state: &mut PaletteState) -> Option<D
         for (i, command) in found.iter().enumerate() {
             let on = i == state.at;
             let response = row(ui, command, on);
-            if on && (up + down > 0 || response.rect.top() < ui.clip_rect().top()) {
+            if on && (up + down > 0 || typed) {
                 response.scroll_to_me(None);
             }
             if response.clicked() {

@@ -283,6 +283,30 @@ impl<'a> Press<'a> {
     }
 }
 
+/// A box to tick, with words after it.
+pub(crate) fn tick(ui: &mut Ui, on: &mut bool, text: &str, name: &str) -> Response {
+    let p = palette(ui);
+    let galley = elided(ui.painter(), text, words(BODY), p.text, ui.available_width() - 24.0);
+    let wide = if text.is_empty() { 16.0 } else { 24.0 + galley.size().x };
+    let (rect, mut response) = ui.allocate_exact_size(vec2(wide, 28.0), Sense::click());
+    if response.clicked() {
+        *on = !*on;
+        response.mark_changed();
+    }
+    response.widget_info(|| WidgetInfo::selected(Role::CheckBox, true, *on, name));
+    let square = Rect::from_center_size(pos2(rect.left() + 8.0, rect.center().y), vec2(16.0, 16.0));
+    let edge = if response.hovered() { p.text } else { p.weak_text };
+    if *on {
+        ui.painter().rect_filled(square, 4.0, p.accent);
+        Icon::Check.paint(ui.painter(), square.center(), p.background);
+    } else {
+        ui.painter().rect_stroke(square, 4.0, Stroke::new(1.5, edge), StrokeKind::Inside);
+    }
+    ui.painter().galley(pos2(rect.left() + 24.0, rect.center().y - galley.size().y / 2.0), galley, p.text);
+    focus_ring(ui, &response, rect.expand2(vec2(GRID, 0.0)));
+    response.on_hover_cursor(CursorIcon::PointingHand)
+}
+
 /// Words that do something when clicked, in the accent colour.
 pub(crate) fn link(ui: &mut Ui, text: &str, name: &str, size: f32) -> Response {
     let p = palette(ui);

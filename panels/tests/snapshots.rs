@@ -33,8 +33,9 @@ fn part(harness: &mut Harness<'static, Workbench>, rect: Rect) -> image::RgbaIma
         rect.width() as u32,
         rect.height() as u32,
     );
+    let cut = cut.to_image();
     let (w, h) = (cut.width() / 2, cut.height() / 2);
-    image::imageops::resize(&cut.to_image(), w, h, image::imageops::FilterType::Triangle)
+    image::imageops::resize(&cut, w, h, image::imageops::FilterType::Triangle)
 }
 
 fn both(name: &str, view: &View, size: Vec2, rect: Rect, act: impl Fn(&mut Harness<'static, Workbench>)) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use egui::{Align, Checkbox, ComboBox, DragValue, Id, Rect, Response, Sense, TextEdit, Ui, pos2, vec2};
+use egui::{Align, ComboBox, DragValue, Id, Rect, Response, Sense, TextEdit, Ui, pos2, vec2};
 
 use crate::about::Subject;
 use crate::kit::{self, BODY, Icon, Press};
@@ -117,8 +117,12 @@ fn widget(ui: &mut Ui, rect: Rect, knob: &Knob, state: &mut KnobsState, actions:
             } else {
                 before.abs().max(0.1) / 64.0
             };
-            let drag =
-                DragValue::new(&mut now).range(low..=high).speed(speed).max_decimals(6).suffix(suffix).clip_text(true);
+            let drag = DragValue::new(&mut now)
+                .range(low..=high)
+                .speed(speed)
+                .custom_formatter(|v, _| decimal(v))
+                .suffix(suffix)
+                .clip_text(true);
             let response = number(ui, rect, drag.update_while_editing(false), knob, state);
             if now != before {
                 actions.push(set(knob, float(now), response.dragged().then_some(state.gesture)));
@@ -128,11 +132,11 @@ fn widget(ui: &mut Ui, rect: Rect, knob: &Knob, state: &mut KnobsState, actions:
         Kind::Bool => {
             let before = given == "true";
             let mut now = before;
-            let response = kit::row_from_right(ui, rect, |ui| ui.add(Checkbox::without_text(&mut now)));
+            let response = kit::row_from_right(ui, rect, |ui| kit::tick(ui, &mut now, "", &knob.label));
             if now != before {
                 actions.push(set(knob, now.to_string(), None));
             }
-            response.accessible_name(knob.label.as_str())
+            response
         }
         Kind::Word(of) => {
             let combo = ComboBox::from_id_salt(("knob", &knob.key))
@@ -155,6 +159,11 @@ fn widget(ui: &mut Ui, rect: Rect, knob: &Knob, state: &mut KnobsState, actions:
     }
 }
 
+/// A figure with no more than six decimals and no zeros at its end.
+fn decimal(value: f64) -> String {
+    format!("{}", (value * 1e6).round() / 1e6)
+}
+
 /// A float as TOML reads it back: with a point.
 fn float(value: f64) -> String {
     let text = format!("{value}");
@@ -163,7 +172,7 @@ fn float(value: f64) -> String {
 
 fn number(ui: &mut Ui, rect: Rect, drag: DragValue<'_>, knob: &Knob, state: &mut KnobsState) -> Response {
     let before = ui.style_mut().override_font_id.replace(kit::figures(BODY));
-    let response = ui.put(rect, drag).accessible_name(knob.label.as_str());
+    let response = ui.place(rect, drag).accessible_name(knob.label.as_str());
     ui.style_mut().override_font_id = before;
     if response.drag_started() {
         state.gesture += 1;
@@ -185,8 +194,9 @@ fn text(ui: &mut Ui, rect: Rect, knob: &Knob, state: &mut KnobsState, actions: &
         .hint_text(knob.default.clone())
         .font(kit::words(BODY))
         .margin(vec2(2.0 * GRID, GRID))
+        .align(egui::Align2::LEFT_CENTER)
         .background_color(p.raised);
-    let response = ui.put(rect, edit).accessible_name(knob.label.as_str());
+    let response = ui.place(rect, edit).accessible_name(knob.label.as_str());
     // Said once, when it is complete: a path half typed is no path.
     if response.lost_focus() && *typed != knob.value {
         actions.push(set(knob, typed.trim().to_owned(), None));

@@ -6,7 +6,7 @@ mod variant;
 
 use std::collections::BTreeSet;
 
-use egui::{Align, Checkbox, Id, Rect, Role, ScrollArea, Sense, Ui, WidgetInfo, pos2, vec2};
+use egui::{Align, Id, Rect, Role, ScrollArea, Sense, Ui, WidgetInfo, pos2, vec2};
 use serde::{Deserialize, Serialize};
 
 use crate::about::Subject;
@@ -94,8 +94,7 @@ pub(crate) fn show(ui: &mut Ui, modes: &[Mode], sections: &[Section], state: &mu
         }
         if sections.iter().any(|s| s.cards.iter().any(|c| c.advanced)) {
             ui.add_space(4.0 * GRID);
-            let text = egui::RichText::new("Advanced choices").size(BODY).color(p.weak_text);
-            ui.add(Checkbox::new(&mut state.advanced, text)).on_hover_text(
+            kit::tick(ui, &mut state.advanced, "Advanced choices", "Advanced choices").on_hover_text(
                 "Also show choices that seldom have to be made, such as how room for the cache is made.",
             );
         }

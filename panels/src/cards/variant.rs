@@ -53,6 +53,7 @@ fn lines(variant: &Variant) -> Vec<(String, String)> {
     };
     match (&variant.price, variant.chosen) {
         _ if !variant.refused.is_empty() => Vec::new(),
+        (_, true) if variant.accuracy.is_empty() => Vec::new(),
         (_, true) => vec![(String::new(), accuracy())],
         (None, false) => vec![(words::UNKNOWN.to_owned(), accuracy())],
         (Some(price), false) => {

@@ -261,8 +261,14 @@ fn thin_line(
     let p = kit::palette(ui);
     let label = Rect::from_x_y_ranges(at.label.x_range(), area.y_range());
     kit::line(ui.painter(), label, Align::Min, &kit::sentence(tier.label(gpu)), kit::words(SMALL), p.weak_text);
+    let both = predicted.is_some() && measured.is_some();
     for (bar, measured) in [(predicted, false), (measured, true)] {
-        let y = area.center().y + if measured { 0.5 } else { -4.5 };
+        let y = area.center().y
+            + match (measured, both) {
+                (_, false) => -2.0,
+                (false, true) => -4.5,
+                (true, true) => 0.5,
+            };
         if let Some(bar) = bar {
             let line = Rect::from_x_y_ranges(area.x_range(), y..=y + 4.0);
             paint(ui, line, bar, scale, Look { measured, stale: false, tier }, state, shared);

@@ -85,8 +85,9 @@ fn field(ui: &mut Ui, rect: Rect, limit: &Limit, state: &mut TopState, actions: 
         .font(kit::figures(BODY))
         .margin(vec2(2.0 * GRID, GRID))
         .text_color(if wrong { p.alarm } else { p.text })
+        .align(egui::Align2::LEFT_CENTER)
         .background_color(p.raised);
-    let response = ui.put(rect, edit).accessible_name("Memory limit as text");
+    let response = ui.place(rect, edit).accessible_name("Memory limit as text");
     if response.has_focus() || response.hovered() {
         let color = if wrong { p.alarm } else { p.accent };
         ui.painter().rect_stroke(response.rect, CornerRadius::same(6), Stroke::new(1.0, color), StrokeKind::Inside);

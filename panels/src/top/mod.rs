@@ -68,6 +68,8 @@ fn first_row(ui: &mut Ui, top: &Top, state: &mut TopState, shared: &mut Shared<'
         ui.min_rect().width()
     });
     let left = egui::Rect::from_min_max(rest.min, egui::pos2(rest.right() - used - 6.0 * GRID, rest.bottom()));
+    // The signs stand in line with the words of the rows below.
+    let left = left.translate(vec2(-3.0 * GRID, 0.0));
     kit::row(ui, left, |ui| {
         let width = left.width();
         model::model(ui, top, state, shared.actions, width * 0.6);
