@@ -33,6 +33,13 @@ pub struct AttentionState {
     map: map::State,
 }
 
+impl AttentionState {
+    /// One head is shown large from the start.
+    pub fn large() -> Self {
+        Self { large: true, ..Self::default() }
+    }
+}
+
 /// The key that keeps small maps of all heads, and its value.
 const KEEP: (&str, &str) = ("observe.attention", "thumbnails");
 
