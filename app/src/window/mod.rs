@@ -75,6 +75,10 @@ impl App {
 
     /// Draws, and carries out what was asked for.
     pub fn draw(&mut self, ui: &mut egui::Ui) {
+        // Another run has other moments.
+        if self.session.moment().is_none() {
+            self.workbench.linked.moment = None;
+        }
         let actions = self.workbench.show(ui, self.session.view());
         if !actions.is_empty() {
             actions.into_iter().for_each(|action| self.session.act(action));

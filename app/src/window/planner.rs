@@ -208,7 +208,7 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
     let bars = explained(q, &workload, &before);
     let mut pieces: Vec<_> =
         pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
-    pieces.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let priced = Priced { number: q.number, sections, inverse, way_back, points, bars, pieces };
     outbox.send(Message::Priced(Box::new(priced)));
 }

@@ -826,6 +826,11 @@ impl Session {
         &self.view
     }
 
+    /// The moment scrubbed to.
+    pub fn moment(&self) -> Option<usize> {
+        self.moment
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         self.document.config()
