@@ -19,6 +19,8 @@ fn a_point_is_a_run_pressed_it_is_selected_and_twice_it_opens() {
     shown.get_by_label("Take its choices").click();
     shown.run();
     assert_eq!(shown.state_mut().actions.pop(), Some(Action::TakeConfig("run 5".into())));
+    // Long enough for the next two clicks to be a pair.
+    shown.run_steps(60);
     let at = shown.get_by_label_contains("window · window 40 %").rect().center();
     for _ in 0..2 {
         shown.hover_at(at);
@@ -126,10 +128,11 @@ fn values_that_are_not_numbers_and_single_points_do_no_harm() {
 
 #[test]
 fn how_it_looks() {
-    look("accuracy_empty", show, &Accuracy { series: vec![], queued: 0, ..samples::accuracy() }, |_| {});
+    let mut results = egui_kittest::SnapshotResults::new();
+    look(&mut results, "accuracy_empty", show, &Accuracy { series: vec![], queued: 0, ..samples::accuracy() }, |_| {});
     let full = Accuracy { queued: 0, ..samples::accuracy() };
-    look("accuracy", show, &full, |h| h.state_mut().linked.run = Some("run 6".into()));
-    look("accuracy_live", show, &samples::accuracy(), |h| {
+    look(&mut results, "accuracy", show, &full, |h| h.state_mut().linked.run = Some("run 6".into()));
+    look(&mut results, "accuracy_live", show, &samples::accuracy(), |h| {
         h.get_by_label("KL to the uncompressed model").accesskit_node();
         h.get_by_label("KL to the uncompressed model").click();
     });
