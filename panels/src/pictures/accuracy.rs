@@ -32,7 +32,7 @@ pub struct AccuracyState {
 }
 
 /// Points that the legend and the sweeps take at the right.
-const SIDE: f32 = 60.0 * GRID;
+const SIDE: f32 = 66.0 * GRID;
 
 /// Draws the picture.
 pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mut Linked, actions: &mut Vec<Action>) {
@@ -42,6 +42,8 @@ pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mu
         actions,
         || csv(data),
         |ui, rect, actions| {
+            // What is painted takes its room too.
+            ui.expand_to_include_rect(rect);
             if data.series.iter().all(|s| s.dots.is_empty()) {
                 waiting(ui, rect, data, actions);
                 return;

@@ -51,6 +51,8 @@ pub fn show(ui: &mut Ui, data: &Attention, state: &mut AttentionState, linked: &
     let csv = move || if large { csv_of_head(data, head) } else { csv_of_grid(data) };
     let picture = Picture { name: "attention", question: "Which tokens did each head look at, and which are gone?" };
     picture.show(ui, actions, csv, |ui, rect, actions| {
+        // What is painted takes its room too.
+        ui.expand_to_include_rect(rect);
         let empty = data.grid.as_ref().is_none_or(|g| g.steps.is_empty());
         if data.layers == 0 || data.heads == 0 || (empty && data.map.is_none()) {
             waiting(ui, rect, data, actions);

@@ -28,15 +28,20 @@ pub struct PlacesState {
     path: Path,
     #[serde(skip)]
     order: table::Order,
-    /// The piece under the pointer in the treemap or the table, by name.
+    /// The piece under the pointer in the treemap or the table.
     #[serde(skip)]
     pointed: Option<usize>,
+    /// The pointer is in the treemap, which needs no fading to be found.
+    #[serde(skip)]
+    inside: bool,
 }
 
 /// Draws the picture.
 pub fn show(ui: &mut Ui, data: &Places, state: &mut PlacesState, linked: &mut Linked, actions: &mut Vec<Action>) {
     let picture = Picture { name: "places", question: "Where is every byte?" };
     picture.show(ui, actions, || csv(data), |ui, rect, actions| {
+        // What is painted takes its room too.
+        ui.expand_to_include_rect(rect);
         if data.pieces.iter().all(|p| p.bytes == 0) {
             let why = "Every tensor, cache and buffer with its bytes, by where it lives: predicted as soon as a model \
                        is open, measured after a run.";

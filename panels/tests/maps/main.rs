@@ -7,7 +7,7 @@ mod places;
 mod samples;
 
 use egui::{Theme, Ui, Vec2};
-use egui_kittest::Harness;
+use egui_kittest::{Harness, SnapshotResults};
 use ullage_panels::{Action, Linked, theme};
 
 /// One picture on screen: what it is given, what it remembers, what it asked for.
@@ -30,6 +30,8 @@ fn harness<D: 'static, S: Default + 'static>(
     let mut harness = Harness::builder()
         .with_size(Vec2::from(size))
         .with_theme(theme)
+        .with_step_dt(1.0 / 60.0)
+        .with_max_steps(80)
         .with_context_setup(theme::install)
         .build_ui_state(
             move |ui, s: &mut Shown<D, S>| {
@@ -48,12 +50,12 @@ const SMALL: [f32; 2] = [520.0, 340.0];
 
 /// Takes snapshots of a picture in both themes.
 fn look<D: Clone + 'static, S: Default + 'static>(
+    results: &mut SnapshotResults,
     name: &str,
     draw: Draw<D, S>,
     data: &D,
     prepare: impl Fn(&mut Harness<'static, Shown<D, S>>),
 ) {
-    let mut results = egui_kittest::SnapshotResults::new();
     for (theme, word) in [(Theme::Dark, "dark"), (Theme::Light, "light")] {
         let mut harness = harness(draw, data.clone(), theme, SMALL);
         prepare(&mut harness);

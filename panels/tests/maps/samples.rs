@@ -32,8 +32,30 @@ fn raw(head: usize, query: usize, key: usize) -> f64 {
 }
 
 const WORDS: [&str; 24] = [
-    "Once", " upon", " a", " time", ",", " there", " was", " a", " small", " cache", " that", " wanted", " to", " hold",
-    " every", " token", ".", "\n", "It", " grew", " until", " the", " tank", " was full",
+    "Once",
+    " upon",
+    " a",
+    " time",
+    ",",
+    " there",
+    " was",
+    " a",
+    " small",
+    " cache",
+    " that",
+    " wanted",
+    " to",
+    " hold",
+    " every",
+    " token",
+    ".",
+    "\n",
+    "It",
+    " grew",
+    " until",
+    " the",
+    " tank",
+    " was full",
 ];
 
 pub fn tokens(n: usize) -> Arc<Vec<String>> {
@@ -138,41 +160,71 @@ fn dot(run: &str, label: &str, mib: f64, recall: f64, kl: f64, error: f64) -> Do
 }
 
 pub fn accuracy() -> Accuracy {
-    let series = |name: &str, machine: &str, dots: Vec<Dot>| Series { name: name.into(), machine: machine.into(), dots };
-    let planned = |label: &str, mib: f64| Dot { planned: true, values: vec![], errors: vec![], ..dot("", label, mib, 0.0, 0.0, 0.0) };
+    let series =
+        |name: &str, machine: &str, dots: Vec<Dot>| Series { name: name.into(), machine: machine.into(), dots };
+    let planned = |label: &str, mib: f64| Dot {
+        planned: true,
+        values: vec![],
+        errors: vec![],
+        ..dot("", label, mib, 0.0, 0.0, 0.0)
+    };
     let set = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
     Accuracy {
         axes: vec![
             Axis { id: "recall.accuracy".into(), label: "recall".into(), unit: "%".into(), up: true },
-            Axis { id: "fidelity.kl".into(), label: "KL to the uncompressed model".into(), unit: "nats".into(), up: false },
+            Axis {
+                id: "fidelity.kl".into(),
+                label: "KL to the uncompressed model".into(),
+                unit: "nats".into(),
+                up: false,
+            },
         ],
         series: vec![
-            series("H2O", "", vec![
-                dot("run 4", "H2O 10 %", 17.9, 0.41, 0.61, 0.035),
-                dot("run 5", "H2O 20 %", 21.0, 0.63, 0.31, 0.034),
-                dot("run 6", "H2O 40 %", 27.5, 0.82, 0.12, 0.027),
-                planned("H2O 60 %", 33.8),
-                planned("H2O 80 %", 40.0),
-            ]),
-            series("window", "", vec![
-                dot("run 7", "window 10 %", 17.8, 0.12, 0.9, 0.023),
-                dot("run 8", "window 20 %", 20.9, 0.22, 0.72, 0.029),
-                dot("run 9", "window 40 %", 27.4, 0.44, 0.44, 0.035),
-                dot("run 10", "window 80 %", 39.9, 0.83, 0.11, 0.026),
-            ]),
-            series("precision", "", vec![
-                dot("run 1", "f16", 46.3, 0.985, 0.0002, 0.008),
-                dot("run 2", "q8_0", 31.6, 0.984, 0.0009, 0.009),
-                dot("run 3", "q4_0", 23.9, 0.92, 0.05, 0.019),
-            ]),
-            series("SnapKV", "an H100, 80 GB", vec![
-                Dot { run: String::new(), sets: vec![], ..dot("", "SnapKV 10 %", 18.1, 0.58, 0.4, 0.03) },
-                Dot { run: String::new(), sets: vec![], ..dot("", "SnapKV 40 %", 27.7, 0.9, 0.08, 0.02) },
-            ]),
+            series(
+                "H2O",
+                "",
+                vec![
+                    dot("run 4", "H2O 10 %", 17.9, 0.41, 0.61, 0.035),
+                    dot("run 5", "H2O 20 %", 21.0, 0.63, 0.31, 0.034),
+                    dot("run 6", "H2O 40 %", 27.5, 0.82, 0.12, 0.027),
+                    planned("H2O 60 %", 33.8),
+                    planned("H2O 80 %", 40.0),
+                ],
+            ),
+            series(
+                "window",
+                "",
+                vec![
+                    dot("run 7", "window 10 %", 17.8, 0.12, 0.9, 0.023),
+                    dot("run 8", "window 20 %", 20.9, 0.22, 0.72, 0.029),
+                    dot("run 9", "window 40 %", 27.4, 0.44, 0.44, 0.035),
+                    dot("run 10", "window 80 %", 39.9, 0.83, 0.11, 0.026),
+                ],
+            ),
+            series(
+                "precision",
+                "",
+                vec![
+                    dot("run 1", "f16", 46.3, 0.985, 0.0002, 0.008),
+                    dot("run 2", "q8_0", 31.6, 0.984, 0.0009, 0.009),
+                    dot("run 3", "q4_0", 23.9, 0.92, 0.05, 0.019),
+                ],
+            ),
+            series(
+                "SnapKV",
+                "an H100, 80 GB",
+                vec![
+                    Dot { run: String::new(), sets: vec![], ..dot("", "SnapKV 10 %", 18.1, 0.58, 0.4, 0.03) },
+                    Dot { run: String::new(), sets: vec![], ..dot("", "SnapKV 40 %", 27.7, 0.9, 0.08, 0.02) },
+                ],
+            ),
         ],
         queued: 2,
         sweeps: vec![
-            ("Tokens to keep (SnapKV)".into(), ["0.1", "0.2", "0.4", "0.8"].map(|r| set("kv.budget.ratio", r)).to_vec()),
+            (
+                "Tokens to keep (SnapKV)".into(),
+                ["0.1", "0.2", "0.4", "0.8"].map(|r| set("kv.budget.ratio", r)).to_vec(),
+            ),
             ("Precision".into(), ["f16", "q8_0", "q4_0"].map(|f| set("kv.format", f)).to_vec()),
         ],
     }
@@ -207,7 +259,14 @@ pub fn places(measured: bool) -> Places {
     add("output_norm.weight".into(), "output".into(), "f32 (576)", w, Tier::Device, 2_304);
     add("logits".into(), "output".into(), "f32 (1, 49152)", UsedFor::Logits, Tier::Device, 196_608);
     add("hidden states".into(), "activations".into(), "f32 (64, 576)", UsedFor::Activations, Tier::Device, 1_474_560);
-    add("scratch of the largest operation".into(), "scratch".into(), "f32", UsedFor::Workspace, Tier::Device, 6_291_456);
+    add(
+        "scratch of the largest operation".into(),
+        "scratch".into(),
+        "f32",
+        UsedFor::Workspace,
+        Tier::Device,
+        6_291_456,
+    );
     add("attention rows".into(), "display".into(), "u8", UsedFor::Observation, Tier::Host, 2_211_840);
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let moved = |what: &str, bytes, per_token| Moved { what: what.into(), bytes, per_token };
@@ -216,8 +275,11 @@ pub fn places(measured: bool) -> Places {
         measured,
         pieces,
         moved: if measured {
-            vec![moved("disk read", 96_468_992, None), moved("RAM to memory", 1_704_067_072, Some(13_313_024)),
-                moved("rows shifted in the cache", 3_145_728, Some(24_576))]
+            vec![
+                moved("disk read", 96_468_992, None),
+                moved("RAM to memory", 1_704_067_072, Some(13_313_024)),
+                moved("rows shifted in the cache", 3_145_728, Some(24_576)),
+            ]
         } else {
             vec![]
         },

@@ -66,8 +66,7 @@ pub fn show(
     }
     let painter = ui.painter().clone();
     scales(&painter, rect, &frame, axis, palette);
-    staircase(&painter, &shown, &frame, axis, palette);
-    let named: Vec<Rect> = Vec::new();
+    let named = staircase(&painter, &shown, &frame, axis, palette);
     lines(&painter, &shown, &frame, axis, palette, named);
     for (index, series) in &shown {
         for (i, dot) in series.dots.iter().enumerate() {
@@ -95,15 +94,22 @@ fn scales(painter: &Painter, rect: Rect, frame: &Frame, axis: &Axis, palette: &P
     }
     painter.hline(inner.x_range(), inner.bottom(), Stroke::new(1.0, palette.line));
     let better = if axis.up { "more is better ↑" } else { "less is better ↓" };
-    let unit = if axis.unit.is_empty() { String::new() } else { format!(" ({})", axis.unit) };
+    // Shares have their unit at every tick.
+    let unit = if matches!(axis.unit.as_str(), "" | "%") { String::new() } else { format!(" ({})", axis.unit) };
     let title = format!("{}{unit}, {better}", axis.label);
     painter.text(rect.min, Align2::LEFT_TOP, title, font.clone(), palette.weak_text);
     let at = pos2(inner.right(), rect.bottom());
     painter.text(at, Align2::RIGHT_BOTTOM, "measured peak in bytes →", font, palette.weak_text);
 }
 
-/// The Pareto front of what was measured here, as the best that any limit buys: a staircase.
-fn staircase(painter: &Painter, shown: &[(usize, &Series)], frame: &Frame, axis: &Axis, palette: &Palette) {
+/// The Pareto front of what was measured here, as the best that any limit buys: a staircase. Returns where its name is written.
+fn staircase(
+    painter: &Painter,
+    shown: &[(usize, &Series)],
+    frame: &Frame,
+    axis: &Axis,
+    palette: &Palette,
+) -> Vec<Rect> {
     let sign = if axis.up { 1.0 } else { -1.0 };
     let measured: Vec<(u64, f64)> = shown
         .iter()
@@ -123,14 +129,14 @@ fn staircase(painter: &Painter, shown: &[(usize, &Series)], frame: &Frame, axis:
         }
         points.push(pos2(x, y));
     }
-    let Some(last) = points.last().copied() else { return };
+    let Some(last) = points.last().copied() else { return Vec::new() };
     points.push(pos2(frame.inner.right(), last.y));
     let color = palette.accent.gamma_multiply(0.35);
     painter.add(egui::Shape::line(points, Stroke::new(5.0, color)));
     let text = "best measured here";
     let at = pos2(frame.inner.right(), last.y + if axis.up { -5.0 } else { 5.0 });
     let anchor = if axis.up { Align2::RIGHT_BOTTOM } else { Align2::RIGHT_TOP };
-    painter.text(at, anchor, text, FontId::proportional(TEXT[0]), palette.accent);
+    vec![painter.text(at, anchor, text, FontId::proportional(TEXT[0]), palette.accent)]
 }
 
 /// Lines and error bars, and each series' name at its end where there is room.

@@ -144,15 +144,23 @@ fn sweeps(ui: &mut Ui, data: &Accuracy, actions: &mut Vec<Action>) {
     ui.add_space(4.0 * GRID);
     head(ui, "Run a sweep");
     for (name, points) in &data.sweeps {
-        let button = Button::new(format!("{name} · {} runs", points.len())).truncate();
+        let runs = if points.len() == 1 { "1 run".into() } else { format!("{} runs", points.len()) };
         let list =
             |p: &Vec<(String, String)>| p.iter().map(|(k, v)| format!("{k} = {v}")).collect::<Vec<_>>().join(", ");
         let mut hint: Vec<String> = points.iter().take(8).map(list).collect();
         if points.len() > 8 {
             hint.push(format!("and {} more", points.len() - 8));
         }
-        if ui.add(button).on_hover_text(hint.join("\n")).clicked() {
-            actions.push(Action::Sweep { name: name.clone(), points: points.clone() });
-        }
+        ui.horizontal(|ui| {
+            let room = (ui.available_width() - 14.0 * GRID).max(20.0 * GRID);
+            let button = ui.scope(|ui| {
+                ui.set_max_width(room);
+                ui.add(Button::new(name.as_str()).truncate())
+            });
+            ui.label(RichText::new(runs).size(TEXT[0]).color(palette.weak_text));
+            if button.inner.on_hover_text(hint.join("\n")).clicked() {
+                actions.push(Action::Sweep { name: name.clone(), points: points.clone() });
+            }
+        });
     }
 }

@@ -37,7 +37,7 @@ pub fn show(painter: &Painter, rect: Rect, theme: Theme, scale: Scale, code: Cod
     for (i, &tick) in ticks(scale, range).iter().enumerate() {
         let y = bar.bottom() - bar.height() * place(tick, scale, range);
         painter.hline(bar.right()..=bar.right() + GRID, y, (1.0, palette.line));
-        let text = if code == Code::Share { words::percent(f64::from(tick)) } else { words::number(f64::from(tick)) };
+        let text = if code == Code::Share { words::percent(f64::from(tick)) } else { format!("{tick}") };
         let text = if i == 0 && scale == Scale::Log { format!("≤ {text}") } else { text };
         painter.text(pos2(bar.right() + 6.0, y), Align2::LEFT_CENTER, text, font.clone(), palette.weak_text);
     }

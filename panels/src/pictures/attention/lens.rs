@@ -109,8 +109,9 @@ mod tests {
         for cell in [[4095, 511], [0, 0], [2000, 300]] {
             lens.reveal(cell, CELLS, POINTS);
             let s = lens.sight(CELLS, POINTS);
-            for a in 0..2 {
-                assert!(s.from[a] <= cell[a] as f64 + 1e-6 && s.from[a] + s.size[a] >= cell[a] as f64 + 1.0 - 1e-6);
+            for (a, &at) in cell.iter().enumerate() {
+                let (first, last) = (at as f64, at as f64 + 1.0);
+                assert!(s.from[a] <= first + 1e-6 && s.from[a] + s.size[a] >= last - 1e-6);
             }
         }
     }

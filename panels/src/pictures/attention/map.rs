@@ -113,12 +113,9 @@ pub fn show(
     let code = code(data, head, full, map_state.tiles.largest());
     let colors = table(ui.theme(), state.scale, code);
 
-    // Room for words along the axes when the cells are large enough for them.
+    // The room for words is always there, so that the map does not move when they begin to fit.
     let cells = [source.columns(), source.rows()];
-    let roomy = Rect::from_min_max(body.min + vec2(24.0 * GRID, 20.0 * GRID), body.max);
-    let cell = map_state.lens.sight(cells, roomy.size().into()).cell(roomy);
-    let words_fit = [full && cell[0] >= 13.0, cell[1] >= 13.0];
-    let gutter = vec2(if words_fit[1] { 24.0 } else { 15.0 } * GRID, if words_fit[0] { 20.0 } else { 9.0 } * GRID);
+    let gutter = vec2(20.0 * GRID, if full { 16.0 } else { 9.0 } * GRID);
     let inner = Rect::from_min_max(body.min + gutter, body.max.max(body.min + gutter + vec2(1.0, 1.0)));
     let points: [f32; 2] = inner.size().into();
 
@@ -129,6 +126,8 @@ pub fn show(
     }
     let map_state = &mut state.map;
     let sight = map_state.lens.sight(cells, points);
+    let cell = sight.cell(inner);
+    let words_fit = [full && cell[0] >= 13.0, cell[1] >= 13.0];
     let pointed = response.hover_pos().map(|at| sight.to_cell(inner, at).map(|c| c.max(0.0) as usize));
     let pointed = pointed.filter(|c| c[0] < cells[0] && c[1] < cells[1]);
     let shown = pointed.or(map_state.cursor.filter(|c| c[0] < cells[0] && c[1] < cells[1]));

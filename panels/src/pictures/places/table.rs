@@ -187,7 +187,7 @@ fn body(ui: &mut Ui, data: &Places, state: &mut PlacesState, pointed: Option<usi
                 for &by in shown {
                     row.col(|ui| cell(ui, by, piece, data, palette));
                 }
-                if row.response().hovered() {
+                if row.response().contains_pointer() {
                     (*next, linked.used_for) = (Some(i), Some(piece.used_for));
                 }
             });

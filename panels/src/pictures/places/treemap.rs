@@ -54,7 +54,8 @@ pub fn show(
         painter.galley(pos2(column.left() + 1.0, rect.top()), galley, palette.weak_text);
     }
     // Read before it is written: what another picture pointed at fades the rest here.
-    let asked = linked.used_for;
+    let asked = linked.used_for.filter(|_| !state.inside);
+    state.inside = false;
     let mut next: Option<Path> = None;
     for (i, tile) in tiles(&data.pieces, &state.path, inner).iter().enumerate() {
         let drawn = tile.rect.shrink2(vec2(
@@ -67,7 +68,7 @@ pub fn show(
         let lit = response.hovered() || response.has_focus();
         if response.hovered() {
             linked.used_for = Some(tile.used_for);
-            state.pointed = tile.piece;
+            (state.pointed, state.inside) = (tile.piece, true);
         }
         if response.clicked() || (response.has_focus() && ui.input(|i| i.key_pressed(Key::Enter))) {
             next = deeper(&state.path, tile);
@@ -151,8 +152,8 @@ fn tooltip(ui: &mut Ui, data: &Places, tile: &Tile, total: u64) {
 }
 
 fn words_in(painter: &Painter, rect: Rect, data: &Places, tile: &Tile, ink: Color32) {
-    let inside = rect.shrink2(vec2(6.0, 4.0));
-    if inside.width() < 24.0 || inside.height() < 12.0 {
+    let inside = rect.shrink2(vec2(5.0, 4.0));
+    if inside.width() < 14.0 || inside.height() < 12.0 {
         return;
     }
     let font = FontId::proportional(TEXT[0]);
@@ -162,11 +163,18 @@ fn words_in(painter: &Painter, rect: Rect, data: &Places, tile: &Tile, ink: Colo
         Some(_) if inside.width() < 110.0 => whole.splitn(3, '.').nth(2).filter(|_| whole.starts_with("blk.")),
         _ => None,
     };
-    let first = one_line(painter, short.unwrap_or(&whole).to_owned(), font.clone(), ink, inside.width());
+    let text = short.unwrap_or(&whole);
+    let mut first = painter.layout_no_wrap(text.to_owned(), font.clone(), ink);
+    if first.size().x > inside.width() {
+        // `layer 12` cut short would be every layer: its number alone is better.
+        let last = text.rsplit(' ').next().filter(|t| t.len() < text.len() && t.bytes().all(|b| b.is_ascii_digit()));
+        first = one_line(painter, last.unwrap_or(text).to_owned(), font.clone(), ink, inside.width());
+    }
     let height = first.size().y;
     painter.galley(inside.min, first, ink);
-    if inside.height() >= 2.0 * height {
-        let second = one_line(painter, words::bytes(tile.bytes), font, ink.gamma_multiply(0.85), inside.width());
+    // A figure is whole or not there.
+    let second = painter.layout_no_wrap(words::bytes(tile.bytes), font, ink.gamma_multiply(0.85));
+    if inside.height() >= 2.0 * height && second.size().x <= inside.width() {
         painter.galley(inside.min + vec2(0.0, height), second, ink);
     }
 }
