@@ -11,7 +11,7 @@ use crate::train::data::task;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "task",
-    title: "Questions of a task",
+    title: "Held-out task",
     common: true,
     axis: Axis::Eval,
     paper: "compositional generalisation as in Lake and Baroni, SCAN, arXiv 1711.00350; a language of our own",
@@ -37,7 +37,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "samples",
-            label: "How many",
+            label: "Questions asked",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 100_000 },
             default: Default::Int(60),
