@@ -240,18 +240,17 @@ fn limit(s: &Session, config: &Config) -> Limit {
             .into_iter()
             .map(|bytes| Tick { bytes, label: figures::bytes(bytes), ..Tick::default() })
             .collect();
-    // One card for each size of memory: the scale has no room for all.
-    for card in CARDS.iter().filter(|c| c.kind == Kind::Gpu) {
-        if ticks.iter().all(|t| !t.named || t.bytes != card.memory) {
-            ticks.push(Tick {
-                bytes: card.memory,
-                label: card.name.into(),
-                detail: of_card(card),
-                named: true,
-                device: Some(card.id.into()),
-            });
-        }
-    }
+    // One card for each size of memory, the fastest: the scale has no room for all.
+    let mut familiar: Vec<&Card> = CARDS.iter().filter(|c| c.kind == Kind::Gpu).collect();
+    familiar.sort_by(|a, b| a.memory.cmp(&b.memory).then(b.bandwidth.total_cmp(&a.bandwidth)));
+    familiar.dedup_by_key(|c| c.memory);
+    ticks.extend(familiar.into_iter().map(|card| Tick {
+        bytes: card.memory,
+        label: card.name.into(),
+        detail: of_card(card),
+        named: true,
+        device: Some(card.id.into()),
+    }));
     if let Some(free) = free.filter(|f| *f > 0) {
         ticks.push(Tick {
             bytes: free,
