@@ -48,11 +48,8 @@ fn ticks(scale: Scale, (low, high): (f32, f32)) -> Vec<f32> {
         Scale::Linear => vec![low, (low + high) / 2.0, high],
         Scale::Log => {
             let mut ticks = vec![low];
-            let mut tick = 10f32.powf((low * 1.5).log10().ceil());
-            while tick < high * 0.99 {
-                ticks.push(tick);
-                tick *= 10.0;
-            }
+            let first = (low * 1.5).log10().ceil() as i32;
+            ticks.extend((first..).map(|power| 10f32.powi(power)).take_while(|tick| *tick < high * 0.99));
             ticks.push(high);
             ticks
         }

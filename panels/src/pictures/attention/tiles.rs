@@ -10,8 +10,8 @@ use super::pyramid::{Cells, Pyramid};
 /// Texels of a tile's side; smaller where the device cannot.
 const SIDE: usize = 512;
 /// Tiles made in one frame, and cells taken in: what keeps a frame short while a large map arrives.
-const TILES_A_FRAME: usize = 4;
-const CELLS_A_FRAME: usize = 2 << 20;
+const TILES_A_FRAME: usize = 3;
+const CELLS_A_FRAME: usize = 3 << 18;
 /// Tiles kept; beyond it, those not in sight go.
 const KEPT: usize = 96;
 
