@@ -31,8 +31,8 @@ pub struct AccuracyState {
     chosen: Option<(String, String)>,
 }
 
-/// Points that the legend and the sweeps take at the right.
-const SIDE: f32 = 66.0 * GRID;
+/// Points that the legend and the sweeps take at the right, at least and at most.
+const SIDE: [f32; 2] = [40.0 * GRID, 66.0 * GRID];
 
 /// Draws the picture.
 pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mut Linked, actions: &mut Vec<Action>) {
@@ -54,7 +54,8 @@ pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mu
             };
             let (top, below) = rect.split_top_bottom_at_y(rect.top() + 9.0 * GRID);
             controls(ui, top, data, state, axis);
-            let (left, right) = below.split_left_right_at_x((below.right() - SIDE).max(below.left()));
+            let side = (0.36 * below.width()).clamp(SIDE[0], SIDE[1]);
+            let (left, right) = below.split_left_right_at_x((below.right() - side).max(below.left()));
             plot::show(ui, left, data, state, axis, linked, actions);
             let right = Rect::from_min_max(right.min + egui::vec2(6.0 * GRID, 0.0), right.max);
             side::show(ui, right, data, state, axis, linked, actions);

@@ -64,7 +64,7 @@ pub fn show(
     if !frame.inner.is_positive() {
         return;
     }
-    let painter = ui.painter().clone();
+    let painter = ui.painter().with_clip_rect(rect.expand(GRID).intersect(ui.clip_rect()));
     scales(&painter, rect, &frame, axis, palette);
     let named = staircase(&painter, &shown, &frame, axis, palette);
     lines(&painter, &shown, &frame, axis, palette, named);
