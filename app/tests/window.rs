@@ -491,13 +491,7 @@ fn a_familiar_card_is_planned_for_but_not_run_on() {
     let mut desk = desk(None);
     let view = desk.ready_after(&SHORT);
     let here = view.top.predicted_speed.unwrap().1;
-    let tick = view
-        .top
-        .limit
-        .ticks
-        .iter()
-        .find(|t| t.label.contains("RTX 4090") || t.device.as_deref() == Some("h100-80"))
-        .unwrap();
+    let tick = view.top.limit.ticks.iter().find(|t| t.label.contains("RTX 4090")).unwrap();
     desk.session.act(Action::PlanFor(tick.device.clone().unwrap()));
     let view = desk.settled("the plan", |v| v.top.predicted_speed.is_some_and(|(_, s)| s != here));
     assert!(view.top.predicted_speed.unwrap().1 > 5.0 * here);

@@ -105,6 +105,8 @@ pub struct Session {
     pub(super) machine: Arc<Machine>,
     /// The familiar machine that is planned for instead of this one.
     pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
+    /// Names of this machine's GPUs that a run could use, by number.
+    pub(super) gpus: Vec<String>,
     pub(super) discovered: Vec<discover::Found>,
     pub(super) plan: Option<Box<Plan>>,
     pub(super) no_plan: String,
@@ -135,6 +137,8 @@ pub struct Session {
     effects: Vec<Effect>,
     pub(super) view: View,
     dirty: bool,
+    /// True when more has changed than what a run going on has told.
+    slow: bool,
     planner: Planner,
     opener: Worker<String>,
     files: Worker<files::Order>,
@@ -168,6 +172,7 @@ impl Session {
             unopened: None,
             machine: Arc::new(Machine::default_guess()),
             familiar: None,
+            gpus: Vec::new(),
             discovered: Vec::new(),
             plan: None,
             no_plan: String::new(),
@@ -195,6 +200,7 @@ impl Session {
             effects: Vec::new(),
             view: View::default(),
             dirty: true,
+            slow: true,
             planner: Planner::start(outbox.clone()),
             opener: Worker::start("ullage-opener", outbox.clone(), |path, out: &Outbox| opener::work(path, out)),
             files,
@@ -248,12 +254,12 @@ impl Session {
         let id = self.next_notice;
         self.next_notice += 1;
         self.notices.push(Notice { id, title: title.into(), detail: detail.into(), failure, remedy });
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
     }
 
     /// Carries out what a panel asks for.
     pub fn act(&mut self, action: Action) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         match action {
             Action::OpenDialog => {
                 self.wish(Wish::Open);
@@ -350,7 +356,7 @@ impl Session {
 
     /// Opens whatever lies at `path`.
     pub fn open(&mut self, path: String) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         let path = home(path.trim().trim_matches('"'));
         if path.is_empty() {
             return;
@@ -373,7 +379,7 @@ impl Session {
 
     /// After any change: the model that the configuration names is opened, and everything is planned again.
     fn changed(&mut self) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         let wanted = &self.document.config().model.path;
         let is = |path: &Option<String>| path.as_ref() == Some(wanted);
         let open = self.opened.as_ref().is_some_and(|o| o.asked == *wanted);
@@ -451,7 +457,8 @@ impl Session {
     /// What there is to draw.
     pub fn view(&mut self) -> &View {
         if std::mem::take(&mut self.dirty) {
-            super::show::top::refresh(self);
+            let slow = std::mem::take(&mut self.slow);
+            super::show::top::refresh(self, slow);
         }
         &self.view
     }

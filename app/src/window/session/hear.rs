@@ -8,6 +8,7 @@ use super::super::files::{Done, Wish};
 use super::super::history;
 use super::super::opener::Found;
 use super::super::planner::{Planned, Priced};
+use super::super::runner::Told;
 use super::super::store::Recent;
 use super::{Message, Session};
 
@@ -17,6 +18,7 @@ impl Session {
         let mut any = false;
         while let Ok(message) = self.inbox.try_recv() {
             any = true;
+            self.slow |= !matches!(message, Message::Run(Told::Events(_)));
             self.hear(message);
         }
         self.dirty |= any;
@@ -123,6 +125,7 @@ impl Session {
                 }
                 self.ask();
             }
+            Done::Gpus(names) => self.gpus = names,
             Done::Free(memory) => Arc::make_mut(&mut self.machine).memory = memory,
             Done::Listed(cards) => {
                 self.cards = Arc::new(cards);

@@ -20,8 +20,9 @@ use super::super::live::Live;
 use super::super::session::{Session, history_view};
 use super::{bars, cards, words};
 
-/// Fills in the whole view. What is long is shared, so that this costs what changed.
-pub fn refresh(s: &mut Session) {
+/// Fills in the view. What is long is shared, so that this costs what changed; what a run going on does not change is made
+/// anew only when something else did (`slow`).
+pub fn refresh(s: &mut Session, slow: bool) {
     let view = View {
         top: top(s),
         status: status(s),
@@ -29,9 +30,9 @@ pub fn refresh(s: &mut Session) {
         text: Arc::new(text(s)),
         timeline: s.shown().map_or_else(Arc::<Timeline>::default, |l| Arc::clone(&l.timeline)),
         attention: attention(s),
-        accuracy: Arc::new(accuracy(s)),
-        places: Arc::new(places(s)),
-        history: Arc::new(history_view(s)),
+        accuracy: if slow { Arc::new(accuracy(s)) } else { Arc::clone(&s.view.accuracy) },
+        places: if slow { Arc::new(places(s)) } else { Arc::clone(&s.view.places) },
+        history: if slow { Arc::new(history_view(s)) } else { Arc::clone(&s.view.history) },
         notices: s.notices.clone(),
         ..View::default()
     };
@@ -153,6 +154,16 @@ fn devices(s: &Session) -> Vec<Device> {
             detail: format!("{} of GPU memory, {}", figures::bytes(gpu.memory), rate(gpu.read, true)),
             chosen: here && config.gpu() == Some(i),
             runs: cfg!(feature = "cuda"),
+            gpu: true,
+        });
+    }
+    for (i, name) in s.gpus.iter().enumerate().skip(m.gpus.len()) {
+        out.push(Device {
+            id: format!("cuda:{i}"),
+            name: name.clone(),
+            detail: "GPU memory; its speed is not measured".into(),
+            chosen: here && config.gpu() == Some(i),
+            runs: true,
             gpu: true,
         });
     }
