@@ -135,7 +135,10 @@ pub fn open(args: &args::Open) -> Result<u8> {
         // What is wrong with it is said here and ends the program, as it does without a window.
         window::Start::Config(Box::new(source::load(&args.source, &[])?.config))
     };
-    let Err(why) = window::run(Some(start)) else { return Ok(0) };
+    let why = match window::run(Some(start)) {
+        Ok(code) => return Ok(code),
+        Err(why) => why,
+    };
     let what = if path.is_dir() { "report" } else { "plan" };
     eprintln!("no window: {why}; showing the {what}");
     if path.is_dir() {

@@ -31,7 +31,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
     use args::Command;
     match args.command {
         None => match window::run(None) {
-            Ok(()) => Ok(0),
+            Ok(code) => Ok(code),
             Err(why) => run::demo(&why),
         },
         Some(Command::Open(a)) => inspect::open(&a),

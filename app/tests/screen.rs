@@ -102,7 +102,7 @@ fn a_persons_first_minute() {
     // It opens on the bundled model, over its limit, with one button that brings it back.
     s.until_label("Do it: ");
     s.until_label("over the limit");
-    assert!(s.harness.get_by_label("Run").accesskit_node().is_disabled());
+    assert!(s.harness.query_all_by_label("Run").all(|n| n.accesskit_node().is_disabled()));
 
     // Drag the limit up: it fits. Drag it down: it does not.
     s.harness.get_by_role_and_label(Role::Slider, "Memory limit").set_value_accesskit(64.0 * 1_048_576.0);
@@ -116,9 +116,9 @@ fn a_persons_first_minute() {
     s.settle();
 
     // Run it: every measured stretch lands on its predicted one.
-    s.click("Run");
+    s.harness.get_all_by_label("Run").next().unwrap().click();
     s.until("the run", |h| h.query_by_label("Stop").is_some());
-    s.until("the end", |h| h.query_by_label("Run").is_some());
+    s.until("the end", |h| h.query_by_label("Stop").is_none());
     for used in ["weights", "KV cache"] {
         let figure = |account: &str| {
             let label = s.label(&format!("{account} {used}, ")).unwrap_or_else(|| panic!("no {account} {used}"));
@@ -126,6 +126,15 @@ fn a_persons_first_minute() {
         };
         assert_eq!(figure("Predicted"), figure("Measured"));
     }
+
+    // Scrub to its beginning: the bars show that moment.
+    s.click("Timeline");
+    s.until("the cursor", |h| h.query_by_role_and_label(Role::Slider, "Moment shown").is_some());
+    s.harness.get_by_role_and_label(Role::Slider, "Moment shown").set_value_accesskit(0.0);
+    s.until("the moment", |h| {
+        h.query_all_by_label_contains("At ").chain(h.query_all_by_label_contains("at 0")).next().is_some()
+    });
+    assert_eq!(s.harness.state_mut().session().moment(), Some(0));
 
     // Take it home and bring it back.
     let config = s.harness.state_mut().session().config().clone();

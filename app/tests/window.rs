@@ -422,3 +422,103 @@ fn a_run_that_cannot_be_saved_goes_on_and_says_so() {
     );
     assert!(view.top.measured.is_some() && view.text.sequences[0].tokens.len() > view.text.sequences[0].prompt);
 }
+
+#[test]
+fn a_conversation_has_a_history_that_can_be_changed() {
+    let mut desk = desk(None);
+    desk.ready_after(&[
+        ("run.chat", "true"),
+        ("run.max_tokens", "12"),
+        ("budget.device", "unlimited"),
+        ("run.prompt", "\"\""),
+    ]);
+    let mut say = |action: Action| {
+        desk.settled("the plan", |v| !v.status.running);
+        desk.session.act(action);
+        desk.settled("the answer", |v| {
+            !v.status.running && v.text.sequences.first().is_some_and(|s| !s.stop.is_empty())
+        });
+        let view = desk.session.view();
+        let answer = view.text.sequences[0].tokens[view.text.sequences[0].prompt..]
+            .iter()
+            .map(|t| t.text.as_str())
+            .collect::<String>();
+        (view.text.turns.clone(), view.text.prompt.clone(), answer)
+    };
+    let fox = "Tell me a story about a fox.";
+    let (turns, prompt, first) = say(Action::Say(fox.into()));
+    assert_eq!((turns.len(), prompt.as_str()), (0, fox));
+    assert!(!first.is_empty());
+    let (turns, prompt, _) = say(Action::Say("And a lamb.".into()));
+    let said: Vec<_> = turns.iter().map(|t| t.content.as_str()).collect();
+    assert_eq!((&said[..], prompt.as_str()), (&[fox, first.as_str()][..], "And a lamb."));
+    let (turns, prompt, again) = say(Action::EditTurn { turn: 0, content: fox.into() });
+    assert_eq!(
+        (turns.len(), prompt.as_str(), again.as_str()),
+        (0, fox, first.as_str()),
+        "what came after is forgotten"
+    );
+    let (turns, _, again) = say(Action::Regenerate);
+    assert_eq!((turns.len(), again), (0, first), "greedy: the same answer");
+    desk.session.act(Action::ClearChat);
+    let view = desk.session.view();
+    assert!(view.text.turns.is_empty() && view.text.sequences.is_empty() && view.text.prompt.is_empty());
+    assert_eq!(desk.failures(), Vec::<String>::new());
+}
+
+#[test]
+fn one_head_is_kept_whole_when_it_is_watched() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    desk.session.act(Action::WatchHead(Some((2, 5))));
+    assert_eq!(desk.session.view().attention.chosen, Some((2, 5)));
+    let view = desk.run();
+    let map = view.attention.map.as_ref().unwrap();
+    let tokens = view.text.sequences[0].tokens.len();
+    // Every token but the last was a query, and saw no later one.
+    assert_eq!((map.head, map.queries.len(), map.columns), ((2, 5), tokens - 1, tokens - 1));
+    for q in 0..map.queries.len() {
+        let sum: f32 = (0..map.columns).map(|c| map.weight(q, c)).sum();
+        assert!((sum - 1.0).abs() < 0.05, "query {q}: weights sum to {sum}");
+        assert!((0..map.columns).all(|c| map.held(q, c) == (c <= q)));
+    }
+    desk.session.act(Action::WatchHead(None));
+    assert_eq!(desk.session.view().attention.chosen, None);
+}
+
+#[test]
+fn a_familiar_card_is_planned_for_but_not_run_on() {
+    let mut desk = desk(None);
+    let view = desk.ready_after(&SHORT);
+    let here = view.top.predicted_speed.unwrap().1;
+    let tick = view
+        .top
+        .limit
+        .ticks
+        .iter()
+        .find(|t| t.label.contains("RTX 4090") || t.device.as_deref() == Some("h100-80"))
+        .unwrap();
+    desk.session.act(Action::PlanFor(tick.device.clone().unwrap()));
+    let view = desk.settled("the plan", |v| v.top.predicted_speed.is_some_and(|(_, s)| s != here));
+    assert!(view.top.predicted_speed.unwrap().1 > 5.0 * here);
+    assert!(view.status.blocked.contains("plan for"), "{}", view.status.blocked);
+    assert_eq!(view.top.devices.iter().filter(|d| d.chosen).count(), 1);
+    desk.session.act(Action::Run);
+    assert!(!desk.session.view().status.running);
+    desk.session.act(Action::PlanFor(String::new()));
+    desk.settled("this machine", |v| v.status.blocked.is_empty());
+}
+
+#[test]
+fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    let path = desk.room.path().join("server.csv");
+    std::fs::write(&path, "label,bytes,recall.accuracy,machine\nh2o 0.2,7000000,0.5,H200\nall,12000000,0.99,H200\n")
+        .unwrap();
+    desk.session.act(Action::Open(path.display().to_string()));
+    let view = desk.until("the curve", |v| v.accuracy.series.iter().any(|s| s.name == "server"));
+    let line = view.accuracy.series.iter().find(|s| s.name == "server").unwrap();
+    assert_eq!((line.machine.as_str(), line.dots.len(), line.dots[0].label.as_str()), ("H200", 2, "h2o 0.2"));
+    assert_eq!(view.accuracy.axes[0].label, "recall");
+}

@@ -14,7 +14,7 @@ use ullage_panels::{Workbench, theme};
 /// The workbench of a view at a size, in one theme.
 fn harness(view: View, theme: Theme, size: Vec2) -> Harness<'static, Workbench> {
     let mut harness = Harness::builder()
-        .with_size(size)
+        .with_size(size + vec2(16.0, 16.0))
         .with_max_steps(20)
         .with_theme(theme)
         .with_context_setup(theme::install)
@@ -26,6 +26,8 @@ fn harness(view: View, theme: Theme, size: Vec2) -> Harness<'static, Workbench> 
 /// Half size, cut to a part of the window: small files that still show hierarchy, overlap and cut-off text.
 fn part(harness: &mut Harness<'static, Workbench>, rect: Rect) -> image::RgbaImage {
     let picture = harness.render().unwrap();
+    // The harness leaves a margin of 8 points around; a window has none.
+    let rect = rect.translate(vec2(8.0, 8.0));
     let cut = image::imageops::crop_imm(
         &picture,
         rect.left() as u32,
@@ -38,8 +40,14 @@ fn part(harness: &mut Harness<'static, Workbench>, rect: Rect) -> image::RgbaIma
     image::imageops::resize(&cut, w, h, image::imageops::FilterType::Triangle)
 }
 
-fn both(name: &str, view: &View, size: Vec2, rect: Rect, act: impl Fn(&mut Harness<'static, Workbench>)) {
-    let mut results = SnapshotResults::new();
+fn both(
+    results: &mut SnapshotResults,
+    name: &str,
+    view: &View,
+    size: Vec2,
+    rect: Rect,
+    act: impl Fn(&mut Harness<'static, Workbench>),
+) {
     for (theme, word) in [(Theme::Dark, "dark"), (Theme::Light, "light")] {
         let mut harness = harness(view.clone(), theme, size);
         act(&mut harness);
@@ -56,35 +64,39 @@ fn strip() -> Rect {
 
 #[test]
 fn top() {
+    let mut results = SnapshotResults::new();
     for (name, top) in [
         ("top_over", samples::top()),
         ("top_fits", samples::top_fits()),
         ("top_stale", samples::top_stale()),
         ("top_no_plan", samples::top_without_plan()),
     ] {
-        both(name, &View { top, ..samples::view() }, WIDE, strip(), |_| {});
+        both(&mut results, name, &View { top, ..samples::view() }, WIDE, strip(), |_| {});
     }
 }
 
 #[test]
 fn cards() {
+    let mut results = SnapshotResults::new();
     let rect = Rect::from_min_max(egui::pos2(0.0, 220.0), egui::pos2(300.0, 760.0));
-    both("cards", &samples::view(), WIDE, rect, |_| {});
+    both(&mut results, "cards", &samples::view(), WIDE, rect, |_| {});
 }
 
 #[test]
 fn status() {
+    let mut results = SnapshotResults::new();
     let view = View { status: samples::running(), ..samples::view() };
     let rect = Rect::from_min_max(egui::pos2(0.0, 756.0), egui::pos2(1280.0, 800.0));
-    both("status_running", &view, WIDE, rect, |_| {});
+    both(&mut results, "status_running", &view, WIDE, rect, |_| {});
     let blocked = Status { blocked: "Over the memory limit by 100 MiB".into(), ..Status::default() };
-    both("status_blocked", &View { status: blocked, ..samples::view() }, WIDE, rect, |_| {});
+    both(&mut results, "status_blocked", &View { status: blocked, ..samples::view() }, WIDE, rect, |_| {});
 }
 
 #[test]
 fn palette() {
+    let mut results = SnapshotResults::new();
     let rect = Rect::from_center_size(egui::pos2(640.0, 280.0), vec2(680.0, 440.0));
-    both("palette", &samples::view(), WIDE, rect, |harness| {
+    both(&mut results, "palette", &samples::view(), WIDE, rect, |harness| {
         harness.key_press_modifiers(egui::Modifiers::COMMAND, egui::Key::K);
         harness.run();
         harness.get_by_label("Command").type_text("keep");
@@ -93,11 +105,12 @@ fn palette() {
 
 #[test]
 fn notices() {
+    let mut results = SnapshotResults::new();
     let mut note = samples::over_budget();
     (note.id, note.failure, note.remedy) = (8, false, None);
     note.title = "This machine was not measured yet".into();
     note.detail = "Speeds are a cautious guess until it is.".into();
     let view = View { notices: vec![samples::over_budget(), note], cards: Arc::default(), ..samples::view() };
     let rect = Rect::from_min_max(egui::pos2(0.0, 640.0), egui::pos2(1280.0, 800.0));
-    both("notices", &view, WIDE, rect, |_| {});
+    both(&mut results, "notices", &view, WIDE, rect, |_| {});
 }

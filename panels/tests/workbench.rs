@@ -115,11 +115,11 @@ fn the_limit_can_be_typed_and_nonsense_changes_nothing() {
 #[test]
 fn a_card_on_the_scale_brings_its_memory_and_its_bandwidth() {
     let mut harness = harness(samples::view());
-    harness.get_by_label("Set the memory limit to RTX 4090").click();
+    harness.get_by_label("Set the memory limit to H100").click();
     harness.run();
     let actions = taken(&mut harness);
-    assert_eq!(actions[0], Action::PlanFor("RTX 4090".into()));
-    assert_eq!(limit_of(&actions[1]), 24 * GIB);
+    assert_eq!(actions[0], Action::PlanFor("H100".into()));
+    assert_eq!(limit_of(&actions[1]), 80 * GIB);
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn what_is_remembered_survives_a_start() {
     let mut harness = harness(samples::view());
     harness.key_press_modifiers(Modifiers::COMMAND, Key::Num3);
     harness.get_by_label("Fold the About panel").click();
-    harness.get_by_label("Advanced choices").click();
+    harness.get_by_label("Advanced choices").click_accesskit();
     harness.run();
     let saved = serde_json::to_string(&harness.state().workbench).unwrap();
     let again: Workbench = serde_json::from_str(&saved).unwrap();

@@ -17,6 +17,7 @@ pub mod store;
 pub mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use eframe::egui;
@@ -74,6 +75,10 @@ impl App {
 
     /// Draws, and carries out what was asked for.
     pub fn draw(&mut self, ui: &mut egui::Ui) {
+        // Another run has other moments.
+        if self.session.moment().is_none() {
+            self.workbench.linked.moment = None;
+        }
         let actions = self.workbench.show(ui, self.session.view());
         if !actions.is_empty() {
             actions.into_iter().for_each(|action| self.session.act(action));
@@ -155,8 +160,8 @@ pub fn no_display() -> Option<&'static str> {
 /// Runs the window to its end, with `open` opened in it.
 ///
 /// # Errors
-/// Why there can be no window: no display, no graphics adapter.
-pub fn run(open: Option<Start>) -> Result<(), String> {
+/// Why there can be no window: no display, no graphics adapter. One that was there and failed is exit code 1.
+pub fn run(open: Option<Start>) -> Result<u8, String> {
     if let Some(why) = no_display() {
         return Err(why.into());
     }
@@ -173,15 +178,25 @@ pub fn run(open: Option<Start>) -> Result<(), String> {
         viewport = viewport.with_position([x, y]);
     }
     let options = eframe::NativeOptions { viewport, persist_window: false, ..eframe::NativeOptions::default() };
+    let opened = Arc::new(AtomicBool::new(false));
+    let there = Arc::clone(&opened);
     let create: eframe::AppCreator<'_> = Box::new(move |creation| {
+        there.store(true, Ordering::Relaxed);
         let context = creation.egui_ctx.clone();
         let wake: worker::Wake = Arc::new(move || context.request_repaint());
         let session = Session::new(Setup { data, remembered, open, ask: files::system_dialogs(), wake });
         Ok(Box::new(App::new(&creation.egui_ctx, session, &layout)))
     });
     // A library that gives up by panicking must not take the program's own way out with it.
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eframe::run_native("ullage", options, create))) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(panic) => Err(worker::panic_text(&*panic)),
+    let run = std::panic::AssertUnwindSafe(|| eframe::run_native("ullage", options, create));
+    let why = match std::panic::catch_unwind(run) {
+        Ok(Ok(())) => return Ok(0),
+        Ok(Err(e)) => e.to_string(),
+        Err(panic) => worker::panic_text(&*panic),
+    };
+    if opened.load(Ordering::Relaxed) {
+        eprintln!("error: the window ended: {why}");
+        return Ok(1);
     }
+    Err(why)
 }

@@ -208,7 +208,7 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
     let bars = explained(q, &workload, &before);
     let mut pieces: Vec<_> =
         pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
-    pieces.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let priced = Priced { number: q.number, sections, inverse, way_back, points, bars, pieces };
     outbox.send(Message::Priced(Box::new(priced)));
 }
@@ -350,11 +350,7 @@ mod tests {
         let after = plan(&then.opened.model.shape, &work.workload, &then.config, &then.machine).unwrap();
         assert!(after.over.is_none());
         for v in priced.sections.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants) {
-            assert!(
-                v.price.is_some() || !v.refused.is_empty(),
-                "{}: neither a price nor a reason",
-                v.id
-            );
+            assert!(v.price.is_some() || !v.refused.is_empty(), "{}: neither a price nor a reason", v.id);
             if let Some(price) = v.price {
                 let config = with(&first.config, &v.sets).unwrap();
                 let work = infer::work(&first.opened.model, &first.opened.words, &config, Path::new(".")).unwrap();

@@ -189,7 +189,6 @@ pub(crate) fn chosen(card: &Card) -> Option<&Variant> {
 }
 
 fn body(ui: &mut Ui, card: &Card, state: &mut CardsState, shared: &mut Shared<'_>) {
-    let p = kit::palette(ui);
     let all = state.all.contains(&card.key);
     for one in card.variants.iter().filter(|v| all || v.common || v.chosen) {
         variant::show(ui, card, one, shared);
@@ -216,7 +215,6 @@ fn body(ui: &mut Ui, card: &Card, state: &mut CardsState, shared: &mut Shared<'_
         }
     }
     ui.add_space(2.0 * GRID);
-    let _ = p;
 }
 
 /// Knobs of the chosen variant, behind a toggle.

@@ -6,7 +6,9 @@ pub mod history;
 pub mod places;
 pub mod text;
 pub mod timeline;
+mod tokens;
 mod waiting;
+mod words;
 
 use egui::Ui;
 use serde::{Deserialize, Serialize};

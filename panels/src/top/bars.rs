@@ -136,8 +136,11 @@ fn nothing(ui: &Ui, rect: Rect, top: &Top, measured: bool) {
     let p = kit::palette(ui);
     let text = match () {
         () if measured => "Not run yet",
-        () if top.no_plan.is_empty() => "Working it out…",
-        () => top.no_plan.as_str(),
+        () if !top.no_plan.is_empty() => top.no_plan.as_str(),
+        () if top.model.name.is_empty() && top.model.opening.is_none() => {
+            "Open a model to see where its bytes would go"
+        }
+        () => "Working it out…",
     };
     let inner = rect.shrink2(vec2(2.0 * GRID, 0.0));
     kit::line(ui.painter(), inner, Align::Min, text, kit::words(SMALL), p.weak_text);

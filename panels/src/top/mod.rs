@@ -75,7 +75,7 @@ fn first_row(ui: &mut Ui, top: &Top, state: &mut TopState, shared: &mut Shared<'
         model::model(ui, top, state, shared.actions, width * 0.6);
         model::device(ui, top, shared.actions, width * 0.4 - 2.0 * GRID);
     });
-    kit::row_from_right(ui, theme, |ui| theme_button(ui));
+    kit::row_from_right(ui, theme, theme_button);
 }
 
 /// Light, dark, or as the system has it.

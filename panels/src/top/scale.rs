@@ -11,7 +11,7 @@ pub(crate) struct Scale {
 impl Scale {
     /// From `from` to `to` bytes; an empty or reversed range becomes one octave.
     pub(crate) fn new((from, to): (u64, u64)) -> Self {
-        let from = from.max(1);
+        let from = from.clamp(1, u64::MAX / 2);
         Self { from, to: to.max(from.saturating_mul(2)) }
     }
 
@@ -142,14 +142,10 @@ mod tests {
     #[test]
     fn labels_keep_clear_and_the_weightier_stay() {
         let wish = |x, weight| Wish { x, width: 30.0, weight };
-        let wishes = [wish(0.0, 1), wish(40.0, 1), wish(50.0, 2), wish(400.0, 0)];
+        // The second overlaps the third, which weighs more; the ends are moved inwards.
+        let wishes = [wish(0.0, 1), wish(40.0, 1), wish(60.0, 2), wish(400.0, 0)];
         let placed = place(&wishes, (0.0, 400.0), 8.0);
-        assert_eq!(placed, [Some(0.0), None, Some(35.0 + 3.0 - 3.0), Some(370.0)].map(|p| p));
-        let mut spans: Vec<(f32, f32)> =
-            placed.iter().zip(&wishes).filter_map(|(p, w)| p.map(|p| (p, p + w.width))).collect();
-        spans.sort_by(|a, b| a.0.total_cmp(&b.0));
-        assert!(spans.windows(2).all(|w| w[0].1 + 8.0 > w[1].0 || w[0].1 <= w[1].0));
-        assert!(spans.windows(2).all(|w| w[1].0 - w[0].1 >= 5.0), "{spans:?}");
+        assert_eq!(placed, [Some(0.0), None, Some(45.0), Some(370.0)]);
         assert_eq!(place(&[Wish { x: 5.0, width: 99.0, weight: 0 }], (0.0, 50.0), 0.0), [None]);
     }
 }

@@ -1,6 +1,6 @@
 //! One line below the bars: whether it fits, and if not, the cheapest thing that brings it back.
 
-use egui::{Align, Rect, Sense, Ui, pos2, vec2};
+use egui::{Align, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 
 use super::columns::Columns;
 use super::{TopState, instant_of};
@@ -45,7 +45,15 @@ pub(crate) fn take(way: &WayBack) -> Action {
 
 /// Draws the line.
 pub(crate) fn show(ui: &mut Ui, at: &Columns, top: &Top, _state: &TopState, actions: &mut Vec<Action>) {
-    let (rect, _) = ui.allocate_exact_size(vec2(ui.available_width(), 32.0), Sense::hover());
+    let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 32.0), Sense::hover());
+    let said = match stand(top) {
+        Stand::Open => None,
+        Stand::Fits(spare) => Some(format!("Fits, with {} to spare", words::bytes(spare))),
+        Stand::Over(by) => Some(format!("{} over the limit", words::bytes(by))),
+    };
+    if let Some(said) = said {
+        response.widget_info(|| WidgetInfo::labeled(Role::Label, true, &said));
+    }
     let p = kit::palette(ui);
     let line = Rect::from_min_max(pos2(at.bars.left(), rect.top()), rect.max);
     match stand(top) {

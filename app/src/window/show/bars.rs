@@ -75,9 +75,12 @@ pub fn of(bytes: &ByteReport, config: &Config, measured: bool, formula: Formula<
     Bars { instants, ..Bars::default() }
 }
 
-/// The bar of one moment of a run.
+/// The bar of one moment of a run. What is only kept for display stands outside of what is predicted, and so outside of the bars.
 pub fn moment(name: String, held: &Held, config: &Config) -> Instant {
-    instant(name, config, true, &|_, _| String::new(), |t| held.0.get(&t))
+    let counted =
+        |by: &ByCategory| by.iter().filter(|(c, _)| **c != Category::Observation).map(|(c, b)| (*c, *b)).collect();
+    let held: BTreeMap<Tier, ByCategory> = held.0.iter().map(|(tier, by)| (*tier, counted(by))).collect();
+    instant(name, config, true, &|_, _| String::new(), |t| held.get(&t))
 }
 
 /// A moment's name: `at 1.2 s`.

@@ -80,13 +80,22 @@ fn model(s: &Session) -> ModelLine {
         detail: format!(
             "{}, {} parameters, {}",
             shape.arch,
-            figures::count(shape.parameters()),
+            parameters(shape.parameters()),
             figures::bytes(shape.bytes())
         ),
         path: opened.asked.clone(),
         opening,
         chats: opened.chats,
         layers_heads: (shape.layers.len(), head.map_or(0, |l| l.heads)),
+    }
+}
+
+/// `4.99 million`, `7.62 billion`.
+fn parameters(n: u64) -> String {
+    match n {
+        1_000_000_000.. => format!("{} billion", figures::number(n as f64 / 1e9)),
+        1_000_000.. => format!("{} million", figures::number(n as f64 / 1e6)),
+        n => figures::count(n),
     }
 }
 
@@ -231,18 +240,17 @@ fn limit(s: &Session, config: &Config) -> Limit {
             .into_iter()
             .map(|bytes| Tick { bytes, label: figures::bytes(bytes), ..Tick::default() })
             .collect();
-    // One card for each size of memory: the scale has no room for all.
-    for card in CARDS.iter().filter(|c| c.kind == Kind::Gpu) {
-        if ticks.iter().all(|t| !t.named || t.bytes != card.memory) {
-            ticks.push(Tick {
-                bytes: card.memory,
-                label: card.name.into(),
-                detail: of_card(card),
-                named: true,
-                device: Some(card.id.into()),
-            });
-        }
-    }
+    // One card for each size of memory, the fastest: the scale has no room for all.
+    let mut familiar: Vec<&Card> = CARDS.iter().filter(|c| c.kind == Kind::Gpu).collect();
+    familiar.sort_by(|a, b| a.memory.cmp(&b.memory).then(b.bandwidth.total_cmp(&a.bandwidth)));
+    familiar.dedup_by_key(|c| c.memory);
+    ticks.extend(familiar.into_iter().map(|card| Tick {
+        bytes: card.memory,
+        label: card.name.into(),
+        detail: of_card(card),
+        named: true,
+        device: Some(card.id.into()),
+    }));
     if let Some(free) = free.filter(|f| *f > 0) {
         ticks.push(Tick {
             bytes: free,
@@ -325,6 +333,8 @@ fn text(s: &Session) -> Text {
         prompt: config.run.prompt.clone(),
         system: config.run.system.clone(),
         chat: config.run.chat,
+        chats: s.opened.as_ref().is_some_and(|o| o.chats),
+        blocked: s.blocked(),
         turns: config.run.turns.iter().map(turn).collect(),
         running: s.running.is_some() && s.replayed.is_none(),
         ..Text::default()
@@ -332,6 +342,7 @@ fn text(s: &Session) -> Text {
     let Some(live) = s.shown() else { return out };
     out.sequences.clone_from(&live.written);
     let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
+    out.step = step;
     if let Some(first) = out.sequences.first_mut() {
         first.kept = live.kept(step);
     }
@@ -429,11 +440,11 @@ fn sweeps(s: &Session) -> Vec<(String, Vec<Sets>)> {
     let bundled = opened.asked.starts_with("bundled:");
     let (task, measure): (&str, Sets) = if bundled {
         let knobs = "{ pairs = 48, questions = 24, samples = 4 }";
-        ("recall", vec![("eval.recall".into(), knobs.into())])
+        ("Recall", vec![("eval.recall".into(), knobs.into())])
     } else {
         let prompt = (config.run.context / 2).clamp(16, 512);
         let knobs = format!("{{ prompt = {prompt}, tokens = 64, windows = 2 }}");
-        ("same next token", vec![("eval.fidelity".into(), knobs)])
+        ("Same next token", vec![("eval.fidelity".into(), knobs)])
     };
     let short = [("run.max_tokens".to_owned(), "16".to_owned())];
     let point = |sets: &[(&str, &str)]| -> Sets {
@@ -471,9 +482,11 @@ fn places(s: &Session) -> Places {
         return Places { what, measured: true, pieces, gpu, ..Places::default() };
     }
     let report = &live.report;
-    let rows = report.measured.rows.iter().filter_map(|(name, bytes)| piece(name, *bytes));
     let steps = report.speed.steps as u64;
-    let mut pieces: Vec<_> = rows.collect();
+    let mut pieces: Vec<_> = report.measured.rows.iter().filter_map(|(name, bytes)| piece(name, *bytes)).collect();
+    if live.config() == Some(s.document.config()) {
+        taken_apart(&mut pieces, &s.pieces);
+    }
     pieces.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     Places {
         what: format!("measured: run {}, each at its own largest", live.name),
@@ -499,6 +512,22 @@ fn places(s: &Session) -> Places {
     }
 }
 
+/// Rows taken apart into the tensors and caches of the plan, for each use of a tier whose planned pieces add up to what was
+/// measured, to the byte.
+fn taken_apart(rows: &mut Vec<Piece>, planned: &[Piece]) {
+    let mut kinds: Vec<_> = planned.iter().map(|p| (p.tier, p.used_for)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        let of =
+            |pieces: &[Piece]| pieces.iter().filter(|p| (p.tier, p.used_for) == kind).map(|p| p.bytes).sum::<u64>();
+        if of(rows) == of(planned) {
+            rows.retain(|p| (p.tier, p.used_for) != kind);
+            rows.extend(planned.iter().filter(|p| (p.tier, p.used_for) == kind).cloned());
+        }
+    }
+}
+
 /// A row of the measured account, `device.weights.blk.0.attn_q.weight`.
 fn piece(row: &str, bytes: u64) -> Option<Piece> {
     let (tier, rest) = row.split_once('.')?;
@@ -514,4 +543,27 @@ fn piece(row: &str, bytes: u64) -> Option<Piece> {
         tier: words::tier(*tier),
         bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ullage_panels::view::{Tier, UsedFor};
+
+    #[test]
+    fn rows_come_apart_only_where_the_plan_adds_up_to_them() {
+        let p = |name: &str, used_for, bytes| Piece { name: name.into(), used_for, bytes, ..Piece::default() };
+        let mut rows = vec![p("layers", UsedFor::Weights, 30), p("kv rows", UsedFor::KvCache, 9)];
+        let host = Piece { tier: Tier::Host, ..p("c", UsedFor::Weights, 99) };
+        let planned =
+            [p("a", UsedFor::Weights, 10), p("b", UsedFor::Weights, 20), p("kv, layer 0", UsedFor::KvCache, 10), host];
+        taken_apart(&mut rows, &planned);
+        let names: Vec<_> = rows.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["kv rows", "a", "b"]);
+    }
+
+    #[test]
+    fn parameters_are_said_in_three_digits() {
+        assert_eq!([4_985_088, 7_615_616_512, 999].map(parameters), ["4.99 million", "7.62 billion", "999"]);
+    }
 }
