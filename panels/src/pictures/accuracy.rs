@@ -118,11 +118,20 @@ fn controls(ui: &mut Ui, rect: Rect, data: &Accuracy, state: &mut AccuracyState,
     let quiet = |text: &str| egui::RichText::new(text).color(palette.weak_text);
     ui.scope_builder(UiBuilder::new().max_rect(rect).layout(Layout::left_to_right(Align::Center)), |ui| {
         ui.label(quiet("Accuracy"));
-        for a in &data.axes {
-            let hint = if a.up { "More is better" } else { "Less is better" };
-            if ui.selectable_label(a.id == axis.id, &a.label).on_hover_text(hint).clicked() {
-                state.axis.clone_from(&a.id);
+        let offer = |ui: &mut Ui, state: &mut AccuracyState| {
+            for a in &data.axes {
+                let hint = if a.up { "More is better" } else { "Less is better" };
+                if ui.selectable_label(a.id == axis.id, &a.label).on_hover_text(hint).clicked() {
+                    state.axis.clone_from(&a.id);
+                }
             }
+        };
+        // Side by side while they fit.
+        if data.axes.len() <= 2 {
+            offer(ui, state);
+        } else {
+            let list = egui::ComboBox::from_id_salt("accuracy axis").selected_text(&axis.label);
+            list.show_ui(ui, |ui| offer(ui, state)).response.accessible_name("Accuracy shown");
         }
         ui.add_space(4.0 * GRID);
         ui.label(quiet("Bytes"));
