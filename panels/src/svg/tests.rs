@@ -22,9 +22,10 @@ fn count(document: &roxmltree::Document<'_>, tag: &str) -> usize {
 fn galley(text: &str) -> Arc<egui::Galley> {
     let context = egui::Context::default();
     let mut galley = None;
-    drop(context.run_ui(egui::RawInput::default(), |ui| {
+    let output = context.run_ui(egui::RawInput::default(), |ui| {
         galley = Some(ui.painter().layout_no_wrap(text.to_owned(), FontId::monospace(14.0), Color32::PLACEHOLDER));
-    }));
+    });
+    output.drop_without_applying_deltas();
     galley.unwrap()
 }
 

@@ -104,8 +104,10 @@ impl Rows {
     }
 
     fn piece(&mut self, piece: Piece, wide: f32, blank: bool) {
-        let row = self.starts.last().copied().unwrap_or(0);
-        if self.x + wide > self.fitted.0 && row < self.pieces.len() {
+        while self.x + wide > self.fitted.0
+            && let Some(row) = self.starts.last().copied()
+            && row < self.pieces.len()
+        {
             // A word goes to the next row as a whole: from the last piece that begins with a blank.
             let word = if blank { self.pieces.len() } else { self.word(row).unwrap_or(self.pieces.len()) };
             self.starts.push(word);
