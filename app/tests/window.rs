@@ -447,19 +447,20 @@ fn a_conversation_has_a_history_that_can_be_changed() {
     };
     let fox = "Tell me a story about a fox.";
     let (turns, prompt, first) = say(Action::Say(fox.into()));
-    assert_eq!((turns.len(), prompt.as_str()), (0, fox));
+    let said = |turns: &[ullage_panels::view::Turn]| turns.iter().map(|t| t.content.clone()).collect::<Vec<_>>();
+    assert_eq!((said(&turns), prompt.as_str()), (vec![fox.to_owned(), first.clone()], fox));
     assert!(!first.is_empty());
-    let (turns, prompt, _) = say(Action::Say("And a lamb.".into()));
-    let said: Vec<_> = turns.iter().map(|t| t.content.as_str()).collect();
-    assert_eq!((&said[..], prompt.as_str()), (&[fox, first.as_str()][..], "And a lamb."));
+    let (turns, prompt, second) = say(Action::Say("And a lamb.".into()));
+    assert_eq!(said(&turns), [fox, &first, "And a lamb.", &second]);
+    assert_eq!(prompt, "And a lamb.");
     let (turns, prompt, again) = say(Action::EditTurn { turn: 0, content: fox.into() });
     assert_eq!(
         (turns.len(), prompt.as_str(), again.as_str()),
-        (0, fox, first.as_str()),
+        (2, fox, first.as_str()),
         "what came after is forgotten"
     );
     let (turns, _, again) = say(Action::Regenerate);
-    assert_eq!((turns.len(), again), (0, first), "greedy: the same answer");
+    assert_eq!((turns.len(), again), (2, first), "greedy: the same answer");
     desk.session.act(Action::ClearChat);
     let view = desk.session.view();
     assert!(view.text.turns.is_empty() && view.text.sequences.is_empty() && view.text.prompt.is_empty());

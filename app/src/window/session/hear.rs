@@ -80,7 +80,7 @@ impl Session {
             Ok(Found::Model(opened)) => {
                 let recent = Recent {
                     path: path.clone(),
-                    name: opened.model.shape.name.clone(),
+                    name: super::super::show::top::file_name(&path).unwrap_or_else(|| opened.model.shape.name.clone()),
                     bytes: opened.model.file_bytes,
                 };
                 self.remembered.opened(recent);

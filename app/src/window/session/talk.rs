@@ -65,6 +65,15 @@ impl Session {
                 turns.push(Turn { role: Role::Assistant, content: content.to_owned() });
                 self.converse("Change an answer", &next, turns);
             }
+            // The newest answer: nothing is asked yet after it.
+            None if at > turns.len() => {
+                turns.push(Turn { role: Role::User, content: run.prompt.clone() });
+                turns.push(Turn { role: Role::Assistant, content: content.to_owned() });
+                let mut config = self.document.config().clone();
+                (config.run.turns, config.run.prompt) = (turns, String::new());
+                self.document.replace("Change an answer", config, None);
+                self.changed();
+            }
             _ => {
                 turns.truncate(at);
                 self.converse("Change a message", content, turns);

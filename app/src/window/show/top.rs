@@ -17,6 +17,7 @@ use ullage_panels::words as figures;
 
 use super::super::history;
 use super::super::live::Live;
+use super::super::opener::Opened;
 use super::super::session::{Session, history_view};
 use super::{bars, cards, words};
 
@@ -77,7 +78,7 @@ fn model(s: &Session) -> ModelLine {
     let shape = &opened.model.shape;
     let head = shape.layers.first();
     ModelLine {
-        name: shape.name.clone(),
+        name: name_of(s, opened),
         detail: format!(
             "{}, {} parameters, {}",
             shape.arch,
@@ -89,6 +90,19 @@ fn model(s: &Session) -> ModelLine {
         chats: opened.chats,
         layers_heads: (shape.layers.len(), head.map_or(0, |l| l.heads)),
     }
+}
+
+/// What a model is called: as the program that brought it does, else its file's name (which people know better than what its
+/// header says), else its own.
+fn name_of(s: &Session, opened: &Opened) -> String {
+    let brought = s.discovered.iter().find(|f| f.path.as_os_str() == opened.asked.as_str()).map(|f| f.name.clone());
+    brought.or_else(|| file_name(&opened.asked)).unwrap_or_else(|| opened.model.shape.name.clone())
+}
+
+/// The name of a model's file, without its ending.
+pub fn file_name(path: &str) -> Option<String> {
+    let stem = path.strip_suffix(".gguf")?.rsplit(['/', '\\']).next()?;
+    (!stem.is_empty()).then(|| stem.to_owned())
 }
 
 /// `4.99 million`, `7.62 billion`.
@@ -346,10 +360,10 @@ fn text(s: &Session) -> Text {
         chat: config.run.chat,
         chats: s.opened.as_ref().is_some_and(|o| o.chats),
         blocked: s.blocked(),
-        turns: config.run.turns.iter().map(turn).collect(),
         running: s.running.is_some() && s.replayed.is_none(),
         ..Text::default()
     };
+    out.turns = conversation(s);
     let Some(live) = s.shown() else { return out };
     out.sequences.clone_from(&live.written);
     let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
@@ -375,6 +389,30 @@ fn text(s: &Session) -> Text {
         out.summary = if error.kind == "cancelled" { "stopped".into() } else { error.message.clone() };
     }
     out
+}
+
+/// What was said: the run's conversation with its question and, once it has ended, its answer; as configured where the run on
+/// screen is of another one.
+fn conversation(s: &Session) -> Vec<Turn> {
+    let now = &s.document.config().run;
+    let of_run = |l: &&Live| s.replayed.is_some() || l.config().is_some_and(|c| said(&c.run) == said(now));
+    let Some((live, run)) = s.shown().filter(of_run).and_then(|l| Some((l, &l.config()?.run))) else {
+        return if now.chat { now.turns.iter().map(turn).collect() } else { Vec::new() };
+    };
+    if !run.chat {
+        return Vec::new();
+    }
+    let mut out: Vec<Turn> = run.turns.iter().map(turn).collect();
+    out.push(Turn { role: Role::User, content: run.prompt.clone() });
+    if let Some(answer) = live.report.output.first().filter(|o| live.over && !o.text.is_empty()) {
+        out.push(Turn { role: Role::Assistant, content: answer.text.clone() });
+    }
+    out
+}
+
+/// What makes a conversation the same.
+fn said(run: &config::Run) -> (bool, &str, &str, &[config::Turn]) {
+    (run.chat, &run.system, &run.prompt, &run.turns)
 }
 
 fn turn(turn: &config::Turn) -> Turn {
