@@ -381,6 +381,18 @@ fn a_sweep_is_a_line_of_points_planned_before_they_are_run() {
         let (_, value) = &dot.values[0];
         assert!((0.0..=1.0).contains(value) && !dot.run.is_empty() && !dot.sets.is_empty());
     }
+    // Points that do not fit are said together, and the others are run.
+    desk.set(&[("budget.device", "9 MiB")]);
+    desk.session.act(Action::Sweep { name: "tight".into(), points: vec![point("0.95"), point("0.05"), point("1")] });
+    let view = desk.until("the tight sweep", |v| {
+        !v.status.running && v.status.queued == 0 && v.accuracy.series.iter().any(|s| s.name == "tight")
+    });
+    let notice = view.notices.iter().find(|n| n.title.starts_with("tight")).unwrap();
+    assert!(!notice.failure && notice.detail.lines().count() == 2, "{notice:?}");
+    for n in view.notices {
+        desk.session.act(Action::PutAway(n.id));
+    }
+    desk.set(&[("budget.device", "unlimited")]);
     // What was measured is said on the card that chooses it.
     desk.ready_after(&[("kv.select", "h2o"), ("kv.budget.ratio", "0.5")]);
     let view = desk.priced();

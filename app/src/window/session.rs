@@ -125,6 +125,8 @@ pub struct Session {
     pub(super) live: Option<Live>,
     /// A run of the history that is shown instead.
     pub(super) replayed: Option<Live>,
+    /// Which sweep the run going on is a point of.
+    series: Line,
     pub(super) queue: VecDeque<Point>,
     pub(super) planned_points: Vec<Option<u64>>,
     pub(super) cards: Arc<Vec<Card>>,
@@ -188,6 +190,7 @@ impl Session {
             stopping: false,
             live: None,
             replayed: None,
+            series: Line::default(),
             queue: VecDeque::new(),
             planned_points: Vec::new(),
             cards: Arc::default(),

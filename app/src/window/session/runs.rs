@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ullage_core::config::Config;
+use ullage_core::job::protocol::Failure;
 use ullage_core::job::{Command, Order};
 use ullage_panels::view::{History, Sets};
+use ullage_panels::words as figures;
 
 use super::super::live::{Live, Prompt};
 use super::super::runner::{Line, Running, Told};
@@ -108,6 +110,7 @@ impl Session {
         self.moment = None;
         self.stopping = false;
         self.replayed = None;
+        self.series = line.clone();
         match Running::start(order, opened, self.runs(), line, self.outbox.clone()) {
             Ok(running) => {
                 self.running = Some(running);
@@ -147,12 +150,13 @@ impl Session {
         self.stopping = false;
         let Some(live) = &mut self.live else { return };
         live.close();
+        let config = live.config().cloned();
         if let Some(error) = live.error().filter(|e| e.kind != "cancelled").cloned() {
-            let remedy = error.hint.as_ref().map(|hint| {
-                let sets = planner::arguments(hint);
-                (planner::in_words(&sets), sets)
-            });
-            self.notice_with("The run failed", &error.message, true, remedy.filter(|(_, sets)| !sets.is_empty()));
+            let series = std::mem::take(&mut self.series);
+            match (error.needed, config) {
+                (Some(needed), Some(config)) => self.too_large(&error, needed, &config, &series),
+                _ => self.notice("The run failed", &error.message, true),
+            }
         }
         self.files.order(files::Order::List);
         if let Some(Point { line, config }) = self.queue.pop_front() {
@@ -162,6 +166,26 @@ impl Session {
                 self.queue.clear();
             }
         }
+    }
+
+    /// A run was refused for a limit: on its own it is said with what would help, a point of a sweep joins those that did not fit.
+    fn too_large(&mut self, error: &Failure, needed: u64, config: &Config, line: &Line) {
+        let limit = config.budget.device.0;
+        let words = format!("{} of {}", figures::bytes(needed), figures::bytes(limit));
+        if line.series.is_empty() {
+            let remedy = error.hint.as_ref().map(|hint| {
+                let sets = planner::arguments(hint);
+                (planner::in_words(&sets), sets)
+            });
+            let remedy = remedy.filter(|(_, sets)| !sets.is_empty());
+            let detail = format!("It would hold {words} at its peak ({needed} B). It was stopped before it took them.");
+            self.notice_with("The run does not fit the memory limit", &detail, true, remedy);
+            return;
+        }
+        let title = format!("{}: not every point fits the memory limit", line.series);
+        let before = self.notices.iter().position(|n| n.title == title).map(|at| self.notices.remove(at).detail + "\n");
+        let detail = format!("{}{}: {words}", before.unwrap_or_default(), line.label);
+        self.notice(&title, &detail, false);
     }
 
     pub(super) fn sweep(&mut self, name: &str, points: Vec<Sets>) {
