@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use egui::{
-    Align, Button, Id, LayerId, Layout, Popup, PopupCloseBehavior, Rect, Response, Role, Sense, Ui, UiBuilder,
-    WidgetInfo, pos2, vec2,
+    Align, Button, Id, LayerId, Layout, Popup, PopupCloseBehavior, Rect, Response, Role, Sense, SetOpenCommand, Ui,
+    UiBuilder, WidgetInfo, pos2, vec2,
 };
 
 use crate::action::Action;
@@ -63,7 +63,14 @@ impl Picture<'_> {
         // Only one of the two can be open.
         let close = PopupCloseBehavior::CloseOnClick;
         Popup::menu(&button).close_behavior(close).accessible_name(name.clone()).show(&mut menu);
-        Popup::context_menu(&response).close_behavior(close).accessible_name(name.clone()).show(&mut menu);
+        // Also where something drawn in the picture takes the clicks.
+        let within = response.contains_pointer() || ui.rect_contains_pointer(rect);
+        let open = (within && ui.input(|i| i.pointer.secondary_clicked())).then_some(SetOpenCommand::Bool(true));
+        Popup::context_menu(&response)
+            .open_memory(open)
+            .close_behavior(close)
+            .accessible_name(name.clone())
+            .show(&mut menu);
         ui.advance_cursor_after_rect(whole);
         response
     }

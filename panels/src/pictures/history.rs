@@ -131,6 +131,13 @@ fn footer(ui: &mut Ui, data: &History, state: &mut HistoryState, linked: &Linked
             if ui.button("Delete…").clicked() {
                 state.deleting = Some(run.name.clone());
             }
+            if !run.error.is_empty() {
+                let text = egui::RichText::new(&run.error).size(crate::theme::TEXT[0]).color(palette.alarm);
+                ui.add_sized(
+                    vec2((ui.available_width() - 240.0).max(60.0), 5.0 * GRID),
+                    egui::Label::new(text).truncate(),
+                );
+            }
         }
         None => {
             say::note(ui, "Select a run to open it, take its configuration or delete it.");

@@ -174,7 +174,7 @@ fn written(
     let foot = Rect::from_min_max(pos2(rect.left(), rect.bottom() - 6.0 * GRID), rect.max);
     let mut body = Rect::from_min_max(rect.min, pos2(rect.right(), foot.top() - GRID));
     let count = data.sequences.len();
-    let fit = ((body.width() / 240.0) as usize).max(1);
+    let fit = ((body.width() / 200.0) as usize).max(1);
     state.sequence = state.sequence.min(count - 1);
     let side_by_side = !state.one_by_one && count <= fit;
     if count > 1 && !side_by_side {
@@ -257,8 +257,8 @@ fn legend(ui: &mut Ui, rect: Rect, data: &Text) {
         x = write(x + GRID, "of none") + 6.0 * GRID;
     }
     let galley = ui.painter().layout_no_wrap(data.summary.clone(), say::captions(), p.text);
-    if !data.summary.is_empty() && !data.running && rect.right() - x >= galley.size().x {
-        ui.painter().galley(pos2(rect.right() - galley.size().x, y - 0.5 * galley.size().y), galley, p.text);
+    if !data.summary.is_empty() && !data.running && rect.right() - x >= galley.size().x + GRID {
+        ui.painter().galley(pos2(rect.right() - galley.size().x - GRID, y - 0.5 * galley.size().y), galley, p.text);
     }
 }
 

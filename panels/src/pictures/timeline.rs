@@ -169,6 +169,7 @@ fn draw(
     header(ui, strip, data, state, &cache.totals);
 
     let beside = below.width() >= 560.0;
+    let (legend, below) = if beside { (strip, below) } else { below.split_top_bottom_at_y(below.top() + 6.0 * GRID) };
     let side = if beside { 216.0 } else { 0.0 };
     let figures = Rect::from_min_max(pos2(below.right() - side, below.top()), below.max);
     let area =
@@ -214,8 +215,13 @@ fn draw(
     if beside {
         readout::show(ui, figures, &frame, state, at, what, linked);
     } else {
-        readout::legend(ui, strip, &frame, state, linked);
+        readout::legend(ui, legend, &frame, state, linked);
     }
+}
+
+fn capital(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The line above: which run, which tier, and the way back from a zoom.
@@ -225,7 +231,7 @@ fn header(ui: &mut Ui, strip: Rect, data: &Timeline, state: &mut TimelineState, 
         let tiers: Vec<(Tier, String)> = Tier::ALL
             .into_iter()
             .filter(|tier| totals.tiers[*tier as usize])
-            .map(|tier| (tier, tier.label(data.gpu).to_owned()))
+            .map(|tier| (tier, capital(tier.label(data.gpu))))
             .collect();
         if tiers.len() > 1 {
             if let Some(tier) = say::one_of(ui, "Where", state.tier, &tiers) {

@@ -200,9 +200,12 @@ struct Painting<'a> {
 }
 
 impl Painting<'_> {
-    fn text(&self, piece: &Piece) -> &str {
+    /// What is drawn of a piece: without the blank at which its row was broken.
+    fn text(&self, row: usize, piece: &Piece) -> &str {
         let token = &self.flow.written.tokens[piece.token as usize];
-        token.text.get(piece.start as usize..piece.end as usize).unwrap_or_default()
+        let text = token.text.get(piece.start as usize..piece.end as usize).unwrap_or_default();
+        let first = self.rows.row(row).first().is_some_and(|first| std::ptr::eq(first, piece));
+        if first && self.rows.broken(row) { text.strip_prefix(' ').unwrap_or(text) } else { text }
     }
 
     fn format(&self, token: usize) -> TextFormat {
@@ -229,7 +232,7 @@ impl Painting<'_> {
         for piece in self.rows.row(row) {
             let (from, format) = (job.text.len(), self.format(piece.token as usize));
             // Character for character, so that glyphs can be found again.
-            job.text.extend(self.text(piece).chars().map(|c| if c.is_control() { ' ' } else { c }));
+            job.text.extend(self.text(row, piece).chars().map(|c| if c.is_control() { ' ' } else { c }));
             let byte_range = from.into()..job.text.len().into();
             match job.sections.last_mut() {
                 Some(section) if section.format == format => section.byte_range.end = byte_range.end,
@@ -248,7 +251,7 @@ impl Painting<'_> {
         let pieces = self.rows.row(row).iter();
         pieces
             .map(|piece| {
-                at += self.text(piece).chars().count();
+                at += self.text(row, piece).chars().count();
                 let end = self.origin.x + line.pos.x + line.row.x_offset(egui::text::CharIndex(at));
                 let rect = Rect::from_min_max(pos2(x, y), pos2(end.max(x), y + ROW));
                 x = end;

@@ -1,4 +1,5 @@
 use egui::Key;
+use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::Queryable;
 use ullage_panels::pictures::history::{HistoryState, Order, show};
 use ullage_panels::view::History;
@@ -117,8 +118,10 @@ fn an_empty_history_has_the_button_that_fills_it() {
 
 #[test]
 fn how_it_looks() {
+    let mut results = SnapshotResults::new();
+    let r = &mut results;
     let selected = Linked { run: Some(samples::history().runs[1].name.clone()), ..Linked::default() };
-    look("history_runs", show, &samples::history(), &selected);
-    look("history_compared", show, &samples::compared(), &Linked::default());
-    look("history_empty", show, &History::default(), &Linked::default());
+    look(r, "history_runs", show, &samples::history(), &selected);
+    look(r, "history_compared", show, &samples::compared(), &Linked::default());
+    look(r, "history_empty", show, &History::default(), &Linked::default());
 }

@@ -8,7 +8,7 @@ mod text;
 mod timeline;
 
 use egui::{Theme, Ui, Vec2};
-use egui_kittest::{Harness, SnapshotOptions};
+use egui_kittest::{Harness, SnapshotOptions, SnapshotResults};
 use ullage_panels::{Action, Linked, theme};
 
 /// One picture on screen: what it is given, what it remembers, what it asked for.
@@ -52,13 +52,22 @@ fn asked<D, S>(harness: &mut Driven<D, S>) -> Vec<Action> {
 }
 
 /// Takes small snapshots of a picture in both themes.
-fn look<D: Clone + 'static, S: Default + 'static>(name: &str, draw: Draw<D, S>, data: &D, linked: &Linked) {
-    let mut results = egui_kittest::SnapshotResults::new();
+fn look<D: Clone + 'static, S: Default + 'static>(
+    results: &mut SnapshotResults,
+    name: &str,
+    draw: Draw<D, S>,
+    data: &D,
+    linked: &Linked,
+) {
     let options = SnapshotOptions::new().output_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pictures/snapshots"));
     for (theme, word) in [(Theme::Dark, "dark"), (Theme::Light, "light")] {
         let mut harness = sized(draw, data.clone(), theme, [720.0, 380.0]);
         harness.state_mut().linked = linked.clone();
         harness.run();
-        results.add(harness.try_snapshot_options(format!("{name}_{word}"), &options));
+        // Half size: small files that still show hierarchy, overlap and cut-off text.
+        let whole = harness.render().unwrap();
+        let (w, h) = (whole.width() / 2, whole.height() / 2);
+        let half = image::imageops::resize(&whole, w, h, image::imageops::FilterType::Triangle);
+        results.add(egui_kittest::try_image_snapshot_options(&half, format!("{name}_{word}"), &options));
     }
 }

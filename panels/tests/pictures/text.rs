@@ -1,5 +1,6 @@
 use egui::accesskit::Role as Kind;
 use egui::{Key, pos2};
+use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::Queryable;
 use ullage_panels::pictures::text::{TextState, show};
 use ullage_panels::view::{Role, Text, Token, Written};
@@ -14,24 +15,24 @@ fn open(data: Text) -> Driven<Text, TextState> {
 #[test]
 fn the_prompt_is_edited_as_one_step_of_undo() {
     let mut h = open(Text { prompt: "Once".into(), ..Text::default() });
-    h.get_by_label("Prompt").focus();
+    h.get_by_role_and_label(Kind::MultilineTextInput, "Prompt").focus();
     h.run();
     h.key_press(Key::End);
     h.run();
-    h.get_by_label("Prompt").type_text(" \"upon\"");
+    h.get_by_role_and_label(Kind::MultilineTextInput, "Prompt").type_text(" \"upon\"");
     let first = asked(&mut h);
     let [Action::Set { what, sets, gesture: Some(gesture) }] = &first[..] else { panic!("{first:?}") };
     assert_eq!((what.as_str(), sets[0].0.as_str()), ("Prompt", "run.prompt"));
     assert_eq!(sets[0].1, "\"Once \\\"upon\\\"\"", "as TOML");
     h.state_mut().data.prompt = "Once \"upon\"".into();
     h.run();
-    h.get_by_label("Prompt").type_text("\n");
+    h.get_by_role_and_label(Kind::MultilineTextInput, "Prompt").type_text("!");
     let second = asked(&mut h);
     let [Action::Set { sets, gesture: again, .. }] = &second[..] else { panic!("{second:?}") };
-    assert_eq!((sets[0].1.as_str(), *again), ("\"Once \\\"upon\\\"\\n\"", Some(*gesture)));
+    assert_eq!((sets[0].1.as_str(), *again), ("\"Once \\\"upon\\\"!\"", Some(*gesture)));
     h.state_mut().data.prompt = "Undone".into();
     h.run();
-    assert_eq!(h.get_by_label("Prompt").value().as_deref(), Some("Undone"));
+    assert_eq!(h.get_by_role_and_label(Kind::MultilineTextInput, "Prompt").value().as_deref(), Some("Undone"));
 }
 
 #[test]
@@ -197,15 +198,17 @@ fn an_empty_text_has_the_button_that_fills_it() {
 
 #[test]
 fn how_it_looks() {
+    let mut results = SnapshotResults::new();
+    let r = &mut results;
     let none = Linked::default();
-    look("text_done", show, &samples::text(), &none);
-    look("text_scrubbed", show, &Text { step: Some(9), ..samples::text() }, &none);
+    look(r, "text_done", show, &samples::text(), &none);
+    look(r, "text_scrubbed", show, &Text { step: Some(9), ..samples::text() }, &none);
     let mut live = Text { running: true, of_run: None, ..samples::text() };
     for written in &mut live.sequences {
         written.tokens.truncate(written.prompt + 12);
         written.stop.clear();
     }
-    look("text_live", show, &live, &none);
-    look("text_empty", show, &Text { chats: true, ..Text::default() }, &none);
-    look("chat", show, &samples::chat(), &none);
+    look(r, "text_live", show, &live, &none);
+    look(r, "text_empty", show, &Text { chats: true, ..Text::default() }, &none);
+    look(r, "chat", show, &samples::chat(), &none);
 }

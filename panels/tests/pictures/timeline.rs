@@ -1,5 +1,6 @@
 use egui::accesskit::Role;
 use egui::{Event, Key, MouseWheelUnit, TouchPhase, pos2, vec2};
+use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::Queryable;
 use ullage_panels::pictures::timeline::{TimelineState, show};
 use ullage_panels::view::{Tier, Timeline, UsedFor};
@@ -155,12 +156,14 @@ fn an_empty_timeline_has_the_button_that_fills_it() {
 
 #[test]
 fn how_it_looks() {
+    let mut results = SnapshotResults::new();
+    let r = &mut results;
     let all = samples::timeline(40);
     let scrubbed = Linked { moment: Some(120), ..Linked::default() };
-    look("timeline_done", show, &all, &Linked::default());
-    look("timeline_scrubbed", show, &all, &scrubbed);
+    look(r, "timeline_done", show, &all, &Linked::default());
+    look(r, "timeline_scrubbed", show, &all, &scrubbed);
     let live =
         Timeline { live: true, evicted: Vec::new(), limits: [Some(24 << 30), None, None], ..samples::timeline(9) };
-    look("timeline_live", show, &live, &Linked::default());
-    look("timeline_empty", show, &Timeline::default(), &Linked::default());
+    look(r, "timeline_live", show, &live, &Linked::default());
+    look(r, "timeline_empty", show, &Timeline::default(), &Linked::default());
 }

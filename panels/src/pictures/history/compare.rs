@@ -55,8 +55,10 @@ pub fn show(
     ui.painter().hline(below.x_range(), split + 2.0 * GRID, line);
     let top = split + 4.0 * GRID;
     let held =
-        Rect::from_min_max(pos2(below.left(), top), pos2(below.left() + half, (top + 30.0 * GRID).min(below.bottom())));
+        Rect::from_min_max(pos2(below.left(), top), pos2(below.left() + half, (top + 26.0 * GRID).min(below.bottom())));
     bars::pair(ui, held, &pair.names, &pair.bars, linked);
+    let parts = Rect::from_min_max(pos2(held.left(), held.bottom() + GRID), pos2(held.right(), below.bottom()));
+    bars::differences(ui, parts, &pair.bars, linked);
     let right = Rect::from_min_max(pos2(below.left() + half + gap, top), below.max);
     ui.scope_builder(UiBuilder::new().max_rect(right).layout(Layout::top_down(Align::Min)), |ui| {
         let area = ScrollArea::vertical().id_salt("differences").auto_shrink(false);
@@ -100,7 +102,11 @@ fn figures(ui: &mut Ui, pair: &Pair) {
         let text = RichText::new(text).size(TEXT[0]).color(ink);
         ui.add(Label::new(if mono { text.monospace() } else { text }).wrap());
     };
-    let grid = egui::Grid::new("comparison").num_columns(4).spacing(vec2(4.0 * GRID, GRID)).max_col_width(wide * 0.3);
+    let grid = egui::Grid::new("comparison")
+        .num_columns(4)
+        .spacing(vec2(6.0 * GRID, GRID))
+        .min_row_height(5.0 * GRID)
+        .max_col_width(wide * 0.3);
     grid.show(ui, |ui| {
         for title in ["", "A", "B", "B against A"] {
             cell(ui, title, p.weak_text, false);

@@ -48,15 +48,21 @@ pub fn ordered(runs: &[RunLine], order: Order, reversed: bool) -> Vec<usize> {
 /// Columns over a width; the model and the folder's bytes only where there is room.
 fn columns(width: f32) -> Vec<Column> {
     let mut left = 9.0 * GRID;
-    let (model, bytes) = (width >= 900.0, width >= 720.0);
-    let fixed = left + 136.0 + if model { 180.0 } else { 0.0 } + 92.0 + 92.0 + 150.0 + if bytes { 84.0 } else { 0.0 };
+    let (model, bytes, accuracy) = (width >= 900.0, width >= 720.0, width >= 600.0);
+    let fixed = left
+        + 136.0
+        + if model { 180.0 } else { 0.0 }
+        + 92.0
+        + 92.0
+        + if accuracy { 150.0 } else { 0.0 }
+        + if bytes { 84.0 } else { 0.0 };
     let all = [
         ("When", 136.0, Some(Order::When), false, true),
         ("Model", 180.0, None, false, model),
         ("Choices", (width - fixed).max(80.0), None, false, true),
         ("Peak", 92.0, Some(Order::Peak), true, true),
         ("Speed", 92.0, Some(Order::Speed), true, true),
-        ("Accuracy", 150.0, None, false, true),
+        ("Accuracy", 150.0, None, false, accuracy),
         ("On disk", 84.0, Some(Order::Bytes), true, bytes),
     ];
     let mut out = Vec::new();
@@ -171,7 +177,12 @@ fn line(
 
     let mut ticked = state.picked.contains(&run.name);
     let tick = Rect::from_min_size(pos2(row.left() + 2.0 * GRID, row.top()), vec2(7.0 * GRID, ROW));
-    let tickbox = ui.put(tick, egui::Checkbox::without_text(&mut ticked));
+    let tickbox = ui
+        .scope(|ui| {
+            ui.visuals_mut().widgets.inactive.bg_stroke = egui::Stroke::new(1.0, p.weak_text);
+            ui.put(tick, egui::Checkbox::without_text(&mut ticked))
+        })
+        .inner;
     let name = format!("Compare {}", run.name);
     tickbox.widget_info(|| WidgetInfo::selected(Role::CheckBox, true, ticked, &name));
     if tickbox.changed() {
@@ -185,7 +196,7 @@ fn line(
     }
     let failed = !run.error.is_empty();
     for column in columns {
-        if failed && matches!(column.title, "Speed" | "Accuracy") {
+        if failed && matches!(column.title, "Peak" | "Speed" | "Accuracy") {
             continue;
         }
         cell(ui, row, column, |ui| {
@@ -210,12 +221,13 @@ fn line(
         });
     }
     if failed {
-        let from = columns.iter().find(|c| c.title == "Speed").map_or(0.0, |c| c.rect.0);
-        let to = columns.iter().find(|c| c.title == "Accuracy").map_or(from, |c| c.rect.0 + c.rect.1);
+        let from = columns.iter().find(|c| c.title == "Peak").map_or(0.0, |c| c.rect.0);
+        let last = |c: &&Column| matches!(c.title, "Speed" | "Accuracy");
+        let to = columns.iter().rfind(last).map_or(from, |c| c.rect.0 + c.rect.1);
         let wide = Column { title: "", rect: (from, to - from), order: None, figures: false };
         cell(ui, row, &wide, |ui| {
             let text = RichText::new(format!("Failed: {}", run.error)).size(TEXT[0]).color(p.alarm);
-            ui.add(egui::Label::new(text).truncate().selectable(false));
+            ui.add(egui::Label::new(text).truncate().selectable(false)).on_hover_text(&run.error);
         });
     }
     say::focus_ring(ui, &response);

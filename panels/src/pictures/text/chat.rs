@@ -32,26 +32,27 @@ pub fn show(
     part(ui, composer, |ui| compose(ui, composer, data, state, actions));
 }
 
-/// What sequence 0 wrote, when it is the last answer (or is becoming it).
-fn streamed(data: &Text) -> Option<&Written> {
+/// What sequence 0 wrote, when it is the last answer (or is becoming it), and up to which token.
+fn streamed(data: &Text) -> Option<(&Written, usize)> {
     let written = data.sequences.first()?;
     if data.running {
-        return Some(written);
+        return Some((written, written.tokens.len()));
     }
     let last = data.turns.last().filter(|turn| turn.role == Role::Assistant)?;
     let mut rest = last.content.trim();
     // The same text, but for blanks around it and what ends it (an end-of-turn token is no part of the message).
-    for (i, token) in written.tokens.get(written.prompt..)?.iter().enumerate() {
+    for (i, token) in written.tokens.iter().enumerate().skip(written.prompt) {
         if rest.is_empty() {
-            break;
+            return Some((written, i));
         }
-        let text = if i == 0 { token.text.trim_start() } else { &token.text };
-        rest = rest.strip_prefix(text).or_else(|| text.trim_end().strip_prefix(rest).filter(|more| more.is_empty()))?;
+        let text = if i == written.prompt { token.text.trim_start() } else { &token.text };
+        rest = rest.strip_prefix(text).or_else(|| (text.trim_end() == rest).then_some(""))?;
     }
-    rest.is_empty().then_some(written)
+    rest.is_empty().then_some((written, written.tokens.len()))
 }
 
 fn turns(ui: &mut Ui, data: &Text, state: &mut TextState, linked: &mut Linked, actions: &mut Vec<Action>) {
+    ui.spacing_mut().item_spacing.y = 0.0;
     let answer = streamed(data);
     let answering = data.running && data.turns.last().is_none_or(|turn| turn.role == Role::User);
     for (i, turn) in data.turns.iter().enumerate() {
@@ -62,7 +63,7 @@ fn turns(ui: &mut Ui, data: &Text, state: &mut TextState, linked: &mut Linked, a
     if answering {
         who(ui, Role::Assistant, |_| {});
         match answer {
-            Some(written) if written.tokens.len() > written.prompt => spoken(ui, data, written, linked),
+            Some((written, to)) if to > written.prompt => spoken(ui, data, (written, to), linked),
             _ => drop(say::note(ui, "Reading the conversation…")),
         }
     }
@@ -81,8 +82,8 @@ fn who(ui: &mut Ui, role: Role, buttons: impl FnOnce(&mut Ui)) {
     });
 }
 
-fn spoken(ui: &mut Ui, data: &Text, written: &Written, linked: &mut Linked) {
-    let to = shown(data, written);
+fn spoken(ui: &mut Ui, data: &Text, (written, end): (&Written, usize), linked: &mut Linked) {
+    let to = shown(data, written).min(end);
     let live = data.running && data.step.is_none() && written.stop.is_empty();
     let flow =
         Flow { from: written.prompt.min(to), to, live, gutter: false, tint: false, ..Flow::of("Answer", written) };
@@ -99,7 +100,7 @@ fn message(
     ui: &mut Ui,
     data: &Text,
     (i, turn, last): (usize, &Turn, bool),
-    tokens: Option<&Written>,
+    tokens: Option<(&Written, usize)>,
     state: &mut TextState,
     linked: &mut Linked,
     actions: &mut Vec<Action>,
@@ -131,7 +132,7 @@ fn message(
             });
         }
         _ => match tokens {
-            Some(written) => spoken(ui, data, written, linked),
+            Some(answer) => spoken(ui, data, answer, linked),
             None => drop(ui.add(egui::Label::new(turn.content.as_str()).wrap())),
         },
     }
@@ -144,7 +145,7 @@ fn message(
     if last && data.running {
         return;
     }
-    ui.add_space(2.0 * GRID);
+    ui.add_space(4.0 * GRID);
 }
 
 fn compose(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions: &mut Vec<Action>) {
@@ -155,7 +156,7 @@ fn compose(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions:
         .inner_margin(egui::Margin::symmetric(8, 6));
     let mut say_it = false;
     frame.show(ui, |ui| {
-        ui.set_min_size(rect.size() - egui::vec2(18.0, 14.0));
+        ui.set_min_size(rect.size() - egui::vec2(18.0, 18.0));
         ui.horizontal(|ui| {
             let wide = ui.available_width() - 72.0;
             let edit = TextEdit::multiline(&mut state.message)
@@ -168,7 +169,7 @@ fn compose(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions:
                         .color(palette.weak_text),
                 )
                 .return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter));
-            let area = ScrollArea::vertical().id_salt("message").max_height(rect.height() - 16.0);
+            let area = ScrollArea::vertical().id_salt("message").max_height(rect.height() - 20.0);
             let response = area.show(ui, |ui| ui.add(edit)).inner;
             ui.accesskit_node_builder(response.id, |node| node.set_label("Message"));
             let ready = data.blocked.is_empty() && !data.running && !state.message.trim().is_empty();

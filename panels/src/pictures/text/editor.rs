@@ -58,15 +58,14 @@ pub fn show(
     let frame = egui::Frame::new()
         .stroke(egui::Stroke::new(1.0, if ui.memory(|m| m.has_focus(id)) { palette.accent } else { palette.line }))
         .corner_radius(crate::theme::CORNER)
-        .inner_margin(2);
+        .inner_margin(egui::Margin::symmetric(8, 6));
     frame.show(ui, |ui| {
         ui.set_width(ui.available_width());
-        let inside = (height - 6.0).max(40.0);
+        let inside = (height - 16.0).max(40.0);
         ScrollArea::vertical().id_salt(id).max_height(inside).auto_shrink(false).show(ui, |ui| {
             let edit = TextEdit::multiline(&mut draft.text)
                 .id(id)
                 .frame(egui::Frame::NONE)
-                .margin(egui::Margin::symmetric(8, 6))
                 .desired_width(f32::INFINITY)
                 .min_size(egui::vec2(0.0, inside))
                 .hint_text(egui::RichText::new(hint).color(palette.weak_text));

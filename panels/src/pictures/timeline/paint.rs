@@ -30,7 +30,7 @@ pub fn ground(ui: &Ui, frame: &Frame<'_>) {
         painter.vline(x, foot..=foot + GRID, Stroke::new(1.0, p.line));
         let galley = painter.layout_no_wrap(words, say::figures(), p.weak_text);
         let rect = Align2::CENTER_TOP.anchor_size(pos2(x, foot + 5.0), galley.size());
-        if rect.left() >= free - 4.0 * GRID && rect.right() <= plot.right() + 4.0 * GRID {
+        if rect.left() >= free - 8.0 * GRID && rect.right() <= plot.right() + 4.0 * GRID {
             painter.galley(rect.min, galley, p.weak_text);
             free = rect.right() + 6.0 * GRID;
         }

@@ -26,25 +26,30 @@ pub fn tooltip(ui: &mut Ui, frame: &Frame<'_>, moment: usize, x: f32) {
     let p = frame.palette;
     ui.label(egui::RichText::new(frame.words(moment)).color(p.text));
     let Some(held) = frame.data.moments.get(moment).map(|m| m.held[frame.tier as usize]) else { return };
-    egui::Grid::new("timeline tooltip").num_columns(2).spacing(vec2(4.0 * GRID, 2.0)).show(ui, |ui| {
-        let mut line = |name: &str, bytes: u64, ink| {
-            ui.label(egui::RichText::new(name).size(TEXT[0]).color(ink));
-            ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-                ui.label(egui::RichText::new(words::exact(bytes)).font(say::figures()).color(ink));
-            });
-            ui.end_row();
-        };
-        for used_for in UsedFor::ALL.into_iter().rev().filter(|u| held[*u as usize] > 0 && !frame.hidden[*u as usize]) {
-            line(used_for.label(), held[used_for as usize], p.weak_text);
-        }
-        let total = frame.totals.bytes.get(moment).copied().unwrap_or(0);
-        line("in all", total, p.text);
-        match frame.limit() {
-            Some(limit) if total <= limit => line("below the memory limit by", limit - total, p.weak_text),
-            Some(limit) => line("over the memory limit by", total - limit, p.alarm),
-            None => {}
-        }
-    });
+    egui::Grid::new("timeline tooltip").num_columns(2).spacing(vec2(4.0 * GRID, 2.0)).min_row_height(4.0 * GRID).show(
+        ui,
+        |ui| {
+            let mut line = |name: &str, bytes: u64, ink| {
+                ui.label(egui::RichText::new(name).size(TEXT[0]).color(ink));
+                ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+                    ui.label(egui::RichText::new(words::exact(bytes)).font(say::figures()).color(ink));
+                });
+                ui.end_row();
+            };
+            for used_for in
+                UsedFor::ALL.into_iter().rev().filter(|u| held[*u as usize] > 0 && !frame.hidden[*u as usize])
+            {
+                line(used_for.label(), held[used_for as usize], p.weak_text);
+            }
+            let total = frame.totals.bytes.get(moment).copied().unwrap_or(0);
+            line("in all", total, p.text);
+            match frame.limit() {
+                Some(limit) if total <= limit => line("below the memory limit by", limit - total, p.weak_text),
+                Some(limit) => line("over the memory limit by", total - limit, p.alarm),
+                None => {}
+            }
+        },
+    );
     let pixel = (frame.window.end - frame.window.start) / f64::from(frame.plot.width());
     let at = frame.seconds(x);
     let near = frame.data.evicted.iter().filter(|(s, _)| (s - at).abs() <= 2.0 * pixel);
@@ -102,23 +107,16 @@ pub fn show(
 
 /// The legend alone, in one line, where there is no room beside the picture.
 pub fn legend(ui: &Ui, strip: Rect, frame: &Frame<'_>, state: &mut TimelineState, linked: &mut Linked) {
-    let mut x = strip.right();
-    for used_for in UsedFor::ALL.into_iter().rev().filter(|u| frame.totals.present[*u as usize]) {
+    let mut x = strip.left() - 2.0 * GRID;
+    for used_for in UsedFor::ALL.into_iter().filter(|u| frame.totals.present[*u as usize]) {
         let galley = ui.painter().layout_no_wrap(used_for.label().to_owned(), say::captions(), frame.palette.text);
-        let wide = galley.size().x + 9.0 * GRID;
-        x -= wide;
-        if x < strip.left() {
+        let wide = galley.size().x + 8.0 * GRID;
+        if x + wide > strip.right() + GRID {
             break;
         }
-        entry(
-            ui,
-            Rect::from_min_size(pos2(x, strip.top()), vec2(wide, strip.height())),
-            frame,
-            state,
-            used_for,
-            None,
-            linked,
-        );
+        let row = Rect::from_min_size(pos2(x, strip.top()), vec2(wide, strip.height()));
+        entry(ui, row, frame, state, used_for, None, linked);
+        x += wide;
     }
 }
 

@@ -184,7 +184,7 @@ pub fn cursor(
         }
         if under.is_none() {
             let words = if chosen.is_some() { frame.time(seconds) } else { "peak".to_owned() };
-            say::plate(ui, pos2(x, frame.plot.top()), egui::Align2::CENTER_TOP, &words, p.background, ink);
+            say::plate(ui, pos2(x, foot + 2.0 * GRID), egui::Align2::CENTER_TOP, &words, p.background, ink);
         }
     }
     if response.hovered() || response.dragged() {

@@ -25,6 +25,8 @@ pub struct Rows {
     blanks: Vec<bool>,
     /// Index of the first piece of each row.
     starts: Vec<usize>,
+    /// Which rows began because the one before was full.
+    broken: Vec<bool>,
     /// How far the last row reaches.
     x: f32,
     /// What it was made of: tokens, width and scale, and a hash of the texts.
@@ -57,11 +59,16 @@ impl Rows {
             && self.fitted == (width, scale)
             && self.hash == hash(written, self.done.clone());
         if !same {
-            *self =
-                Self { done: tokens.start..tokens.start, fitted: (width, scale), starts: vec![0], ..Self::default() };
+            *self = Self {
+                done: tokens.start..tokens.start,
+                fitted: (width, scale),
+                starts: vec![0],
+                broken: vec![false],
+                ..Self::default()
+            };
         }
         if self.starts.is_empty() {
-            self.starts.push(0);
+            (self.starts, self.broken) = (vec![0], vec![false]);
         }
         if self.done.end < tokens.end || !same {
             for position in self.done.end..tokens.end {
@@ -77,6 +84,7 @@ impl Rows {
         for (i, line) in text.split('\n').enumerate() {
             if i > 0 {
                 self.starts.push(self.pieces.len());
+                self.broken.push(false);
                 self.x = 0.0;
             }
             self.line(token, from, line, glyph);
@@ -111,6 +119,7 @@ impl Rows {
             // A word goes to the next row as a whole: from the last piece that begins with a blank.
             let word = if blank { self.pieces.len() } else { self.word(row).unwrap_or(self.pieces.len()) };
             self.starts.push(word);
+            self.broken.push(true);
             self.x = self.widths[word..].iter().sum();
         }
         self.pieces.push(piece);
@@ -132,6 +141,11 @@ impl Rows {
     fn range(&self, row: usize) -> Range<usize> {
         let start = self.starts.get(row).copied().unwrap_or(self.pieces.len());
         start..self.starts.get(row + 1).copied().unwrap_or(self.pieces.len())
+    }
+
+    /// True when a row began because the one before it was full.
+    pub fn broken(&self, row: usize) -> bool {
+        self.broken.get(row).copied().unwrap_or(false)
     }
 
     /// Pieces of a row.
