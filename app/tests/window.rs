@@ -381,6 +381,18 @@ fn a_sweep_is_a_line_of_points_planned_before_they_are_run() {
         let (_, value) = &dot.values[0];
         assert!((0.0..=1.0).contains(value) && !dot.run.is_empty() && !dot.sets.is_empty());
     }
+    // Points that do not fit are said together, and the others are run.
+    desk.set(&[("budget.device", "9 MiB")]);
+    desk.session.act(Action::Sweep { name: "tight".into(), points: vec![point("0.95"), point("0.05"), point("1")] });
+    let view = desk.until("the tight sweep", |v| {
+        !v.status.running && v.status.queued == 0 && v.accuracy.series.iter().any(|s| s.name == "tight")
+    });
+    let notice = view.notices.iter().find(|n| n.title.starts_with("tight")).unwrap();
+    assert!(!notice.failure && notice.detail.lines().count() == 2, "{notice:?}");
+    for n in view.notices {
+        desk.session.act(Action::PutAway(n.id));
+    }
+    desk.set(&[("budget.device", "unlimited")]);
     // What was measured is said on the card that chooses it.
     desk.ready_after(&[("kv.select", "h2o"), ("kv.budget.ratio", "0.5")]);
     let view = desk.priced();
@@ -447,19 +459,20 @@ fn a_conversation_has_a_history_that_can_be_changed() {
     };
     let fox = "Tell me a story about a fox.";
     let (turns, prompt, first) = say(Action::Say(fox.into()));
-    assert_eq!((turns.len(), prompt.as_str()), (0, fox));
+    let said = |turns: &[ullage_panels::view::Turn]| turns.iter().map(|t| t.content.clone()).collect::<Vec<_>>();
+    assert_eq!((said(&turns), prompt.as_str()), (vec![fox.to_owned(), first.clone()], fox));
     assert!(!first.is_empty());
-    let (turns, prompt, _) = say(Action::Say("And a lamb.".into()));
-    let said: Vec<_> = turns.iter().map(|t| t.content.as_str()).collect();
-    assert_eq!((&said[..], prompt.as_str()), (&[fox, first.as_str()][..], "And a lamb."));
+    let (turns, prompt, second) = say(Action::Say("And a lamb.".into()));
+    assert_eq!(said(&turns), [fox, &first, "And a lamb.", &second]);
+    assert_eq!(prompt, "And a lamb.");
     let (turns, prompt, again) = say(Action::EditTurn { turn: 0, content: fox.into() });
     assert_eq!(
         (turns.len(), prompt.as_str(), again.as_str()),
-        (0, fox, first.as_str()),
+        (2, fox, first.as_str()),
         "what came after is forgotten"
     );
     let (turns, _, again) = say(Action::Regenerate);
-    assert_eq!((turns.len(), again), (0, first), "greedy: the same answer");
+    assert_eq!((turns.len(), again), (2, first), "greedy: the same answer");
     desk.session.act(Action::ClearChat);
     let view = desk.session.view();
     assert!(view.text.turns.is_empty() && view.text.sequences.is_empty() && view.text.prompt.is_empty());
@@ -491,13 +504,7 @@ fn a_familiar_card_is_planned_for_but_not_run_on() {
     let mut desk = desk(None);
     let view = desk.ready_after(&SHORT);
     let here = view.top.predicted_speed.unwrap().1;
-    let tick = view
-        .top
-        .limit
-        .ticks
-        .iter()
-        .find(|t| t.label.contains("RTX 4090") || t.device.as_deref() == Some("h100-80"))
-        .unwrap();
+    let tick = view.top.limit.ticks.iter().find(|t| t.label.contains("RTX 4090")).unwrap();
     desk.session.act(Action::PlanFor(tick.device.clone().unwrap()));
     let view = desk.settled("the plan", |v| v.top.predicted_speed.is_some_and(|(_, s)| s != here));
     assert!(view.top.predicted_speed.unwrap().1 > 5.0 * here);

@@ -109,6 +109,8 @@ pub enum Wish {
 pub enum Done {
     /// The machine, and why a saved one is not used.
     Machine(Box<Machine>, Option<String>),
+    /// Names of the GPUs there are.
+    Gpus(Vec<String>),
     /// RAM as it is now.
     Free(Memory),
     /// The runs there are.
@@ -123,6 +125,24 @@ pub enum Done {
     Saved(PathBuf),
     /// It went wrong: what and why.
     Failed { title: String, detail: String },
+}
+
+/// NVIDIA GPUs by what the driver lists. CUDA may number different ones in another order: they have no model's name then.
+fn gpus(listed: &Path) -> Vec<String> {
+    let model = |dir: PathBuf| {
+        let text = std::fs::read_to_string(dir.join("information")).ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("Model:"))?;
+        Some(line.trim().to_owned())
+    };
+    let dirs = std::fs::read_dir(listed).into_iter().flatten().flatten();
+    let names: Vec<String> = dirs.filter_map(|d| model(d.path())).collect();
+    let same = names.iter().all(|n| Some(n) == names.first());
+    let name = |(i, n): (usize, &String)| match (same, names.len()) {
+        (true, 1) => n.clone(),
+        (true, _) => format!("{n} ({i})"),
+        (false, _) => format!("NVIDIA GPU {i}"),
+    };
+    names.iter().enumerate().map(name).collect()
 }
 
 fn run_folder(runs: &Path, name: &str) -> Result<PathBuf> {
@@ -141,6 +161,9 @@ pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
         Order::Begin => {
             let (machine, why) = Machine::load_or_guess();
             tell(Done::Machine(Box::new(machine), why));
+            if cfg!(feature = "cuda") {
+                tell(Done::Gpus(gpus(Path::new("/proc/driver/nvidia/gpus"))));
+            }
             tell(Done::Listed(history::list(runs)));
         }
         Order::List => {
@@ -356,6 +379,22 @@ mod tests {
         let image = image::load_from_memory(&bytes).unwrap().to_rgba8();
         assert_eq!((image.dimensions(), image.get_pixel(1, 0).0), ((2, 1), [0, 0, 255, 255]));
         assert!(png([2, 2], vec![0; 4]).is_err());
+    }
+
+    #[test]
+    fn gpus_have_their_names_unless_their_order_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(gpus(dir.path()).is_empty() && gpus(&dir.path().join("none")).is_empty());
+        let put = |bus: &str, model: &str| {
+            std::fs::create_dir_all(dir.path().join(bus)).unwrap();
+            std::fs::write(dir.path().join(bus).join("information"), format!("Model: \t {model}\nIRQ: 3\n")).unwrap();
+        };
+        put("0000:01:00.0", "NVIDIA H100");
+        assert_eq!(gpus(dir.path()), ["NVIDIA H100"]);
+        put("0000:02:00.0", "NVIDIA H100");
+        assert_eq!(gpus(dir.path()), ["NVIDIA H100 (0)", "NVIDIA H100 (1)"]);
+        put("0000:03:00.0", "NVIDIA L4");
+        assert_eq!(gpus(dir.path())[1], "NVIDIA GPU 1");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ullage_core::ledger::Tier;
 use ullage_core::report::Report;
 use ullage_core::report::folder;
 use ullage_core::{Error, Result};
-use ullage_panels::view::{Axis, Delta, Dot, Pair, RunLine, Series};
+use ullage_panels::view::{Axis, Delta, Dot, Pair, RunLine, Series, Sets};
 use ullage_panels::words as figures;
 
 use super::clock;
@@ -35,6 +35,8 @@ pub struct Card {
     pub values: Vec<(String, f64)>,
     /// One standard error of each.
     pub errors: Vec<(String, f64)>,
+    /// Its configuration as keys that differ from the defaults.
+    pub sets: Sets,
 }
 
 fn bytes_of(dir: &Path) -> u64 {
@@ -128,7 +130,8 @@ pub fn card(dir: &Path) -> Option<Card> {
     };
     let series: Line = json(&dir.join("line.json"));
     let machine = report.machine.name.clone();
-    Some(Card { line, config: report.config, model: report.model.hash, machine, series, values, errors })
+    let sets = report.config.as_ref().and_then(|c| difference(&Config::default(), c).ok()).unwrap_or_default();
+    Some(Card { line, sets, config: report.config, model: report.model.hash, machine, series, values, errors })
 }
 
 /// Every run folder under `runs`, newest first.
@@ -252,7 +255,6 @@ pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
         }
         let name = if card.series.series.is_empty() { "single runs" } else { &card.series.series };
         let label = if card.series.label.is_empty() { &card.line.choices } else { &card.series.label };
-        let sets = card.config.as_ref().and_then(|c| difference(&Config::default(), c).ok()).unwrap_or_default();
         let dot = Dot {
             run: card.line.name.clone(),
             label: label.clone(),
@@ -260,7 +262,7 @@ pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
             values: card.values.clone(),
             errors: card.errors.clone(),
             planned: false,
-            sets,
+            sets: card.sets.clone(),
         };
         match series.iter_mut().find(|s| s.name == name) {
             Some(series) => series.dots.push(dot),

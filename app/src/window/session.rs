@@ -2,6 +2,10 @@
 //!
 //! Nothing here waits: plans, models, files and runs are on threads of their own and answer with messages.
 
+mod hear;
+mod runs;
+mod talk;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,24 +14,23 @@ use std::time::Duration;
 
 use ullage_core::catalog;
 use ullage_core::config::{Config, from_toml};
-use ullage_core::config::{Role, Turn};
-use ullage_core::job::{Command, Order};
+use ullage_core::job::Command;
 use ullage_core::machine::cards::CARDS;
 use ullage_core::machine::{self, Card as Familiar, Machine};
 use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan};
 use ullage_panels::Action;
-use ullage_panels::view::{Bars, History, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
+use ullage_panels::view::{Bars, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
 
 use super::Start;
-use super::document::{self, Document};
+use super::document::Document;
 use super::files::{self, Asker, Done, Wish};
-use super::history::{self, Card};
-use super::live::{Live, Prompt};
+use super::history::Card;
+use super::live::Live;
 use super::opener::{self, Found, Opened};
-use super::planner::{self, Planned, Planner, Priced, Question};
+use super::planner::{Planned, Planner, Priced, Question};
 use super::runner::{Line, Running, Told};
-use super::store::{self, Recent, Remembered};
+use super::store::{self, Remembered};
 use super::worker::{Outbox, Wake, Worker};
 
 /// What workers tell the session.
@@ -62,6 +65,8 @@ pub enum Effect {
     /// Take a picture of this rectangle, in points.
     Shoot { name: String, rect: egui::Rect },
 }
+
+pub(super) use runs::history_view;
 
 /// How a session starts.
 pub struct Setup {
@@ -100,6 +105,8 @@ pub struct Session {
     pub(super) machine: Arc<Machine>,
     /// The familiar machine that is planned for instead of this one.
     pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
+    /// Names of this machine's GPUs that a run could use, by number.
+    pub(super) gpus: Vec<String>,
     pub(super) discovered: Vec<discover::Found>,
     pub(super) plan: Option<Box<Plan>>,
     pub(super) no_plan: String,
@@ -118,6 +125,8 @@ pub struct Session {
     pub(super) live: Option<Live>,
     /// A run of the history that is shown instead.
     pub(super) replayed: Option<Live>,
+    /// Which sweep the run going on is a point of.
+    series: Line,
     pub(super) queue: VecDeque<Point>,
     pub(super) planned_points: Vec<Option<u64>>,
     pub(super) cards: Arc<Vec<Card>>,
@@ -130,6 +139,8 @@ pub struct Session {
     effects: Vec<Effect>,
     pub(super) view: View,
     dirty: bool,
+    /// True when more has changed than what a run going on has told.
+    slow: bool,
     planner: Planner,
     opener: Worker<String>,
     files: Worker<files::Order>,
@@ -163,6 +174,7 @@ impl Session {
             unopened: None,
             machine: Arc::new(Machine::default_guess()),
             familiar: None,
+            gpus: Vec::new(),
             discovered: Vec::new(),
             plan: None,
             no_plan: String::new(),
@@ -178,6 +190,7 @@ impl Session {
             stopping: false,
             live: None,
             replayed: None,
+            series: Line::default(),
             queue: VecDeque::new(),
             planned_points: Vec::new(),
             cards: Arc::default(),
@@ -190,6 +203,7 @@ impl Session {
             effects: Vec::new(),
             view: View::default(),
             dirty: true,
+            slow: true,
             planner: Planner::start(outbox.clone()),
             opener: Worker::start("ullage-opener", outbox.clone(), |path, out: &Outbox| opener::work(path, out)),
             files,
@@ -243,12 +257,12 @@ impl Session {
         let id = self.next_notice;
         self.next_notice += 1;
         self.notices.push(Notice { id, title: title.into(), detail: detail.into(), failure, remedy });
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
     }
 
     /// Carries out what a panel asks for.
     pub fn act(&mut self, action: Action) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         match action {
             Action::OpenDialog => {
                 self.wish(Wish::Open);
@@ -345,7 +359,7 @@ impl Session {
 
     /// Opens whatever lies at `path`.
     pub fn open(&mut self, path: String) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         let path = home(path.trim().trim_matches('"'));
         if path.is_empty() {
             return;
@@ -368,7 +382,7 @@ impl Session {
 
     /// After any change: the model that the configuration names is opened, and everything is planned again.
     fn changed(&mut self) {
-        self.dirty = true;
+        (self.dirty, self.slow) = (true, true);
         let wanted = &self.document.config().model.path;
         let is = |path: &Option<String>| path.as_ref() == Some(wanted);
         let open = self.opened.as_ref().is_some_and(|o| o.asked == *wanted);
@@ -404,381 +418,6 @@ impl Session {
         let found = CARDS.iter().find(|c| c.id == id || c.name == id);
         self.familiar = found.map(|card| (card, Arc::new(Machine::like(card))));
         self.remembered.plan_for = found.map_or(String::new(), |card| card.id.to_owned());
-    }
-
-    /// Takes in what workers have told; true when something changed.
-    pub fn tick(&mut self) -> bool {
-        let mut any = false;
-        while let Ok(message) = self.inbox.try_recv() {
-            any = true;
-            self.hear(message);
-        }
-        self.dirty |= any;
-        any
-    }
-
-    fn hear(&mut self, message: Message) {
-        match message {
-            Message::Planned(p) if p.number == self.asked => {
-                let Planned { plan, bars, sections, prompt, .. } = *p;
-                self.prompt_tokens = prompt;
-                self.predicted = bars;
-                self.sections = Arc::new(carried(sections, &self.sections));
-                match plan {
-                    Ok(plan) => (self.plan, self.no_plan) = (Some(plan), String::new()),
-                    Err(why) => {
-                        (self.plan, self.no_plan, self.planning) = (None, why, false);
-                        (self.way_back, self.inverse) = (None, None);
-                    }
-                }
-                if self.plan.as_ref().is_some_and(|p| p.over.is_none()) {
-                    self.way_back = None;
-                }
-            }
-            Message::Priced(p) if p.number == self.asked => {
-                let Priced { sections, inverse, way_back, points, bars, pieces, .. } = *p;
-                self.sections = Arc::new(sections);
-                self.predicted = Some(bars);
-                self.pieces = pieces;
-                (self.inverse, self.way_back, self.planned_points) = (inverse, way_back, points);
-                self.planning = false;
-            }
-            Message::Planned(_) | Message::Priced(_) => {}
-            Message::Opened { path, found } => self.found(path, found),
-            Message::Run(told) => self.told(told),
-            Message::Files(done) => self.done(done),
-            Message::Discovered(found) => self.discovered = found,
-            Message::Probing(what, part) => self.probing = Some((what, part)),
-            Message::Probed(result) => {
-                self.probing = None;
-                match result {
-                    Ok(machine) => {
-                        self.machine = Arc::from(machine);
-                        self.ask();
-                    }
-                    Err(e) => self.notice("This machine was not measured", &e, true),
-                }
-            }
-            Message::Shot { name, size, rgba } => self.wish(Wish::SavePng { name, size, rgba }),
-            Message::Trouble { title, detail } => self.notice(&title, &detail, true),
-        }
-    }
-
-    fn found(&mut self, path: String, found: Result<Found, String>) {
-        if self.opening.as_ref() == Some(&path) {
-            self.opening = None;
-        }
-        match found {
-            Ok(Found::Model(opened)) => {
-                let recent = Recent {
-                    path: path.clone(),
-                    name: opened.model.shape.name.clone(),
-                    bytes: opened.model.file_bytes,
-                };
-                self.remembered.opened(recent);
-                self.opened = Some(opened);
-                self.unopened = None;
-                let mut config = self.document.config().clone();
-                config.model.path = path;
-                self.document.replace("Open a model", config, None);
-                self.changed();
-            }
-            Ok(Found::Config(config)) => {
-                self.document.replace("Open a configuration", *config, None);
-                self.changed();
-            }
-            Ok(Found::Run(live)) => self.replay(*live),
-            Ok(Found::Curve(series)) => {
-                self.curves.retain(|c| c.name != series.name);
-                self.curves.push(series);
-            }
-            Err(why) => {
-                if self.document.config().model.path == path {
-                    (self.plan, self.predicted, self.inverse, self.way_back) = (None, None, None, None);
-                    self.no_plan = "The model is not open.".into();
-                    self.opened = None;
-                }
-                self.unopened = Some(path.clone());
-                self.notice(&format!("{path} cannot be opened"), &why, true);
-                // Nothing was open before it either: the bundled model is better than an empty window.
-                if self.opened.is_none() && self.opening.is_none() && self.document.config().model.path != path {
-                    self.changed();
-                }
-            }
-        }
-    }
-
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::Machine(machine, why) => {
-                self.machine = Arc::from(machine);
-                if let Some(why) = why {
-                    self.notice("This machine's figures are guesses", &why, false);
-                }
-                self.ask();
-            }
-            Done::Free(memory) => Arc::make_mut(&mut self.machine).memory = memory,
-            Done::Listed(cards) => {
-                self.cards = Arc::new(cards);
-                self.ask();
-            }
-            Done::Replayed(live) => self.replay(*live),
-            Done::Paired(pair) => self.pair = Some(Box::new(history::pair(&pair[0], &pair[1]))),
-            Done::Chosen(path) => self.open(path.display().to_string()),
-            Done::Saved(path) => self.notice("Saved", &path.display().to_string(), false),
-            Done::Failed { title, detail } => self.notice(&title, &detail, true),
-        }
-    }
-
-    fn replay(&mut self, live: Live) {
-        self.moment = None;
-        self.replayed = Some(live);
-    }
-
-    fn open_run(&mut self, name: String) {
-        self.moment = None;
-        if self.live.as_ref().is_some_and(|l| l.name == name) {
-            self.replayed = None;
-        } else {
-            self.order(files::Order::Replay(name));
-        }
-    }
-
-    fn take(&mut self, name: &str) {
-        let here = self.shown().filter(|l| l.name == name).and_then(|l| l.config().cloned());
-        let card = || self.cards.iter().find(|c| c.line.name == name).and_then(|c| c.config.clone());
-        match here.or_else(card) {
-            Some(config) => {
-                self.document.replace("Take a run's configuration", config, None);
-                self.changed();
-            }
-            None => {
-                self.notice("There is no configuration to take", &format!("Run {name} ended before it had one."), false)
-            }
-        }
-    }
-
-    fn delete(&mut self, name: String) {
-        if self.running.is_some() && self.live.as_ref().is_some_and(|l| l.name == name) {
-            self.notice("The run was not deleted", "It is going on; stop it first.", false);
-            return;
-        }
-        if self.replayed.as_ref().is_some_and(|l| l.name == name) {
-            self.replayed = None;
-        }
-        if self.pair.as_ref().is_some_and(|p| p.names.contains(&name)) {
-            self.pair = None;
-        }
-        self.order(files::Order::Delete(name));
-    }
-
-    /// Why a run cannot begin now; empty when it can.
-    pub(super) fn blocked(&self) -> String {
-        let wanted = &self.document.config().model.path;
-        match &self.opened {
-            _ if self.opening.is_some() => "A model is being opened.".into(),
-            Some(opened) if opened.asked == *wanted => match &self.plan {
-                _ if self.familiar.is_some() => {
-                    let name = self.familiar.as_ref().map_or("", |(card, _)| card.name);
-                    format!("This is a plan for {name}; choose a device of this machine to run.")
-                }
-                _ if self.probing.is_some() => "This machine is being measured.".into(),
-                None if self.planning => "It is being planned.".into(),
-                None => self.no_plan.clone(),
-                Some(plan) => plan.over.as_ref().map_or(String::new(), |over| {
-                    let beyond = over.needed.saturating_sub(over.budget);
-                    format!("It needs {} more than the memory limit.", ullage_panels::words::bytes(beyond))
-                }),
-            },
-            _ => "No model is open.".into(),
-        }
-    }
-
-    /// Starts the configuration as it is.
-    fn run(&mut self, line: Line) {
-        let why = self.blocked();
-        // A plan that is being made anew is no reason to wait: the run plans for itself.
-        if !why.is_empty() && !self.planning {
-            self.notice("It cannot run yet", &why, false);
-            return;
-        }
-        let config = self.document.config().clone();
-        self.start(config, line);
-    }
-
-    fn start(&mut self, config: Config, line: Line) {
-        if self.running.is_some() {
-            self.notice("A run is going on", "Stop it, or wait until it is done.", false);
-            return;
-        }
-        let Some(opened) = self.opened.clone().filter(|o| o.asked == config.model.path) else {
-            self.notice("There is nothing to run", &self.blocked(), false);
-            return;
-        };
-        let order = Order {
-            config,
-            model: Arc::clone(&opened.model),
-            machine: (*self.machine).clone(),
-            base: PathBuf::from("."),
-            dump: None,
-        };
-        self.moment = None;
-        self.stopping = false;
-        self.replayed = None;
-        match Running::start(order, opened, self.runs(), line, self.outbox.clone()) {
-            Ok(running) => {
-                self.running = Some(running);
-                self.live = Some(Live::new("new run".into(), Prompt::default()));
-            }
-            Err(e) => self.notice("The run did not start", &e.to_string(), true),
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        if let Some(running) = &self.running {
-            running.send(command);
-        }
-    }
-
-    fn told(&mut self, told: Told) {
-        match told {
-            Told::Began { name, prompt } => self.live = Some(Live::new(name, prompt)),
-            Told::Events(events) => {
-                if let Some(live) = &mut self.live {
-                    events.iter().for_each(|e| live.add(e));
-                }
-            }
-            Told::Unsaved(why) => {
-                self.notice(
-                    "The run is not saved",
-                    &format!("{why}\nIt goes on; what it shows is lost when the window closes."),
-                    true,
-                );
-            }
-            Told::Over => self.over(),
-        }
-    }
-
-    fn over(&mut self) {
-        self.running = None;
-        self.stopping = false;
-        let Some(live) = &mut self.live else { return };
-        live.close();
-        if let Some(error) = live.error().filter(|e| e.kind != "cancelled").cloned() {
-            let remedy = error.hint.as_ref().map(|hint| {
-                let sets = planner::arguments(hint);
-                (planner::in_words(&sets), sets)
-            });
-            self.notice_with("The run failed", &error.message, true, remedy.filter(|(_, sets)| !sets.is_empty()));
-        }
-        self.files.order(files::Order::List);
-        if let Some(Point { line, config }) = self.queue.pop_front() {
-            self.start(config, line);
-            if self.running.is_none() {
-                // What stopped this point would stop the others.
-                self.queue.clear();
-            }
-        }
-    }
-
-    fn sweep(&mut self, name: &str, points: Vec<Sets>) {
-        let base = self.document.config().clone();
-        for sets in points {
-            let label = point_label(&sets);
-            match document::with(&base, &sets) {
-                Ok(config) => {
-                    let line = Line { series: name.to_owned(), label };
-                    self.queue.push_back(Point { line, config });
-                }
-                Err(e) => self.notice(&format!("{name}: a point is left out"), &format!("{label}: {e}"), false),
-            }
-        }
-        if self.running.is_none()
-            && let Some(Point { line, config }) = self.queue.pop_front()
-        {
-            self.start(config, line);
-        }
-        self.ask();
-    }
-
-    fn watch(&mut self, head: Option<(usize, usize)>) {
-        let value = head.map_or(String::new(), |(layer, head)| format!("[{layer}, {head}]"));
-        self.set("Keep a head at full size", &[("observe.head".into(), value)], None);
-    }
-
-    /// What the model answered to the prompt as it stands, if it did.
-    fn answer(&self) -> Option<String> {
-        let now = &self.document.config().run;
-        let live = self.live.as_ref().filter(|l| l.over)?;
-        let then = &live.config()?.run;
-        let same = then.chat && (&then.prompt, &then.turns, &then.system) == (&now.prompt, &now.turns, &now.system);
-        let text = live.report.output.first().map(|o| o.text.clone())?;
-        (same && !text.is_empty()).then_some(text)
-    }
-
-    /// Changes what is said and answers it.
-    fn converse(&mut self, what: &str, prompt: &str, turns: Vec<Turn>) {
-        let mut config = self.document.config().clone();
-        config.run.turns = turns;
-        prompt.clone_into(&mut config.run.prompt);
-        if let Err(e) = config.check() {
-            self.notice(&format!("{what}: not changed"), &e.to_string(), true);
-            return;
-        }
-        self.document.replace(what, config, None);
-        self.changed();
-        self.run(Line::default());
-    }
-
-    fn say(&mut self, text: &str) {
-        let run = &self.document.config().run;
-        let mut turns = run.turns.clone();
-        if run.chat
-            && let Some(answer) = self.answer()
-        {
-            turns.push(Turn { role: Role::User, content: run.prompt.clone() });
-            turns.push(Turn { role: Role::Assistant, content: answer });
-        }
-        self.converse("Say", text, turns);
-    }
-
-    /// Answers the newest message once more; with chance in it, by another seed.
-    fn regenerate(&mut self) {
-        let mut config = self.document.config().clone();
-        if config.run.sampling.temperature > 0.0 {
-            config.run.seed = config.run.seed.wrapping_add(1) & i64::MAX as u64;
-            self.document.replace("Answer again", config, None);
-            self.changed();
-        }
-        self.run(Line::default());
-    }
-
-    /// Message `at` says something else, and what came after it is forgotten.
-    fn edit(&mut self, at: usize, content: &str) {
-        let run = &self.document.config().run;
-        let mut turns = run.turns.clone();
-        match turns.get(at).map(|t| t.role) {
-            Some(Role::Assistant) => {
-                // The question that followed it is asked again.
-                let next = turns.get(at + 1).map_or_else(|| run.prompt.clone(), |t| t.content.clone());
-                turns.truncate(at);
-                turns.push(Turn { role: Role::Assistant, content: content.to_owned() });
-                self.converse("Change an answer", &next, turns);
-            }
-            _ => {
-                turns.truncate(at);
-                self.converse("Change a message", content, turns);
-            }
-        }
-    }
-
-    fn clear_chat(&mut self) {
-        let sets = [("run.turns".to_owned(), String::new()), ("run.prompt".to_owned(), "\"\"".to_owned())];
-        self.set("Start the conversation again", &sets, None);
-        if self.running.is_none() {
-            self.live = None;
-            self.replayed = None;
-        }
     }
 
     fn export(&mut self) -> Option<String> {
@@ -821,7 +460,8 @@ impl Session {
     /// What there is to draw.
     pub fn view(&mut self) -> &View {
         if std::mem::take(&mut self.dirty) {
-            super::show::top::refresh(self);
+            let slow = std::mem::take(&mut self.slow);
+            super::show::top::refresh(self, slow);
         }
         &self.view
     }
@@ -866,22 +506,6 @@ impl Session {
     }
 }
 
-/// New cards with the old ones' prices, until theirs come: a price that is a moment old is better than a flicker.
-fn carried(mut new: Vec<Section>, old: &[Section]) -> Vec<Section> {
-    let old: Vec<_> = old.iter().flat_map(|s| &s.cards).collect();
-    for card in new.iter_mut().flat_map(|s| &mut s.cards) {
-        let Some(was) = old.iter().find(|c| c.key == card.key) else { continue };
-        for v in &mut card.variants {
-            if let Some(was) = was.variants.iter().find(|w| w.id == v.id) {
-                v.price = was.price;
-                v.refused.clone_from(&was.refused);
-                v.accuracy.clone_from(&was.accuracy);
-            }
-        }
-    }
-    new
-}
-
 /// `~/x` under the home folder.
 fn home(path: &str) -> String {
     match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
@@ -898,32 +522,9 @@ fn absolute(path: String) -> String {
     std::path::absolute(&path).map_or(path, |p| p.display().to_string())
 }
 
-/// A point of a sweep in words: what it chooses, not what it measures.
-fn point_label(sets: &[(String, String)]) -> String {
-    let chooses = |key: &str| ["kv.", "weights.", "place.", "train."].iter().any(|p| key.starts_with(p));
-    let own: Vec<_> = sets.iter().filter(|(key, _)| chooses(key)).cloned().collect();
-    planner::in_words(if own.is_empty() { sets } else { &own })
-}
-
 /// A file name of a model's name.
 fn safe(name: &str) -> String {
     let safe: String =
         name.chars().map(|c| if c.is_alphanumeric() || "-._".contains(c) { c } else { '-' }).take(80).collect();
     if safe.trim_matches(['-', '.']).is_empty() { "ullage".into() } else { safe }
-}
-
-/// The history's part of the view.
-pub(super) fn history_view(session: &Session) -> History {
-    let open = session.shown().map_or("", |l| l.name.as_str());
-    let runs = session.cards.iter().map(|c| {
-        let mut line = c.line.clone();
-        line.open = line.name == open;
-        line
-    });
-    History {
-        runs: runs.collect(),
-        folder: session.runs().display().to_string(),
-        bytes: session.cards.iter().map(|c| c.line.bytes).sum(),
-        pair: session.pair.clone(),
-    }
 }

@@ -166,8 +166,10 @@ fn run_on<B: Backend>(
             let left = start.elapsed().as_secs_f64() * f64::from((1.0 - done) / done.max(1e-6));
             let (done, total) = ((done * 1000.0) as u64, 1000);
             tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "loading weights".into() });
+            tell.snapshot(Event::Memory { step: 0, held: ledger.now() });
         }
     })?;
+    tell.snapshot(Event::Memory { step: 0, held: ledger.now() });
     let dump = dump.as_deref().map(|dir| Dump::new(dir, runner.shape().vocab)).transpose()?;
     let mut engine = Engine {
         order,

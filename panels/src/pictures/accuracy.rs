@@ -31,8 +31,8 @@ pub struct AccuracyState {
     chosen: Option<(String, String)>,
 }
 
-/// Points that the legend and the sweeps take at the right.
-const SIDE: f32 = 66.0 * GRID;
+/// Points that the legend and the sweeps take at the right, at least and at most.
+const SIDE: [f32; 2] = [40.0 * GRID, 66.0 * GRID];
 
 /// Draws the picture.
 pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mut Linked, actions: &mut Vec<Action>) {
@@ -54,7 +54,8 @@ pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mu
             };
             let (top, below) = rect.split_top_bottom_at_y(rect.top() + 9.0 * GRID);
             controls(ui, top, data, state, axis);
-            let (left, right) = below.split_left_right_at_x((below.right() - SIDE).max(below.left()));
+            let side = (0.36 * below.width()).clamp(SIDE[0], SIDE[1]);
+            let (left, right) = below.split_left_right_at_x((below.right() - side).max(below.left()));
             plot::show(ui, left, data, state, axis, linked, actions);
             let right = Rect::from_min_max(right.min + egui::vec2(6.0 * GRID, 0.0), right.max);
             side::show(ui, right, data, state, axis, linked, actions);
@@ -117,11 +118,20 @@ fn controls(ui: &mut Ui, rect: Rect, data: &Accuracy, state: &mut AccuracyState,
     let quiet = |text: &str| egui::RichText::new(text).color(palette.weak_text);
     ui.scope_builder(UiBuilder::new().max_rect(rect).layout(Layout::left_to_right(Align::Center)), |ui| {
         ui.label(quiet("Accuracy"));
-        for a in &data.axes {
-            let hint = if a.up { "More is better" } else { "Less is better" };
-            if ui.selectable_label(a.id == axis.id, &a.label).on_hover_text(hint).clicked() {
-                state.axis.clone_from(&a.id);
+        let offer = |ui: &mut Ui, state: &mut AccuracyState| {
+            for a in &data.axes {
+                let hint = if a.up { "More is better" } else { "Less is better" };
+                if ui.selectable_label(a.id == axis.id, &a.label).on_hover_text(hint).clicked() {
+                    state.axis.clone_from(&a.id);
+                }
             }
+        };
+        // Side by side while they fit.
+        if data.axes.len() <= 2 {
+            offer(ui, state);
+        } else {
+            let list = egui::ComboBox::from_id_salt("accuracy axis").selected_text(&axis.label);
+            list.show_ui(ui, |ui| offer(ui, state)).response.accessible_name("Accuracy shown");
         }
         ui.add_space(4.0 * GRID);
         ui.label(quiet("Bytes"));

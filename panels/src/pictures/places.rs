@@ -67,7 +67,8 @@ pub fn show(ui: &mut Ui, data: &Places, state: &mut PlacesState, linked: &mut Li
         };
         let pointed = state.pointed.take();
         treemap::show(ui, map, data, state, pointed, linked);
-        let lists = beside::height(data).min(0.4 * list.height());
+        // The table comes first where there is no room for both.
+        let lists = if list.height() < 50.0 * GRID { 0.0 } else { beside::height(data).min(0.4 * list.height()) };
         let (table, under) = list.split_top_bottom_at_y(list.bottom() - lists);
         table::show(ui, table, data, state, pointed, linked);
         beside::show(ui, under, data);
@@ -113,10 +114,12 @@ fn legend(ui: &mut Ui, rect: Rect, data: &Places, state: &mut PlacesState, linke
     let shown: Vec<(UsedFor, u64)> = UsedFor::ALL.into_iter().zip(bytes).filter(|(_, b)| *b > 0).collect();
     let mut x = rect.left();
     let painter = ui.painter().with_clip_rect(rect.intersect(ui.clip_rect()));
+    let line = |text: String| painter.layout_no_wrap(text, egui::FontId::proportional(TEXT[0]), palette.text);
+    let whole = |(used_for, bytes): (UsedFor, u64)| format!("{}  {}", used_for.label(), words::bytes(bytes));
+    let width: f32 = shown.iter().map(|s| line(whole(*s)).size().x + 10.0 * GRID).sum();
     for (used_for, bytes) in shown {
-        let font = egui::FontId::proportional(TEXT[0]);
-        let text = format!("{}  {}", used_for.label(), words::bytes(bytes));
-        let galley = painter.layout_no_wrap(text.clone(), font, palette.text);
+        let text = whole((used_for, bytes));
+        let galley = line(if width > rect.width() { used_for.label().to_owned() } else { text.clone() });
         let chip = Rect::from_min_size(egui::pos2(x, rect.top()), vec2(galley.size().x + 9.0 * GRID, 7.0 * GRID));
         let response = ui.interact(chip, egui::Id::unique(("places legend", used_for)), Sense::click());
         let chosen = state.path.used_for == Some(used_for);

@@ -79,6 +79,20 @@ fn more_bytes_lie_further_right_and_more_accuracy_higher_on_every_axis() {
 }
 
 #[test]
+fn many_measures_are_a_list_to_choose_from() {
+    let mut data = samples::accuracy();
+    data.axes.push(ullage_panels::view::Axis { id: "needle".into(), label: "needle".into(), ..Default::default() });
+    let mut shown = harness(show, data, Theme::Dark, ROOM);
+    shown.get_by_label("Accuracy shown").click();
+    shown.run();
+    shown.get_by_label("needle").click();
+    shown.run();
+    assert_eq!(shown.state().state.axis, "needle");
+    assert!(shown.query_by_label_contains("window · window 40 %").is_none(), "nothing was measured on it");
+    shown.get_by_label_contains("H2O · H2O 60 %: 33.8 MiB predicted");
+}
+
+#[test]
 fn the_legend_hides_a_series_and_names_where_it_was_measured() {
     let mut shown = harness(show, samples::accuracy(), Theme::Dark, ROOM);
     shown.get_by_label("SnapKV (2 points) on an H100, 80 GB");

@@ -17,11 +17,13 @@ use ullage_panels::words as figures;
 
 use super::super::history;
 use super::super::live::Live;
+use super::super::opener::Opened;
 use super::super::session::{Session, history_view};
 use super::{bars, cards, words};
 
-/// Fills in the whole view. What is long is shared, so that this costs what changed.
-pub fn refresh(s: &mut Session) {
+/// Fills in the view. What is long is shared, so that this costs what changed; what a run going on does not change is made
+/// anew only when something else did (`slow`).
+pub fn refresh(s: &mut Session, slow: bool) {
     let view = View {
         top: top(s),
         status: status(s),
@@ -29,9 +31,9 @@ pub fn refresh(s: &mut Session) {
         text: Arc::new(text(s)),
         timeline: s.shown().map_or_else(Arc::<Timeline>::default, |l| Arc::clone(&l.timeline)),
         attention: attention(s),
-        accuracy: Arc::new(accuracy(s)),
-        places: Arc::new(places(s)),
-        history: Arc::new(history_view(s)),
+        accuracy: if slow { Arc::new(accuracy(s)) } else { Arc::clone(&s.view.accuracy) },
+        places: if slow { Arc::new(places(s)) } else { Arc::clone(&s.view.places) },
+        history: if slow { Arc::new(history_view(s)) } else { Arc::clone(&s.view.history) },
         notices: s.notices.clone(),
         ..View::default()
     };
@@ -76,7 +78,7 @@ fn model(s: &Session) -> ModelLine {
     let shape = &opened.model.shape;
     let head = shape.layers.first();
     ModelLine {
-        name: shape.name.clone(),
+        name: name_of(s, opened),
         detail: format!(
             "{}, {} parameters, {}",
             shape.arch,
@@ -88,6 +90,19 @@ fn model(s: &Session) -> ModelLine {
         chats: opened.chats,
         layers_heads: (shape.layers.len(), head.map_or(0, |l| l.heads)),
     }
+}
+
+/// What a model is called: as the program that brought it does, else its file's name (which people know better than what its
+/// header says), else its own.
+fn name_of(s: &Session, opened: &Opened) -> String {
+    let brought = s.discovered.iter().find(|f| f.path.as_os_str() == opened.asked.as_str()).map(|f| f.name.clone());
+    brought.or_else(|| file_name(&opened.asked)).unwrap_or_else(|| opened.model.shape.name.clone())
+}
+
+/// The name of a model's file, without its ending.
+pub fn file_name(path: &str) -> Option<String> {
+    let stem = path.strip_suffix(".gguf")?.rsplit(['/', '\\']).next()?;
+    (!stem.is_empty()).then(|| stem.to_owned())
 }
 
 /// `4.99 million`, `7.62 billion`.
@@ -153,6 +168,16 @@ fn devices(s: &Session) -> Vec<Device> {
             detail: format!("{} of GPU memory, {}", figures::bytes(gpu.memory), rate(gpu.read, true)),
             chosen: here && config.gpu() == Some(i),
             runs: cfg!(feature = "cuda"),
+            gpu: true,
+        });
+    }
+    for (i, name) in s.gpus.iter().enumerate().skip(m.gpus.len()) {
+        out.push(Device {
+            id: format!("cuda:{i}"),
+            name: name.clone(),
+            detail: "GPU memory; its speed is not measured".into(),
+            chosen: here && config.gpu() == Some(i),
+            runs: true,
             gpu: true,
         });
     }
@@ -240,18 +265,17 @@ fn limit(s: &Session, config: &Config) -> Limit {
             .into_iter()
             .map(|bytes| Tick { bytes, label: figures::bytes(bytes), ..Tick::default() })
             .collect();
-    // One card for each size of memory: the scale has no room for all.
-    for card in CARDS.iter().filter(|c| c.kind == Kind::Gpu) {
-        if ticks.iter().all(|t| !t.named || t.bytes != card.memory) {
-            ticks.push(Tick {
-                bytes: card.memory,
-                label: card.name.into(),
-                detail: of_card(card),
-                named: true,
-                device: Some(card.id.into()),
-            });
-        }
-    }
+    // One card for each size of memory, the fastest: the scale has no room for all.
+    let mut familiar: Vec<&Card> = CARDS.iter().filter(|c| c.kind == Kind::Gpu).collect();
+    familiar.sort_by(|a, b| a.memory.cmp(&b.memory).then(b.bandwidth.total_cmp(&a.bandwidth)));
+    familiar.dedup_by_key(|c| c.memory);
+    ticks.extend(familiar.into_iter().map(|card| Tick {
+        bytes: card.memory,
+        label: card.name.into(),
+        detail: of_card(card),
+        named: true,
+        device: Some(card.id.into()),
+    }));
     if let Some(free) = free.filter(|f| *f > 0) {
         ticks.push(Tick {
             bytes: free,
@@ -336,10 +360,10 @@ fn text(s: &Session) -> Text {
         chat: config.run.chat,
         chats: s.opened.as_ref().is_some_and(|o| o.chats),
         blocked: s.blocked(),
-        turns: config.run.turns.iter().map(turn).collect(),
         running: s.running.is_some() && s.replayed.is_none(),
         ..Text::default()
     };
+    out.turns = conversation(s);
     let Some(live) = s.shown() else { return out };
     out.sequences.clone_from(&live.written);
     let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
@@ -365,6 +389,30 @@ fn text(s: &Session) -> Text {
         out.summary = if error.kind == "cancelled" { "stopped".into() } else { error.message.clone() };
     }
     out
+}
+
+/// What was said: the run's conversation with its question and, once it has ended, its answer; as configured where the run on
+/// screen is of another one.
+fn conversation(s: &Session) -> Vec<Turn> {
+    let now = &s.document.config().run;
+    let of_run = |l: &&Live| s.replayed.is_some() || l.config().is_some_and(|c| said(&c.run) == said(now));
+    let Some((live, run)) = s.shown().filter(of_run).and_then(|l| Some((l, &l.config()?.run))) else {
+        return if now.chat { now.turns.iter().map(turn).collect() } else { Vec::new() };
+    };
+    if !run.chat {
+        return Vec::new();
+    }
+    let mut out: Vec<Turn> = run.turns.iter().map(turn).collect();
+    out.push(Turn { role: Role::User, content: run.prompt.clone() });
+    if let Some(answer) = live.report.output.first().filter(|o| live.over && !o.text.is_empty()) {
+        out.push(Turn { role: Role::Assistant, content: answer.text.clone() });
+    }
+    out
+}
+
+/// What makes a conversation the same.
+fn said(run: &config::Run) -> (bool, &str, &str, &[config::Turn]) {
+    (run.chat, &run.system, &run.prompt, &run.turns)
 }
 
 fn turn(turn: &config::Turn) -> Turn {

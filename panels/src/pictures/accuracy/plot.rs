@@ -64,7 +64,7 @@ pub fn show(
     if !frame.inner.is_positive() {
         return;
     }
-    let painter = ui.painter().clone();
+    let painter = ui.painter().with_clip_rect(rect.expand(GRID).intersect(ui.clip_rect()));
     scales(&painter, rect, &frame, axis, palette);
     let named = staircase(&painter, &shown, &frame, axis, palette);
     lines(&painter, &shown, &frame, axis, palette, named);
@@ -86,7 +86,7 @@ fn scales(painter: &Painter, rect: Rect, frame: &Frame, axis: &Axis, palette: &P
         let at = pos2(inner.left() - 2.0 * GRID, y);
         painter.text(at, Align2::RIGHT_CENTER, axis::value(tick, &axis.unit), font.clone(), palette.weak_text);
     }
-    for tick in frame.bytes.byte_ticks((inner.width() / 96.0) as usize) {
+    for tick in frame.bytes.byte_ticks(((inner.width() / 96.0) as usize).max(3)) {
         let x = inner.left() + frame.bytes.place(tick) as f32 * inner.width();
         painter.vline(x, inner.y_range(), Stroke::new(1.0, quiet));
         let at = pos2(x, inner.bottom() + 2.0 * GRID);
@@ -134,8 +134,7 @@ fn staircase(
     let color = palette.accent.gamma_multiply(0.35);
     painter.add(egui::Shape::line(points, Stroke::new(5.0, color)));
     let text = "best measured here";
-    let at = pos2(frame.inner.right(), last.y + if axis.up { -5.0 } else { 5.0 });
-    let anchor = if axis.up { Align2::RIGHT_BOTTOM } else { Align2::RIGHT_TOP };
+    let (at, anchor) = (pos2(frame.inner.right(), last.y - 5.0), Align2::RIGHT_BOTTOM);
     vec![painter.text(at, anchor, text, FontId::proportional(TEXT[0]), palette.accent)]
 }
 

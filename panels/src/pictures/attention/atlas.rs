@@ -59,15 +59,7 @@ impl Atlas {
             return;
         }
         if !grown {
-            *self = Self {
-                run: run.to_owned(),
-                shape,
-                fold,
-                room,
-                colors: colors.to_vec(),
-                texture: self.texture.take(),
-                ..Self::default()
-            };
+            *self = Self { run: run.to_owned(), shape, fold, room, colors: colors.to_vec(), ..Self::default() };
         }
         let first = self.steps / steps_a_row;
         self.pool(grid, steps);
@@ -90,12 +82,7 @@ impl Atlas {
             pixels.resize(heads * shape[2] * (layer + 1) * room, Color32::TRANSPARENT);
         }
         let image = ColorImage::new([heads * shape[2], layers * room], pixels);
-        match &mut self.texture {
-            Some(texture) => texture.set(image, TextureOptions::NEAREST),
-            None => {
-                self.texture = Some(context.load_texture("attention heads", image, TextureOptions::NEAREST));
-            }
-        }
+        self.texture = Some(context.load_texture("attention heads", image, TextureOptions::NEAREST));
     }
 
     fn pool(&mut self, grid: &Grid, steps: usize) {

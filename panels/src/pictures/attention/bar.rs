@@ -8,14 +8,14 @@ use crate::theme::{GRID, Palette, TEXT};
 use crate::words;
 
 /// Points that the bar and its words take at the right.
-pub const WIDTH: f32 = 20.0 * GRID;
+pub const WIDTH: f32 = 22.0 * GRID;
 
 /// Draws the bar in `rect`.
 pub fn show(painter: &Painter, rect: Rect, theme: Theme, scale: Scale, code: Code) {
     let palette = Palette::of(theme);
     let font = FontId::proportional(TEXT[0]);
-    let title = if matches!(code, Code::Share) { "of its largest" } else { "weight" };
-    let left = rect.left() + 4.0 * GRID;
+    let title = if matches!(code, Code::Share) { "of largest" } else { "weight" };
+    let left = rect.left() + 3.0 * GRID;
     painter.text(pos2(left, rect.top()), Align2::LEFT_TOP, title, font.clone(), palette.weak_text);
     let top = rect.top() + 6.0 * GRID;
     let bar =
@@ -48,11 +48,8 @@ fn ticks(scale: Scale, (low, high): (f32, f32)) -> Vec<f32> {
         Scale::Linear => vec![low, (low + high) / 2.0, high],
         Scale::Log => {
             let mut ticks = vec![low];
-            let mut tick = 10f32.powf((low * 1.5).log10().ceil());
-            while tick < high * 0.99 {
-                ticks.push(tick);
-                tick *= 10.0;
-            }
+            let first = (low * 1.5).log10().ceil() as i32;
+            ticks.extend((first..).map(|power| 10f32.powi(power)).take_while(|tick| *tick < high * 0.99));
             ticks.push(high);
             ticks
         }

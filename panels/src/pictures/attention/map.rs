@@ -61,8 +61,18 @@ impl Cells for Source<'_> {
                     out.fill(0);
                     return;
                 };
-                for (i, (o, &v)) in out.iter_mut().zip(values).enumerate() {
-                    *o = if map.held(row, from + i) { v.max(1) } else { 0 };
+                let stride = map.columns.div_ceil(8);
+                match map.held.get(row * stride..(row + 1) * stride) {
+                    Some(bits) => {
+                        for ((column, o), &v) in (from..).zip(out.iter_mut()).zip(values) {
+                            *o = if bits[column / 8] >> (column % 8) & 1 == 1 { v.max(1) } else { 0 };
+                        }
+                    }
+                    None => {
+                        for ((column, o), &v) in (from..).zip(out.iter_mut()).zip(values) {
+                            *o = if map.held(row, column) { v.max(1) } else { 0 };
+                        }
+                    }
                 }
             }
             Self::Small { grid, head, of } => {
@@ -400,7 +410,7 @@ fn axes(
 ) {
     let font = FontId::proportional(TEXT[0]);
     let color = |marked: bool| if marked { palette.text } else { palette.weak_text };
-    let title_y = body.top() + 2.0 * GRID;
+    let title_y = if words_fit[0] { body.top() + 2.0 * GRID } else { inner.top() - 7.0 * GRID };
     let full = matches!(source, Source::Full(_));
     let (down, across) = if full { ("query ↓", "key →") } else { ("query ↓", "oldest row held → newest") };
     painter.text(pos2(body.left(), title_y), Align2::LEFT_CENTER, down, font.clone(), palette.weak_text);

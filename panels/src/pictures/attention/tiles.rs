@@ -8,12 +8,11 @@ use egui::{Color32, ColorImage, Painter, Rect, TextureHandle, TextureOptions, po
 use super::pyramid::{Cells, Pyramid};
 
 /// Texels of a tile's side; smaller where the device cannot.
-const SIDE: usize = 512;
-/// Tiles made in one frame, and cells taken in: what keeps a frame short while a large map arrives.
-const TILES_A_FRAME: usize = 4;
-const CELLS_A_FRAME: usize = 2 << 20;
+const SIDE: usize = 256;
+/// Cells taken in, and cells read for tiles, in one frame: what keeps a frame short while a large map arrives.
+const CELLS_A_FRAME: usize = 3 << 17;
 /// Tiles kept; beyond it, those not in sight go.
-const KEPT: usize = 96;
+const KEPT: usize = 256;
 
 struct Tile {
     texture: TextureHandle,
@@ -120,9 +119,9 @@ impl Tiles {
         let whole =
             [halvings(self.pyramid.columns() as f64, side as f64), halvings(self.pyramid.rows() as f64, side as f64)];
         let painter = painter.with_clip_rect(rect.intersect(painter.clip_rect()));
-        let (mut left, mut done) = (TILES_A_FRAME, true);
+        let (mut left, mut done) = (CELLS_A_FRAME, true);
         // The whole map in one tile, always there: what shows until the tile of the right size is made.
-        self.make(context, source, whole, [0, 0], side, &mut left);
+        done &= self.make(context, source, whole, [0, 0], side, &mut left);
         let [columns, rows] = self.pyramid.size(fold);
         let tiles_along = |axis: usize, count: usize| {
             let texel = f64::from(1u32 << fold[axis]);
@@ -132,14 +131,15 @@ impl Tiles {
         };
         for down in tiles_along(1, rows) {
             for across in tiles_along(0, columns) {
-                let texels = Rect::from_min_size(
+                let mut texels = Rect::from_min_size(
                     pos2((across * side) as f32, (down * side) as f32),
                     egui::vec2(side.min(columns - across * side) as f32, side.min(rows - down * side) as f32),
                 );
-                if self.make(context, source, fold, [across, down], side, &mut left) {
-                    self.draw(&painter, rect, sight, fold, [across, down], side, texels);
-                } else {
-                    done = false;
+                done &= self.make(context, source, fold, [across, down], side, &mut left);
+                let made = self.tiles.get(&(fold, [across, down])).map_or(0, |t| t.rows);
+                self.draw(&painter, rect, sight, fold, [across, down], side, texels);
+                texels.min.y += made as f32;
+                if texels.is_positive() {
                     let factor = [0, 1].map(|a| 2f32.powi(fold[a] as i32 - whole[a] as i32));
                     let coarse = Rect::from_min_max(
                         pos2(texels.left() * factor[0], texels.top() * factor[1]),
@@ -156,7 +156,8 @@ impl Tiles {
         done
     }
 
-    /// Makes a tile, or what of it is new, if there is time left in this frame; true when it is there and up to date.
+    /// Makes as many rows of a tile, or of what is new in it, as there are cells left to read in this frame; true when it is
+    /// whole and up to date.
     fn make(
         &mut self,
         context: &egui::Context,
@@ -180,23 +181,28 @@ impl Tiles {
         if known.is_some_and(|(_, known)| known == source_rows) {
             return true;
         }
-        if *left == 0 {
-            return false;
-        }
-        *left -= 1;
         // Rows whose cells were all known stay as they are.
         let start = known.map_or(0, |(_, known)| (known >> fold[1]).saturating_sub(first).min(height - 1));
+        let row_cells = width << fold[0].abs_diff(fold[1]).min(20);
+        // A row at least is made by a frame that has made nothing yet, however much is under it.
+        let fresh = usize::from(*left == CELLS_A_FRAME);
+        let end = height.min(start + (*left / row_cells).max(fresh));
+        if end == start {
+            return false;
+        }
+        *left = left.saturating_sub((end - start) * row_cells);
         let mut line = vec![0; width];
         let mut pixels = Vec::with_capacity(width * side);
-        for row in start..height {
+        for row in start..end {
             self.pyramid.read(source, fold, first + row, from, &mut line);
             pixels.extend(line.iter().map(|&v| self.colors[v as usize]));
         }
+        let source_rows = if end == height { source_rows } else { (first + end) << fold[1] };
         match self.tiles.get_mut(&(fold, at)) {
             Some(tile) => {
-                let image = ColorImage::new([width, height - start], pixels);
+                let image = ColorImage::new([width, end - start], pixels);
                 tile.texture.set_partial([0, start], image, TextureOptions::NEAREST);
-                (tile.rows, tile.source_rows) = (height, source_rows);
+                (tile.rows, tile.source_rows) = (end, source_rows);
             }
             None => {
                 // Room for rows to come, so that they are parts of this texture.
@@ -204,10 +210,10 @@ impl Tiles {
                 let image = ColorImage::new([width, side], pixels);
                 let name = format!("attention map {fold:?} {at:?}");
                 let texture = context.load_texture(name, image, TextureOptions::NEAREST);
-                self.tiles.insert((fold, at), Tile { texture, rows: height, source_rows, used: self.frame });
+                self.tiles.insert((fold, at), Tile { texture, rows: end, source_rows, used: self.frame });
             }
         }
-        true
+        end == height
     }
 
     /// Draws part of a tile, `texels` of all at that size.

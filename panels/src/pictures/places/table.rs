@@ -118,7 +118,7 @@ pub fn show(
     pointed: Option<usize>,
     linked: &mut Linked,
 ) {
-    if rect.width() < 20.0 * GRID || rect.height() < 20.0 * GRID {
+    if rect.width() < 20.0 * GRID || rect.height() < 16.0 * GRID {
         return;
     }
     let palette = Palette::of(ui.theme());

@@ -50,7 +50,11 @@ pub fn show(
     let font = FontId::proportional(TEXT[0]);
     for (tier, column, bytes) in tiers(&data.pieces, &state.path, inner) {
         let text = format!("{}  {}", tier.label(data.gpu), words::bytes(bytes));
-        let galley = one_line(&painter, text, font.clone(), palette.weak_text, column.width());
+        let mut galley = painter.layout_no_wrap(text, font.clone(), palette.weak_text);
+        if galley.size().x > column.width() - 2.0 {
+            let name = tier.label(data.gpu).to_owned();
+            galley = one_line(&painter, name, font.clone(), palette.weak_text, column.width());
+        }
         painter.galley(pos2(column.left() + 1.0, rect.top()), galley, palette.weak_text);
     }
     // Read before it is written: what another picture pointed at fades the rest here.
