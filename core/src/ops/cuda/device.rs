@@ -116,6 +116,26 @@ impl Device {
         Ok(Arc::new(Self { pool, stream, module, context, context_bytes, kernel_bytes }))
     }
 
+    /// Loads a second set of kernels, and says how many bytes of the card outside the pool that took.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
+        let before = self.used()?;
+        let module = self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
+        Ok((module, self.used()?.saturating_sub(before)))
+    }
+
+    /// Bytes of the card in use, by anyone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn used(&self) -> Result<u64> {
+        self.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
+        let (free, total) = self.context.mem_get_info().map_err(driver("cannot read the GPU's memory"))?;
+        Ok((total - free) as u64)
+    }
+
     /// The card's name and its compute capability, as `sm_90`.
     pub fn name(&self) -> (String, String) {
         let name = self.context.name().unwrap_or_default();
