@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::{Config, KnobValue, Knobs};
 use crate::error::{Error, Result};
-use crate::{eval, kv, place, weights};
+use crate::{eval, kv, place, train, weights};
 
 /// One independent choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -32,6 +32,18 @@ pub enum Axis {
     PlaceWeights,
     #[serde(rename = "place.kv")]
     PlaceKv,
+    #[serde(rename = "train.params")]
+    TrainParams,
+    #[serde(rename = "train.gradient")]
+    TrainGradient,
+    #[serde(rename = "train.optimizer")]
+    TrainOptimizer,
+    #[serde(rename = "train.activations")]
+    TrainActivations,
+    #[serde(rename = "train.loss")]
+    TrainLoss,
+    #[serde(rename = "train.order")]
+    TrainOrder,
     #[serde(rename = "eval")]
     Eval,
 }
@@ -49,6 +61,12 @@ impl Axis {
             Self::KvAlloc => "kv.alloc",
             Self::PlaceWeights => "place.weights",
             Self::PlaceKv => "place.kv",
+            Self::TrainParams => "train.params",
+            Self::TrainGradient => "train.gradient",
+            Self::TrainOptimizer => "train.optimizer",
+            Self::TrainActivations => "train.activations",
+            Self::TrainLoss => "train.loss",
+            Self::TrainOrder => "train.order",
             Self::Eval => "eval",
         }
     }
@@ -134,6 +152,12 @@ pub enum Role {
     Alloc(fn(&Knobs) -> Result<Box<dyn kv::Alloc>>),
     PlaceWeights(fn(&Knobs) -> Result<Box<dyn place::Placement>>),
     PlaceKv,
+    TrainParams(fn(&Knobs) -> Result<Box<dyn train::params::Params>>),
+    TrainGradient(fn(&Knobs) -> Result<Box<dyn train::gradient::Gradient>>),
+    TrainOptimizer(fn(&Knobs) -> Result<Box<dyn train::optimizer::Optimizer>>),
+    TrainActivations(fn(&Knobs) -> Result<Box<dyn train::activations::Activations>>),
+    TrainLoss(fn(&Knobs) -> Result<Box<dyn train::loss::Loss>>),
+    TrainOrder(fn(&Knobs) -> Result<Box<dyn train::order::Order>>),
     Eval(fn(&Knobs) -> Result<Box<dyn eval::Task>>),
 }
 
@@ -174,6 +198,12 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
         kv::format::ENTRIES,
         kv::alloc::ENTRIES,
         place::ENTRIES,
+        train::params::ENTRIES,
+        train::gradient::ENTRIES,
+        train::optimizer::ENTRIES,
+        train::activations::ENTRIES,
+        train::loss::ENTRIES,
+        train::order::ENTRIES,
         eval::ENTRIES,
     ];
     LISTS.iter().flat_map(|list| list.iter().copied())

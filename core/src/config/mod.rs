@@ -5,6 +5,7 @@
 
 mod choice;
 mod parse;
+pub mod train;
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,9 @@ pub struct Config {
     /// Where things live.
     #[serde(default)]
     pub place: Place,
+    /// Fine-tuning. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<train::Train>,
     /// Evaluations to run after generating: a table of knobs for each task.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub eval: BTreeMap<String, Knobs>,
@@ -328,6 +332,7 @@ impl Default for Config {
             weights: Weights::default(),
             kv: Kv::default(),
             place: Place::default(),
+            train: None,
             eval: BTreeMap::new(),
             observe: None,
             run: Run::default(),
@@ -339,7 +344,7 @@ impl Config {
     /// Every choice on an axis with its key: the one list that validation and building walk.
     pub fn choices(&self) -> Vec<(Axis, String, &Choice)> {
         let kv = &self.kv;
-        vec![
+        let mut all = vec![
             (Axis::WeightsFormat, "weights.format".into(), &self.weights.format),
             (Axis::KvSelect, "kv.select".into(), &kv.select),
             (Axis::KvSplit, "kv.split".into(), &kv.split),
@@ -350,7 +355,11 @@ impl Config {
             (Axis::KvAlloc, "kv.alloc".into(), &kv.alloc),
             (Axis::PlaceWeights, "place.weights".into(), &self.place.weights),
             (Axis::PlaceKv, "place.kv".into(), &self.place.kv),
-        ]
+        ];
+        if let Some(train) = &self.train {
+            all.extend(train.choices().map(|(axis, key, choice)| (axis, key.to_owned(), choice)));
+        }
+        all
     }
 
     /// The catalogue entry and the complete knobs of a choice.
@@ -386,6 +395,9 @@ impl Config {
             let key = format!("eval.{task}");
             let (entry, _) = Self::resolve(Axis::Eval, &key, &Choice { id: task.clone(), knobs: knobs.clone() })?;
             (entry.composes)(self).map_err(|reason| Error::refused(key, reason))?;
+        }
+        if let Some(train) = &self.train {
+            train.check(self)?;
         }
         let device = self.machine.device.as_str();
         if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {

@@ -14,9 +14,6 @@ pub fn from_toml(text: &str, overrides: &[(String, String)]) -> Result<Config> {
     for (key, value) in overrides {
         set_key(&mut table, key, value)?;
     }
-    if table.contains_key("train") {
-        return Err(Error::config("train", "fine-tuning is not in this version; remove the section"));
-    }
     // Section by section, so that a wrong key is named with its section.
     let config: Config = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
         let key =
@@ -171,7 +168,7 @@ mod tests {
             ("[kv.budget]\nrows = 0", &[], &["kv.budget.rows", "`0`"]),
             ("", &[("", "3")], &["--set", "empty"]),
             ("[machine]\ndevice = \"tpu\"", &[], &["machine.device", "tpu", "cpu"]),
-            ("[train]\nsteps = 3", &[], &["train"]),
+            ("[train]\nsteps = -3", &[], &["train.steps", "`-3`"]),
             ("[run", &[], &["TOML"]),
             ("schema = 7", &[], &["schema", "7"]),
         ] {

@@ -178,7 +178,7 @@ mod tests {
     fn a_batch_checks_its_ids_and_segments() {
         assert_eq!(two().counted(), 4);
         assert!(two().check(7).is_ok());
-        assert!(two().check(6).unwrap_err().to_string().contains("id 6"));
+        assert!(two().check(6).unwrap_err().to_string().contains("target 6"));
         let falls = Batch { segments: vec![0, 1, 0, 0, 0, 0], ..two() };
         assert!(falls.check(7).unwrap_err().to_string().contains("token 2"));
         let ahead = Batch { segments: vec![0, 2, 2, 0, 0, 0], ..two() };

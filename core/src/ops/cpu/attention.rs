@@ -334,7 +334,7 @@ impl Call<'_> {
         unsafe {
             (self.kernels.transpose)(work.rows.as_ptr(), n, dim, work.across.as_mut_ptr());
             let (q, scores) = (work.q[from * dim..].as_ptr(), work.scores[from * TILE..].as_mut_ptr());
-            (self.kernels.mul)(q, dim, to - from, work.across.as_ptr(), TILE, n, dim, scores, TILE, false);
+            (self.kernels.mul)(q, dim, 1, to - from, work.across.as_ptr(), TILE, n, dim, scores, TILE, false);
         }
     }
 
@@ -378,6 +378,7 @@ impl Call<'_> {
                 (self.kernels.mul)(
                     scores,
                     TILE,
+                    1,
                     block_rows - from,
                     work.values.as_ptr(),
                     dim,

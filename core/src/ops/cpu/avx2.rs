@@ -153,6 +153,7 @@ unsafe fn dot(
 unsafe fn mul_tile<const M: usize>(
     a: *const f32,
     lda: usize,
+    step: usize,
     b: *const f32,
     ldb: usize,
     n: usize,
@@ -181,7 +182,7 @@ unsafe fn mul_tile<const M: usize>(
                 [_mm256_maskload_ps(row, masks[0]), _mm256_maskload_ps(row.wrapping_add(8), masks[1])]
             };
             for i in 0..M {
-                let a = _mm256_broadcast_ss(&*a.add(i * lda + p));
+                let a = _mm256_broadcast_ss(&*a.add(i * lda + p * step));
                 acc[i][0] = _mm256_fmadd_ps(a, b[0], acc[i][0]);
                 acc[i][1] = _mm256_fmadd_ps(a, b[1], acc[i][1]);
             }
@@ -203,6 +204,7 @@ unsafe fn mul_tile<const M: usize>(
 unsafe fn mul(
     a: *const f32,
     lda: usize,
+    step: usize,
     m: usize,
     b: *const f32,
     ldb: usize,
@@ -219,12 +221,12 @@ unsafe fn mul(
             unsafe {
                 let (a, b, c) = (a.add(i * lda), b.add(j), c.add(i * ldc + j));
                 match m - i {
-                    1 => mul_tile::<1>(a, lda, b, ldb, cols, k, c, ldc, add),
-                    2 => mul_tile::<2>(a, lda, b, ldb, cols, k, c, ldc, add),
-                    3 => mul_tile::<3>(a, lda, b, ldb, cols, k, c, ldc, add),
-                    4 => mul_tile::<4>(a, lda, b, ldb, cols, k, c, ldc, add),
-                    5 => mul_tile::<5>(a, lda, b, ldb, cols, k, c, ldc, add),
-                    _ => mul_tile::<6>(a, lda, b, ldb, cols, k, c, ldc, add),
+                    1 => mul_tile::<1>(a, lda, step, b, ldb, cols, k, c, ldc, add),
+                    2 => mul_tile::<2>(a, lda, step, b, ldb, cols, k, c, ldc, add),
+                    3 => mul_tile::<3>(a, lda, step, b, ldb, cols, k, c, ldc, add),
+                    4 => mul_tile::<4>(a, lda, step, b, ldb, cols, k, c, ldc, add),
+                    5 => mul_tile::<5>(a, lda, step, b, ldb, cols, k, c, ldc, add),
+                    _ => mul_tile::<6>(a, lda, step, b, ldb, cols, k, c, ldc, add),
                 }
             }
         }

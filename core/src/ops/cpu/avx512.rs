@@ -171,6 +171,7 @@ unsafe fn dot(
 unsafe fn mul_tile<const M: usize, const Z: usize>(
     a: *const f32,
     lda: usize,
+    step: usize,
     b: *const f32,
     ldb: usize,
     mask: u16,
@@ -197,7 +198,7 @@ unsafe fn mul_tile<const M: usize, const Z: usize>(
         }
         for i in 0..M {
             // SAFETY: as above.
-            let a = _mm512_set1_ps(unsafe { *a.add(i * lda + p) });
+            let a = _mm512_set1_ps(unsafe { *a.add(i * lda + p * step) });
             for z in 0..Z {
                 acc[i][z] = _mm512_fmadd_ps(a, row[z], acc[i][z]);
             }
@@ -219,6 +220,7 @@ unsafe fn mul_tile<const M: usize, const Z: usize>(
 unsafe fn mul(
     a: *const f32,
     lda: usize,
+    step: usize,
     m: usize,
     b: *const f32,
     ldb: usize,
@@ -240,10 +242,10 @@ unsafe fn mul(
                 macro_rules! tile {
                     ($m:literal) => {
                         match cols.div_ceil(16) {
-                            1 => mul_tile::<$m, 1>(a, lda, b, ldb, mask, k, c, ldc, add),
-                            2 => mul_tile::<$m, 2>(a, lda, b, ldb, mask, k, c, ldc, add),
-                            3 => mul_tile::<$m, 3>(a, lda, b, ldb, mask, k, c, ldc, add),
-                            _ => mul_tile::<$m, 4>(a, lda, b, ldb, mask, k, c, ldc, add),
+                            1 => mul_tile::<$m, 1>(a, lda, step, b, ldb, mask, k, c, ldc, add),
+                            2 => mul_tile::<$m, 2>(a, lda, step, b, ldb, mask, k, c, ldc, add),
+                            3 => mul_tile::<$m, 3>(a, lda, step, b, ldb, mask, k, c, ldc, add),
+                            _ => mul_tile::<$m, 4>(a, lda, step, b, ldb, mask, k, c, ldc, add),
                         }
                     };
                 }

@@ -74,8 +74,34 @@ pub(crate) struct Lanes {
     pub add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Rotates pairs `(x[2i], x[2i + 1])` by the angles of `cos[i]`, `sin[i]`.
     pub rotate_pairs: unsafe fn(x: &mut [f32], cos: &[f32], sin: &[f32]),
+    /// As [`Self::rotate_pairs`], by the opposite angles.
+    pub rotate_pairs_back: unsafe fn(x: &mut [f32], cos: &[f32], sin: &[f32]),
     /// Rotates pairs `(a[i], b[i])` by the angles of `cos[i]`, `sin[i]`.
     pub rotate: unsafe fn(a: &mut [f32], b: &mut [f32], cos: &[f32], sin: &[f32]),
+    /// `Σ x · y`.
+    pub dot: unsafe fn(x: &[f32], y: &[f32]) -> f32,
+    /// `y` ← `y + a · x`.
+    pub axpy: unsafe fn(a: f32, x: &[f32], y: &mut [f32]),
+    /// `dx` ← `dx + a · dy · w + b · x`.
+    pub norm_vjp: unsafe fn(dy: &[f32], w: &[f32], x: &[f32], a: f32, b: f32, dx: &mut [f32]),
+    /// `Σ dy · w · x`.
+    pub weighted_dot: unsafe fn(dy: &[f32], w: &[f32], x: &[f32]) -> f32,
+    /// `z` ← `z + by · x · y`.
+    pub weighted_add: unsafe fn(by: f32, x: &[f32], y: &[f32], z: &mut [f32]),
+    /// `p` ← `g / (1 + exp(−g)) · u`.
+    pub swiglu_to: unsafe fn(g: &[f32], u: &[f32], p: &mut [f32]),
+    /// `u` ← `dp · g σ(g)`, `g` ← `dp · u σ(g) (1 + g (1 − σ(g)))`.
+    pub swiglu_vjp: unsafe fn(dp: &[f32], g: &mut [f32], u: &mut [f32]),
+    /// `p` ← `p · (dp − d) · by`.
+    pub scores_vjp: unsafe fn(p: &mut [f32], dp: &[f32], d: f32, by: f32),
+    /// `p` ← `p · (dp − d) · by`, each with its own `d`.
+    pub scores_vjp_each: unsafe fn(p: &mut [f32], dp: &[f32], d: &[f32], by: f32),
+    /// `s` ← `s · by − y`.
+    pub sub_scaled: unsafe fn(s: &mut [f32], by: f32, y: &[f32]),
+    /// One AdamW step of each element.
+    pub adamw: unsafe fn(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes),
+    /// One SGD step of each element.
+    pub sgd: unsafe fn(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes),
 }
 
 #[inline(always)]
@@ -180,6 +206,161 @@ pub(crate) fn rotate_pairs<const FMA: bool>(x: &mut [f32], cos: &[f32], sin: &[f
     }
 }
 
+#[inline(always)]
+pub(crate) fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
+    let mut sum = [0.0; WIDTH];
+    let (xs, ys) = (x.chunks_exact(WIDTH), y.chunks_exact(WIDTH));
+    let (rest_x, rest_y) = (load(xs.remainder(), 0.0), load(ys.remainder(), 0.0));
+    for (x, y) in xs.zip(ys) {
+        for l in 0..WIDTH {
+            sum[l] = fma::<FMA>(x[l], y[l], sum[l]);
+        }
+    }
+    for l in 0..WIDTH {
+        sum[l] = fma::<FMA>(rest_x[l], rest_y[l], sum[l]);
+    }
+    fold(sum, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(crate) fn weighted_dot<const FMA: bool>(dy: &[f32], w: &[f32], x: &[f32]) -> f32 {
+    let mut sum = [0.0; WIDTH];
+    let (ds, ws, xs) = (dy.chunks_exact(WIDTH), w.chunks_exact(WIDTH), x.chunks_exact(WIDTH));
+    let rest = (load(ds.remainder(), 0.0), load(ws.remainder(), 0.0), load(xs.remainder(), 0.0));
+    for ((d, w), x) in ds.zip(ws).zip(xs) {
+        for l in 0..WIDTH {
+            sum[l] = fma::<FMA>(d[l] * w[l], x[l], sum[l]);
+        }
+    }
+    for l in 0..WIDTH {
+        sum[l] = fma::<FMA>(rest.0[l] * rest.1[l], rest.2[l], sum[l]);
+    }
+    fold(sum, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(crate) fn axpy<const FMA: bool>(a: f32, x: &[f32], y: &mut [f32]) {
+    for (x, y) in x.iter().zip(y) {
+        *y = fma::<FMA>(a, *x, *y);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn norm_vjp<const FMA: bool>(dy: &[f32], w: &[f32], x: &[f32], a: f32, b: f32, dx: &mut [f32]) {
+    for (((dy, w), x), dx) in dy.iter().zip(w).zip(x).zip(dx) {
+        *dx += fma::<FMA>(a, dy * w, b * x);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn weighted_add<const FMA: bool>(by: f32, x: &[f32], y: &[f32], z: &mut [f32]) {
+    for ((x, y), z) in x.iter().zip(y).zip(z) {
+        *z = fma::<FMA>(x * by, *y, *z);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn swiglu_to<const FMA: bool>(g: &[f32], u: &[f32], p: &mut [f32]) {
+    for ((g, u), p) in g.iter().zip(u).zip(p) {
+        *p = *g / (1.0 + exp1::<FMA>(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn swiglu_vjp<const FMA: bool>(dp: &[f32], g: &mut [f32], u: &mut [f32]) {
+    for ((dp, g), u) in dp.iter().zip(g).zip(u) {
+        let s = 1.0 / (1.0 + exp1::<FMA>(-*g));
+        let dg = dp * *u * s * fma::<FMA>(*g, 1.0 - s, 1.0);
+        *u = dp * *g * s;
+        *g = dg;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn scores_vjp<const FMA: bool>(p: &mut [f32], dp: &[f32], d: f32, by: f32) {
+    for (p, dp) in p.iter_mut().zip(dp) {
+        *p *= (dp - d) * by;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn scores_vjp_each<const FMA: bool>(p: &mut [f32], dp: &[f32], d: &[f32], by: f32) {
+    for ((p, dp), d) in p.iter_mut().zip(dp).zip(d) {
+        *p *= (dp - d) * by;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn sub_scaled<const FMA: bool>(s: &mut [f32], by: f32, y: &[f32]) {
+    for (s, y) in s.iter_mut().zip(y) {
+        *s = fma::<FMA>(*s, by, -*y);
+    }
+}
+
+/// The scalars of [`Lanes::adamw`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamWLanes {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    /// `1 / (1 − β1^t)`.
+    pub inverse1: f32,
+    /// `1 / (1 − β2^t)`.
+    pub inverse2: f32,
+    pub scale: f32,
+    pub clamp: f32,
+}
+
+#[inline(always)]
+pub(crate) fn adamw<const FMA: bool>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes) {
+    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+        let g = (g * c.scale).clamp(-c.clamp, c.clamp);
+        *m = fma::<FMA>(c.beta1, *m, (1.0 - c.beta1) * g);
+        *v = fma::<FMA>(c.beta2, *v, (1.0 - c.beta2) * g * g);
+        let step = *m * c.inverse1 / ((*v * c.inverse2).sqrt() + c.eps);
+        *p -= c.lr * fma::<FMA>(c.weight_decay, *p, step);
+    }
+}
+
+/// The scalars of [`Lanes::sgd`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SgdLanes {
+    pub lr: f32,
+    pub momentum: f32,
+    pub nesterov: bool,
+    pub weight_decay: f32,
+    pub scale: f32,
+    pub clamp: f32,
+}
+
+#[inline(always)]
+pub(crate) fn sgd<const FMA: bool>(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes) {
+    let gradient = |g: f32, p: f32| fma::<FMA>(c.weight_decay, p, (g * c.scale).clamp(-c.clamp, c.clamp));
+    match u {
+        None => {
+            for (p, g) in p.iter_mut().zip(g) {
+                *p -= c.lr * gradient(*g, *p);
+            }
+        }
+        Some(u) => {
+            for ((p, g), u) in p.iter_mut().zip(g).zip(u) {
+                let g = gradient(*g, *p);
+                *u = fma::<FMA>(c.momentum, *u, g);
+                *p -= c.lr * if c.nesterov { fma::<FMA>(c.momentum, *u, g) } else { *u };
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rotate_pairs_back<const FMA: bool>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ([a, b], (cos, sin)) in x.as_chunks_mut().0.iter_mut().zip(cos.iter().zip(sin)) {
+        (*a, *b) = (fma::<FMA>(*a, *cos, *b * sin), fma::<FMA>(*b, *cos, -(*a * sin)));
+    }
+}
+
 /// The [`Lanes`] of one level: each function compiled with the level's instructions.
 macro_rules! lanes {
     ($fma:literal $(, #[$feature:meta])?) => {{
@@ -224,7 +405,59 @@ macro_rules! lanes {
         unsafe fn rotate_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
             lanes::rotate_pairs::<$fma>(x, cos, sin)
         }
-        lanes::Lanes { max, exp_sum, scale, blend, square_sum, weighted, swiglu, add, rotate, rotate_pairs }
+        $(#[$feature])?
+        unsafe fn rotate_pairs_back(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+            lanes::rotate_pairs_back::<$fma>(x, cos, sin)
+        }
+        $(#[$feature])?
+        unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
+            lanes::dot::<$fma>(x, y)
+        }
+        $(#[$feature])?
+        unsafe fn axpy(a: f32, x: &[f32], y: &mut [f32])  {
+            lanes::axpy::<$fma>(a, x, y)
+        }
+        $(#[$feature])?
+        unsafe fn norm_vjp(dy: &[f32], w: &[f32], x: &[f32], a: f32, b: f32, dx: &mut [f32])  {
+            lanes::norm_vjp::<$fma>(dy, w, x, a, b, dx)
+        }
+        $(#[$feature])?
+        unsafe fn weighted_dot(dy: &[f32], w: &[f32], x: &[f32]) -> f32 {
+            lanes::weighted_dot::<$fma>(dy, w, x)
+        }
+        $(#[$feature])?
+        unsafe fn weighted_add(by: f32, x: &[f32], y: &[f32], z: &mut [f32])  {
+            lanes::weighted_add::<$fma>(by, x, y, z)
+        }
+        $(#[$feature])?
+        unsafe fn swiglu_to(g: &[f32], u: &[f32], p: &mut [f32])  {
+            lanes::swiglu_to::<$fma>(g, u, p)
+        }
+        $(#[$feature])?
+        unsafe fn swiglu_vjp(dp: &[f32], g: &mut [f32], u: &mut [f32])  {
+            lanes::swiglu_vjp::<$fma>(dp, g, u)
+        }
+        $(#[$feature])?
+        unsafe fn scores_vjp(p: &mut [f32], dp: &[f32], d: f32, by: f32)  {
+            lanes::scores_vjp::<$fma>(p, dp, d, by)
+        }
+        $(#[$feature])?
+        unsafe fn scores_vjp_each(p: &mut [f32], dp: &[f32], d: &[f32], by: f32)  {
+            lanes::scores_vjp_each::<$fma>(p, dp, d, by)
+        }
+        $(#[$feature])?
+        unsafe fn sub_scaled(s: &mut [f32], by: f32, y: &[f32])  {
+            lanes::sub_scaled::<$fma>(s, by, y)
+        }
+        $(#[$feature])?
+        unsafe fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &lanes::AdamWLanes)  {
+            lanes::adamw::<$fma>(p, g, m, v, c)
+        }
+        $(#[$feature])?
+        unsafe fn sgd(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &lanes::SgdLanes)  {
+            lanes::sgd::<$fma>(p, g, u, c)
+        }
+        lanes::Lanes { max, exp_sum, scale, blend, square_sum, weighted, swiglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, scores_vjp, scores_vjp_each, sub_scaled, adamw, sgd }
     }};
 }
 pub(crate) use lanes;

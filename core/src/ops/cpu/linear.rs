@@ -192,6 +192,27 @@ pub(crate) fn linear_with(
     products: &mut [Product<'_>],
     scratch: &mut [f32],
 ) -> Result<()> {
+    multiply(kernels, team, x, m, products, false, scratch)
+}
+
+/// `y (m, w.rows) += x · wᵀ`: [`linear`], adding to what is there.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_add(team: &Team, x: &[f32], m: usize, w: Mat<'_>, y: &mut [f32], scratch: &mut [f32]) -> Result<()> {
+    let ldy = w.rows;
+    multiply(kernels(), team, x, m, &mut [Product { w, y, ldy }], true, scratch)
+}
+
+fn multiply(
+    kernels: &Kernels,
+    team: &Team,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    add: bool,
+    scratch: &mut [f32],
+) -> Result<()> {
     let cols = products.first().map_or(0, |p| p.w.cols);
     if m == 0 || products.is_empty() {
         return Ok(());
@@ -206,7 +227,7 @@ pub(crate) fn linear_with(
     let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut tasks = 0;
     for (part, p) in parts.iter_mut().zip(products) {
-        let fused = (kernels.fused)(p.w.ty).filter(|_| m <= FUSED_ROWS && cols.is_multiple_of(32));
+        let fused = (kernels.fused)(p.w.ty).filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
         let (height, batch) = match fused {
             Some(_) => ((bytes / p.w.row_bytes().max(1)).max(1).next_multiple_of(4), m),
             None => (PANEL, batch.min(m)),
@@ -222,7 +243,7 @@ pub(crate) fn linear_with(
         for part in parts.iter().flatten() {
             if task < part.tasks {
                 // SAFETY: a worker runs one task at a time, so its panel is its own.
-                return run_task(kernels, part, task, x, m, || unsafe { scratch.slice(worker * panel, panel) });
+                return run_task(kernels, part, task, x, m, add, || unsafe { scratch.slice(worker * panel, panel) });
             }
             task -= part.tasks;
         }
@@ -265,6 +286,7 @@ fn run_task<'s>(
     task: usize,
     x: &[f32],
     m: usize,
+    add: bool,
     panel: impl FnOnce() -> &'s mut [f32],
 ) {
     let Part { w, y, ldy, height, batch, .. } = *part;
@@ -303,7 +325,7 @@ fn run_task<'s>(
         // SAFETY: as above; the panel holds `rows` rows of `depth`, `ld` apart.
         unsafe {
             let x = x.as_ptr().add(start);
-            (kernels.dot)(x, cols, batch, panel.as_ptr(), ld, rows, depth, c, ldy, start > 0);
+            (kernels.dot)(x, cols, batch, panel.as_ptr(), ld, rows, depth, c, ldy, add || start > 0);
         }
         start += depth;
         if start >= cols {

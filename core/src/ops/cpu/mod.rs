@@ -23,6 +23,7 @@ pub mod element;
 mod lanes;
 pub mod linear;
 mod scalar;
+pub mod vjp;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -33,7 +34,7 @@ pub use activations::{Compute, round_activations};
 pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend};
 pub use decode::{decode_row_of, decode_rows};
 pub use element::{Angles, Pairs, add, argmax, embed, rms_norm, rope, rotate, softmax, swiglu};
-pub use linear::{Mat, Product, linear, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
+pub use linear::{Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
 
 /// What instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,10 +94,12 @@ pub(crate) const FUSED_ROWS: usize = 8;
 /// Decodes `n` elements, whole blocks, from `w` into `out`.
 pub(crate) type DecodeFn = unsafe fn(w: *const u8, n: usize, out: *mut f32);
 
-/// `c[i·ldc + j] (+)= Σ_k a[i·lda + k] · b[k·ldb + j]` for `i < m`, `j < n`, k ascending.
+/// `c[i·ldc + j] (+)= Σ_k a[i·lda + k·step] · b[k·ldb + j]` for `i < m`, `j < n`, k ascending; a step of 1 is `a · b`, an
+/// `lda` of 1 is `aᵀ · b`.
 pub(crate) type MulFn = unsafe fn(
     a: *const f32,
     lda: usize,
+    step: usize,
     m: usize,
     b: *const f32,
     ldb: usize,

@@ -61,6 +61,7 @@ unsafe fn dot(
 unsafe fn mul(
     a: *const f32,
     lda: usize,
+    step: usize,
     m: usize,
     b: *const f32,
     ldb: usize,
@@ -78,7 +79,7 @@ unsafe fn mul(
         }
         for p in 0..k {
             // SAFETY: as above.
-            let (a, b) = unsafe { (*a.add(i * lda + p), std::slice::from_raw_parts(b.add(p * ldb), n)) };
+            let (a, b) = unsafe { (*a.add(i * lda + p * step), std::slice::from_raw_parts(b.add(p * ldb), n)) };
             for (c, b) in c.iter_mut().zip(b) {
                 *c += a * b;
             }

@@ -1,0 +1,364 @@
+//! `[train]`: what a fine-tuning run is asked for.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Choice, Config};
+use crate::catalog::Axis;
+use crate::error::{Error, Result};
+
+/// `[train]`. Paths are relative to the configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// What to learn from: a text or JSONL file, or a bundled set such as `bundled:NAME`.
+    pub data: String,
+    /// Which tokens count in the loss of prompt and response data.
+    pub loss_on: LossOn,
+    /// Several documents share a row, each seeing only itself.
+    pub packing: bool,
+    /// Share of the documents held out for validation; 0 for none.
+    pub validation: f64,
+    /// What learns.
+    pub params: Choice,
+    /// How the gradient is obtained.
+    pub gradient: Choice,
+    /// How it becomes a step.
+    pub optimizer: Choice,
+    /// What the forward pass leaves for the backward one.
+    pub activations: Choice,
+    /// How logits and loss are computed.
+    pub loss: Choice,
+    /// In which order data comes.
+    pub order: Choice,
+    /// Updates.
+    pub steps: usize,
+    /// Rows of a micro-batch.
+    pub batch: usize,
+    /// Tokens of a row.
+    pub length: usize,
+    /// Micro-batches whose gradients make one update.
+    pub accumulate: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Steps over which it rises from zero.
+    pub warmup: usize,
+    /// How it falls afterwards.
+    pub decay: Decay,
+    /// What is left of it at the last step, as a share.
+    pub lr_end: f64,
+    /// How long gradients are held.
+    pub grad_hold: Hold,
+    /// How they are clipped.
+    pub clip: Clip,
+    /// In what type the weights that learn are held; norms and biases are always f32.
+    pub dtype: Dtype,
+    /// How updated values are stored in bf16.
+    pub round: Rounding,
+    /// Steps between validations; 0 for none but at the end.
+    pub validate_every: usize,
+    /// Most held-out rows a validation reads; 0 for all.
+    pub validate_rows: usize,
+    /// Steps between saves of the training state; 0 for the end only.
+    pub save_every: usize,
+    /// Folder of the training state and of what was learned. Empty: nothing is written.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub out: String,
+    /// Goes on from the training state in `out`, where there is one.
+    pub resume: bool,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            data: String::new(),
+            loss_on: LossOn::Responses,
+            packing: true,
+            validation: 0.05,
+            params: "lora".into(),
+            gradient: "backprop".into(),
+            optimizer: "adamw".into(),
+            activations: "recompute".into(),
+            loss: "chunked".into(),
+            order: "shuffled".into(),
+            steps: 100,
+            batch: 4,
+            length: 256,
+            accumulate: 1,
+            lr: 2e-4,
+            warmup: 0,
+            decay: Decay::Constant,
+            lr_end: 0.0,
+            grad_hold: Hold::All,
+            clip: Clip { by: ClipBy::None, at: 1.0 },
+            dtype: Dtype::F32,
+            round: Rounding::Nearest,
+            validate_every: 0,
+            validate_rows: 0,
+            save_every: 0,
+            out: String::new(),
+            resume: false,
+        }
+    }
+}
+
+macro_rules! word {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+    };
+}
+
+word! {
+    /// `train.loss_on`
+    LossOn {
+        /// What the model should say.
+        Responses,
+        /// Every token.
+        All
+    }
+}
+word! {
+    /// `train.decay`
+    Decay {
+        /// It does not.
+        Constant,
+        /// Evenly.
+        Linear,
+        /// As half a cosine.
+        Cosine
+    }
+}
+word! {
+    /// `train.grad_hold`: gradient bytes against what may be done with them (fine-tuning.md §0).
+    Hold {
+        /// All of them to the end of the step.
+        All,
+        /// A layer's at a time; each layer is updated at once.
+        Layer,
+        /// A matrix's at a time; each is updated at once.
+        Matrix
+    }
+}
+word! {
+    /// `train.clip.by`
+    ClipBy {
+        /// Not at all.
+        None,
+        /// Each number.
+        Value,
+        /// The norm of a matrix.
+        Matrix,
+        /// The norm of a layer.
+        Layer,
+        /// The norm of everything.
+        Global
+    }
+}
+word! {
+    /// `train.dtype`
+    Dtype {
+        /// Four bytes.
+        F32,
+        /// Two bytes.
+        Bf16
+    }
+}
+word! {
+    /// `train.round`: how an updated value becomes bf16.
+    Rounding {
+        /// To the nearest: steps below half the spacing vanish.
+        Nearest,
+        /// Up or down by chance: exact on average.
+        Stochastic,
+        /// What is lost is kept beside it, 2 bytes more.
+        Kahan,
+        /// An f32 copy is updated, 4 bytes more.
+        Master
+    }
+}
+
+/// `train.clip`: `"none"`, or a table such as `{ by = "global", at = 1.0 }`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "ClipForm")]
+pub struct Clip {
+    /// What is measured.
+    pub by: ClipBy,
+    /// The most it may be.
+    #[serde(default = "one")]
+    pub at: f32,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "none, or a table such as { by = \"global\", at = 1.0 }")]
+enum ClipForm {
+    Word(ClipBy),
+    Table(ClipTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClipTable {
+    by: ClipBy,
+    #[serde(default = "one")]
+    at: f32,
+}
+
+impl From<ClipForm> for Clip {
+    fn from(form: ClipForm) -> Self {
+        match form {
+            ClipForm::Word(by) => Self { by, at: 1.0 },
+            ClipForm::Table(t) => Self { by: t.by, at: t.at },
+        }
+    }
+}
+
+impl Train {
+    /// Its choices on the axes of fine-tuning, with their keys.
+    pub fn choices(&self) -> [(Axis, &'static str, &Choice); 6] {
+        [
+            (Axis::TrainParams, "train.params", &self.params),
+            (Axis::TrainGradient, "train.gradient", &self.gradient),
+            (Axis::TrainOptimizer, "train.optimizer", &self.optimizer),
+            (Axis::TrainActivations, "train.activations", &self.activations),
+            (Axis::TrainLoss, "train.loss", &self.loss),
+            (Axis::TrainOrder, "train.order", &self.order),
+        ]
+    }
+
+    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, then the decay.
+    pub fn share(&self, t: u64) -> f64 {
+        let (t, warm, steps) = (t as f64, self.warmup as f64, self.steps as f64);
+        if t <= warm {
+            return t / warm;
+        }
+        let done = ((t - warm) / (steps - warm).max(1.0)).clamp(0.0, 1.0);
+        let left = match self.decay {
+            Decay::Constant => return 1.0,
+            Decay::Linear => 1.0 - done,
+            Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+        };
+        self.lr_end + (1.0 - self.lr_end) * left
+    }
+
+    /// The rules that need no model.
+    ///
+    /// # Errors
+    /// The first thing wrong: the key, the value, and what is allowed; or what cannot go together, and why.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let whole = [
+            ("train.steps", self.steps, 1, 1 << 32),
+            ("train.batch", self.batch, 1, 4096),
+            ("train.length", self.length, 2, 1 << 20),
+            ("train.accumulate", self.accumulate, 1, 65536),
+            ("train.warmup", self.warmup, 0, self.steps),
+        ];
+        for (key, value, min, max) in whole {
+            if !(min..=max).contains(&value) {
+                let allowed = format!("`{value}` is not allowed; a whole number from {min} to {max}");
+                return Err(Error::config(key, allowed));
+            }
+        }
+        let numbers = [
+            ("train.lr", self.lr, 0.0, 100.0),
+            ("train.lr_end", self.lr_end, 0.0, 1.0),
+            ("train.validation", self.validation, 0.0, 0.9),
+            ("train.clip.at", f64::from(self.clip.at), 1e-12, 1e12),
+        ];
+        for (key, value, min, max) in numbers {
+            if !(min..=max).contains(&value) {
+                return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
+            }
+        }
+        let fused = self.grad_hold != Hold::All;
+        let refuse = |what: &str, why: &str| Err(Error::refused(what, why));
+        if fused && self.accumulate > 1 {
+            return refuse(
+                "train.accumulate above 1 with train.grad_hold other than all",
+                "gradients of several micro-batches add up only where all of them are held; set train.grad_hold=all or train.accumulate=1",
+            );
+        }
+        if fused && self.clip.by == ClipBy::Global {
+            return refuse(
+                "train.clip by global with train.grad_hold other than all",
+                "the norm of all gradients is known only when all are held; clip by layer, matrix or value, or set train.grad_hold=all",
+            );
+        }
+        if self.grad_hold == Hold::Matrix && self.clip.by == ClipBy::Layer {
+            return refuse(
+                "train.clip by layer with train.grad_hold=matrix",
+                "the norm of a layer is known only when its gradients are held together; clip by matrix or value, or set train.grad_hold=layer",
+            );
+        }
+        if self.dtype == Dtype::F32 && self.round != Rounding::Nearest {
+            return refuse(
+                "train.round with train.dtype=f32",
+                "f32 values are not rounded; set train.dtype=bf16 or leave train.round=nearest",
+            );
+        }
+        if config.place.weights.id != "resident" {
+            return refuse(
+                &format!("place.weights = {} with a [train] section", config.place.weights.id),
+                "training reads every layer twice a step and writes those that learn; set place.weights=resident",
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from_toml;
+
+    fn fails(text: &str) -> String {
+        from_toml(text, &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_cannot_combine_is_refused_with_its_reason() {
+        for (text, words) in [
+            ("[train]\ngrad_hold = \"layer\"\naccumulate = 2", &["accumulate", "grad_hold=all"][..]),
+            ("[train]\ngrad_hold = \"matrix\"\nclip = \"global\"", &["clip", "grad_hold=all"]),
+            ("[train]\ngrad_hold = \"matrix\"\nclip = { by = \"layer\", at = 0.5 }", &["layer", "matrix"]),
+            ("[train]\nround = \"kahan\"", &["train.round", "bf16"]),
+            ("[train]\nsteps = 0", &["train.steps", "`0`"]),
+            ("[train]\nparams = \"lora2\"", &["train.params", "lora2", "full"]),
+            ("[train]\nparams = { use = \"lora\", rank = 3 }", &["train.params.rank", "lora_alpha"]),
+            ("[train]\noptimizer = { use = \"adamw\", state_dtype = \"f8\" }", &["state_dtype", "bf16"]),
+            ("[train]\nclip = \"norm\"", &["train"]),
+            ("[train]\nspeed = 1", &["train.speed", "steps"]),
+            ("[place]\nweights = \"stream\"\n[train]\nsteps = 3", &["place.weights", "resident"]),
+        ] {
+            let error = fails(text);
+            for word in words {
+                assert!(error.contains(word), "{text}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_saved_reads_back_the_same() {
+        let text = "[train]\ndata = \"a.jsonl\"\nclip = { by = \"layer\", at = 0.5 }\nparams = { use = \"lora\", r = 4 }\ndecay = \"cosine\"";
+        let config = from_toml(text, &[("train.steps".into(), "7".into())]).unwrap();
+        let train = config.train.clone().unwrap();
+        assert_eq!((train.steps, train.clip.by, train.params.knobs.int("r")), (7, ClipBy::Layer, Some(4)));
+        assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let mut t = Train { steps: 110, warmup: 10, lr_end: 0.1, ..Train::default() };
+        assert_eq!((t.share(1), t.share(10), t.share(110)), (0.1, 1.0, 1.0));
+        t.decay = Decay::Linear;
+        assert!((t.share(60) - 0.55).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
+        t.decay = Decay::Cosine;
+        assert!((t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9);
+        assert!((11..=110).all(|i| t.share(i) >= t.share(i + 1)));
+    }
+}

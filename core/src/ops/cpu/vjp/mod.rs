@@ -1,0 +1,28 @@
+//! Vector–Jacobian products of the operations, and what else training computes, on plain slices.
+//!
+//! The same promise as their forwards: each output element is summed by one task in one order, so results do not depend on
+//! the number of threads. No operation allocates; scratch comes from the caller, by a formula.
+
+mod attention;
+mod elements;
+mod head;
+mod products;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+pub use attention::{attention, attention_scratch, attention_vjp};
+pub use elements::{
+    axpy, bias, bias_vjp, embed_vjp, gather, rms_norm_vjp, rms_norm_vjp_scratch, rope_back, scale, scatter, square_sum,
+    square_sum_scratch, swiglu_to, swiglu_vjp,
+};
+pub use head::{lse, softmax_vjp};
+pub use products::{dw_scratch, dx_scratch, linear_dw, linear_dx};
+pub use update::{Moments, Stored, adamw, sgd};
+
+use crate::{Error, Result};
+
+fn check(what: &str, ok: bool, told: impl FnOnce() -> String) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::Internal(format!("{what}: {}", told()))) }
+}

@@ -1,0 +1,326 @@
+//! One layer, forward with what its backward will read, and backward: a straight sequence of operations on buffers.
+
+use super::device::{Buf, Causal, Device, Pairs, Turn};
+use super::learner::Learner;
+use super::weights::{Layer, Linear, Tensor};
+use crate::blocks::BlockType;
+use crate::error::Result;
+use crate::ledger::{Category, Tag};
+
+const FORWARD: Tag = Tag::device(Category::Activations, "layer activations");
+const BACKWARD: Tag = Tag::device(Category::Workspace, "backward scratch");
+const DELTA: Tag = Tag::device(Category::Workspace, "adapter scratch");
+
+/// The widest of a model's layers, by which rooms are sized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Widths {
+    /// The residual stream.
+    pub hidden: usize,
+    /// Queries of all heads.
+    pub q: usize,
+    /// Keys of all heads.
+    pub kv: usize,
+    /// The feed-forward.
+    pub ff: usize,
+    /// Query heads.
+    pub heads: usize,
+}
+
+impl Widths {
+    /// Of a shape.
+    pub fn of(shape: &crate::model::shape::ModelShape) -> Self {
+        let max = |f: &dyn Fn(&crate::model::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+        Self {
+            hidden: shape.hidden,
+            q: max(&|l| l.heads * l.head_dim),
+            kv: max(&|l| l.kv_heads * l.head_dim),
+            ff: max(&|l| l.ff),
+            heads: max(&|l| l.heads),
+        }
+    }
+}
+
+/// What a layer's forward leaves for its backward. What a norm or the gate gives back for free is not among it, so a token
+/// costs `2 hidden + 2 q + 2 kv + 2 ff + heads` elements.
+pub struct Saved {
+    x: Buf,
+    q: Buf,
+    k: Buf,
+    v: Buf,
+    o: Buf,
+    lse: Buf,
+    mid: Buf,
+    gate: Buf,
+    up: Buf,
+}
+
+impl Saved {
+    /// Room for `m` tokens, counted under `tag`.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn new(d: &dyn Device, tag: Tag, w: Widths, m: usize) -> Result<Self> {
+        let floats = |n: usize| d.buffer(tag, BlockType::F32, m * n);
+        // Backward puts the gradients of attention's output and of the queries where gate and up were.
+        let ff = w.ff.max(w.q);
+        Ok(Self {
+            x: floats(w.hidden)?,
+            q: floats(w.q)?,
+            k: floats(w.kv)?,
+            v: floats(w.kv)?,
+            o: floats(w.q)?,
+            lse: floats(w.heads)?,
+            mid: floats(w.hidden)?,
+            gate: floats(ff)?,
+            up: floats(ff)?,
+        })
+    }
+}
+
+/// What layers compute in, forward.
+pub struct Room {
+    /// A norm's output, `(m, hidden)`.
+    pub normed: Buf,
+    /// The gate's output, then its gradient, `(m, ff)`.
+    wide: Buf,
+    /// What a [`super::params::Delta`] asks for.
+    delta: Buf,
+}
+
+impl Room {
+    /// Room for `m` tokens.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn new(d: &dyn Device, w: Widths, m: usize, layers: &[Layer]) -> Result<Self> {
+        let linears = layers.iter().flat_map(Layer::linears);
+        let delta = linears.filter_map(|l| l.on.as_ref()).map(|(delta, _)| delta.scratch(m)).max().unwrap_or(0);
+        Ok(Self {
+            normed: d.buffer(FORWARD, BlockType::F32, m * w.hidden)?,
+            wide: d.buffer(FORWARD, BlockType::F32, m * w.ff.max(w.kv))?,
+            delta: d.buffer(DELTA, BlockType::F32, delta)?,
+        })
+    }
+}
+
+/// What backward needs beside.
+pub struct Back {
+    /// The gradient of the residual stream, `(m, hidden)`: of a layer's output, then of its input.
+    pub g: Buf,
+    /// The gradient of a norm's output, `(m, hidden)`.
+    pub d_normed: Buf,
+    /// The gradient of the values, `(m, kv)`.
+    dv: Buf,
+}
+
+impl Back {
+    /// Room for `m` tokens, around a gradient that a head has left.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn new(d: &dyn Device, w: Widths, m: usize, d_normed: Buf) -> Result<Self> {
+        Ok(Self {
+            g: d.buffer(BACKWARD, BlockType::F32, m * w.hidden)?,
+            d_normed,
+            dv: d.buffer(BACKWARD, BlockType::F32, m * w.kv)?,
+        })
+    }
+
+    /// The buffer of [`Self::d_normed`], which a head needs first.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn d_normed(d: &dyn Device, w: Widths, m: usize) -> Result<Buf> {
+        d.buffer(BACKWARD, BlockType::F32, m * w.hidden)
+    }
+}
+
+/// What all layers of a pass share.
+pub struct Pass<'a> {
+    /// The machine.
+    pub d: &'a dyn Device,
+    /// Tokens.
+    pub m: usize,
+    /// Sequences and tokens of each.
+    pub rows: (usize, usize),
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Of norms.
+    pub eps: f32,
+    /// Cosines, `(positions, half)`.
+    pub cos: &'a Buf,
+    /// Sines, alike.
+    pub sin: &'a Buf,
+    /// Pairs that turn.
+    pub half: usize,
+    /// How they lie.
+    pub pairs: Pairs,
+    /// Ids `(m)`.
+    pub positions: &'a Buf,
+    /// Ids `(m)`.
+    pub segments: &'a Buf,
+}
+
+impl Pass<'_> {
+    fn causal(&self, layer: &Layer) -> Causal {
+        Causal {
+            sequences: self.rows.0,
+            length: self.rows.1,
+            heads: layer.heads,
+            kv_heads: layer.kv_heads,
+            dim: layer.dim,
+            scale: 1.0 / (layer.dim as f32).sqrt(),
+        }
+    }
+
+    fn turn(&self, inverse: bool) -> Turn<'_> {
+        let &Self { cos, sin, positions, half, pairs, .. } = self;
+        Turn { cos, sin, positions, half, pairs, inverse }
+    }
+
+    fn norm(&self, learner: &Learner, x: &Buf, w: &Tensor, y: &mut Buf) -> Result<()> {
+        self.d.rms_norm(x.all(), w.buf(learner).all(), self.m, self.hidden, self.eps, y.all_mut())
+    }
+
+    /// One layer in place on the residual stream `x (m, hidden)`. With `only_saved` it ends once `saved` is full: the stream
+    /// then holds nothing of use.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn forward(
+        &self,
+        layer: &Layer,
+        learner: &Learner,
+        x: &mut Buf,
+        saved: &mut Saved,
+        room: &mut Room,
+        only_saved: bool,
+    ) -> Result<()> {
+        let (d, m) = (self.d, self.m);
+        let Room { normed, wide, delta } = room;
+        d.copy(x.all(), saved.x.all_mut(), m * self.hidden)?;
+        self.norm(learner, x, &layer.attn_norm, normed)?;
+        layer.q.forward(d, learner, normed.all(), m, saved.q.all_mut(), false, delta)?;
+        layer.k.forward(d, learner, normed.all(), m, saved.k.all_mut(), false, delta)?;
+        layer.v.forward(d, learner, normed.all(), m, saved.v.all_mut(), false, delta)?;
+        d.rope(saved.q.all_mut(), m, layer.heads, layer.dim, self.turn(false))?;
+        d.rope(saved.k.all_mut(), m, layer.kv_heads, layer.dim, self.turn(false))?;
+        let Saved { q, k, v, o, lse, .. } = saved;
+        let of = self.causal(layer);
+        d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), lse.all_mut())?;
+        layer.o.forward(d, learner, saved.o.all(), m, x.all_mut(), true, delta)?;
+        d.copy(x.all(), saved.mid.all_mut(), m * self.hidden)?;
+        self.norm(learner, x, &layer.ffn_norm, normed)?;
+        layer.gate.forward(d, learner, normed.all(), m, saved.gate.all_mut(), false, delta)?;
+        layer.up.forward(d, learner, normed.all(), m, saved.up.all_mut(), false, delta)?;
+        if only_saved {
+            return Ok(());
+        }
+        d.swiglu(saved.gate.all(), saved.up.all(), m * layer.ff, wide.all_mut())?;
+        layer.down.forward(d, learner, wide.all(), m, x.all_mut(), true, delta)
+    }
+
+    /// The vector–Jacobian product of a layer: `back.g` goes in as the gradient of its output and comes out as that of its
+    /// input, unless nothing `below` learns. Parameters are updated as their bins fill. `saved` is used up.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn backward(
+        &self,
+        layer: &Layer,
+        learner: &mut Learner,
+        saved: &mut Saved,
+        room: &mut Room,
+        back: &mut Back,
+        below: bool,
+    ) -> Result<()> {
+        let (d, m) = (self.d, self.m);
+        let Room { normed, wide, delta } = room;
+        let Back { g, d_normed, dv } = back;
+        if layer.down.learns() {
+            d.swiglu(saved.gate.all(), saved.up.all(), m * layer.ff, wide.all_mut())?;
+            layer.down.grads(d, learner, wide.all(), g.all(), m, delta)?;
+        }
+        layer.down.dx(d, learner, g.all(), m, wide.all_mut(), false, delta)?;
+        layer.down.close(d, learner)?;
+        d.swiglu_vjp(wide.all(), saved.gate.all_mut(), saved.up.all_mut(), m * layer.ff)?;
+        if layer.gate.learns() || layer.up.learns() {
+            self.norm(learner, &saved.mid, &layer.ffn_norm, normed)?;
+        }
+        self.through(&layer.gate, learner, normed, &saved.gate, d_normed, true, delta)?;
+        self.through(&layer.up, learner, normed, &saved.up, d_normed, false, delta)?;
+        self.norm_back(learner, &layer.ffn_norm, &saved.mid, d_normed, g)?;
+
+        let reads = layer.q.learns() || layer.k.learns() || layer.v.learns();
+        let through = below || reads || layer.attn_norm.param().is_some();
+        if layer.o.learns() {
+            layer.o.grads(d, learner, saved.o.all(), g.all(), m, delta)?;
+        }
+        if through {
+            layer.o.dx(d, learner, g.all(), m, saved.gate.all_mut(), false, delta)?;
+        }
+        layer.o.close(d, learner)?;
+        if !through {
+            return Ok(());
+        }
+        let (of, dk) = (self.causal(layer), wide);
+        {
+            let Saved { q, k, v, o, lse, gate, up, .. } = &mut *saved;
+            d.attention_vjp(
+                q.all(),
+                k.all(),
+                v.all(),
+                o.all(),
+                lse.all(),
+                gate.all(),
+                self.segments.all(),
+                of,
+                up.all_mut(),
+                dk.all_mut(),
+                dv.all_mut(),
+            )?;
+        }
+        d.rope(saved.up.all_mut(), m, layer.heads, layer.dim, self.turn(true))?;
+        d.rope(dk.all_mut(), m, layer.kv_heads, layer.dim, self.turn(true))?;
+        if reads {
+            self.norm(learner, &saved.x, &layer.attn_norm, normed)?;
+        }
+        self.through(&layer.q, learner, normed, &saved.up, d_normed, true, delta)?;
+        self.through(&layer.k, learner, normed, dk, d_normed, false, delta)?;
+        self.through(&layer.v, learner, normed, dv, d_normed, false, delta)?;
+        self.norm_back(learner, &layer.attn_norm, &saved.x, d_normed, g)
+    }
+
+    /// A linear that reads a norm's output: its gradients, its share of the norm's, and its update.
+    fn through(
+        &self,
+        linear: &Linear,
+        learner: &mut Learner,
+        x: &Buf,
+        dy: &Buf,
+        dx: &mut Buf,
+        first: bool,
+        delta: &mut Buf,
+    ) -> Result<()> {
+        if linear.learns() {
+            linear.grads(self.d, learner, x.all(), dy.all(), self.m, delta)?;
+        }
+        linear.dx(self.d, learner, dy.all(), self.m, dx.all_mut(), !first, delta)?;
+        linear.close(self.d, learner)
+    }
+
+    /// `dx += ∂norm/∂xᵀ dy`, and the norm's own gradient and update where it learns.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn norm_back(&self, learner: &mut Learner, w: &Tensor, x: &Buf, dy: &Buf, dx: &mut Buf) -> Result<()> {
+        let (d, m, cols, eps) = (self.d, self.m, self.hidden, self.eps);
+        let Some(id) = w.param() else {
+            return d.rms_norm_vjp(dy.all(), x.all(), w.buf(learner).all(), m, cols, eps, dx.all_mut(), None);
+        };
+        learner.open_with(id, |own, into, add| {
+            d.rms_norm_vjp(dy.all(), x.all(), own.all(), m, cols, eps, dx.all_mut(), Some((into, add)))
+        })?;
+        learner.close(d, id)
+    }
+}

@@ -1,0 +1,489 @@
+//! The trainer: one training step over buffers of a device, whichever techniques and whichever device.
+//!
+//! The plan runs the same code on the dry device, so every buffer a step takes is taken here or below.
+
+use std::sync::Arc;
+
+use super::activations::Activations;
+use super::batch::{Batch, NO_LOSS};
+use super::block::{Back, Pass, Room, Saved, Widths};
+use super::device::{Buf, Device, Pairs, Sizes};
+use super::gradient::Gradient;
+use super::learner::{Learner, Rules};
+use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
+use super::optimizer::Optimizer;
+use super::order::Order;
+use super::params::Params;
+use super::weights::{Bias, Builder, Held, Tensor, Weights, load_bytes};
+use crate::blocks::BlockType;
+use crate::catalog::Role;
+use crate::config::Config;
+use crate::config::train::{Dtype, Train};
+use crate::error::{Error, Result};
+use crate::ledger::{Category, Ledger, Phase, Tag};
+use crate::model::Source;
+use crate::model::forward::inverse_frequencies;
+use crate::model::shape::ModelShape;
+
+const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
+const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
+const AGAIN: Tag = Tag::device(Category::Workspace, "recomputed layers");
+const STREAM: Tag = Tag::device(Category::Activations, "residual stream");
+const BATCH: Tag = Tag::device(Category::Activations, "batch");
+const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
+
+/// The techniques of a configuration, built.
+pub struct Techniques {
+    /// What learns.
+    pub params: Box<dyn Params>,
+    /// How gradients are obtained.
+    pub gradient: Box<dyn Gradient>,
+    /// How they become steps.
+    pub optimizer: Box<dyn Optimizer>,
+    /// What is kept.
+    pub activations: Box<dyn Activations>,
+    /// How logits are held.
+    pub loss: Box<dyn Loss>,
+    /// In which order data comes.
+    pub order: Box<dyn Order>,
+}
+
+impl Techniques {
+    /// Builds the choices of `train`.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn new(train: &Train) -> Result<Self> {
+        let mut built = (None, None, None, None, None, None);
+        for (axis, key, choice) in train.choices() {
+            let (entry, knobs) = Config::resolve(axis, key, choice)?;
+            match entry.role {
+                Role::TrainParams(build) => built.0 = Some(build(&knobs)?),
+                Role::TrainGradient(build) => built.1 = Some(build(&knobs)?),
+                Role::TrainOptimizer(build) => built.2 = Some(build(&knobs)?),
+                Role::TrainActivations(build) => built.3 = Some(build(&knobs)?),
+                Role::TrainLoss(build) => built.4 = Some(build(&knobs)?),
+                Role::TrainOrder(build) => built.5 = Some(build(&knobs)?),
+                _ => return Err(Error::Internal(format!("{key}: an entry with another axis' role"))),
+            }
+        }
+        match built {
+            (Some(params), Some(gradient), Some(optimizer), Some(activations), Some(loss), Some(order)) => {
+                Ok(Self { params, gradient, optimizer, activations, loss, order })
+            }
+            _ => Err(Error::Internal("a configuration without a choice on an axis of training".into())),
+        }
+    }
+
+    /// The largest calls of a run of `train` on `shape`, for `threads` loading threads.
+    pub fn sizes(&self, train: &Train, shape: &ModelShape, threads: usize) -> Sizes {
+        let w = Widths::of(shape);
+        let rows = train.batch * train.length;
+        let tile = self.loss.tile(rows, shape.vocab);
+        let ty = dtype(train);
+        Sizes {
+            rows,
+            cols: w.hidden.max(w.q).max(w.kv).max(w.ff),
+            hidden: w.hidden,
+            outputs: tile.vocab.max(w.hidden).max(w.q).max(w.ff),
+            head_rows: tile.rows,
+            length: train.length,
+            sequences: train.batch,
+            heads: w.heads,
+            kv_heads: shape.layers.iter().map(|l| l.kv_heads).max().unwrap_or(0),
+            head_dim: shape.layers.iter().map(|l| l.head_dim).max().unwrap_or(0),
+            load: load_bytes(shape, &*self.params, ty, threads),
+        }
+    }
+}
+
+/// The type of weights that learn.
+fn dtype(train: &Train) -> BlockType {
+    match train.dtype {
+        Dtype::F32 => BlockType::F32,
+        Dtype::Bf16 => BlockType::Bf16,
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stepped {
+    /// Mean loss of the targets, in nats.
+    pub loss: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Tokens computed.
+    pub tokens: usize,
+    /// Targets counted.
+    pub counted: usize,
+    /// Whether a norm was clipped.
+    pub clipped: bool,
+}
+
+/// A model in training.
+pub struct Trainer {
+    d: Box<dyn Device>,
+    ledger: Arc<Ledger>,
+    /// Everything that learns.
+    pub learner: Learner,
+    weights: Weights,
+    activations: Box<dyn Activations>,
+    loss: Box<dyn Loss>,
+    widths: Widths,
+    vocab: usize,
+    eps: f32,
+    pairs: Pairs,
+    half: usize,
+    rows: (usize, usize),
+    cos: Buf,
+    sin: Buf,
+    ids: Buf,
+    targets: Buf,
+    counted: Buf,
+    positions: Buf,
+    segments: Buf,
+}
+
+/// What a trainer is made of.
+pub struct Setup<'a> {
+    /// The model as stored.
+    pub shape: &'a ModelShape,
+    /// Where its values are; without one, buffers stay as they are.
+    pub source: Option<&'a Source>,
+    /// The section.
+    pub train: &'a Train,
+    /// Of initial values and rounding.
+    pub seed: u64,
+    /// Biases, which shapes do not know of yet.
+    pub biases: &'a [Bias],
+}
+
+impl Trainer {
+    /// Loads the model onto the device and takes what is held all run long. The scratch of `d` must have been sized by
+    /// [`Techniques::sizes`].
+    ///
+    /// # Errors
+    /// Over budget; what reading meets; nothing that learns.
+    pub fn new(
+        d: Box<dyn Device>,
+        ledger: &Arc<Ledger>,
+        setup: &Setup<'_>,
+        techniques: Techniques,
+        load: usize,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let Setup { shape, source, train, seed, biases } = *setup;
+        let Techniques { params, optimizer, activations, loss, .. } = techniques;
+        let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed };
+        let mut learner = Learner::new(optimizer, rules);
+        let mut builder = Builder {
+            d: &*d,
+            source,
+            params: &*params,
+            ty: dtype(train),
+            load,
+            seed,
+            learner: &mut learner,
+            progress,
+        };
+        let weights = builder.build(shape, biases)?;
+        if learner.learning() == 0 {
+            return Err(Error::refused("train.params", "nothing would learn; choose what does"));
+        }
+        let m = train.batch * train.length;
+        let half = shape.rope.dim / 2;
+        let divisors = match (&shape.rope_freqs, source) {
+            (Some(t), Some(source)) => {
+                let mut bytes = vec![0u8; t.bytes() as usize];
+                source.read_rows(t, 0, t.rows, &mut bytes)?;
+                Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
+            }
+            _ => None,
+        };
+        let ids = |n: usize| d.buffer(BATCH, BlockType::I32, n);
+        let mut cos = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
+        let mut sin = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
+        if source.is_some() {
+            let freqs = inverse_frequencies(&shape.rope, divisors.as_deref());
+            let (mut c, mut s) = (vec![0.0f32; half], vec![0.0f32; half]);
+            for position in 0..train.length {
+                for (i, f) in freqs.iter().enumerate() {
+                    let (sine, cosine) = (position as f64 * f).sin_cos();
+                    (c[i], s[i]) = (cosine as f32, sine as f32);
+                }
+                d.upload(bytemuck::cast_slice(&c), cos.at_mut(position * half))?;
+                d.upload(bytemuck::cast_slice(&s), sin.at_mut(position * half))?;
+            }
+        }
+        let (tokens, targets, counted, positions, segments) = (ids(m)?, ids(m)?, ids(m)?, ids(m)?, ids(m)?);
+        learner.hold(&*d, shape.layers.len() + 2)?;
+        if source.is_some() {
+            learner.fill_masters(&*d)?;
+        }
+        Ok(Self {
+            ledger: Arc::clone(ledger),
+            learner,
+            weights,
+            activations,
+            loss,
+            widths: Widths::of(shape),
+            vocab: shape.vocab,
+            eps: shape.norm_eps,
+            pairs: if shape.rope.interleaved { Pairs::Interleaved } else { Pairs::Halves },
+            half,
+            rows: (train.batch, train.length),
+            cos,
+            sin,
+            ids: tokens,
+            targets,
+            counted,
+            positions,
+            segments,
+            d,
+        })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &dyn Device {
+        &*self.d
+    }
+
+    /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
+    ///
+    /// # Errors
+    /// The device's; a loss or gradient that is no number.
+    pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32) -> Result<Stepped> {
+        let counted: usize = batches.iter().map(Batch::counted).sum();
+        self.learner.begin(step, lr);
+        let (mut loss, mut tokens) = (0.0, 0);
+        for batch in batches {
+            // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
+            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step)?;
+            tokens += batch.rows();
+        }
+        self.ledger.enter(Phase::Update);
+        let square = self.learner.end(&*self.d)?;
+        self.d.wait()?;
+        Ok(Stepped {
+            loss: loss / counted.max(1) as f64,
+            grad_norm: square.sqrt(),
+            tokens,
+            counted,
+            clipped: self.learner.clipped(),
+        })
+    }
+
+    /// The summed loss of a batch without learning, and the number of its targets.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<(f64, usize)> {
+        self.ledger.enter(Phase::Forward);
+        let (m, counted) = self.upload(batch)?;
+        let (d, w) = (&*self.d, self.widths);
+        let mut stream = d.buffer(STREAM, BlockType::F32, self.rows.0 * self.rows.1 * w.hidden)?;
+        let mut room = Room::new(d, w, self.capacity(), &self.weights.layers)?;
+        d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+        {
+            let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
+            let pass = pass(d, batch, self.widths.hidden, self.eps, self.half, self.pairs, [
+                &self.cos, &self.sin, &self.positions, &self.segments,
+            ]);
+            for layer in &self.weights.layers {
+                pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
+            }
+        }
+        let mut normed = Back::d_normed(d, w, self.capacity())?;
+        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None)?;
+        Ok((loss, counted))
+    }
+
+    /// Tokens that buffers have room for.
+    fn capacity(&self) -> usize {
+        self.rows.0 * self.rows.1
+    }
+
+    /// Carries a batch to the device; returns its tokens and its targets.
+    fn upload(&mut self, batch: &Batch) -> Result<(usize, usize)> {
+        batch.check(self.vocab)?;
+        let m = batch.rows();
+        if m > self.capacity() || batch.length > self.rows.1 {
+            return Err(Error::Internal(format!(
+                "a batch of {} × {} where there is room for {} × {}",
+                batch.sequences, batch.length, self.rows.0, self.rows.1
+            )));
+        }
+        let mut words = [0u32; 1024];
+        // Lists of a few kilobytes at a time: what is only passed on needs no room of its own.
+        let mut send = |to: &mut Buf, all: &mut dyn Iterator<Item = u32>| -> Result<usize> {
+            let mut at = 0;
+            loop {
+                let n = words.iter_mut().zip(&mut *all).map(|(w, v)| *w = v).count();
+                if n == 0 {
+                    return Ok(at);
+                }
+                self.d.upload(bytemuck::cast_slice(&words[..n]), to.at_mut(at))?;
+                at += n;
+            }
+        };
+        send(&mut self.ids, &mut batch.tokens.iter().copied())?;
+        send(&mut self.segments, &mut (0..m).map(|i| batch.segment(i)))?;
+        send(&mut self.positions, &mut (0..m).map(|i| (i % batch.length) as u32 - batch.segment(i)))?;
+        let targets = || batch.targets.iter().enumerate().filter(|(_, t)| **t != NO_LOSS);
+        send(&mut self.counted, &mut targets().map(|(i, _)| i as u32))?;
+        let counted = send(&mut self.targets, &mut targets().map(|(_, t)| *t))?;
+        Ok((m, counted))
+    }
+
+    /// The head over what `stream` holds: the summed loss, and with `scale` the gradient of the norm's output in `d_normed`
+    /// and that of the head's weights.
+    fn head(
+        &mut self,
+        normed: &mut Buf,
+        d_normed: &mut Buf,
+        stream: &Buf,
+        m: usize,
+        counted: usize,
+        scale: Option<f32>,
+    ) -> Result<f64> {
+        let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
+        let w = self.weights.output_norm.buf(&self.learner).all();
+        d.rms_norm(stream.all(), w, m, hidden, self.eps, normed.all_mut())?;
+        let tile = self.loss.tile(self.rows.0 * self.rows.1, vocab);
+        let mut head = Head::new(d, tile, self.rows.0 * self.rows.1)?;
+        let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let (parameter, weight) = match &weight.held {
+            Held::Param(id) => (Some(*id), HeadWeight::Learns(*id)),
+            Held::Frozen(buf) => (None, HeadWeight::Frozen(buf)),
+        };
+        let (targets, learner) = (&self.targets, &mut self.learner);
+        let call = |x| HeadCall { d, x, targets, rows: counted, hidden, vocab };
+        if counted == m {
+            let grad = scale.map(|scale| HeadGrad { dx: &mut *d_normed, parameter, scale });
+            return head.run(&call(&*normed), weight, learner, grad);
+        }
+        // Only tokens that have a target go through the head.
+        d.gather(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
+        let grad = scale.map(|scale| HeadGrad { dx: &mut *normed, parameter, scale });
+        let loss = head.run(&call(&*d_normed), weight, learner, grad)?;
+        if scale.is_some() {
+            d.fill(d_normed.all_mut(), m * hidden, 0.0)?;
+            d.scatter(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
+        }
+        Ok(loss)
+    }
+
+    /// Forward and backward of one micro-batch; returns its summed loss.
+    fn learn(&mut self, batch: &Batch, scale: f32, step: u64) -> Result<f64> {
+        self.ledger.enter(Phase::Forward);
+        let (m, counted) = self.upload(batch)?;
+        let (w, capacity, layers) = (self.widths, self.capacity(), self.weights.layers.len());
+        let len = m * w.hidden;
+        let every = self.activations.every();
+        let mut inputs = self.activations.inputs();
+        let mut saved: Vec<Saved> = Vec::new();
+        let mut stream = self.d.buffer(STREAM, BlockType::F32, capacity * w.hidden)?;
+        let mut room = Room::new(&*self.d, w, capacity, &self.weights.layers)?;
+        {
+            let d = &*self.d;
+            d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+            let tables = [&self.cos, &self.sin, &self.positions, &self.segments];
+            let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, tables);
+            for (l, layer) in self.weights.layers.iter().enumerate() {
+                if every == 0 {
+                    saved.push(Saved::new(d, KEPT, w, capacity)?);
+                } else {
+                    if l % every == 0 {
+                        inputs.put(d, l / every, &stream, len)?;
+                    }
+                    if saved.is_empty() {
+                        saved.push(Saved::new(d, PASSING, w, capacity)?);
+                    }
+                }
+                let Some(saved) = saved.last_mut() else { continue };
+                pass.forward(layer, &self.learner, &mut stream, saved, &mut room, false)?;
+            }
+        }
+        if every > 0 {
+            saved.clear();
+        }
+        let mut d_normed = Back::d_normed(&*self.d, w, capacity)?;
+        let loss = self.head(&mut room.normed, &mut d_normed, &stream, m, counted, Some(scale))?;
+        if !loss.is_finite() {
+            return Err(Error::refused(
+                format!("step {step}"),
+                "the loss is no longer a number; lower train.lr or clip the gradients (train.clip)",
+            ));
+        }
+        self.ledger.enter(Phase::Backward);
+        let d = &*self.d;
+        if let Some(id) = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).param() {
+            self.learner.close(d, id)?;
+        }
+        let mut back = Back::new(d, w, capacity, d_normed)?;
+        d.fill(back.g.all_mut(), len, 0.0)?;
+        let tables = [&self.cos, &self.sin, &self.positions, &self.segments];
+        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, tables);
+        let Back { g, d_normed, .. } = &mut back;
+        pass.norm_back(&mut self.learner, &self.weights.output_norm, &stream, d_normed, g)?;
+        let embedding = self.weights.embedding.param();
+        // Below the lowest layer that learns there is nothing to do.
+        let lowest = match embedding {
+            Some(_) => 0,
+            None => self.weights.layers.iter().position(super::weights::Layer::learns).unwrap_or(layers),
+        };
+        if every == 0 {
+            for l in (lowest..layers).rev() {
+                let Some(mut saved) = saved.pop() else { break };
+                let below = l > lowest || embedding.is_some();
+                let layer = &self.weights.layers[l];
+                pass.backward(layer, &mut self.learner, &mut saved, &mut room, &mut back, below)?;
+            }
+        } else {
+            for _ in 0..every.min(layers - lowest) {
+                saved.push(Saved::new(d, AGAIN, w, capacity)?);
+            }
+            for segment in (lowest / every..layers.div_ceil(every)).rev() {
+                let range = segment * every..layers.min((segment + 1) * every);
+                inputs.take(d, segment, &mut stream, len)?;
+                // A segment that begins below the lowest layer brings its stream there by layers it need not keep.
+                for l in range.clone() {
+                    let slot = &mut saved[l.saturating_sub(range.start.max(lowest))];
+                    let last = l + 1 == range.end;
+                    pass.forward(&self.weights.layers[l], &self.learner, &mut stream, slot, &mut room, last)?;
+                }
+                for l in (range.start.max(lowest)..range.end).rev() {
+                    let below = l > lowest || embedding.is_some();
+                    let slot = &mut saved[l - range.start.max(lowest)];
+                    pass.backward(&self.weights.layers[l], &mut self.learner, slot, &mut room, &mut back, below)?;
+                }
+            }
+        }
+        if let Some(id) = embedding {
+            let Tensor { rows, cols, .. } = self.weights.embedding;
+            let (ids, g) = (&self.ids, &back.g);
+            self.learner.open(id, |mut into, add| {
+                if !add {
+                    d.fill(into.again(), rows * cols, 0.0)?;
+                }
+                d.embed_vjp(g.all(), ids.all(), m, rows, cols, into)
+            })?;
+            self.learner.close(d, id)?;
+        }
+        Ok(loss)
+    }
+}
+
+/// What the layers of a pass over `batch` share.
+fn pass<'a>(
+    d: &'a dyn Device,
+    batch: &Batch,
+    hidden: usize,
+    eps: f32,
+    half: usize,
+    pairs: Pairs,
+    [cos, sin, positions, segments]: [&'a Buf; 4],
+) -> Pass<'a> {
+    let rows = (batch.sequences, batch.length);
+    Pass { d, m: batch.rows(), rows, hidden, eps, cos, sin, half, pairs, positions, segments }
+}

@@ -1,0 +1,20 @@
+//! train.gradient: how a step comes by its gradient.
+
+mod backprop;
+
+use super::batch::Batch;
+use super::engine::{Stepped, Trainer};
+use crate::catalog::Entry;
+use crate::error::Result;
+
+/// The variants of train.gradient.
+pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY];
+
+/// train.gradient: a technique that makes one step of training from micro-batches.
+pub trait Gradient: Send + Sync {
+    /// One step: gradients of the mean loss over the targets of all `batches`, and the update.
+    ///
+    /// # Errors
+    /// The device's; a loss that is no number.
+    fn step(&self, trainer: &mut Trainer, batches: &[Batch], step: u64, lr: f32) -> Result<Stepped>;
+}

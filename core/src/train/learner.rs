@@ -1,0 +1,398 @@
+//! The learner: everything that learns, its gradients as long as `train.grad_hold` says, and its optimizer state.
+//!
+//! A backward pass *opens* a parameter, puts its gradient where it is told, and *closes* it. Parameters are gathered in
+//! bins: one for all, one a layer, or one a matrix (with its bias, or the adapters on it). All bins but the first kind share
+//! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
+//! gradients, from head and embedding, far apart, so its place is its own.
+
+use super::device::{Buf, Device, Dst, Round, Src};
+use super::optimizer::{At, Optimizer};
+use crate::blocks::BlockType;
+use crate::config::train::{Clip, ClipBy, Hold, Rounding};
+use crate::error::{Error, Result};
+use crate::ledger::{Category, Tag};
+
+/// The ledger row of gradients.
+pub const GRADIENTS: Tag = Tag::device(Category::Gradients, "gradients");
+/// The ledger row of optimizer state.
+pub const STATE: Tag = Tag::device(Category::Optimizer, "optimizer state");
+/// The ledger row of what rounding keeps: lost parts or master copies.
+pub const ROUNDING: Tag = Tag::device(Category::Optimizer, "rounding copies");
+/// The ledger row of gradient norms.
+const NORMS: Tag = Tag::device(Category::Workspace, "gradient norms");
+
+/// One parameter.
+pub struct Param {
+    /// Its name: that of the model's tensor, with the adapter's suffix where it is one.
+    pub name: String,
+    /// Its values, f32 or bf16.
+    pub buf: Buf,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Layer it counts to: 0 the embedding, 1.. the layers, then norm and head.
+    pub group: usize,
+    /// Matrix it belongs to.
+    pub unit: usize,
+    /// Whether it learns; one that does not is only held here.
+    pub learns: bool,
+    /// Multiplied onto the learning rate.
+    pub lr: f32,
+    /// Gradients it gets in a backward pass: 2 when embedding and head are one.
+    pub uses: usize,
+    /// Optimizer state, in the order of [`Optimizer::state`].
+    pub state: Vec<Buf>,
+    /// The lost parts or the master copy that rounding keeps.
+    pub copy: Option<Buf>,
+    /// Names of `state`.
+    pub slots: Vec<&'static str>,
+    at: usize,
+    bin: usize,
+    seen: usize,
+}
+
+impl Param {
+    /// A parameter that has no gradient, state or copy yet.
+    pub fn new(name: String, buf: Buf, rows: usize, cols: usize, group: usize, unit: usize, learns: bool) -> Self {
+        Self {
+            name,
+            buf,
+            rows,
+            cols,
+            group,
+            unit,
+            learns,
+            lr: 1.0,
+            uses: 1,
+            state: Vec::new(),
+            copy: None,
+            slots: Vec::new(),
+            at: 0,
+            bin: 0,
+            seen: 0,
+        }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// True for no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How updates are made, all step long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// How long gradients are held.
+    pub hold: Hold,
+    /// How they are clipped.
+    pub clip: Clip,
+    /// How updated values are stored.
+    pub round: Rounding,
+    /// Of stochastic rounding.
+    pub seed: u64,
+}
+
+/// Where gradients lie: pure arithmetic, so that tests and plans can ask for it alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Layout {
+    /// Elements of the gradient buffer.
+    len: usize,
+    /// Gradients that fill each bin.
+    full: Vec<usize>,
+}
+
+/// Everything that learns.
+pub struct Learner {
+    params: Vec<Param>,
+    optimizer: Box<dyn Optimizer>,
+    rules: Rules,
+    layout: Layout,
+    gradients: Option<Buf>,
+    norms: Option<Buf>,
+    /// Gradients that came to each bin in this backward pass.
+    filled: Vec<usize>,
+    /// Squared norms of this step, by group.
+    squares: Vec<f64>,
+    step: u64,
+    lr: f32,
+    clipped: bool,
+}
+
+impl Learner {
+    /// A learner without parameters.
+    pub fn new(optimizer: Box<dyn Optimizer>, rules: Rules) -> Self {
+        Self {
+            params: Vec::new(),
+            optimizer,
+            rules,
+            layout: Layout::default(),
+            gradients: None,
+            norms: None,
+            filled: Vec::new(),
+            squares: Vec::new(),
+            step: 0,
+            lr: 0.0,
+            clipped: false,
+        }
+    }
+
+    /// Takes a parameter in; returns its number.
+    pub fn add(&mut self, param: Param) -> usize {
+        self.params.push(param);
+        self.params.len() - 1
+    }
+
+    /// All parameters.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Parameter `id`, to change.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is none.
+    pub fn param_mut(&mut self, id: usize) -> Result<&mut Param> {
+        self.params.get_mut(id).ok_or_else(|| Error::Internal(format!("there is no parameter {id}")))
+    }
+
+    /// The values of parameter `id`; asked only for numbers that [`Self::add`] gave.
+    pub fn buf(&self, id: usize) -> &Buf {
+        &self.params[id].buf
+    }
+
+    /// Whether parameter `id` gets gradients.
+    pub fn learns(&self, id: usize) -> bool {
+        self.params[id].learns
+    }
+
+    /// Elements that learn.
+    pub fn learning(&self) -> usize {
+        self.params.iter().filter(|p| p.learns).map(Param::len).sum()
+    }
+
+    /// Squared gradient norms of the last step before clipping, by group.
+    pub fn squares(&self) -> &[f64] {
+        &self.squares
+    }
+
+    /// Whether the last step clipped anything by norm.
+    pub fn clipped(&self) -> bool {
+        self.clipped
+    }
+
+    /// Lays gradients out and takes the buffers for them and for optimizer state. `groups` is the number of groups.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn hold(&mut self, d: &dyn Device, groups: usize) -> Result<()> {
+        let hold = self.rules.hold;
+        // Bins by number in order of first use; a parameter used twice has one of its own, as its gradient outlives others.
+        let mut names: Vec<(bool, usize)> = Vec::new();
+        let mut ends: Vec<usize> = Vec::new();
+        let mut full: Vec<usize> = Vec::new();
+        for (id, p) in self.params.iter_mut().enumerate().filter(|(_, p)| p.learns) {
+            let own = p.uses > 1 && hold != Hold::All;
+            let name = match hold {
+                Hold::All => (false, 0),
+                _ if own => (true, id),
+                Hold::Layer => (false, p.group),
+                Hold::Matrix => (false, p.unit),
+            };
+            p.bin = names.iter().rposition(|n| *n == name).unwrap_or_else(|| {
+                names.push(name);
+                ends.push(0);
+                full.push(0);
+                names.len() - 1
+            });
+            p.at = ends[p.bin];
+            ends[p.bin] += p.len();
+            full[p.bin] += p.uses;
+        }
+        // Shared bins begin at 0; those of tied parameters come after them.
+        let mut len = names.iter().zip(&ends).filter(|(n, _)| !n.0).map(|(_, e)| *e).max().unwrap_or(0);
+        for p in self.params.iter_mut().filter(|p| p.learns && names[p.bin].0) {
+            p.at = len;
+            len += p.len();
+        }
+        self.filled = vec![0; names.len()];
+        self.squares = vec![0.0; groups];
+        self.layout = Layout { len, full };
+        self.gradients = Some(d.buffer(GRADIENTS, BlockType::F32, len)?);
+        self.norms = Some(d.buffer(NORMS, BlockType::F32, self.params.len())?);
+        for p in self.params.iter_mut().filter(|p| p.learns) {
+            let slots = self.optimizer.state(p.rows, p.cols);
+            p.slots = slots.iter().map(|s| s.name).collect();
+            p.state = slots.into_iter().map(|s| d.buffer(STATE, s.ty, s.len)).collect::<Result<_>>()?;
+            p.copy = match (p.buf.ty(), self.rules.round) {
+                (BlockType::Bf16, Rounding::Kahan) => Some(d.buffer(ROUNDING, BlockType::Bf16, p.len())?),
+                (BlockType::Bf16, Rounding::Master) => Some(d.buffer(ROUNDING, BlockType::F32, p.len())?),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Master copies take the parameters' values where they have no better ones: after loading.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn fill_masters(&mut self, d: &dyn Device) -> Result<()> {
+        for p in &mut self.params {
+            let Some(copy) = p.copy.as_mut().filter(|c| c.ty() == BlockType::F32) else { continue };
+            let mut room = ([0u16; 1024], [0.0f32; 1024]);
+            for at in (0..p.buf.len()).step_by(1024) {
+                let n = 1024.min(p.buf.len() - at);
+                d.download(p.buf.at(at), bytemuck::cast_slice_mut(&mut room.0[..n]))?;
+                for (wide, bits) in room.1.iter_mut().zip(&room.0[..n]) {
+                    *wide = f32::from_bits(u32::from(*bits) << 16);
+                }
+                d.upload(bytemuck::cast_slice(&room.1[..n]), copy.at_mut(at))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a step: nothing is held of the last one.
+    pub fn begin(&mut self, step: u64, lr: f32) {
+        (self.step, self.lr, self.clipped) = (step, lr, false);
+        self.squares.fill(0.0);
+        self.filled.fill(0);
+        self.params.iter_mut().for_each(|p| p.seen = 0);
+    }
+
+    /// Opens parameter `id`: `put(into, add)` adds its gradient to what is there, or overwrites it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn open(&mut self, id: usize, put: impl FnOnce(Dst<'_>, bool) -> Result<()>) -> Result<()> {
+        let (at, add) = (self.params[id].at, self.params[id].seen > 0);
+        self.params[id].seen += 1;
+        put(self.buffer()?.at_mut(at), add)
+    }
+
+    /// As [`Self::open`], for an operation that reads the parameter too.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn open_with(&mut self, id: usize, put: impl FnOnce(&Buf, Dst<'_>, bool) -> Result<()>) -> Result<()> {
+        let (at, add) = (self.params[id].at, self.params[id].seen > 0);
+        self.params[id].seen += 1;
+        let gradients = self.gradients.as_mut();
+        let gradients = gradients.ok_or_else(|| Error::Internal("gradients before they have a place".into()))?;
+        put(&self.params[id].buf, gradients.at_mut(at), add)
+    }
+
+    /// The gradient of an open parameter from element `from` on, to add to.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] before [`Self::hold`].
+    pub fn opened(&mut self, id: usize, from: usize) -> Result<Dst<'_>> {
+        let at = self.params[id].at + from;
+        Ok(self.buffer()?.at_mut(at))
+    }
+
+    fn buffer(&mut self) -> Result<&mut Buf> {
+        self.gradients.as_mut().ok_or_else(|| Error::Internal("gradients before they have a place".into()))
+    }
+
+    /// Closes parameter `id` after its gradient was put; updates its bin when that is full and not held to the end.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn close(&mut self, d: &dyn Device, id: usize) -> Result<()> {
+        if !self.params[id].learns {
+            return Ok(());
+        }
+        let bin = self.params[id].bin;
+        self.filled[bin] += 1;
+        if self.rules.hold == Hold::All || self.filled[bin] < self.layout.full[bin] {
+            return Ok(());
+        }
+        let ids: Vec<usize> = (0..self.params.len()).filter(|i| self.params[*i].learns && self.params[*i].bin == bin).collect();
+        self.update(d, &ids)?;
+        for id in ids {
+            self.params[id].seen = 0;
+        }
+        Ok(())
+    }
+
+    /// Ends a step: updates what was held to the end. Returns the squared norm of all gradients, before clipping.
+    ///
+    /// # Errors
+    /// The device's; a gradient that is no number (the parameters held to the end then stay as they were).
+    pub fn end(&mut self, d: &dyn Device) -> Result<f64> {
+        if self.rules.hold == Hold::All {
+            let ids: Vec<usize> = (0..self.params.len()).filter(|i| self.params[*i].learns).collect();
+            self.update(d, &ids)?;
+        }
+        Ok(self.squares.iter().sum())
+    }
+
+    /// Norms, clipping, and one pass over each parameter of `ids`.
+    fn update(&mut self, d: &dyn Device, ids: &[usize]) -> Result<()> {
+        let (Some(gradients), Some(norms)) = (&self.gradients, &mut self.norms) else {
+            return Err(Error::Internal("an update before gradients have a place".into()));
+        };
+        for (i, id) in ids.iter().enumerate() {
+            let p = &self.params[*id];
+            d.square_sum(gradients.at(p.at), p.len(), norms.at_mut(i))?;
+        }
+        let mut squares = vec![0.0f32; ids.len()];
+        d.download(norms.all(), bytemuck::cast_slice_mut(&mut squares))?;
+        let squares: Vec<f64> = squares.into_iter().map(f64::from).collect();
+        if let Some(i) = squares.iter().position(|s| !s.is_finite()) {
+            return Err(Error::refused(
+                format!("step {}", self.step),
+                format!(
+                    "the gradient of {} is no longer a number; lower train.lr or clip the gradients",
+                    self.params[ids[i]].name
+                ),
+            ));
+        }
+        for (id, s) in ids.iter().zip(&squares) {
+            self.squares[self.params[*id].group] += s;
+        }
+        let Clip { by, at: limit } = self.rules.clip;
+        let all: f64 = squares.iter().sum();
+        let mut groups = vec![0.0f64; self.squares.len()];
+        for (id, s) in ids.iter().zip(&squares) {
+            groups[self.params[*id].group] += s;
+        }
+        // As PyTorch's clip_grad_norm_ has it.
+        let factor = |square: f64| (f64::from(limit) / (square.sqrt() + 1e-6)).min(1.0) as f32;
+        let scales: Vec<f32> = ids
+            .iter()
+            .zip(&squares)
+            .map(|(id, s)| match by {
+                ClipBy::None | ClipBy::Value => 1.0,
+                ClipBy::Global => factor(all),
+                ClipBy::Layer => factor(groups[self.params[*id].group]),
+                ClipBy::Matrix => factor(*s),
+            })
+            .collect();
+        self.clipped |= scales.iter().any(|s| *s < 1.0);
+        let clamp = if by == ClipBy::Value { limit } else { f32::INFINITY };
+        for (id, scale) in ids.iter().zip(scales) {
+            let p = &mut self.params[*id];
+            let round = match (self.rules.round, &mut p.copy) {
+                (Rounding::Kahan, Some(copy)) => Round::Kahan(copy),
+                (Rounding::Master, Some(copy)) => Round::Master(copy),
+                // A step and a parameter have a stream of their own.
+                (Rounding::Stochastic, _) => {
+                    Round::Stochastic { seed: self.rules.seed, stream: self.step << 24 | *id as u64 }
+                }
+                _ => Round::Nearest,
+            };
+            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp };
+            let g = Src { buf: gradients, at: p.at };
+            self.optimizer.update(d, &mut p.buf, g, &mut p.state, round, at)?;
+        }
+        Ok(())
+    }
+}

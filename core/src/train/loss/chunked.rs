@@ -1,0 +1,30 @@
+//! Logits of a few tokens at a time: loss and gradient of a chunk before the next.
+
+use super::{Loss, Tile};
+use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "chunked",
+    axis: Axis::TrainLoss,
+    paper: "fused linear cross-entropy, as in Liger Kernel (arXiv 2410.10989)",
+    sentence: "Logits are held for a chunk of tokens at a time, whose loss and gradient come before the next chunk.",
+    knobs: &[Knob {
+        id: "chunk_tokens",
+        paper_name: "chunk size",
+        kind: KnobKind::Int { min: 1, max: 1 << 20 },
+        default: Default::Int(256),
+        unit: "tokens",
+        sentence: "Tokens of a chunk.",
+    }],
+    composes: with_all,
+    role: catalog::Role::TrainLoss(|knobs| Ok(Box::new(Chunked(knobs.int("chunk_tokens").unwrap_or(256))))),
+};
+
+struct Chunked(usize);
+
+impl Loss for Chunked {
+    fn tile(&self, rows: usize, vocab: usize) -> Tile {
+        Tile { rows: self.0.clamp(1, rows.max(1)), vocab, eps: 0.0 }
+    }
+}

@@ -1,0 +1,59 @@
+//! Cut cross-entropy (arXiv 2411.09009): tiles of tokens × vocabulary, computed twice, never tokens × vocabulary.
+
+use super::{Loss, Tile};
+use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "cut",
+    axis: Axis::TrainLoss,
+    paper: "Cut Your Losses in Large-Vocabulary Language Models (arXiv 2411.09009)",
+    sentence: "Logits exist only as one tile; they are computed twice, and tiles without weight are skipped.",
+    knobs: &[
+        Knob {
+            id: "block_n",
+            paper_name: "N_B",
+            kind: KnobKind::Int { min: 1, max: 1 << 20 },
+            default: Default::Int(256),
+            unit: "tokens",
+            sentence: "Tokens of a tile.",
+        },
+        Knob {
+            id: "block_v",
+            paper_name: "V_B",
+            kind: KnobKind::Int { min: 1, max: 1 << 24 },
+            default: Default::Int(4096),
+            unit: "entries",
+            sentence: "Entries of the vocabulary in a tile.",
+        },
+        Knob {
+            id: "filter_eps",
+            paper_name: "ε",
+            kind: KnobKind::Float { min: 0.0, max: 0.1 },
+            // 2⁻²⁸: what f32 would lose beside 1 by adding a thirty-second of its epsilon.
+            default: Default::Float(3.725_290_298e-9),
+            unit: "",
+            sentence: "Tiles whose probabilities are all below this have no gradient; 0 computes every one.",
+        },
+    ],
+    composes: with_all,
+    role: catalog::Role::TrainLoss(|knobs| {
+        Ok(Box::new(Cut {
+            rows: knobs.int("block_n").unwrap_or(256),
+            vocab: knobs.int("block_v").unwrap_or(4096),
+            eps: knobs.float("filter_eps").unwrap_or(0.0) as f32,
+        }))
+    }),
+};
+
+struct Cut {
+    rows: usize,
+    vocab: usize,
+    eps: f32,
+}
+
+impl Loss for Cut {
+    fn tile(&self, rows: usize, vocab: usize) -> Tile {
+        Tile { rows: self.rows.clamp(1, rows.max(1)), vocab: self.vocab.clamp(1, vocab), eps: self.eps }
+    }
+}

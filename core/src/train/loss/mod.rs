@@ -1,0 +1,171 @@
+//! train.loss: the output head and the cross-entropy, in tiles of tokens × vocabulary.
+//!
+//! A technique chooses the tile. As wide as the vocabulary, one pass gives loss and gradient; narrower, the log-sum-exp
+//! comes first and the logits are computed again for the gradient, so that tokens × vocabulary never exists.
+
+mod chunked;
+mod cut;
+mod full;
+
+use super::device::{Buf, Device, Weight};
+use super::learner::Learner;
+use crate::blocks::BlockType;
+use crate::catalog::Entry;
+use crate::error::Result;
+use crate::ledger::{Category, Tag};
+
+/// The variants of train.loss.
+pub const ENTRIES: &[&Entry] = &[&chunked::ENTRY, &cut::ENTRY, &full::ENTRY];
+
+const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+const STATISTICS: Tag = Tag::device(Category::Logits, "loss statistics");
+
+/// A tile of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tile {
+    /// Tokens at once.
+    pub rows: usize,
+    /// Entries of the vocabulary at once.
+    pub vocab: usize,
+    /// Tiles whose every gradient is below this, before scaling, are skipped; 0 for none.
+    pub eps: f32,
+}
+
+/// train.loss: a technique that decides how logits are held.
+pub trait Loss: Send + Sync {
+    /// The tile for `rows` tokens and a vocabulary of `vocab`; at most both, at least 1.
+    fn tile(&self, rows: usize, vocab: usize) -> Tile;
+}
+
+/// The buffers of one pass of the head.
+pub struct Head {
+    tile: Tile,
+    logits: Buf,
+    lse: Buf,
+    picked: Buf,
+}
+
+/// What a head computes with.
+pub struct HeadCall<'a> {
+    /// The machine.
+    pub d: &'a dyn Device,
+    /// Normed hidden states of the tokens that have a target, `(rows, hidden)`.
+    pub x: &'a Buf,
+    /// Their targets, ids `(rows)`.
+    pub targets: &'a Buf,
+    /// How many there are.
+    pub rows: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Rows of the head.
+    pub vocab: usize,
+}
+
+/// What the backward half of a head needs beside.
+pub struct HeadGrad<'a> {
+    /// `∂loss/∂x`, overwritten.
+    pub dx: &'a mut Buf,
+    /// The head's parameter, where it learns.
+    pub parameter: Option<usize>,
+    /// Multiplied onto every gradient: one over the number of targets of the step.
+    pub scale: f32,
+}
+
+/// The head's weights: a parameter, or frozen ones.
+#[derive(Clone, Copy)]
+pub enum HeadWeight<'a> {
+    /// Of the learner.
+    Learns(usize),
+    /// Frozen, as stored.
+    Frozen(&'a Buf),
+}
+
+impl HeadWeight<'_> {
+    fn of<'b>(&'b self, learner: &'b Learner, vocab: usize, hidden: usize) -> Weight<'b> {
+        match self {
+            Self::Learns(id) => Weight::of(learner.buf(*id), vocab, hidden),
+            Self::Frozen(buf) => Weight::of(buf, vocab, hidden),
+        }
+    }
+}
+
+impl Head {
+    /// Buffers for at most `rows` tokens.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn new(d: &dyn Device, tile: Tile, rows: usize) -> Result<Self> {
+        Ok(Self {
+            tile,
+            logits: d.buffer(LOGITS, BlockType::F32, tile.rows * tile.vocab)?,
+            lse: d.buffer(STATISTICS, BlockType::F32, rows)?,
+            picked: d.buffer(STATISTICS, BlockType::F32, rows)?,
+        })
+    }
+
+    /// The sum of the losses of all rows; with `grad` their gradients too.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn run(
+        &mut self,
+        call: &HeadCall<'_>,
+        weight: HeadWeight<'_>,
+        learner: &mut Learner,
+        mut grad: Option<HeadGrad<'_>>,
+    ) -> Result<f64> {
+        let &HeadCall { d, x, targets, rows, hidden, vocab } = call;
+        d.fill(self.lse.all_mut(), rows, f32::NEG_INFINITY)?;
+        if let Some(HeadGrad { parameter: Some(id), .. }) = &grad {
+            // What is not added to, because a tile was skipped, must be zero.
+            let n = vocab * hidden;
+            learner.open(*id, |into, add| if add { Ok(()) } else { d.fill(into, n, 0.0) })?;
+        }
+        let Tile { rows: tall, vocab: wide, eps } = self.tile;
+        for row in (0..rows).step_by(tall) {
+            let n = tall.min(rows - row);
+            let blocks = || (0..vocab).step_by(wide).map(|first| (first, wide.min(vocab - first)));
+            for (first, width) in blocks() {
+                let w = weight.of(learner, vocab, hidden).rows(first, width);
+                d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
+                let (lse, picked) = (self.lse.at_mut(row), self.picked.at_mut(row));
+                d.lse(self.logits.all(), n, width, first, targets.at(row), lse, picked)?;
+            }
+            let Some(grad) = &mut grad else { continue };
+            let mut add = false;
+            for (first, width) in blocks() {
+                let w = weight.of(learner, vocab, hidden).rows(first, width);
+                if wide < vocab {
+                    d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
+                }
+                let (a, lse) = (self.logits.all_mut(), self.lse.at(row));
+                if !d.softmax_vjp(a, n, width, first, targets.at(row), lse, grad.scale, eps)? {
+                    continue;
+                }
+                d.linear_dx(self.logits.all(), n, w, grad.dx.at_mut(row * hidden), add)?;
+                add = true;
+                if let Some(id) = grad.parameter {
+                    let into = learner.opened(id, first * hidden)?;
+                    d.linear_dw(self.logits.all(), x.at(row * hidden), n, width, hidden, into, true)?;
+                }
+            }
+            if !add {
+                d.fill(grad.dx.at_mut(row * hidden), n * hidden, 0.0)?;
+            }
+        }
+        self.sum(d, rows)
+    }
+
+    /// `Σ lse − picked`, in order, in f64.
+    fn sum(&self, d: &dyn Device, rows: usize) -> Result<f64> {
+        let mut total = 0.0;
+        let (mut lse, mut picked) = ([0.0f32; 256], [0.0f32; 256]);
+        for at in (0..rows).step_by(256) {
+            let n = 256.min(rows - at);
+            d.download(self.lse.at(at), bytemuck::cast_slice_mut(&mut lse[..n]))?;
+            d.download(self.picked.at(at), bytemuck::cast_slice_mut(&mut picked[..n]))?;
+            total += lse[..n].iter().zip(&picked[..n]).map(|(l, p)| f64::from(*l) - f64::from(*p)).sum::<f64>();
+        }
+        Ok(total)
+    }
+}

@@ -1,0 +1,94 @@
+//! Stochastic gradient descent, with momentum or without, as PyTorch computes it.
+
+use super::{At, Optimizer, Slot, state_dtype};
+use crate::blocks::BlockType;
+use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
+use crate::config::Knobs;
+use crate::error::{Error, Result};
+use crate::train::device::{self, Buf, Device, Round, Src};
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "sgd",
+    axis: Axis::TrainOptimizer,
+    paper: "Robbins and Monro 1951; momentum: Polyak 1964, Nesterov 1983",
+    sentence: "Steps against the gradient; with momentum one number a parameter, without none.",
+    knobs: &[
+        Knob {
+            id: "momentum",
+            paper_name: "β",
+            kind: KnobKind::Float { min: 0.0, max: 0.9999 },
+            default: Default::Float(0.9),
+            unit: "",
+            sentence: "What of the last step goes on; 0 keeps no state.",
+        },
+        Knob {
+            id: "nesterov",
+            paper_name: "",
+            kind: KnobKind::Bool,
+            default: Default::Bool(false),
+            unit: "",
+            sentence: "Look one step of momentum ahead.",
+        },
+        Knob {
+            id: "weight_decay",
+            paper_name: "λ",
+            kind: KnobKind::Float { min: 0.0, max: 1.0 },
+            default: Default::Float(0.0),
+            unit: "",
+            sentence: "Added to the gradient times the parameter.",
+        },
+        Knob {
+            id: "state_dtype",
+            paper_name: "",
+            kind: KnobKind::Word { of: &["f32", "bf16"] },
+            default: Default::Text("f32"),
+            unit: "",
+            sentence: "How the momentum is stored: 4 or 2 bytes a parameter.",
+        },
+    ],
+    composes: with_all,
+    role: catalog::Role::TrainOptimizer(build),
+};
+
+fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
+    let momentum = knobs.float("momentum").unwrap_or(0.0) as f32;
+    let nesterov = knobs.flag("nesterov").unwrap_or(false);
+    if nesterov && momentum == 0.0 {
+        return Err(Error::config("train.optimizer.nesterov", "looking ahead needs a momentum above 0"));
+    }
+    let weight_decay = knobs.float("weight_decay").unwrap_or(0.0) as f32;
+    Ok(Box::new(Sgd { momentum, nesterov, weight_decay, ty: state_dtype(knobs.text("state_dtype")) }))
+}
+
+struct Sgd {
+    momentum: f32,
+    nesterov: bool,
+    weight_decay: f32,
+    ty: BlockType,
+}
+
+impl Optimizer for Sgd {
+    fn state(&self, rows: usize, cols: usize) -> Vec<Slot> {
+        let slot = Slot { name: "u", ty: self.ty, len: rows * cols };
+        if self.momentum > 0.0 { vec![slot] } else { Vec::new() }
+    }
+
+    fn update(
+        &self,
+        d: &dyn Device,
+        p: &mut Buf,
+        g: Src<'_>,
+        state: &mut [Buf],
+        round: Round<'_>,
+        at: At,
+    ) -> Result<()> {
+        let &Self { momentum, nesterov, weight_decay, .. } = self;
+        let by = device::Sgd { lr: at.lr, momentum, nesterov, weight_decay, scale: at.scale, clamp: at.clamp };
+        let u = state.first_mut();
+        if u.is_none() && momentum > 0.0 {
+            return Err(Error::Internal("sgd without its momentum".into()));
+        }
+        d.sgd(p, g, u, by, round)
+    }
+}

@@ -1,0 +1,198 @@
+//! LoRA: low-rank adapters on frozen linears (arXiv 2106.09685; PEFT's layout and initialization). On quantized weights
+//! they are QLoRA's adapters: the weights stay in their blocks and are decoded as they are multiplied with.
+
+use super::{Delta, Init, On, Params, Role, Spec};
+use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
+use crate::config::Knobs;
+use crate::error::{Error, Result};
+use crate::train::device::{Buf, Device, Dst, Src, Weight};
+use crate::train::learner::Learner;
+
+/// The catalogue entry.
+pub static ENTRY: Entry = Entry {
+    id: "lora",
+    axis: Axis::TrainParams,
+    paper: "LoRA (arXiv 2106.09685), on quantized weights QLoRA (arXiv 2305.14314)",
+    sentence: "Weights stay as they are, quantized or not; each linear gets a product of two thin matrices that learn.",
+    knobs: &[
+        Knob {
+            id: "r",
+            paper_name: "r",
+            kind: KnobKind::Int { min: 1, max: 256 },
+            default: Default::Int(8),
+            unit: "rows",
+            sentence: "Rank of the adapters.",
+        },
+        Knob {
+            id: "lora_alpha",
+            paper_name: "α",
+            kind: KnobKind::Float { min: 0.0, max: 4096.0 },
+            default: Default::None,
+            unit: "",
+            sentence: "The adapter's output is scaled by α / r; twice r when not given.",
+        },
+        Knob {
+            id: "target",
+            paper_name: "target_modules",
+            kind: KnobKind::Text,
+            default: Default::Text("all"),
+            unit: "",
+            sentence: "Which linears get one: all, or some of q,k,v,o,gate,up,down with commas.",
+        },
+        Knob {
+            id: "use_rslora",
+            paper_name: "rsLoRA (arXiv 2312.03732)",
+            kind: KnobKind::Bool,
+            default: Default::Bool(false),
+            unit: "",
+            sentence: "Scale by α / √r instead.",
+        },
+        Knob {
+            id: "loraplus_lr_ratio",
+            paper_name: "λ of LoRA+ (arXiv 2402.12354)",
+            kind: KnobKind::Float { min: 0.0, max: 1000.0 },
+            default: Default::Float(1.0),
+            unit: "",
+            sentence: "Learning rate of B over that of A.",
+        },
+        Knob {
+            id: "freeze_a",
+            paper_name: "LoRA-FA (arXiv 2308.03303)",
+            kind: KnobKind::Bool,
+            default: Default::Bool(false),
+            unit: "",
+            sentence: "A stays as it starts and needs neither gradient nor moments; only B learns.",
+        },
+    ],
+    composes: with_all,
+    role: catalog::Role::TrainParams(build),
+};
+
+fn build(knobs: &Knobs) -> Result<Box<dyn Params>> {
+    let r = knobs.int("r").unwrap_or(8);
+    let alpha = knobs.float("lora_alpha").unwrap_or(2.0 * r as f64);
+    let root = knobs.flag("use_rslora").unwrap_or(false);
+    let target = knobs.text("target").unwrap_or("all");
+    let mut targets = Vec::new();
+    for word in target.split(',').map(str::trim) {
+        match Role::LINEARS.into_iter().find(|role| role.word() == word) {
+            Some(role) => targets.push(role),
+            None if word == "all" => targets.extend(Role::LINEARS),
+            None => {
+                return Err(Error::config(
+                    "train.params.target",
+                    format!("`{word}` is no linear of a layer; all, or some of q, k, v, o, gate, up, down"),
+                ));
+            }
+        }
+    }
+    Ok(Box::new(Lora {
+        targets,
+        on: Pair {
+            r,
+            scale: (alpha / if root { (r as f64).sqrt() } else { r as f64 }) as f32,
+            ratio: knobs.float("loraplus_lr_ratio").unwrap_or(1.0) as f32,
+            freeze_a: knobs.flag("freeze_a").unwrap_or(false),
+        },
+    }))
+}
+
+struct Lora {
+    targets: Vec<Role>,
+    on: Pair,
+}
+
+impl Params for Lora {
+    fn learns(&self, _: Role) -> bool {
+        false
+    }
+
+    fn delta(&self, role: Role) -> Option<Box<dyn Delta>> {
+        self.targets.contains(&role).then(|| Box::new(self.on) as Box<dyn Delta>)
+    }
+}
+
+/// `s · B · A`, `A (r, cols)`, `B (rows, r)`.
+#[derive(Clone, Copy)]
+struct Pair {
+    r: usize,
+    scale: f32,
+    ratio: f32,
+    freeze_a: bool,
+}
+
+impl Pair {
+    fn a<'a>(&self, on: On<'_>, learner: &'a Learner) -> Weight<'a> {
+        Weight::of(learner.buf(on.params[0]), self.r, on.cols)
+    }
+
+    fn b<'a>(&self, on: On<'_>, learner: &'a Learner) -> Weight<'a> {
+        Weight::of(learner.buf(on.params[1]), on.rows, self.r)
+    }
+
+    /// `h = s · x · Aᵀ`, `(m, r)`, into the front of the scratch.
+    fn low(&self, d: &dyn Device, on: On<'_>, learner: &Learner, x: Src<'_>, scratch: &mut Buf) -> Result<()> {
+        d.linear(x, on.m, self.a(on, learner), None, scratch.all_mut(), false)?;
+        d.scale(scratch.all_mut(), on.m * self.r, self.scale)
+    }
+}
+
+impl Delta for Pair {
+    fn params(&self, rows: usize, cols: usize) -> Vec<Spec> {
+        // PEFT: A Kaiming-uniform with a = √5, which is ± 1 / √cols; B zero, so that step 0 is the base.
+        let a = Init::Uniform(1.0 / (cols as f32).sqrt());
+        vec![
+            Spec { suffix: "lora_a", rows: self.r, cols, init: a, learns: !self.freeze_a, lr: 1.0 },
+            Spec { suffix: "lora_b", rows, cols: self.r, init: Init::Zero, learns: true, lr: self.ratio },
+        ]
+    }
+
+    fn scratch(&self, m: usize) -> usize {
+        m * self.r
+    }
+
+    fn forward(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &Learner,
+        x: Src<'_>,
+        y: Dst<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        self.low(d, on, learner, x, scratch)?;
+        d.linear(scratch.all(), on.m, self.b(on, learner), None, y, true)
+    }
+
+    fn grads(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &mut Learner,
+        x: Src<'_>,
+        dy: Src<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        self.low(d, on, learner, x, scratch)?;
+        learner.open(on.params[1], |into, add| d.linear_dw(dy, scratch.all(), on.m, on.rows, self.r, into, add))?;
+        // h has done its part: dh = s · dy · B takes its place.
+        d.linear_dx(dy, on.m, self.b(on, learner), scratch.all_mut(), false)?;
+        d.scale(scratch.all_mut(), on.m * self.r, self.scale)?;
+        if self.freeze_a {
+            return Ok(());
+        }
+        learner.open(on.params[0], |into, add| d.linear_dw(scratch.all(), x, on.m, self.r, on.cols, into, add))
+    }
+
+    fn dx(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &Learner,
+        _: Src<'_>,
+        dx: Dst<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        d.linear_dx(scratch.all(), on.m, self.a(on, learner), dx, true)
+    }
+}

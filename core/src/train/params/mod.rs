@@ -1,0 +1,156 @@
+//! train.params: what learns. A technique says which tensors of the base learn, and what is put on its linears.
+
+mod full;
+mod lora;
+
+use super::device::{Buf, Device, Dst, Src};
+use super::learner::Learner;
+use crate::catalog::Entry;
+use crate::error::Result;
+
+/// The variants of train.params.
+pub const ENTRIES: &[&Entry] = &[&lora::ENTRY, &full::ENTRY];
+
+/// Which tensor of a model; linears and norms of a layer in the order they are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Role {
+    Embedding,
+    AttnNorm,
+    Q,
+    K,
+    V,
+    O,
+    FfnNorm,
+    Gate,
+    Up,
+    Down,
+    OutputNorm,
+    Head,
+}
+
+impl Role {
+    /// The seven linears of a layer.
+    pub const LINEARS: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The word of a `target` knob, for linears.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::AttnNorm => "attn_norm",
+            Self::Q => "q",
+            Self::K => "k",
+            Self::V => "v",
+            Self::O => "o",
+            Self::FfnNorm => "ffn_norm",
+            Self::Gate => "gate",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::OutputNorm => "output_norm",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Zeros.
+    Zero,
+    /// Evenly in ± this.
+    Uniform(f32),
+}
+
+/// A parameter that a technique adds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Added to the name of the tensor it belongs to, such as `lora_a`.
+    pub suffix: &'static str,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// At step 0.
+    pub init: Init,
+    /// False for one that stays as it starts: it gets neither gradient nor state.
+    pub learns: bool,
+    /// Multiplied onto the learning rate.
+    pub lr: f32,
+}
+
+/// A linear that a technique has put something on: `m` rows through a base of `rows` outputs and `cols` inputs, and the
+/// numbers of its own parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct On<'a> {
+    /// Rows of the batch.
+    pub m: usize,
+    /// Outputs of the base.
+    pub rows: usize,
+    /// Inputs of the base.
+    pub cols: usize,
+    /// Its parameters, in the order of [`Delta::params`].
+    pub params: &'a [usize],
+}
+
+/// What is put on a linear: `y = base(x) + delta(x)`. The base is never asked for a gradient.
+///
+/// Backward comes as three calls, so that `dx` may take the place of `x`: gradients, `dx`, and then the caller closes the
+/// parameters, which may update them.
+pub trait Delta: Send + Sync {
+    /// Its parameters on a base of `rows` outputs and `cols` inputs.
+    fn params(&self, rows: usize, cols: usize) -> Vec<Spec>;
+
+    /// Elements of scratch for `m` rows, which keeps its contents from [`Self::grads`] to [`Self::dx`].
+    fn scratch(&self, m: usize) -> usize;
+
+    /// `y += delta(x)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn forward(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &Learner,
+        x: Src<'_>,
+        y: Dst<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()>;
+
+    /// Opens the parameters and puts their gradients there.
+    ///
+    /// # Errors
+    /// The device's.
+    fn grads(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &mut Learner,
+        x: Src<'_>,
+        dy: Src<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()>;
+
+    /// `dx += ∂delta/∂xᵀ dy`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn dx(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &Learner,
+        dy: Src<'_>,
+        dx: Dst<'_>,
+        scratch: &mut Buf,
+    ) -> Result<()>;
+}
+
+/// train.params: a technique that decides what learns.
+pub trait Params: Send + Sync {
+    /// Whether this tensor of the base learns; it is then held in `train.dtype`.
+    fn learns(&self, role: Role) -> bool;
+
+    /// What is put on this linear, if anything.
+    fn delta(&self, role: Role) -> Option<Box<dyn Delta>>;
+}

@@ -1,0 +1,390 @@
+//! The model as training holds it: each tensor frozen in its file's blocks, or a parameter of the learner.
+
+use super::device::{Buf, Device, Dst, Src, Weight};
+use super::learner::{Learner, Param};
+use super::params::{Delta, Init, On, Params, Role, Spec};
+use crate::blocks::BlockType;
+use crate::error::Result;
+use crate::ledger::{Category, Tag};
+use crate::model::Source;
+use crate::model::shape::{ModelShape, TensorShape};
+use crate::rng::Philox;
+use crate::weights::load;
+
+/// The ledger row of frozen weights.
+pub const FROZEN: Tag = Tag::device(Category::Weights, "frozen weights");
+/// The ledger row of the copy of the weights that learns.
+pub const LEARNING: Tag = Tag::device(Category::Weights, "weights that learn");
+/// The ledger row of adapters.
+pub const ADAPTERS: Tag = Tag::device(Category::Weights, "adapters");
+
+/// Philox streams of initial values, apart from those of other uses.
+const STREAM: u64 = 1 << 61;
+
+/// Where a tensor's values are.
+#[derive(Debug)]
+pub enum Held {
+    /// As the file stores them.
+    Frozen(Buf),
+    /// Parameter of this number.
+    Param(usize),
+}
+
+/// A tensor of the base.
+#[derive(Debug)]
+pub struct Tensor {
+    /// Where its values are.
+    pub held: Held,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+impl Tensor {
+    /// Its values.
+    pub fn buf<'a>(&'a self, learner: &'a Learner) -> &'a Buf {
+        match &self.held {
+            Held::Frozen(buf) => buf,
+            Held::Param(id) => learner.buf(*id),
+        }
+    }
+
+    /// As a matrix.
+    pub fn weight<'a>(&'a self, learner: &'a Learner) -> Weight<'a> {
+        Weight::of(self.buf(learner), self.rows, self.cols)
+    }
+
+    /// Its parameter, where it learns.
+    pub fn param(&self) -> Option<usize> {
+        match self.held {
+            Held::Frozen(_) => None,
+            Held::Param(id) => Some(id),
+        }
+    }
+}
+
+/// A linear: its base, a bias where there is one, and what a technique has put on it.
+pub struct Linear {
+    /// The base.
+    pub w: Tensor,
+    /// Added to every row.
+    pub bias: Option<Tensor>,
+    /// What is put on it, and its parameters.
+    pub on: Option<(Box<dyn Delta>, Vec<usize>)>,
+}
+
+impl Linear {
+    fn on<'a>(&'a self, m: usize, params: &'a [usize]) -> On<'a> {
+        On { m, rows: self.w.rows, cols: self.w.cols, params }
+    }
+
+    /// Whether its backward reads its input: some parameter of it learns.
+    pub fn learns(&self) -> bool {
+        self.w.param().is_some() || self.bias.as_ref().is_some_and(|b| b.param().is_some()) || self.on.is_some()
+    }
+
+    /// `y (+)= linear(x)` for `m` rows.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn forward(
+        &self,
+        d: &dyn Device,
+        learner: &Learner,
+        x: Src<'_>,
+        m: usize,
+        mut y: Dst<'_>,
+        add: bool,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        let bias = self.bias.as_ref().map(|b| b.buf(learner).all());
+        d.linear(x, m, self.w.weight(learner), bias, y.again(), add)?;
+        match &self.on {
+            Some((delta, params)) => delta.forward(d, self.on(m, params), learner, x, y, scratch),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the gradients of what learns in it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn grads(
+        &self,
+        d: &dyn Device,
+        learner: &mut Learner,
+        x: Src<'_>,
+        dy: Src<'_>,
+        m: usize,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        let (rows, cols) = (self.w.rows, self.w.cols);
+        if let Some(id) = self.w.param() {
+            learner.open(id, |into, add| d.linear_dw(dy, x, m, rows, cols, into, add))?;
+        }
+        if let Some(id) = self.bias.as_ref().and_then(Tensor::param) {
+            learner.open(id, |into, add| d.bias_vjp(dy, m, rows, into, add))?;
+        }
+        match &self.on {
+            Some((delta, params)) => delta.grads(d, self.on(m, params), learner, x, dy, scratch),
+            None => Ok(()),
+        }
+    }
+
+    /// `dx (+)= ∂linear/∂xᵀ dy`; after [`Self::grads`], whose scratch it may read.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn dx(
+        &self,
+        d: &dyn Device,
+        learner: &Learner,
+        dy: Src<'_>,
+        m: usize,
+        mut dx: Dst<'_>,
+        add: bool,
+        scratch: &mut Buf,
+    ) -> Result<()> {
+        d.linear_dx(dy, m, self.w.weight(learner), dx.again(), add)?;
+        match &self.on {
+            Some((delta, params)) => delta.dx(d, self.on(m, params), learner, dy, dx, scratch),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of its gradients, which may update its parameters.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn close(&self, d: &dyn Device, learner: &mut Learner) -> Result<()> {
+        let own = self.w.param().into_iter().chain(self.bias.as_ref().and_then(Tensor::param));
+        for id in own.chain(self.on.iter().flat_map(|(_, params)| params.iter().copied())) {
+            learner.close(d, id)?;
+        }
+        Ok(())
+    }
+}
+
+/// One layer.
+#[allow(missing_docs)]
+pub struct Layer {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub dim: usize,
+    pub ff: usize,
+    pub attn_norm: Tensor,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+    pub ffn_norm: Tensor,
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl Layer {
+    /// Its linears.
+    pub fn linears(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// Whether anything in it learns.
+    pub fn learns(&self) -> bool {
+        self.linears().iter().any(|l| l.learns()) || self.attn_norm.param().or(self.ffn_norm.param()).is_some()
+    }
+}
+
+/// A whole model.
+pub struct Weights {
+    /// `(vocab, hidden)`.
+    pub embedding: Tensor,
+    /// In order.
+    pub layers: Vec<Layer>,
+    /// `(1, hidden)`.
+    pub output_norm: Tensor,
+    /// `(vocab, hidden)`; none where it is the embedding.
+    pub head: Option<Tensor>,
+}
+
+/// A bias of a linear, which the shape of a model does not know of yet (Qwen2 has them on q, k and v).
+#[derive(Clone, Debug)]
+pub struct Bias {
+    /// Which layer.
+    pub layer: usize,
+    /// Which linear.
+    pub role: Role,
+    /// `(rows)`.
+    pub values: Vec<f32>,
+}
+
+/// Builds [`Weights`], reading values from a source where there is one.
+pub struct Builder<'a> {
+    /// The machine.
+    pub d: &'a dyn Device,
+    /// Where values come from; without one, buffers are only reserved.
+    pub source: Option<&'a Source>,
+    /// What learns.
+    pub params: &'a dyn Params,
+    /// In what type matrices that learn are held.
+    pub ty: BlockType,
+    /// Bytes of conversion scratch.
+    pub load: usize,
+    /// Of initial values.
+    pub seed: u64,
+    /// Takes parameters in.
+    pub learner: &'a mut Learner,
+    /// Told after each tensor, with the bytes read.
+    pub progress: &'a mut dyn FnMut(u64),
+}
+
+/// The type a tensor is held in.
+fn held_type(t: &TensorShape, learns: bool, ty: BlockType) -> BlockType {
+    match (learns, t.rows) {
+        (false, _) => t.ty,
+        // Norms are read as f32 by every op, and are too few to matter.
+        (true, 1) => BlockType::F32,
+        (true, _) => ty,
+    }
+}
+
+/// Scratch that loading needs, given what learns.
+pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, threads: usize) -> usize {
+    let held = |t: &TensorShape, role: Role| TensorShape { ty: held_type(t, params.learns(role), ty), ..t.clone() };
+    let mut pairs = vec![(shape.embedding.clone(), held(&shape.embedding, Role::Embedding))];
+    pairs.push((shape.output_norm.clone(), held(&shape.output_norm, Role::OutputNorm)));
+    if let Some(head) = &shape.output {
+        pairs.push((head.clone(), held(head, Role::Head)));
+    }
+    for layer in &shape.layers {
+        for (t, role) in layer.tensors.all().into_iter().zip(ROLES) {
+            pairs.push((t.clone(), held(t, role)));
+        }
+    }
+    load::scratch_bytes(pairs.iter().map(|(a, b)| (a, b)), threads)
+}
+
+/// The roles of [`crate::model::shape::LayerTensors::all`].
+pub const ROLES: [Role; 9] = [
+    Role::AttnNorm,
+    Role::Q,
+    Role::K,
+    Role::V,
+    Role::O,
+    Role::FfnNorm,
+    Role::Gate,
+    Role::Up,
+    Role::Down,
+];
+
+impl Builder<'_> {
+    /// A tensor of the base, in group `group`.
+    fn tensor(&mut self, t: &TensorShape, role: Role, group: usize) -> Result<Tensor> {
+        let learns = self.params.learns(role);
+        let to = TensorShape { ty: held_type(t, learns, self.ty), ..t.clone() };
+        let tag = if learns { LEARNING } else { FROZEN };
+        let mut buf = self.d.buffer(tag, to.ty, t.rows * t.cols)?;
+        match self.source {
+            Some(source) => self.d.load(source, t, &to, &mut buf)?,
+            None if t.ty != to.ty => drop(self.d.buffer(load::SCRATCH, BlockType::I8, self.load)?),
+            None => {}
+        }
+        (self.progress)(t.bytes());
+        let held = if learns {
+            let unit = self.learner.params().len();
+            Held::Param(self.learner.add(Param::new(t.name.clone(), buf, t.rows, t.cols, group, unit, true)))
+        } else {
+            Held::Frozen(buf)
+        };
+        Ok(Tensor { held, rows: t.rows, cols: t.cols })
+    }
+
+    fn linear(&mut self, t: &TensorShape, role: Role, group: usize, bias: Option<&Bias>) -> Result<Linear> {
+        let unit = self.learner.params().len();
+        let w = self.tensor(t, role, group)?;
+        let bias = bias.map(|b| self.bias(b, t, role, group, unit)).transpose()?;
+        let Some(delta) = self.params.delta(role) else { return Ok(Linear { w, bias, on: None }) };
+        let mut ids = Vec::new();
+        for spec in delta.params(t.rows, t.cols) {
+            ids.push(self.adapter(&spec, t, group, unit)?);
+        }
+        Ok(Linear { w, bias, on: Some((delta, ids)) })
+    }
+
+    fn bias(&mut self, bias: &Bias, t: &TensorShape, role: Role, group: usize, unit: usize) -> Result<Tensor> {
+        let learns = self.params.learns(role);
+        let mut buf = self.d.buffer(if learns { LEARNING } else { FROZEN }, BlockType::F32, t.rows)?;
+        self.d.upload(bytemuck::cast_slice(&bias.values), buf.all_mut())?;
+        let held = if learns {
+            let name = t.name.replace(".weight", ".bias");
+            Held::Param(self.learner.add(Param::new(name, buf, 1, t.rows, group, unit, true)))
+        } else {
+            Held::Frozen(buf)
+        };
+        Ok(Tensor { held, rows: 1, cols: t.rows })
+    }
+
+    /// A parameter that a technique puts on a linear, with its initial values.
+    fn adapter(&mut self, spec: &Spec, t: &TensorShape, group: usize, unit: usize) -> Result<usize> {
+        let len = spec.rows * spec.cols;
+        let mut buf = self.d.buffer(ADAPTERS, self.ty, len)?;
+        let id = self.learner.params().len();
+        if let (Init::Uniform(bound), Some(_)) = (spec.init, self.source) {
+            // Any element is a function of its number alone.
+            let random = Philox::new(self.seed).stream(STREAM + id as u64);
+            let mut room = [0u8; 4096];
+            let size = self.ty.block_bytes();
+            for at in (0..len).step_by(room.len() / size) {
+                let n = (room.len() / size).min(len - at);
+                for (i, out) in room.chunks_exact_mut(size).take(n).enumerate() {
+                    let value = bound * (2.0 * random.uniform((at + i) as u64) - 1.0);
+                    match self.ty {
+                        BlockType::Bf16 => out.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+                        _ => out.copy_from_slice(&value.to_le_bytes()),
+                    }
+                }
+                self.d.upload(&room[..n * size], buf.at_mut(at))?;
+            }
+        }
+        let name = format!("{}.{}", t.name, spec.suffix);
+        let mut param = Param::new(name, buf, spec.rows, spec.cols, group, unit, spec.learns);
+        param.lr = spec.lr;
+        Ok(self.learner.add(param))
+    }
+
+    /// The whole model.
+    ///
+    /// # Errors
+    /// Over budget; what reading meets.
+    pub fn build(&mut self, shape: &ModelShape, biases: &[Bias]) -> Result<Weights> {
+        let last = shape.layers.len() + 1;
+        let embedding = self.tensor(&shape.embedding, Role::Embedding, 0)?;
+        if let (Some(id), None) = (embedding.param(), &shape.output) {
+            self.learner.param_mut(id)?.uses = 2;
+        }
+        let mut layers = Vec::with_capacity(shape.layers.len());
+        for (l, layer) in shape.layers.iter().enumerate() {
+            let (t, group) = (&layer.tensors, l + 1);
+            let bias = |role: Role| biases.iter().find(|b| b.layer == l && b.role == role);
+            layers.push(Layer {
+                heads: layer.heads,
+                kv_heads: layer.kv_heads,
+                dim: layer.head_dim,
+                ff: layer.ff,
+                attn_norm: self.tensor(&t.attn_norm, Role::AttnNorm, group)?,
+                q: self.linear(&t.q, Role::Q, group, bias(Role::Q))?,
+                k: self.linear(&t.k, Role::K, group, bias(Role::K))?,
+                v: self.linear(&t.v, Role::V, group, bias(Role::V))?,
+                o: self.linear(&t.o, Role::O, group, bias(Role::O))?,
+                ffn_norm: self.tensor(&t.ffn_norm, Role::FfnNorm, group)?,
+                gate: self.linear(&t.gate, Role::Gate, group, None)?,
+                up: self.linear(&t.up, Role::Up, group, None)?,
+                down: self.linear(&t.down, Role::Down, group, None)?,
+            });
+        }
+        let output_norm = self.tensor(&shape.output_norm, Role::OutputNorm, last)?;
+        let head = shape.output.as_ref().map(|t| self.tensor(t, Role::Head, last)).transpose()?;
+        Ok(Weights { embedding, layers, output_norm, head })
+    }
+}
