@@ -283,6 +283,12 @@ pub struct Sizes {
 /// `add` says whether an output is added to or overwritten. No op allocates: scratch is the device's own, sized at its
 /// opening by [`Sizes`] and counted as `workspace`.
 pub trait Device: Send {
+    /// The type of activations and of their gradients: f32, or what this machine multiplies fastest. Logits, statistics and
+    /// the gradients of parameters are f32 on every device.
+    fn activations(&self) -> BlockType {
+        BlockType::F32
+    }
+
     /// A zeroed buffer.
     ///
     /// # Errors

@@ -281,7 +281,7 @@ impl Trainer {
         self.ledger.enter(Phase::Forward);
         let (m, counted) = self.upload(batch)?;
         let (d, w) = (&*self.d, self.widths);
-        let mut stream = d.buffer(STREAM, BlockType::F32, self.rows.0 * self.rows.1 * w.hidden)?;
+        let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
         let mut room = Room::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         {
@@ -382,7 +382,7 @@ impl Trainer {
         let every = self.activations.every();
         let mut inputs = self.activations.inputs();
         let mut saved: Vec<Saved> = Vec::new();
-        let mut stream = self.d.buffer(STREAM, BlockType::F32, capacity * w.hidden)?;
+        let mut stream = self.d.buffer(STREAM, self.d.activations(), capacity * w.hidden)?;
         let mut room = Room::new(&*self.d, w, capacity, &self.weights.layers)?;
         {
             let d = &*self.d;

@@ -76,6 +76,10 @@ fn eights(what: &str, cols: usize, views: &[View<'_>]) -> Result<()> {
 }
 
 impl Device for Gpu {
+    fn activations(&self) -> BlockType {
+        self.precision.activations()
+    }
+
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf> {
         Ok(Buf::new(ty, len, self.device().buffer(&self.ledger, tag, buffer_bytes(ty, len))?))
     }
