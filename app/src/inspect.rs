@@ -8,10 +8,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::json;
 use ullage_core::bytes::Bytes;
 use ullage_core::catalog;
+use ullage_core::config::Config;
 use ullage_core::job::infer;
-use ullage_core::machine;
+use ullage_core::ledger::Tier;
+use ullage_core::machine::{self, Machine};
 use ullage_core::model::Model;
-use ullage_core::plan::{Inverse, cheapest_change, plan as plan_of};
+use ullage_core::model::shape::ModelShape;
+use ullage_core::plan::{Inverse, TrainInverse, Workload, cheapest_change, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, llama, summary};
 use ullage_core::{Error, Result};
 
@@ -71,10 +74,13 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let order = source::order(&loaded)?;
     let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
+    if config.train.is_some() {
+        return plan_training(shape, config, machine, args.json);
+    }
     let prepared = infer::prepare(&order.model, config, &order.base)?;
     let mut plan = plan_of(shape, &prepared.workload, config, machine)?;
     if let Some(over) = &mut plan.over {
-        over.hint = cheapest_change(shape, &prepared.workload, config, machine);
+        over.hint = cheapest_change(shape, &prepared.workload, config, machine).map(|c| c.to_args());
     }
     let inverse = Inverse::of(shape, &prepared.workload, config, machine);
     let bytes: ByteReport = (&plan.bytes).into();
@@ -118,6 +124,68 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     if let Some(over) = plan.over {
         let error = Error::OverBudget(Box::new(over));
         if !args.json {
+            eprintln!("error: {error}");
+        }
+        return Ok(error.exit_code());
+    }
+    Ok(0)
+}
+
+/// The plan of a training run.
+fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json: bool) -> Result<u8> {
+    let workload = Workload::default();
+    let mut plan = plan_of(shape, &workload, config, machine)?;
+    if let Some(over) = &mut plan.over {
+        over.hint = cheapest_change(shape, &workload, config, machine).map(|c| c.to_args());
+    }
+    let inverse = TrainInverse::of(shape, config, machine);
+    let bytes: ByteReport = (&plan.bytes).into();
+    if as_json {
+        say_json(&json!({
+            "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
+            "over": plan.over, "inverse": inverse,
+        }))?;
+    } else {
+        let mut out = String::new();
+        if let Some(t) = &config.train {
+            out += &format!(
+                "{}: {} steps of {} × {} tokens, {} to an update; {}, {}, {}, {}\n\n",
+                shape.name,
+                t.steps,
+                t.batch,
+                t.length,
+                t.accumulate,
+                t.params.id,
+                t.optimizer.id,
+                t.activations.id,
+                t.loss.id
+            );
+        }
+        out += &bytes_table(&bytes, None);
+        out += "\n";
+        for (name, b) in &bytes.rows {
+            out += &format!("  {name:<40} {b:>14}\n");
+        }
+        out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        for (phase, tiers) in &bytes.phases {
+            let peak = tiers.get(&Tier::Device).map_or(0, |a| a.peak);
+            out += &format!("phase    {phase:<9} peak {peak:>14}\n");
+        }
+        let t = &plan.time;
+        out += &format!(
+            "time     load {:.2} s, {:.2} s a step, {:.0} s in all{}\n",
+            t.load_seconds,
+            t.train_step_seconds,
+            t.train_seconds,
+            if t.probed { "" } else { " (guessed: run `ullage probe`)" }
+        );
+        out +=
+            &format!("fits     largest batch {}, longest length {}\n", inverse.largest_batch, inverse.longest_length);
+        say(&out);
+    }
+    if let Some(over) = plan.over {
+        let error = Error::OverBudget(Box::new(over));
+        if !as_json {
             eprintln!("error: {error}");
         }
         return Ok(error.exit_code());

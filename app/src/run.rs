@@ -75,6 +75,15 @@ impl Progress {
         }
     }
 
+    /// A line that stays.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            _ if self.hidden => {}
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -100,6 +109,12 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
             }
             Event::Progress { done, total, seconds_left, what } if what != "decoding" || quiet => {
                 progress.set(what, *done, *total, *seconds_left);
+            }
+            Event::TrainStep { step, loss, seconds, .. } if !quiet => {
+                progress.line(&format!("step {step}: loss {loss:.4}, {seconds:.2} s"));
+            }
+            Event::Validation { step, loss, .. } if !quiet => {
+                progress.line(&format!("step {step}: held-out loss {loss:.4}"));
             }
             _ => {}
         }
@@ -147,6 +162,8 @@ fn show(order: Order, out: Option<&PathBuf>, json: bool) -> Result<u8> {
     let report = done?;
     if json {
         say_json(&report)?;
+    } else if report.config.as_ref().is_some_and(|c| c.train.is_some()) {
+        // Training speaks by its lines and its table.
     } else if started {
         for (i, output) in report.output.iter().enumerate().skip(1) {
             say(&format!("\n\n[sequence {}] {prompt}{}", i + 1, output.text));

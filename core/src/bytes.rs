@@ -28,6 +28,23 @@ impl Bytes {
     /// No limit at all; prints and parses as `unlimited`.
     pub const UNLIMITED: Self = Self(u64::MAX);
 
+    /// As a screen shows it: three significant digits and a binary unit.
+    pub fn three_digits(self) -> String {
+        const NAMES: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1000 {
+            return format!("{} B", self.0);
+        }
+        let (mut value, mut unit) = (self.0 as f64 / 1024.0, 0);
+        while value >= 999.5 && unit + 1 < NAMES.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let digits = if value >= 99.95 { 0 } else { 1 + usize::from(value < 9.995) };
+        let text = format!("{value:.digits$}");
+        let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        format!("{text} {}", NAMES[unit])
+    }
+
     /// `n` mebibytes.
     pub const fn mib(n: u64) -> Self {
         Self(n << 20)

@@ -70,6 +70,70 @@ impl Axis {
             Self::Eval => "eval",
         }
     }
+
+    /// All of them, in the order of their cards.
+    pub const ALL: &[Self] = &[
+        Self::WeightsFormat,
+        Self::KvSelect,
+        Self::KvSplit,
+        Self::KvMerge,
+        Self::KvChannels,
+        Self::KvFormat,
+        Self::KvAlloc,
+        Self::PlaceWeights,
+        Self::PlaceKv,
+        Self::Eval,
+    ];
+
+    /// How the choice is called on screen.
+    pub const fn words(self) -> AxisWords {
+        let (section, title, advanced, sentence) = match self {
+            Self::WeightsFormat => ("Weights", "Precision", false, "In how many bits each weight is held."),
+            Self::KvSelect => ("KV cache", "Tokens to keep", false, "Which tokens stay in the cache when it is full."),
+            Self::KvSplit => {
+                ("KV cache", "Shares of the heads", true, "How the kept rows are shared out over layers and heads.")
+            }
+            Self::KvMerge => {
+                ("KV cache", "Dropped tokens", true, "What happens to the rows of tokens that do not stay.")
+            }
+            Self::KvChannels => ("KV cache", "Dimensions to keep", true, "Which dimensions of keys and values stay."),
+            Self::KvFormat => {
+                ("KV cache", "Precision", false, "In how many bits each element of a key or a value is kept.")
+            }
+            Self::KvAlloc => {
+                ("KV cache", "Cache layout", true, "When room for the cache's rows is taken, and in what pieces.")
+            }
+            Self::PlaceWeights => {
+                ("Where it lives", "Weights", false, "Which memory holds the weights, and how they get to the compute.")
+            }
+            Self::PlaceKv => ("Where it lives", "KV cache", false, "Which memory holds the cache."),
+            Self::TrainParams => {
+                ("Fine-tuning", "What learns", false, "Which weights change, or what is put beside them.")
+            }
+            Self::TrainGradient => ("Fine-tuning", "Gradient", true, "How a step comes by its gradient."),
+            Self::TrainOptimizer => ("Fine-tuning", "Optimizer", false, "How a gradient becomes a step."),
+            Self::TrainActivations => {
+                ("Fine-tuning", "Activations", false, "What the forward pass leaves for the backward one.")
+            }
+            Self::TrainLoss => ("Fine-tuning", "Loss", false, "How much of the logits is held at once."),
+            Self::TrainOrder => ("Fine-tuning", "Data order", true, "Which row of the data comes when."),
+            Self::Eval => ("Accuracy", "Measured by", false, "What a run is measured by after it has generated."),
+        };
+        AxisWords { section, title, advanced, sentence }
+    }
+}
+
+/// An axis in the words of the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AxisWords {
+    /// The heading that its card stands under.
+    pub section: &'static str,
+    /// The card's title.
+    pub title: &'static str,
+    /// Shown only under Advanced.
+    pub advanced: bool,
+    /// What is chosen, in one sentence.
+    pub sentence: &'static str,
 }
 
 /// The type and range of a knob.
@@ -127,6 +191,8 @@ pub enum Default {
 pub struct Knob {
     /// Its key in TOML.
     pub id: &'static str,
+    /// Its words on screen.
+    pub label: &'static str,
     /// Its name in the paper, where it differs.
     pub paper_name: &'static str,
     /// Type and range.
@@ -166,6 +232,10 @@ pub enum Role {
 pub struct Entry {
     /// lower_snake_case; unique on its axis.
     pub id: &'static str,
+    /// Its name on screen, after its axis's title: `Tokens to keep: First and recent`.
+    pub title: &'static str,
+    /// Shown without asking for all techniques.
+    pub common: bool,
     /// The choice it is a value of.
     pub axis: Axis,
     /// Where it comes from.
@@ -303,12 +373,28 @@ mod tests {
             assert!(seen.insert((entry.axis, entry.id)), "{} twice on {:?}", entry.id, entry.axis);
             assert!(entry.id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", entry.id);
             assert!(entry.sentence.ends_with('.') && !entry.paper.is_empty(), "{}", entry.id);
+            assert!(!entry.title.is_empty() && !entry.title.ends_with('.'), "{}", entry.id);
             for knob in entry.knobs {
+                assert!(knob.label.starts_with(char::is_uppercase) && knob.sentence.ends_with('.'), "{}", knob.id);
                 if let Some(value) = knob.default_value() {
                     knob.check("k", &value).unwrap();
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_axis_has_a_card_of_its_own_with_something_common_on_it() {
+        let mut titles = std::collections::BTreeSet::new();
+        for axis in Axis::ALL {
+            let words = axis.words();
+            assert!(titles.insert((words.section, words.title)), "{axis:?} has the words of another axis");
+            assert!(words.sentence.ends_with('.') && !words.title.ends_with('.'));
+            assert!(variants(*axis).any(|e| e.common), "{axis:?}");
+            let mut names = std::collections::BTreeSet::new();
+            assert!(variants(*axis).all(|e| names.insert(e.title)), "{axis:?} has a title twice");
+        }
+        assert!(entries().all(|e| Axis::ALL.contains(&e.axis)));
     }
 
     #[test]

@@ -46,6 +46,8 @@ const SAME: &[(&str, Pairs)] = &[
         &[("run.sequences", "3"), ("place.weights", "stream"), ("kv.alloc", "paged"), ("kv.alloc.block", "1")],
     ),
     ("observed", &[("observe.attention", "thumbnails")]),
+    ("one head observed", &[("observe.attention", "none"), ("observe.head", "[1, 3]"), ("run.batch", "33")]),
+    ("both observed, three sequences", &[("observe.head", "[0, 0]"), ("run.sequences", "3")]),
     ("a tight wall", &[("budget.device", "64 MiB")]),
 ];
 

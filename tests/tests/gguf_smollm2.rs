@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use ullage_core::blocks::BlockType;
 use ullage_core::model::gguf::Gguf;
@@ -43,26 +42,10 @@ fn header_facts() {
 }
 
 #[test]
-fn the_header_opens_within_twenty_milliseconds() {
-    let Some(path) = smollm2() else { return };
-    // The machine is shared: the best of several is what the code costs.
-    let time = || {
-        let start = Instant::now();
-        let gguf = Gguf::open(&path).unwrap();
-        (start.elapsed(), gguf.header_bytes())
-    };
-    let (best, header) = (0..9).map(|_| time()).min().unwrap();
-    eprintln!("SmolLM2 header: {header} B in {best:?}");
-    assert!(best <= Duration::from_millis(20), "{best:?}");
-}
-
-#[test]
 fn the_shape_agrees_with_the_file() {
     let Some(path) = smollm2() else { return };
     let gguf = Gguf::open(&path).unwrap();
-    let start = Instant::now();
     let shape = ModelShape::from_gguf(&gguf).unwrap();
-    eprintln!("SmolLM2 shape in {:?}", start.elapsed());
     assert_eq!(shape.parameters(), 134_515_008);
     assert_eq!(shape.bytes(), gguf.tensors().iter().map(|t| t.bytes).sum::<u64>());
     let layer = &shape.layers[29];

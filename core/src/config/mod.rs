@@ -18,6 +18,7 @@ use crate::bytes::Bytes;
 use crate::catalog::{self, Axis, Entry};
 use crate::error::{Error, Result};
 use crate::ledger::Tier;
+use crate::model::shape::ModelShape;
 pub use crate::ops::cpu::Compute;
 
 /// A whole configuration.
@@ -217,13 +218,38 @@ pub struct Observe {
     pub attention: Attention,
     /// Columns of a thumbnail.
     pub bins: usize,
-    /// Most bytes of thumbnails in a run; steps after that are not kept.
+    /// Most bytes of thumbnails in a run, and as many again of the head's map; what comes after that is not kept.
     pub limit: Bytes,
+    /// `[layer, query head]`, counted from 0: this head's attention is kept at full size, a row for every query of the prompt
+    /// and of decoding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<[usize; 2]>,
+}
+
+impl Observe {
+    /// The KV head whose rows the observed query head reads, with its layer.
+    ///
+    /// # Errors
+    /// A head that `shape` does not have.
+    pub fn kv_head(&self, shape: &ModelShape) -> Result<Option<(usize, usize)>> {
+        let Some([layer, head]) = self.head else { return Ok(None) };
+        match shape.layers.get(layer) {
+            Some(l) if head < l.heads => Ok(Some((layer, head / (l.heads / l.kv_heads.max(1)).max(1)))),
+            found => Err(Error::config(
+                "observe.head",
+                format!(
+                    "there is no head [{layer}, {head}]; this model has {} layers of {} query heads, counted from 0",
+                    shape.layers.len(),
+                    found.or(shape.layers.first()).map_or(0, |l| l.heads)
+                ),
+            )),
+        }
+    }
 }
 
 impl Default for Observe {
     fn default() -> Self {
-        Self { attention: Attention::Thumbnails, bins: 64, limit: Bytes::mib(16) }
+        Self { attention: Attention::Thumbnails, bins: 64, limit: Bytes::mib(16), head: None }
     }
 }
 
@@ -249,6 +275,10 @@ pub struct Run {
     pub system: String,
     /// The prompt goes through the chat template.
     pub chat: bool,
+    /// What was said before the prompt in a chat, oldest first: `[[run.turns]]` with `role` and `content`. The prompt is the
+    /// user's newest message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Turn>,
     /// Room of one sequence in tokens, prompt included.
     pub context: usize,
     /// Decoded side by side, each with its own cache.
@@ -270,6 +300,36 @@ pub struct Run {
     pub compute: Compute,
 }
 
+/// `[[run.turns]]`: what one side of a conversation said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Turn {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+/// `role` of a turn. The system message is `run.system`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The word that templates know it by.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
 fn texts<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a text, or a list of texts such as [\"\\n\"]")]
@@ -289,6 +349,7 @@ impl Default for Run {
             prompt: "Once upon a time".into(),
             system: String::new(),
             chat: false,
+            turns: Vec::new(),
             context: 2048,
             sequences: 1,
             max_tokens: 128,
@@ -418,6 +479,12 @@ impl Config {
                     format!("`{value}` is not allowed; a whole number from {min} to {max}"),
                 ));
             }
+        }
+        if !run.chat && !run.turns.is_empty() {
+            return Err(Error::config(
+                "run.turns",
+                "turns of a conversation go through the chat template; set run.chat = true, or remove them",
+            ));
         }
         let s = &run.sampling;
         let numbers = [

@@ -158,6 +158,18 @@ mod tests {
             ("[run]\ncontext = \"abc\"", &[], &["run.context", "`abc`", "a whole number"]),
             ("[run]\ncontext = -5", &[], &["run.context", "`-5`", "a whole number"]),
             ("[run.sampling]\ntemp = 1", &[], &["run.sampling.temp", "temperature"]),
+            ("[[run.turns]]\nrole = \"user\"\ncontent = \"Hi\"", &[], &["run.turns", "run.chat = true"]),
+            (
+                "[run]\nchat = true\nturns = [{ role = \"narrator\", content = \"\" }]",
+                &[],
+                &["run.turns", "`narrator`", "user, assistant"],
+            ),
+            (
+                "[run]\nchat = true\nturns = [{ role = \"user\", text = \"\" }]",
+                &[],
+                &["run.turns", "`text`", "role, content"],
+            ),
+            ("[run]\nchat = true\nturns = [{ role = \"user\" }]", &[], &["run.turns", "content"]),
             ("[run]\ncompute = \"fp8\"", &[], &["run.compute", "`fp8`", "exact, int8"]),
             ("[run]\nstop = 3", &[], &["run.stop", "a list of texts"]),
             ("run = 3", &[], &["run", "`3`", "a section"]),
@@ -190,8 +202,14 @@ mod tests {
                 ("eval.needle.lengths", "[256, 512]"),
                 ("observe.attention", "thumbnails"),
                 ("run.stop", "[\"\\n\"]"),
+                ("run.chat", "true"),
+                (
+                    "run.turns",
+                    "[{ role = \"user\", content = \"Hi\" }, { role = \"assistant\", content = \"Hello\\n\" }]",
+                ),
             ],
         );
+        assert_eq!(c.run.turns.len(), 2);
         assert_eq!(from_toml(&c.to_toml().unwrap(), &[]).unwrap(), c);
     }
 }

@@ -358,7 +358,9 @@ mod tests {
         t.decay = Decay::Linear;
         assert!((t.share(60) - 0.55).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
         t.decay = Decay::Cosine;
-        assert!((t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9);
+        assert!(
+            (t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9
+        );
         assert!((11..=110).all(|i| t.share(i) >= t.share(i + 1)));
     }
 }

@@ -11,6 +11,8 @@ use crate::job::Sampler;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "fidelity",
+    title: "Same next token",
+    common: true,
     axis: Axis::Eval,
     paper: "kv.md §7.2; llama.cpp's --kl-divergence columns",
     sentence: "KL divergence and same next token against the model as opened with nothing compressed.",

@@ -13,12 +13,15 @@ use crate::rng::Philox;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "needle",
+    title: "Needle in a haystack",
+    common: true,
     axis: Axis::Eval,
     paper: "Kamradt 2023, needle in a haystack; kvpress evaluation (Apache-2.0); kv.md §7.3",
     sentence: "Hides a number in a long text and asks for it: exact match at each length and depth.",
     knobs: &[
         Knob {
             id: "lengths",
+            label: "Lengths",
             paper_name: "",
             kind: KnobKind::Ints { min: 64, max: 1 << 20 },
             default: Default::Ints(&[512, 1024]),
@@ -27,6 +30,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "depths",
+            label: "Depths",
             paper_name: "",
             kind: KnobKind::Ints { min: 0, max: 100 },
             default: Default::Ints(&[0, 25, 50, 75, 100]),
@@ -35,6 +39,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "samples",
+            label: "Samples",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 1000 },
             default: Default::Int(4),
@@ -43,6 +48,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "digits",
+            label: "Digits",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 12 },
             default: Default::Int(5),
@@ -51,6 +57,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "haystack",
+            label: "Long text",
             paper_name: "",
             kind: KnobKind::Word { of: &["filler", "text"] },
             default: Default::Text("filler"),

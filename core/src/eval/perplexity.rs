@@ -10,6 +10,7 @@ use crate::error::Result;
 pub const TEXT_KNOBS: &[Knob] = &[
     Knob {
         id: "file",
+        label: "Text file",
         paper_name: "",
         kind: KnobKind::Text,
         default: Default::Text(""),
@@ -18,6 +19,7 @@ pub const TEXT_KNOBS: &[Knob] = &[
     },
     Knob {
         id: "prompt",
+        label: "Prompt",
         paper_name: "",
         kind: KnobKind::Int { min: 1, max: 1 << 20 },
         default: Default::Int(128),
@@ -26,6 +28,7 @@ pub const TEXT_KNOBS: &[Knob] = &[
     },
     Knob {
         id: "tokens",
+        label: "Scored tokens",
         paper_name: "",
         kind: KnobKind::Int { min: 1, max: 1 << 20 },
         default: Default::Int(128),
@@ -34,6 +37,7 @@ pub const TEXT_KNOBS: &[Knob] = &[
     },
     Knob {
         id: "windows",
+        label: "Windows",
         paper_name: "",
         kind: KnobKind::Int { min: 1, max: 4096 },
         default: Default::Int(1),
@@ -45,6 +49,8 @@ pub const TEXT_KNOBS: &[Knob] = &[
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "perplexity",
+    title: "Perplexity",
+    common: false,
     axis: Axis::Eval,
     paper: "kv.md §7.1–7.2; Jelinek et al. 1977",
     sentence: "How surprised the model is by a text, token by token, with the cache as configured.",

@@ -11,12 +11,15 @@ use crate::rng::Philox;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "recall",
+    title: "Recall",
+    common: true,
     axis: Axis::Eval,
     paper: "Arora et al., Zoology: multi-query associative recall, arXiv 2312.04927; text form of kv.md §7.4",
     sentence: "Lists pairs of code and number, then asks for the number of each code: exact match.",
     knobs: &[
         Knob {
             id: "pairs",
+            label: "Pairs",
             paper_name: "D",
             kind: KnobKind::Int { min: 1, max: 4096 },
             default: Default::Int(32),
@@ -25,6 +28,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "questions",
+            label: "Questions",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 4096 },
             default: Default::Int(16),
@@ -33,6 +37,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "samples",
+            label: "Samples",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 1000 },
             default: Default::Int(4),

@@ -111,7 +111,8 @@ pub fn run(
         for depth in &spec.depths {
             let mut seqs = [forward.sequence(*depth + spec.tokens)?];
             let (compute, rows) = (config.run.compute, config.run.context);
-            let extent = |batch: usize| Extent { batch, stream: batch, rows, sequences: 1, compute, observe: false };
+            let extent =
+                |batch: usize| Extent { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
             ledger.enter(Phase::Prefill);
             let mut room = forward.room(team.threads(), extent(config.run.batch))?;
             if *depth > 0 {

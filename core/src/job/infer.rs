@@ -20,7 +20,7 @@ use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase, Tag};
 use crate::machine;
 use crate::model::Model;
-use crate::model::forward::{Forward, Sequence, Unwatched, Watch};
+use crate::model::forward::{Forward, HeadRows, Sequence, Unwatched, Watch};
 use crate::model::runner::Runner;
 use crate::model::tokenizer::Decoder;
 use crate::ops::Team;
@@ -28,7 +28,7 @@ use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
 use crate::report::dump::{Dump, LOGITS};
 
 /// Least seconds between two snapshots of one kind.
-const SNAPSHOT: Duration = Duration::from_millis(50);
+pub(super) const SNAPSHOT: Duration = Duration::from_millis(50);
 
 /// What an order comes to before anything is computed: its tokens, cases and workload.
 pub struct Prepared {
@@ -113,7 +113,7 @@ fn run_on<B: Backend>(
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
     let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
     if let Some(over) = &mut planned.over {
-        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine);
+        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
     }
     let over = planned.over.clone();
     let resolved = Resolved::new(config, &model.shape)?;
@@ -160,8 +160,10 @@ fn run_on<B: Backend>(
         dump,
         shown: Shown::of(config),
     };
+    engine.runner.observe(config.observe.as_ref().and_then(|o| o.head));
     let speed = engine.generate(&prompt)?;
     engine.shown = None;
+    engine.runner.observe(None);
     for task in &mut tasks {
         engine.evaluate(task)?;
     }
@@ -171,22 +173,27 @@ fn run_on<B: Backend>(
     }
     let mut measured = ledger.measured();
     measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+    let program = program();
+    drop(runner);
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
+/// What the allocator and the system say now.
+pub(super) fn program() -> Program {
     let heap = alloc::counts();
     let rss = machine::rss_bytes().unwrap_or(0);
-    drop(runner);
-    let program = Program {
+    Program {
         engine_peak: heap.engine_peak.max(0) as u64,
         heap: heap.program.max(0) as u64,
         rss,
         rest: rss as i64 - heap.payload - heap.engine - heap.program,
         payload_peak: heap.payload_peak.max(0) as u64,
         escaped: heap.escaped,
-    };
-    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
-    Ok(())
+    }
 }
 
-fn card(model: &Model) -> ModelCard {
+pub(super) fn card(model: &Model) -> ModelCard {
     ModelCard {
         path: model.path.clone(),
         name: model.shape.name.clone(),
@@ -200,15 +207,38 @@ fn card(model: &Model) -> ModelCard {
 /// What of the attention is still to be shown.
 struct Shown {
     bins: usize,
-    /// Bytes that may still be told.
+    /// Bytes of thumbnails that may still be told.
     left: u64,
+    /// Layer and query head that is told at full size.
+    head: [usize; 2],
+    /// Bytes of its map that may still be told.
+    map_left: u64,
 }
 
 impl Shown {
     fn of(config: &Config) -> Option<Self> {
-        let observe = config.observe.as_ref().filter(|o| o.attention != config::Attention::None)?;
-        Some(Self { bins: observe.bins, left: observe.limit.0 })
+        let observe = config.observe.as_ref()?;
+        let thumbnails = observe.attention != config::Attention::None;
+        let limit = |shown: bool| if shown { observe.limit.0 } else { 0 };
+        Some(Self {
+            bins: observe.bins,
+            left: limit(thumbnails),
+            head: observe.head.unwrap_or_default(),
+            map_left: limit(observe.head.is_some()),
+        })
     }
+}
+
+/// Positions as runs: the first, and how many follow one by one.
+fn runs(positions: impl Iterator<Item = u32>) -> Vec<(u32, u32)> {
+    let mut out: Vec<(u32, u32)> = Vec::new();
+    for p in positions {
+        match out.last_mut() {
+            Some((first, n)) if first.checked_add(*n) == Some(p) => *n += 1,
+            _ => out.push((p, 1)),
+        }
+    }
+    out
 }
 
 /// Each bin is the largest of the `row` weights that fall to it, as a byte of the largest of all: a single heavy token stays
@@ -289,6 +319,30 @@ impl Watch for Watcher<'_> {
         let (sequence, step) = self.writing[sequence];
         let bins = seen.chunks_exact(rows).map(|head| pool(head, shown.bins)).collect();
         self.tell.event(Event::Attention { sequence, step, layer, rows, bins });
+    }
+
+    fn map(&mut self, sequence: usize, map: HeadRows<'_>) {
+        let Some(shown) = &mut self.shown else { return };
+        let (id, [layer, head]) = (self.writing[sequence].0, shown.head);
+        for (i, weights) in map.weights.chunks_exact(map.stride.max(1)).take(map.queries).enumerate() {
+            let rows = (map.rows + 1 + i).saturating_sub(map.queries);
+            // What is told belongs to whoever reads it.
+            let event = alloc::scoped(Scope::Program, || {
+                let runs = runs((0..rows).map(|row| (map.position)(row)));
+                let bytes = (rows + 8 * runs.len()) as u64;
+                shown.map_left = shown.map_left.checked_sub(bytes)?;
+                let (query, weights) = (map.first + i, weights[..rows].to_vec());
+                Some(Event::HeadMap { sequence: id, layer, head, query, runs, weights })
+            });
+            match event {
+                Some(event) => self.tell.event(event),
+                // A row less in the middle would look like a token that no one looked at: what is told ends here.
+                None => {
+                    shown.map_left = 0;
+                    return;
+                }
+            }
+        }
     }
 }
 

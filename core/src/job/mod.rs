@@ -6,9 +6,12 @@
 pub(crate) mod backend;
 pub mod bench;
 pub mod infer;
+mod packed;
 pub mod protocol;
 mod sample;
 pub mod text;
+pub mod train;
+mod train_data;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -73,7 +76,10 @@ impl Job {
             .spawn(move || {
                 alloc::set_scope(alloc::Scope::Engine);
                 let mut tell = Teller { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
-                let done = std::panic::catch_unwind(AssertUnwindSafe(|| infer::run(&order, &inbox, &mut tell, &flag)));
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| match order.config.train {
+                    Some(_) => train::run(&order, &inbox, &mut tell, &flag),
+                    None => infer::run(&order, &inbox, &mut tell, &flag),
+                }));
                 let failed = match done {
                     Ok(Ok(())) => None,
                     Ok(Err(e)) => Some(e),

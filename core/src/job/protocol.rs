@@ -224,10 +224,57 @@ pub enum Event {
         /// `(heads, bins)`: the largest weight of each bin, 255 being the head's largest.
         bins: Vec<Vec<u8>>,
     },
+    /// What the head of `observe.head` looked at, one query: told for the prompt and for every step until `observe.limit`.
+    HeadMap {
+        /// Which sequence.
+        sequence: usize,
+        /// Layer.
+        layer: usize,
+        /// Query head.
+        head: usize,
+        /// Position of the query.
+        query: usize,
+        /// Positions of the cache's rows in their order, as runs: first position, and how many follow one by one.
+        runs: Vec<(u32, u32)>,
+        /// One weight a row: 255 times its square root. Base64 in JSON.
+        #[serde(with = "super::packed")]
+        weights: Vec<u8>,
+    },
     /// The job waits for a command.
     Paused,
     /// It goes on.
     Resumed,
+    /// A step of training was made.
+    TrainStep {
+        /// Updates made, from 1.
+        step: u64,
+        /// Mean loss of the step's targets before the update, in nats.
+        loss: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Norm of all gradients before clipping.
+        grad_norm: f64,
+        /// Tokens computed.
+        tokens: usize,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// The held-out rows were read.
+    Validation {
+        /// Updates made.
+        step: u64,
+        /// Mean loss, in nats.
+        loss: f64,
+        /// Targets counted.
+        tokens: usize,
+    },
+    /// The training state is on the disk.
+    Saved {
+        /// Updates made.
+        step: u64,
+        /// The file.
+        path: String,
+    },
     /// An evaluation's result.
     Eval {
         /// The task.

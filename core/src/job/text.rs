@@ -50,6 +50,7 @@ impl Words {
                 if !run.system.is_empty() {
                     messages.push(Message { role: "system".into(), content: run.system.clone() });
                 }
+                messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
                 messages.push(Message { role: "user".into(), content: run.prompt.clone() });
                 let piece = |id: Option<u32>| {
                     id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned()).unwrap_or_default()
@@ -71,6 +72,11 @@ impl Words {
             Some(t) => self.check(t.encode(text, special, false)),
             None => Err(Error::refused("evaluating a random model", "it has no tokenizer and nothing to remember")),
         }
+    }
+
+    /// Ids there are.
+    pub fn vocab(&self) -> usize {
+        self.vocab
     }
 
     fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>> {

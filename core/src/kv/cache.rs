@@ -52,6 +52,16 @@ impl RowLayout {
     }
 }
 
+/// The ledger row of the positions that are kept for an observed head.
+pub const TRAIL: Tag = Tag::host(Category::Observation, "row positions");
+
+/// Positions of one head's rows, kept beside the cache only to be shown.
+#[derive(Debug)]
+struct Trail {
+    head: usize,
+    positions: Buffer,
+}
+
 #[derive(Debug, Default)]
 struct Head {
     rows: usize,
@@ -65,13 +75,40 @@ pub struct LayerCache {
     layout: RowLayout,
     heads: Vec<Head>,
     tag: Tag,
+    trail: Option<Trail>,
 }
 
 impl LayerCache {
     /// An empty layer whose heads make room in chunks of `chunk_rows[head]` rows, counted under `tag`.
     pub fn new(layout: RowLayout, chunk_rows: impl Iterator<Item = usize>, tag: Tag) -> Self {
         let heads = chunk_rows.map(|n| Head { chunk_rows: n.max(1), ..Head::default() }).collect();
-        Self { layout, heads, tag }
+        Self { layout, heads, tag, trail: None }
+    }
+
+    /// Keeps from now on the position of each row of `head`, which is empty and will hold at most `rows` rows.
+    ///
+    /// # Errors
+    /// When the system has no memory for `4 · rows` bytes.
+    pub fn follow(&mut self, ledger: &Arc<Ledger>, head: usize, rows: usize) -> Result<()> {
+        self.trail = Some(Trail { head, positions: ledger.buffer(TRAIL, 4 * rows)? });
+        Ok(())
+    }
+
+    /// Notes that row `row` of `head` is the token at `position`.
+    fn note(&mut self, head: usize, row: usize, position: u32) {
+        if let Some(trail) = self.trail.as_mut().filter(|t| t.head == head)
+            && let Some(slot) = trail.positions.as_mut_slice::<u32>().get_mut(row)
+        {
+            *slot = position;
+        }
+    }
+
+    /// Position of a row as far as anything here knows it: followed, kept for the policy, or else the row's own number, which
+    /// is right for a cache that has dropped none.
+    pub fn position_or_row(&self, head: usize, row: usize) -> u32 {
+        let followed = self.trail.as_ref().filter(|t| t.head == head);
+        let position = followed.and_then(|t| t.positions.as_slice::<u32>().get(row).copied());
+        position.or_else(|| self.position(head, row)).unwrap_or(row as u32)
     }
 
     /// Bytes and places of a row.
@@ -132,6 +169,9 @@ impl LayerCache {
     ) {
         let RowLayout { d, k: kb, v: vb, meta } = self.layout;
         let layout = self.layout;
+        for i in 0..rows {
+            self.note(head, self.heads[head].rows + i, (first + i) as u32);
+        }
         let h = &mut self.heads[head];
         for i in 0..rows {
             let (chunk, at) = (h.rows / h.chunk_rows, h.rows % h.chunk_rows);
@@ -175,6 +215,12 @@ impl LayerCache {
     pub fn retain(&mut self, head: usize, keep: &[u32]) -> u64 {
         let layout = self.layout;
         let mut moved = 0;
+        if let Some(trail) = self.trail.as_mut().filter(|t| t.head == head) {
+            let positions = trail.positions.as_mut_slice::<u32>();
+            for (to, from) in keep.iter().enumerate() {
+                positions[to] = positions[*from as usize];
+            }
+        }
         let h = &mut self.heads[head];
         let mut to = 0;
         while to < keep.len() {
@@ -193,6 +239,7 @@ impl LayerCache {
     pub fn append_from(&mut self, head: usize, from: &Self, row: usize) -> u64 {
         let layout = self.layout;
         let to = self.heads[head].rows;
+        self.note(head, to, from.position_or_row(head, row));
         self.heads[head].rows += 1;
         let source = &from.heads[head];
         let (sc, sa) = (source.chunk_rows, row % source.chunk_rows);

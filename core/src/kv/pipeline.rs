@@ -110,7 +110,7 @@ impl Pipeline {
     fn bytes_for_rows(&self, rows: usize) -> u64 {
         self.per_head(|l, h| {
             let capacity = self.with_newcomer(self.split.quota(rows, l, h)).min(self.context);
-            self.room(l, capacity, capacity)
+            self.room_rows(capacity, capacity) as u64 * self.rows[l].bytes() as u64
         })
     }
 
@@ -144,11 +144,11 @@ impl Pipeline {
         }
     }
 
-    /// Bytes of the chunks of one head that holds `rows` rows and may hold `capacity`.
-    fn room(&self, layer: usize, capacity: usize, rows: usize) -> u64 {
+    /// Rows in the chunks of one head that holds `rows` rows and may hold `capacity`.
+    fn room_rows(&self, capacity: usize, rows: usize) -> usize {
         let chunk = self.alloc.chunk_rows(capacity);
         let held = if self.alloc.upfront() { capacity } else { rows.min(capacity) };
-        (held.div_ceil(chunk) * chunk) as u64 * self.rows[layer].bytes() as u64
+        held.div_ceil(chunk) * chunk
     }
 
     /// Rows that (layer, head) keeps after a prompt of `prompt` tokens.
@@ -174,12 +174,25 @@ impl Pipeline {
 
     /// Bytes of one sequence's rows when it has seen `seen` tokens, `prompt` of them its prompt.
     pub fn sequence_bytes(&self, prompt: usize, seen: usize) -> u64 {
-        self.per_head(|l, h| {
-            let capacity = self.capacity(l, h, prompt);
-            // A prompt is cut to its quota before it takes room; a newcomer needs one row more for an instant.
-            let rows = if seen <= prompt { seen.min(self.quota(l, h, prompt)) } else { seen };
-            self.room(l, capacity, rows)
-        })
+        self.per_head(|l, h| self.held_rows(l, h, prompt, seen) as u64 * self.rows[l].bytes() as u64)
+    }
+
+    /// Rows that (layer, head) has room for when the sequence has seen `seen` tokens, `prompt` of them its prompt.
+    pub fn held_rows(&self, layer: usize, head: usize, prompt: usize, seen: usize) -> usize {
+        let capacity = self.capacity(layer, head, prompt);
+        // A prompt is cut to its quota before it takes room; a newcomer needs one row more for an instant.
+        let rows = if seen <= prompt { seen.min(self.quota(layer, head, prompt)) } else { seen };
+        self.room_rows(capacity, rows)
+    }
+
+    /// Bytes of the positions that are kept for an observed KV head, of each sequence.
+    pub fn trail_bytes(&self, layer: usize, head: usize, prompt: usize) -> u64 {
+        4 * self.capacity(layer, head, prompt) as u64
+    }
+
+    /// KV heads of a layer.
+    pub fn heads(&self, layer: usize) -> usize {
+        self.heads[layer]
     }
 
     /// Bytes that one decoding step reads of one sequence's rows at depth `seen`.

@@ -18,11 +18,12 @@ pub struct Reservation {
     ledger: Arc<Ledger>,
     tag: Tag,
     bytes: u64,
+    id: u64,
 }
 
 impl Reservation {
-    pub(super) fn new(ledger: Arc<Ledger>, tag: Tag, bytes: u64) -> Self {
-        Self { ledger, tag, bytes }
+    pub(super) fn new(ledger: Arc<Ledger>, tag: Tag, bytes: u64, id: u64) -> Self {
+        Self { ledger, tag, bytes, id }
     }
 
     /// What the bytes are for.
@@ -33,7 +34,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ledger.release(self.tag, self.bytes);
+        self.ledger.release(self.tag, self.bytes, self.id);
     }
 }
 

@@ -148,6 +148,27 @@ pub struct Measured {
     pub moved: BTreeMap<String, u64>,
 }
 
+/// One thing that happened to a traced account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A phase began.
+    Enter(Phase),
+    /// Bytes were reserved.
+    Reserve {
+        /// Under what.
+        tag: Tag,
+        /// How many.
+        bytes: u64,
+        /// Of this reservation.
+        id: u64,
+    },
+    /// The reservation of this id was given back.
+    Release {
+        /// Which.
+        id: u64,
+    },
+}
+
 /// What is held right now, by tier and category.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held(pub BTreeMap<Tier, ByCategory>);
@@ -192,12 +213,16 @@ struct State {
     rows: BTreeMap<Tag, (u64, u64)>,
     moved: BTreeMap<&'static str, u64>,
     operations: u64,
+    trace: Option<Vec<Step>>,
+    crossed: Option<OverBudget>,
 }
 
 /// The account of one job. Shared by its threads; cheap, because payload is reserved by phases, layers and pages, not by
 /// operations.
 pub struct Ledger {
     budget: [u64; TIERS],
+    /// False for a draft: what would be refused is noted and granted.
+    firm: bool,
     state: Mutex<State>,
 }
 
@@ -210,10 +235,21 @@ impl fmt::Debug for Ledger {
 impl Ledger {
     /// A fresh account with a budget for each tier (`u64::MAX`: no limit).
     pub fn new(device: u64, host: u64, disk: u64) -> Arc<Self> {
+        Self::start([device, host, disk], true, None)
+    }
+
+    /// An account for drawing up a plan: what would cross a budget is granted all the same, and the first time is noted
+    /// ([`Self::first_crossing`]). A traced one remembers every step ([`Self::trace`]).
+    pub fn draft(device: u64, host: u64, disk: u64, traced: bool) -> Arc<Self> {
+        Self::start([device, host, disk], false, traced.then(Vec::new))
+    }
+
+    fn start(budget: [u64; TIERS], firm: bool, trace: Option<Vec<Step>>) -> Arc<Self> {
         let mut phases = BTreeMap::new();
         phases.insert(Phase::Load, [High::default(); TIERS]);
         Arc::new(Self {
-            budget: [device, host, disk],
+            budget,
+            firm,
             state: Mutex::new(State {
                 phase: Phase::Load,
                 cells: [Cell::default(); TIERS],
@@ -222,6 +258,8 @@ impl Ledger {
                 rows: BTreeMap::new(),
                 moved: BTreeMap::new(),
                 operations: 0,
+                trace,
+                crossed: None,
             }),
         })
     }
@@ -239,14 +277,20 @@ impl Ledger {
     /// Counts `bytes` under `tag`, or fails without counting anything.
     pub fn reserve(self: &Arc<Self>, tag: Tag, bytes: u64) -> Result<Reservation> {
         let (t, c) = (tag.tier as usize, tag.category as usize);
-        {
+        let id = {
             let mut state = self.lock();
             let total = state.cells[t].total;
             let fits = total.checked_add(bytes).is_some_and(|sum| sum <= self.budget[t]);
             // What is kept only to be shown is bounded by its own knob, not by the wall.
             if !fits && tag.category != Category::Observation {
-                drop(state);
-                return Err(self.over(tag, bytes, None));
+                // A sum that no number holds cannot be granted even in a draft.
+                if self.firm || total.checked_add(bytes).is_none() {
+                    drop(state);
+                    return Err(self.over(tag, bytes, None));
+                }
+                if state.crossed.is_none() {
+                    state.crossed = Some(self.crossing(tag, bytes, total, None));
+                }
             }
             state.cells[t].now[c] += bytes;
             state.cells[t].total += if tag.category == Category::Observation { 0 } else { bytes };
@@ -260,11 +304,16 @@ impl Ledger {
             row.0 += bytes;
             row.1 = row.1.max(row.0);
             state.operations += 1;
-        }
-        Ok(Reservation::new(Arc::clone(self), tag, bytes))
+            let id = state.operations;
+            if let Some(trace) = &mut state.trace {
+                trace.push(Step::Reserve { tag, bytes, id });
+            }
+            id
+        };
+        Ok(Reservation::new(Arc::clone(self), tag, bytes, id))
     }
 
-    fn release(&self, tag: Tag, bytes: u64) {
+    fn release(&self, tag: Tag, bytes: u64, id: u64) {
         let (t, c) = (tag.tier as usize, tag.category as usize);
         let mut state = self.lock();
         state.cells[t].now[c] -= bytes;
@@ -273,13 +322,20 @@ impl Ledger {
             row.0 -= bytes;
         }
         state.operations += 1;
+        if let Some(trace) = &mut state.trace {
+            trace.push(Step::Release { id });
+        }
     }
 
     /// The over-budget error of asking for `bytes` more under `tag`.
     pub fn over(&self, tag: Tag, bytes: u64, hint: Option<String>) -> Error {
         let held = self.lock().cells[tag.tier as usize].total;
+        Error::OverBudget(Box::new(self.crossing(tag, bytes, held, hint)))
+    }
+
+    fn crossing(&self, tag: Tag, bytes: u64, held: u64, hint: Option<String>) -> OverBudget {
         let budget = self.budget[tag.tier as usize];
-        Error::OverBudget(Box::new(OverBudget {
+        OverBudget {
             tier: tag.tier,
             category: tag.category,
             name: tag.name.to_owned(),
@@ -287,13 +343,26 @@ impl Ledger {
             budget,
             available: budget.saturating_sub(held),
             hint,
-        }))
+        }
+    }
+
+    /// What a firm account would have refused first, if anything.
+    pub fn first_crossing(&self) -> Option<OverBudget> {
+        self.lock().crossed.clone()
+    }
+
+    /// Every step of a traced account so far, in order.
+    pub fn trace(&self) -> Vec<Step> {
+        self.lock().trace.clone().unwrap_or_default()
     }
 
     /// Opens a phase: its maxima start from what is held now.
     pub fn enter(&self, phase: Phase) {
         let mut state = self.lock();
         state.phase = phase;
+        if let Some(trace) = &mut state.trace {
+            trace.push(Step::Enter(phase));
+        }
         let cells = state.cells;
         let highs = state.phases.entry(phase).or_insert([High::default(); TIERS]);
         for (high, cell) in highs.iter_mut().zip(&cells) {
@@ -404,6 +473,32 @@ mod tests {
         assert!(!measured.phases[&Phase::Decode][&Tier::Device].bytes.contains_key(&Category::Workspace));
         drop((kv, more));
         assert_eq!(ledger.now(), Held::default());
+    }
+
+    #[test]
+    fn a_draft_grants_what_a_firm_account_refuses_and_notes_the_first() {
+        let (draft, firm) = (Ledger::draft(1000, 50, 0, true), Ledger::new(1000, 50, 0));
+        let host = Tag { tier: Tier::Host, ..KV };
+        let mut refused = None;
+        let mut held = Vec::new();
+        for (tag, bytes) in [(KV, 600), (WS, 500), (host, 60), (KV, 1)] {
+            held.push(draft.reserve(tag, bytes).unwrap());
+            if refused.is_none() {
+                match firm.reserve(tag, bytes) {
+                    Ok(r) => held.push(r),
+                    Err(Error::OverBudget(over)) => refused = Some(*over),
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+        assert!(refused.is_some() && draft.first_crossing() == refused);
+        assert_eq!((draft.held(Tier::Device), draft.held(Tier::Host)), (1101, 60));
+        assert!(draft.reserve(KV, u64::MAX).is_err(), "no number holds that sum");
+        drop(held);
+        let reserved = |s: &&Step| matches!(s, Step::Reserve { .. });
+        let trace = draft.trace();
+        assert_eq!((trace.len(), trace.iter().filter(reserved).count()), (8, 4));
+        assert!(firm.trace().is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Bytes are integers, bandwidths bytes a second, rates operations a second, times seconds.
 
+pub mod cards;
 mod disk;
 mod link;
 mod memory;
@@ -11,9 +12,11 @@ mod store;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
+pub use cards::Card;
 pub use disk::Disk;
 pub use link::Link;
 pub use memory::{Memory, available_memory, rss_bytes};
@@ -85,7 +88,9 @@ pub struct Gpu {
 
 /// Threads a run uses unless told otherwise: one a core, within what we may use.
 pub fn default_threads() -> usize {
-    Cpu::here().threads
+    // Asking the system takes longer than a plan.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| Cpu::here().threads)
 }
 
 impl Cpu {

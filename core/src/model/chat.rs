@@ -286,14 +286,13 @@ fn strftime(format: &str, seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     fn turns() -> Vec<Message> {
         vec![Message::new("user", "Hi"), Message::new("assistant", "Hello"), Message::new("user", "Bye")]
     }
 
     #[test]
-    fn hostile_templates_end_within_milliseconds() {
+    fn hostile_templates_end_by_their_steps() {
         let doubling = "{% set x = 'aaaaaaaaaaaaaaaa' %}".to_owned() + &"{% set x = x ~ x %}".repeat(60) + "{{ x }}";
         for source in [
             "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}{% endfor %}",
@@ -306,11 +305,8 @@ mod tests {
             "{{ ([[1] * 90000] * 90000)|tojson }}",
             &doubling,
         ] {
-            let start = Instant::now();
             let error = ChatTemplate::new(source).unwrap().render(&turns(), true, "<s>", "</s>").unwrap_err();
             assert_eq!(error.exit_code(), 2, "{error}");
-            // Milliseconds; ten times as much for a machine that is busy.
-            assert!(start.elapsed().as_millis() < 1000, "{source:.60}: {:?}", start.elapsed());
         }
         let nested = "{% if a %}".repeat(5000);
         assert!(ChatTemplate::new(&nested).is_err());

@@ -24,6 +24,7 @@ const POLICY: Tag = Tag::device(Category::Workspace, "policy scratch");
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 const SEEN: Tag = Tag::host(Category::Observation, "attention rows");
+const MAP: Tag = Tag::host(Category::Observation, "head map");
 
 /// Sizes of one stretch of computing: a prompt, or decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +41,17 @@ pub struct Extent {
     pub compute: Compute,
     /// The last query's attention is kept to be shown.
     pub observe: bool,
+    /// One head's attention is kept to be shown, of every query.
+    pub map: bool,
 }
 
 impl Extent {
     /// The same extent with the arithmetic of `config`, and with its observation where `shown`.
     pub fn with(self, config: &Config, shown: bool) -> Self {
-        let observe = shown && config.observe.as_ref().is_some_and(|o| o.attention != Shown::None);
-        Self { compute: config.run.compute, observe, ..self }
+        let shown = config.observe.as_ref().filter(|_| shown);
+        let observe = shown.is_some_and(|o| o.attention != Shown::None);
+        let map = shown.is_some_and(|o| o.head.is_some());
+        Self { compute: config.run.compute, observe, map, ..self }
     }
 }
 
@@ -65,6 +70,8 @@ struct Sizes {
     table: usize,
     logits: usize,
     seen: usize,
+    /// In bytes.
+    map: usize,
     compute: Compute,
 }
 
@@ -96,12 +103,13 @@ impl Sizes {
             },
             logits: e.sequences * shape.vocab,
             seen: if e.observe { max(&|l| l.heads) * e.rows } else { 0 },
+            map: if e.map { e.batch * e.rows } else { 0 },
             compute: e.compute,
         }
     }
 
     /// By ledger row, in bytes.
-    fn rows(&self) -> [(Tag, usize); 7] {
+    fn rows(&self) -> [(Tag, usize); 8] {
         [
             (RESIDUAL, 4 * self.residual),
             (LAYER, 4 * (self.normed + self.wide + self.out + self.angles)),
@@ -110,7 +118,39 @@ impl Sizes {
             (ROTATIONS, 4 * self.table),
             (LOGITS, 4 * self.logits),
             (SEEN, 4 * self.seen),
+            (MAP, self.map),
         ]
+    }
+}
+
+/// How the bytes of one ledger row of an extent come about, as factors: a number and what it counts, or the parts of a sum.
+/// `None` for a row that no short formula gives.
+pub(crate) fn factors(
+    shape: &ModelShape,
+    e: Extent,
+    tag: Tag,
+) -> Option<Vec<((usize, &'static str), Vec<(usize, &'static str)>)>> {
+    let max = |f: &dyn Fn(&super::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+    let one = |count: usize, what| ((count, what), Vec::new());
+    let tokens = |count: usize| one(count, "tokens");
+    match tag {
+        RESIDUAL => Some(vec![tokens(e.stream), one(shape.hidden, "hidden"), one(4, "B")]),
+        LAYER => {
+            let q = max(&|l| l.heads * l.head_dim);
+            let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+            let parts = vec![
+                (q.max(shape.hidden), "normed"),
+                (wide, "projected"),
+                (shape.hidden, "out"),
+                (2 * (shape.rope.dim / 2), "angles"),
+            ];
+            Some(vec![tokens(e.batch), ((0, ""), parts), one(4, "B")])
+        }
+        LOGITS => {
+            let what = if e.sequences == 1 { "sequence" } else { "sequences" };
+            Some(vec![one(e.sequences, what), one(shape.vocab, "tokens of the vocabulary"), one(4, "B")])
+        }
+        _ => None,
     }
 }
 
@@ -142,6 +182,7 @@ pub struct Room {
     table: Buffer,
     logits: Buffer,
     seen: Buffer,
+    map: Buffer,
     /// The pass computes a last query that is to be shown, if any is.
     last: bool,
 }
@@ -156,7 +197,7 @@ impl Room {
         ledger: &Arc<Ledger>,
     ) -> Result<Self> {
         let sizes = Sizes::new(shape, pipeline, threads, e);
-        let [residual, layer, kernels, policy, table, logits, seen] =
+        let [residual, layer, kernels, policy, table, logits, seen, map] =
             sizes.rows().map(|(tag, bytes)| ledger.buffer(tag, bytes));
         let mut room = Self {
             sizes,
@@ -167,6 +208,7 @@ impl Room {
             table: table?,
             logits: logits?,
             seen: seen?,
+            map: map?,
             last: true,
         };
         if sizes.table > 0 {
@@ -208,6 +250,24 @@ pub trait Watch {
     fn evicted(&mut self, _sequence: usize, _layer: usize, _head: usize, _positions: &[u32], _count: usize) {}
     /// The last query's attention of each query head, `(heads, stride)`, the first `rows` of a head being cache rows.
     fn attention(&mut self, _sequence: usize, _layer: usize, _seen: &[f32], _rows: usize) {}
+    /// One head's attention for each query of a pass.
+    fn map(&mut self, _sequence: usize, _map: HeadRows<'_>) {}
+}
+
+/// What one query head looked at, a row a query.
+pub struct HeadRows<'a> {
+    /// Position of the first query; the rest follow one by one.
+    pub first: usize,
+    /// Queries.
+    pub queries: usize,
+    /// Cache rows that the last query sees; one less for each before it.
+    pub rows: usize,
+    /// Weights as [`crate::ops::cpu::packed_weight`] gives them, `(queries, stride)`.
+    pub weights: &'a [u8],
+    /// From one query's weights to the next's.
+    pub stride: usize,
+    /// Position of the token in a cache row.
+    pub position: &'a dyn Fn(usize) -> u32,
 }
 
 /// Watches nothing.
@@ -224,6 +284,8 @@ pub struct Forward {
     weights: Box<dyn WeightSource>,
     ledger: Arc<Ledger>,
     freqs: Vec<f64>,
+    /// Layer and query head whose attention is told.
+    observed: Option<[usize; 2]>,
     /// 0, 1, 2, …: the row of each token in a table of its own batch.
     order: Vec<u32>,
 }
@@ -309,7 +371,19 @@ impl Forward {
     /// A model from its loaded weights.
     pub fn new(shape: ModelShape, pipeline: Pipeline, weights: Box<dyn WeightSource>, ledger: Arc<Ledger>) -> Self {
         let freqs = inverse_frequencies(&shape.rope, weights.rope_freqs());
-        Self { shape, pipeline, weights, ledger, freqs, order: Vec::new() }
+        Self { shape, pipeline, weights, ledger, freqs, observed: None, order: Vec::new() }
+    }
+
+    /// Tells from now on what this query head of this layer looks at, in rooms and sequences made after this; `None` for
+    /// nothing.
+    pub fn observe(&mut self, head: Option<[usize; 2]>) {
+        self.observed = head.filter(|[l, h]| self.shape.layers.get(*l).is_some_and(|s| *h < s.heads));
+    }
+
+    /// KV head of a query head of layer `l`.
+    fn shared(&self, l: usize, head: usize) -> usize {
+        let s = &self.shape.layers[l];
+        head / (s.heads / s.kv_heads.max(1)).max(1)
     }
 
     /// The buffers of an extent.
@@ -325,14 +399,19 @@ impl Forward {
     /// # Errors
     /// Over budget.
     pub fn sequence(&self, prompt: usize) -> Result<Sequence> {
-        Ok(Sequence { layers: self.pipeline.sequence(&self.ledger, prompt)?, seen: 0, prompt })
+        let mut layers = self.pipeline.sequence(&self.ledger, prompt)?;
+        if let Some([l, head]) = self.observed {
+            let head = self.shared(l, head);
+            layers[l].follow(&self.ledger, head, self.pipeline.capacity(l, head, prompt))?;
+        }
+        Ok(Sequence { layers, seen: 0, prompt })
     }
 
     /// The extent of reading a prompt of `prompt` tokens in batches of `batch`.
     pub fn prefill_extent(pipeline: &Pipeline, prompt: usize, batch: usize) -> Extent {
         let batch = batch.min(prompt).max(1);
         let stream = if pipeline.stages(prompt) { prompt } else { batch };
-        Extent { batch, stream, rows: prompt.max(1), sequences: 1, compute: Compute::Exact, observe: false }
+        Extent { batch, stream, rows: prompt.max(1), sequences: 1, compute: Compute::Exact, observe: false, map: false }
     }
 
     /// The extent of decoding `sequences` sequences that end at `seen` tokens each.
@@ -355,6 +434,7 @@ impl Forward {
             sequences,
             compute: Compute::Exact,
             observe: false,
+            map: false,
         }
     }
 
@@ -630,19 +710,30 @@ impl Forward {
             let scores = p.select.need() == Need::ColumnSums;
             let show = room.last && s.seen > 0;
             let shown = &mut room.seen.as_mut_slice::<f32>()[..if show { layer.heads * rows } else { 0 }];
-            let observe = (scores || show).then(|| {
+            let mapped = self.observed.filter(|[at, _]| *at == l && s.map > 0).map(|[_, head]| head);
+            let cells = &mut room.map.as_mut_slice::<u8>()[..mapped.map_or(0, |_| span.rows * rows)];
+            let observe = (scores || show || mapped.is_some()).then(|| {
                 let columns = scores.then(|| {
                     let sums = &mut sums[..layer.kv_heads * rows];
                     sums.fill(0.0);
                     sums
                 });
                 let (last, rows_seen) = if show { (1, Some(&mut *shown)) } else { (0, None) };
-                Observe { columns, aggregate: Aggregate::Mean, rows: rows_seen, last, stride: rows }
+                let map = mapped.map(|head| (head, &mut *cells));
+                Observe { columns, aggregate: Aggregate::Mean, rows: rows_seen, last, map, stride: rows }
             });
             let seen = &mut normed[range.start * nq..range.end * nq];
             attend(team, q, &tiles, attention(layer, span.rows), seen, scratch, observe)?;
             if show {
                 watch.attention(span.sequence, l, shown, rows);
+            }
+            if let Some(head) = mapped {
+                let shared = head / (layer.heads / layer.kv_heads.max(1)).max(1);
+                let seen = cache.rows(shared);
+                let position = |row| cache.position_or_row(shared, row);
+                let (weights, position) = (&*cells, &position as &dyn Fn(usize) -> u32);
+                let map = HeadRows { first, queries: span.rows, rows: seen, weights, stride: rows, position };
+                watch.map(span.sequence, map);
             }
             if scores {
                 for h in 0..layer.kv_heads {

@@ -1,6 +1,7 @@
 //! Open a model, know its shape, tokenize, and run the transformer block.
 
 pub mod chat;
+pub mod discover;
 pub mod forward;
 pub mod gguf;
 pub mod gpu;

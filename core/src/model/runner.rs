@@ -81,6 +81,10 @@ pub trait Runner {
     /// Goes back to the first `seen` tokens of a sequence that kept every row; its room stays.
     fn truncate(&self, seq: &mut Sequence<Self::Layer>, seen: usize);
 
+    /// Tells from now on what this query head of this layer looks at: `[layer, head]`. A device that cannot is not asked to
+    /// (its check refuses).
+    fn observe(&mut self, _head: Option<[usize; 2]>) {}
+
     /// Logits of sequence `i` that the last pass left, `(vocab)`.
     fn logits<'a>(&self, room: &'a Self::Room, i: usize) -> &'a [f32];
 
@@ -153,6 +157,10 @@ impl Runner for Forward {
 
     fn truncate(&self, seq: &mut Sequence, seen: usize) {
         Self::truncate(self, seq, seen);
+    }
+
+    fn observe(&mut self, head: Option<[usize; 2]>) {
+        Self::observe(self, head);
     }
 
     fn logits<'a>(&self, room: &'a Room, i: usize) -> &'a [f32] {

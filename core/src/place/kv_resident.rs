@@ -5,6 +5,8 @@ use crate::catalog::{Axis, Entry, Role, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "resident",
+    title: "In memory",
+    common: true,
     axis: Axis::PlaceKv,
     paper: "the plain choice",
     sentence: "The cache stays on the device.",

@@ -17,6 +17,8 @@ use crate::weights::units::{LayerView, Unit, UnitLayout};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "resident",
+    title: "In memory",
+    common: true,
     axis: Axis::PlaceWeights,
     paper: "the plain choice",
     sentence: "Every weight is read once and stays on the device.",

@@ -25,12 +25,15 @@ use crate::weights::units::{LayerView, Unit, UnitLayout};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "stream",
+    title: "Streamed layer by layer",
+    common: true,
     axis: Axis::PlaceWeights,
     paper: "AirLLM (lyogavin/airllm), layer streaming",
     sentence: "Holds a few layers at a time and reads the rest from RAM or disk at every pass.",
     knobs: &[
         Knob {
             id: "from",
+            label: "Read from",
             paper_name: "",
             kind: KnobKind::Word { of: &["host", "disk"] },
             default: Default::Text("disk"),
@@ -39,6 +42,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "prefetch",
+            label: "Read ahead",
             paper_name: "prefetching",
             kind: KnobKind::Int { min: 0, max: 4 },
             default: Default::Int(1),

@@ -3,27 +3,36 @@
 //! A pure function of (shape, workload, config, machine): no I/O, no tensors. Bytes come from walking the run's own order of
 //! reservations on a ledger without walls; time from a roofline over the machine's probed bandwidths.
 
+mod change;
+mod formula;
+mod pieces;
 mod solve;
+mod solve_train;
 mod time;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use solve::{Inverse, cheapest_change};
+pub use change::{Change, WayBack, cheapest_change, ways_back};
+pub use formula::{Formula, formula};
+pub use pieces::{Piece, pieces};
+pub use solve::Inverse;
+pub use solve_train::TrainInverse;
 pub use time::Times;
 
 use crate::catalog::{Axis, Role};
 use crate::config::Config;
 use crate::error::{Error, OverBudget, Result};
 use crate::kv::Pipeline;
-use crate::kv::cache::{ROWS, STAGING};
+use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
 use crate::model::forward::{self, Extent, Forward};
 use crate::model::gpu;
 use crate::model::shape::ModelShape;
 use crate::place::{self, Placement};
+use crate::train;
 
 /// The ledger row of the sampler's candidate list.
 pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
@@ -80,6 +89,23 @@ pub struct Plan {
     pub over: Option<OverBudget>,
 }
 
+/// What a step of a plan's walk stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Note {
+    /// The buffers of an extent.
+    Room(Extent),
+    /// Cache rows of one sequence whose prompt has `prompt` tokens, from what `from` tokens seen need (nothing yet for
+    /// `None`) to what `to` need.
+    Rows {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens seen before.
+        from: Option<usize>,
+        /// Tokens seen after.
+        to: usize,
+    },
+}
+
 /// A configuration resolved for a shape: everything a plan and a run are built from.
 pub struct Resolved {
     /// Types as they will be held.
@@ -92,6 +118,8 @@ pub struct Resolved {
     pub threads: usize,
     /// The GPU it runs on, if on one.
     pub gpu: Option<usize>,
+    /// Layer and KV head whose positions are kept to be shown.
+    pub followed: Option<(usize, usize)>,
 }
 
 impl Resolved {
@@ -107,11 +135,15 @@ impl Resolved {
         };
         let held = target.apply(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
+        let followed = match &config.observe {
+            Some(observe) => observe.kv_head(&held)?,
+            None => None,
+        };
         let gpu = config.gpu();
         if gpu.is_some() {
             gpu::check(config, &held)?;
         }
-        Ok(Self { held, pipeline, placement: build(&knobs)?, threads: config.threads(), gpu })
+        Ok(Self { held, pipeline, placement: build(&knobs)?, threads: config.threads(), gpu, followed })
     }
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
@@ -121,11 +153,19 @@ impl Resolved {
             && prompt <= self.pipeline.context()
     }
 
-    /// Reserves on `ledger`, in the run's order, all that the run will hold.
+    /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows
+    /// and each room stands for, before it is made.
     ///
     /// # Errors
-    /// Over budget, where `ledger` has walls.
-    fn walk(&self, config: &Config, stored: &ModelShape, workload: &Workload, ledger: &Arc<Ledger>) -> Result<()> {
+    /// Over budget, where `ledger` has firm walls.
+    fn walk(
+        &self,
+        config: &Config,
+        stored: &ModelShape,
+        workload: &Workload,
+        ledger: &Arc<Ledger>,
+        note: &mut dyn FnMut(Note),
+    ) -> Result<()> {
         let p = &self.pipeline;
         let mut held: Vec<Reservation> = Vec::new();
         let model = place::Model { stored, held: &self.held, threads: self.threads };
@@ -143,28 +183,41 @@ impl Resolved {
                 held.push(ledger.reserve(Tag { tier, ..REFERENCE }, 4 * self.held.vocab as u64)?);
             }
             let seen = pass.prompt + pass.decode;
-            let room = |e: Extent| match self.gpu {
-                Some(_) => gpu::plan_room(&self.held, e, ledger),
-                None => forward::plan_room(&self.held, p, self.threads, e.with(config, i == 0), ledger),
+            let prompt = pass.prompt;
+            let room = |e: Extent, note: &mut dyn FnMut(Note)| {
+                note(Note::Room(e));
+                match self.gpu {
+                    Some(_) => gpu::plan_room(&self.held, e, ledger),
+                    None => forward::plan_room(&self.held, p, self.threads, e.with(config, i == 0), ledger),
+                }
+            };
+            let grow = |from: Option<usize>, to: usize, note: &mut dyn FnMut(Note)| {
+                note(Note::Rows { prompt, from, to });
+                let before = from.map_or(0, |from| p.sequence_bytes(prompt, from));
+                ledger.reserve(ROWS, p.sequence_bytes(prompt, to) - before)
+            };
+            let trail = || {
+                let followed = self.followed.filter(|_| i == 0);
+                followed.map(|(l, h)| ledger.reserve(TRAIL, p.trail_bytes(l, h, prompt))).transpose()
             };
             ledger.enter(Phase::Prefill);
-            let prefill = room(Forward::prefill_extent(p, pass.prompt, config.run.batch))?;
-            let empty = ledger.reserve(ROWS, p.sequence_bytes(pass.prompt, 0))?;
+            let prefill = room(Forward::prefill_extent(p, prompt, config.run.batch), note)?;
+            let empty = grow(None, 0, note)?;
+            let mut trails = vec![trail()?];
             let staging = if p.stages(pass.prompt) { p.staging_bytes(pass.prompt) } else { 0 };
             let staging = ledger.reserve(STAGING, staging)?;
-            let rows = p.sequence_bytes(pass.prompt, pass.prompt) - p.sequence_bytes(pass.prompt, 0);
-            let mut cache = vec![empty, ledger.reserve(ROWS, rows)?];
+            let mut cache = vec![empty, grow(Some(0), prompt, note)?];
             drop((staging, prefill));
             if pass.decode > 0 {
                 ledger.enter(Phase::Decode);
                 for _ in 1..pass.sequences {
-                    cache.push(ledger.reserve(ROWS, p.sequence_bytes(pass.prompt, pass.prompt))?);
+                    cache.push(grow(None, prompt, note)?);
+                    trails.push(trail()?);
                 }
                 let extent = Forward::decode_extent(p, &self.held, pass.prompt, seen, pass.sequences);
-                let _decode = room(extent)?;
+                let _decode = room(extent, note)?;
                 for _ in 0..pass.sequences {
-                    let more = p.sequence_bytes(pass.prompt, seen) - p.sequence_bytes(pass.prompt, pass.prompt);
-                    cache.push(ledger.reserve(ROWS, more)?);
+                    cache.push(grow(Some(prompt), seen, note)?);
                 }
             }
         }
@@ -177,28 +230,25 @@ impl Resolved {
 /// # Errors
 /// A choice this shape forbids. A plan over budget is no error: it says so in [`Plan::over`].
 pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Result<Plan> {
-    let resolved = Resolved::new(config, stored)?;
-    let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    resolved.walk(config, stored, workload, &free)?;
-    let bytes = free.measured();
-    let budget = config.budget.clone();
-    let walls = [(Tier::Device, budget.device.0), (Tier::Host, budget.host.0), (Tier::Disk, budget.disk.0)];
-    let crosses = walls.iter().any(|(tier, wall)| bytes.tiers.get(tier).is_some_and(|a| a.peak > *wall));
-    let over = if crosses {
-        let walled = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-        match resolved.walk(config, stored, workload, &walled) {
-            Err(Error::OverBudget(over)) => {
-                // What it needs in all, not only up to the first refusal.
-                let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
-                Some(OverBudget { needed, ..*over })
-            }
-            Err(other) => return Err(other),
-            Ok(()) => None,
+    let budget = &config.budget;
+    let draft = Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false);
+    let time = match &config.train {
+        Some(train) => {
+            train::plan::walk(config, stored, &draft)?;
+            time::training(stored, train, config, machine)?
         }
-    } else {
-        None
+        None => {
+            let resolved = Resolved::new(config, stored)?;
+            resolved.walk(config, stored, workload, &draft, &mut |_| ())?;
+            time::times(stored, &resolved, workload, config, machine)
+        }
     };
-    let time = time::times(stored, &resolved, workload, config, machine);
+    let bytes = draft.measured();
+    // What it needs in all, not only up to the first refusal.
+    let over = draft.first_crossing().map(|over| {
+        let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
+        OverBudget { needed, ..over }
+    });
     Ok(Plan { bytes, time, workload: workload.clone(), over })
 }
 
@@ -206,5 +256,103 @@ impl Plan {
     /// Peak of a tier.
     pub fn peak(&self, tier: Tier) -> u64 {
         self.bytes.tiers.get(&tier).map_or(0, |a| a.peak)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::from_toml;
+    use crate::model::random;
+
+    /// The shape of a random model, such as `smollm2-135m@q4_0`.
+    pub(crate) fn shape(spec: &str) -> ModelShape {
+        random::shape(&random::parse(&format!("random:{spec}")).unwrap().unwrap()).unwrap()
+    }
+
+    /// Generating from `prompt` tokens as `config` says.
+    pub(crate) fn workload(config: &Config, prompt: usize) -> Workload {
+        Workload::generate(config, prompt, false)
+    }
+
+    /// Models, configurations and workloads that differ in everything a plan depends on.
+    pub(crate) fn matrix() -> Vec<(ModelShape, Config, Workload)> {
+        let models = ["smollm2-135m@q4_1", "smollm2-135m@f16", "llama-1b@q4_k", "llama-8b@q8_0"].map(shape);
+        let choices: [&[&[(&str, &str)]]; 5] = [
+            &[
+                &[],
+                &[("kv.alloc", "paged")],
+                &[("kv.select", "window"), ("kv.budget.rows", "90")],
+                &[("kv.select", "h2o"), ("kv.budget.ratio", "0.2"), ("kv.alloc", "paged")],
+                &[("kv.select", "h2o"), ("kv.budget.bytes", "9 MiB"), ("kv.alloc", "{ use = \"paged\", block = 7 }")],
+            ],
+            &[&[], &[("kv.format.k", "q8_0"), ("kv.format.v", "q4_0")]],
+            &[
+                &[],
+                &[("place.weights", "{ use = \"stream\", from = \"host\" }")],
+                &[("place.weights", "stream"), ("run.batch", "16")],
+                &[("weights.format", "q5_0")],
+            ],
+            &[&[], &[("run.sequences", "3"), ("run.sampling.temperature", "1"), ("observe.bins", "32")]],
+            &[&[("run.context", "333")]],
+        ];
+        let mut sets: Vec<Vec<(String, String)>> = vec![Vec::new()];
+        for axis in choices {
+            sets = sets
+                .iter()
+                .flat_map(|base| {
+                    axis.iter().map(|more| {
+                        let more = more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+                        base.iter().cloned().chain(more).collect()
+                    })
+                })
+                .collect();
+        }
+        sets.push(vec![("machine.device".into(), "cuda:0".into())]);
+        sets.push(vec![("machine.device".into(), "cuda:0".into()), ("weights.format".into(), "q8_0".into())]);
+        let mut out = Vec::new();
+        for (i, set) in sets.iter().enumerate() {
+            let config = from_toml("", set).unwrap();
+            // Each with two of the models, so that every model meets every choice of each axis.
+            for shape in [&models[i % 4], &models[(i / 4 + i + 1) % 4]] {
+                let mut workload = workload(&config, [1, 40, 200, 300][(i / 3) % 4]);
+                if i % 5 == 0 {
+                    workload.passes.push(Pass { prompt: 64, decode: 9, sequences: 1 });
+                    workload.passes.push(Pass { prompt: 250, decode: 0, sequences: 1 });
+                    workload.reference = i % 2 == 0;
+                }
+                out.push((shape.clone(), config.clone(), workload));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_plan_over_budget_says_what_a_firm_account_would_refuse() {
+        let machine = Machine::default_guess();
+        let mut refused = 0;
+        for (i, (shape, mut config, workload)) in matrix().into_iter().enumerate() {
+            let whole = plan(&shape, &workload, &config, &machine).unwrap();
+            assert_eq!(whole.over, None);
+            let peak = whole.peak(Tier::Device);
+            for share in [0.05, 0.5, 0.999, 1.0] {
+                let budget = (peak as f64 * share) as u64;
+                config.budget.device.0 = budget;
+                config.budget.host.0 = if i % 3 == 0 { whole.peak(Tier::Host) / 2 } else { u64::MAX };
+                let planned = plan(&shape, &workload, &config, &machine).unwrap();
+                assert_eq!(planned.bytes, whole.bytes, "budgets change no byte");
+                let firm = Ledger::new(budget, config.budget.host.0, u64::MAX);
+                let resolved = Resolved::new(&config, &shape).unwrap();
+                match (resolved.walk(&config, &shape, &workload, &firm, &mut |_| ()), planned.over) {
+                    (Ok(()), None) => {}
+                    (Err(Error::OverBudget(first)), Some(over)) => {
+                        assert_eq!(OverBudget { needed: whole.peak(over.tier), ..*first }, over);
+                        refused += 1;
+                    }
+                    (walked, over) => panic!("{walked:?} but {over:?}"),
+                }
+            }
+        }
+        assert!(refused > 300, "{refused}");
     }
 }

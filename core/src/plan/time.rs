@@ -4,9 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Resolved, Workload};
 use crate::config::Config;
+use crate::config::train::Train;
+use crate::error::Result;
 use crate::machine::Machine;
 use crate::model::shape::ModelShape;
 use crate::place;
+use crate::train::engine::Techniques;
+use crate::train::params::Role;
+use crate::train::weights::ROLES;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,12 @@ pub struct Times {
     pub decode_tokens_per_second: f64,
     /// Bytes of weights and cache that one decoding step reads on the device.
     pub decode_bytes: u64,
+    /// Seconds of a training step; 0 for none.
+    #[serde(default)]
+    pub train_step_seconds: f64,
+    /// Seconds of all training steps.
+    #[serde(default)]
+    pub train_seconds: f64,
     /// False when the machine's figures are guesses (`ullage probe` has not run).
     pub probed: bool,
 }
@@ -51,8 +62,11 @@ pub(super) fn times(
 ) -> Times {
     let model = place::Model { stored, held: &r.held, threads: r.threads };
     let many = r.threads > 1;
-    let read = machine.speed.read[usize::from(many)];
-    let flops = machine.speed.f32_flops[usize::from(many)];
+    let gpu = r.gpu.map(|n| machine.gpus.get(n));
+    let (read, flops) = match gpu {
+        Some(Some(gpu)) => (gpu.read, gpu.f32_flops),
+        _ => (machine.speed.read[usize::from(many)], machine.speed.f32_flops[usize::from(many)]),
+    };
     let link = |(name, bytes, chunk): &(&str, u64, u64)| match *name {
         "disk" => machine.disk.warm.fetch_seconds(bytes.div_ceil((*chunk).max(1)), *chunk),
         _ => *bytes as f64 / machine.speed.copy[0],
@@ -66,8 +80,8 @@ pub(super) fn times(
     let Some(pass) = workload.passes.first() else {
         return Times { load_seconds, probed: machine.probed, ..Times::default() };
     };
-    if r.gpu.is_some() {
-        // No GPU's bandwidths are probed yet: bytes are known, times are not.
+    if gpu == Some(None) {
+        // Nobody has said how fast this GPU is: bytes are known, times are not.
         let depth = pass.prompt + pass.decode / 2;
         let decode_bytes = per_token + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
         return Times { load_seconds, decode_bytes, ..Times::default() };
@@ -92,5 +106,45 @@ pub(super) fn times(
         decode_tokens_per_second: s / step,
         decode_bytes: bytes,
         probed: machine.probed,
+        ..Times::default()
     }
+}
+
+/// Times of training by arithmetic alone: a forward, one product a linear backward for its input and one for its weights
+/// where they learn, and what is run again; the optimizer's pass by bytes.
+pub(super) fn training(stored: &ModelShape, train: &Train, config: &Config, machine: &Machine) -> Result<Times> {
+    let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
+    if config.gpu().is_some() {
+        // No GPU's bandwidths are probed yet: bytes are known, times are not.
+        return Ok(Times { load_seconds, ..Times::default() });
+    }
+    let many = usize::from(config.threads() > 1);
+    let (flops, copy) = (machine.speed.f32_flops[many], machine.speed.copy[0]);
+    let techniques = Techniques::new(train)?;
+    let rows = (train.batch * train.length * train.accumulate) as f64;
+    let linears = linear_flops(stored);
+    let attention = attention_flops(stored, train.length as f64 / 2.0);
+    let head = 2.0 * (stored.head().rows * stored.head().cols) as f64;
+    let learned: f64 = stored
+        .layers
+        .iter()
+        .flat_map(|l| l.tensors.all().into_iter().zip(ROLES))
+        .filter(|(t, role)| t.rows > 1 && techniques.params.learns(*role))
+        .map(|(t, _)| 2.0 * (t.rows * t.cols) as f64)
+        .sum();
+    let forwards = if techniques.activations.every() == 0 { 1.0 } else { 2.0 };
+    let tile = techniques.loss.tile(train.batch * train.length, stored.vocab);
+    let heads =
+        if tile.vocab < stored.vocab { 3.0 } else { 2.0 } + f64::from(u8::from(techniques.params.learns(Role::Head)));
+    let a_row = forwards * (linears + attention) + linears + learned + 3.5 * attention + heads * head;
+    let changed = stored.parameters() as f64 * if learned > 0.0 { 1.0 } else { 0.0 };
+    let state: usize = techniques.optimizer.state(1, 1).iter().map(|s| s.ty.block_bytes()).sum();
+    let step = rows * a_row / flops + changed * (8.0 + 2.0 * state as f64) / copy;
+    Ok(Times {
+        load_seconds,
+        train_step_seconds: step,
+        train_seconds: step * train.steps as f64,
+        probed: machine.probed,
+        ..Times::default()
+    })
 }

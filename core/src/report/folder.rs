@@ -61,7 +61,10 @@ impl Folder {
             .map_err(|e| Error::Internal(format!("writing an event: {e}")))?;
         self.events.write_all(b"\n").map_err(io)?;
         // What may be dropped need not be on disk at once.
-        if !matches!(event.event, Event::Memory { .. } | Event::Progress { .. } | Event::Attention { .. }) {
+        if !matches!(
+            event.event,
+            Event::Memory { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::HeadMap { .. }
+        ) {
             self.events.flush().map_err(io)?;
         }
         Ok(())

@@ -44,6 +44,9 @@ pub fn command(config: &Config) -> String {
     if !run.system.is_empty() {
         let _ = write!(line, " -sys {}", quoted(&run.system));
     }
+    if !run.turns.is_empty() {
+        lost.push(format!("run.turns: {} earlier turns of the conversation", run.turns.len()));
+    }
     if run.ignore_eos {
         line.push_str(" --ignore-eos");
     }

@@ -111,6 +111,43 @@ mod first_and_all {
     }
 }
 
+/// A value of a curve: bytes are whole numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// Bytes.
+    Whole(u64),
+    /// Anything else.
+    Number(f64),
+}
+
+/// What training did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Updates made in all, those before a resumption included.
+    pub steps: u64,
+    /// Tokens computed by this run.
+    pub tokens: u64,
+    /// Mean seconds of a step.
+    pub step_seconds: f64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+    /// Loss of this run's first step.
+    pub first_loss: f64,
+    /// Loss of the last.
+    pub last_loss: f64,
+    /// Mean loss of the held-out rows by step.
+    pub validation: Vec<(u64, f64)>,
+    /// `[step, loss, grad_norm, lr]` of each step.
+    pub steps_table: Vec<(u64, f64, f64, f64)>,
+    /// The training state.
+    pub state: Option<String>,
+    #[serde(skip)]
+    seconds: f64,
+    #[serde(skip)]
+    made: u64,
+}
+
 /// A point of the timeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Moment {
@@ -146,8 +183,12 @@ pub struct Report {
     pub output: Vec<Output>,
     /// Evaluations by task.
     pub eval: BTreeMap<String, serde_json::Value>,
-    /// Series by name as `[seconds, value]`: `held.<tier>` is what was held, a point whenever it changed.
-    pub curves: BTreeMap<String, Vec<(f64, u64)>>,
+    /// Series by name as `[seconds, value]`: `held.<tier>` is what was held, a point whenever it changed; of training also
+    /// `loss`, `validation`, `grad_norm`, `lr`, a point each step or validation.
+    pub curves: BTreeMap<String, Vec<(f64, Value)>>,
+    /// What training did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Trained>,
     /// Rows that left the cache.
     pub evicted: u64,
     /// Beside the ledger.
@@ -185,13 +226,35 @@ impl Report {
             Event::Memory { step, held } => {
                 for (tier, by) in &held.0 {
                     let curve = self.curves.entry(format!("held.{tier}")).or_default();
-                    let bytes = by.values().sum();
+                    let bytes = Value::Whole(by.values().sum());
                     if curve.last().is_none_or(|(_, last)| *last != bytes) {
                         curve.push((numbered.seconds, bytes));
                     }
                 }
                 self.timeline.push(Moment { seconds: numbered.seconds, step: *step, held: held.clone() });
             }
+            Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds } => {
+                for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
+                    let curve = self.curves.entry(name.to_owned()).or_default();
+                    curve.push((numbered.seconds, Value::Number(*value)));
+                }
+                let t = self.train.get_or_insert_default();
+                if t.made == 0 {
+                    t.first_loss = *loss;
+                }
+                (t.made, t.seconds) = (t.made + 1, t.seconds + seconds);
+                (t.steps, t.last_loss) = (*step, *loss);
+                t.tokens += *tokens as u64;
+                t.step_seconds = t.seconds / t.made as f64;
+                t.tokens_per_second = t.tokens as f64 / t.seconds.max(1e-9);
+                t.steps_table.push((*step, *loss, *grad_norm, *lr));
+            }
+            Event::Validation { step, loss, .. } => {
+                let curve = self.curves.entry("validation".to_owned()).or_default();
+                curve.push((numbered.seconds, Value::Number(*loss)));
+                self.train.get_or_insert_default().validation.push((*step, *loss));
+            }
+            Event::Saved { path, .. } => self.train.get_or_insert_default().state = Some(path.clone()),
             Event::Eval { task, result } => {
                 self.eval.insert(task.clone(), result.clone());
             }
@@ -202,8 +265,12 @@ impl Report {
                 self.program = *program;
             }
             Event::Failed { error } => self.error = Some(error.clone()),
-            Event::Phase { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::Paused | Event::Resumed => {
-            }
+            Event::Phase { .. }
+            | Event::Progress { .. }
+            | Event::Attention { .. }
+            | Event::HeadMap { .. }
+            | Event::Paused
+            | Event::Resumed => {}
         }
     }
 

@@ -51,6 +51,30 @@ fn figures(result: &serde_json::Value) -> String {
     result.as_object().map(|o| o.iter().filter_map(one).collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
+/// What a training run did, on a few lines.
+fn training(out: &mut String, report: &Report, t: &super::Trained) {
+    let _ =
+        writeln!(out, "trained  {} steps, {} tokens, loss {:.4} → {:.4}", t.steps, t.tokens, t.first_loss, t.last_loss);
+    if let (Some((_, first)), Some((step, last))) = (t.validation.first(), t.validation.last()) {
+        let _ = writeln!(out, "held out loss {first:.4} → {last:.4} after step {step}");
+    }
+    let _ = writeln!(
+        out,
+        "speed    ready in {:.2} s, {:.3} s a step, {:.1} tokens/s; planned {:.3} s a step{}",
+        report.speed.load_seconds,
+        t.step_seconds,
+        t.tokens_per_second,
+        report.predicted.train_step_seconds,
+        if report.predicted.probed { "" } else { "; this machine is not probed: `ullage probe`" }
+    );
+    for (name, bytes) in &report.measured.moved {
+        let _ = writeln!(out, "moved    {name}: {} ({bytes} B)", Bytes(*bytes));
+    }
+    if let Some(state) = &t.state {
+        let _ = writeln!(out, "state    {state}");
+    }
+}
+
 /// A finished run in a screenful.
 pub fn summary(report: &Report) -> String {
     let mut out = String::new();
@@ -80,6 +104,10 @@ pub fn summary(report: &Report) -> String {
     }
     if p.escaped > 0 {
         let _ = writeln!(out, "warning  {} engine allocations above 64 KiB escaped the account", p.escaped);
+    }
+    if let Some(t) = &report.train {
+        training(&mut out, report, t);
+        return out;
     }
     let s = &report.speed;
     let _ = writeln!(

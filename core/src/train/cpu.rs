@@ -47,7 +47,12 @@ impl Cpu {
     /// Over budget.
     pub fn new(ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Self> {
         let scratch = ledger.buffer(SCRATCH, scratch_bytes(team.threads(), sizes))?;
-        Ok(Self { ledger: Arc::clone(ledger), team: Arc::clone(team), scratch: RefCell::new(scratch), load: sizes.load })
+        Ok(Self {
+            ledger: Arc::clone(ledger),
+            team: Arc::clone(team),
+            scratch: RefCell::new(scratch),
+            load: sizes.load,
+        })
     }
 }
 
@@ -58,7 +63,11 @@ fn short(what: &str, at: usize, len: usize, held: usize) -> Error {
 /// Elements of a buffer as `T`, whose block type must be one of the plain ones of that size.
 fn read<'a, T: bytemuck::Pod>(x: Src<'a>, len: usize, what: &str) -> Result<&'a [T]> {
     if x.buf.ty().elems() != 1 || x.buf.ty().block_bytes() != size_of::<T>() {
-        return Err(Error::Internal(format!("{what}: a buffer of {} is no {}", x.buf.ty(), std::any::type_name::<T>())));
+        return Err(Error::Internal(format!(
+            "{what}: a buffer of {} is no {}",
+            x.buf.ty(),
+            std::any::type_name::<T>()
+        )));
     }
     let all = x.buf.memory::<Buffer>()?.as_slice::<T>();
     all.get(x.at..).and_then(|s| s.get(..len)).ok_or_else(|| short(what, x.at, len, all.len()))
@@ -374,15 +383,7 @@ impl Device for Cpu {
         vjp::softmax_vjp(&self.team, a, n, first, targets, lse, scale, eps)
     }
 
-    fn adamw(
-        &self,
-        p: &mut Buf,
-        g: Src<'_>,
-        m: &mut Buf,
-        v: &mut Buf,
-        by: AdamW,
-        round: Round<'_>,
-    ) -> Result<()> {
+    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
         let g = floats(g, p.len())?;
         vjp::adamw(&self.team, stored(p, round)?, g, moments(m)?, moments(v)?, by)
     }

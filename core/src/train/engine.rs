@@ -105,6 +105,20 @@ fn dtype(train: &Train) -> BlockType {
     }
 }
 
+/// Where a step is: told after each layer, and after the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Here {
+    /// The phase that goes on.
+    pub phase: Phase,
+    /// Units of the step that are done: a layer forward or backward, or a head.
+    pub done: usize,
+    /// Units in all.
+    pub total: usize,
+}
+
+/// Hears where a step is.
+pub type Watch<'a> = &'a mut dyn FnMut(Here);
+
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stepped {
@@ -148,8 +162,10 @@ pub struct Trainer {
 pub struct Setup<'a> {
     /// The model as stored.
     pub shape: &'a ModelShape,
-    /// Where its values are; without one, buffers stay as they are.
+    /// Where its values are; without one, buffers stay as they are, for a caller to fill.
     pub source: Option<&'a Source>,
+    /// Nothing will be computed: the dry device of a plan.
+    pub plan: bool,
     /// The section.
     pub train: &'a Train,
     /// Of initial values and rounding.
@@ -172,13 +188,14 @@ impl Trainer {
         load: usize,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let Setup { shape, source, train, seed, biases } = *setup;
+        let Setup { shape, source, plan, train, seed, biases } = *setup;
         let Techniques { params, optimizer, activations, loss, .. } = techniques;
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed };
         let mut learner = Learner::new(optimizer, rules);
         let mut builder = Builder {
             d: &*d,
             source,
+            plan,
             params: &*params,
             ty: dtype(train),
             load,
@@ -203,7 +220,7 @@ impl Trainer {
         let ids = |n: usize| d.buffer(BATCH, BlockType::I32, n);
         let mut cos = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
         let mut sin = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
-        if source.is_some() {
+        if !plan {
             let freqs = inverse_frequencies(&shape.rope, divisors.as_deref());
             let (mut c, mut s) = (vec![0.0f32; half], vec![0.0f32; half]);
             for position in 0..train.length {
@@ -217,7 +234,7 @@ impl Trainer {
         }
         let (tokens, targets, counted, positions, segments) = (ids(m)?, ids(m)?, ids(m)?, ids(m)?, ids(m)?);
         learner.hold(&*d, shape.layers.len() + 2)?;
-        if source.is_some() {
+        if !plan {
             learner.fill_masters(&*d)?;
         }
         Ok(Self {
@@ -248,17 +265,24 @@ impl Trainer {
         &*self.d
     }
 
+    /// The device and everything that learns, to put values there.
+    pub fn parts(&mut self) -> (&dyn Device, &mut Learner) {
+        (&*self.d, &mut self.learner)
+    }
+
     /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
     ///
     /// # Errors
     /// The device's; a loss or gradient that is no number.
-    pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32) -> Result<Stepped> {
+    pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: Watch<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
         let (mut loss, mut tokens) = (0.0, 0);
-        for batch in batches {
+        let each = 2 * self.weights.layers.len() + 1;
+        for (i, batch) in batches.iter().enumerate() {
+            let mut within = |phase, done| watch(Here { phase, done: i * each + done, total: batches.len() * each });
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
-            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step)?;
+            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut within)?;
             tokens += batch.rows();
         }
         self.ledger.enter(Phase::Update);
@@ -286,9 +310,15 @@ impl Trainer {
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         {
             let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
-            let pass = pass(d, batch, self.widths.hidden, self.eps, self.half, self.pairs, [
-                &self.cos, &self.sin, &self.positions, &self.segments,
-            ]);
+            let pass = pass(
+                d,
+                batch,
+                self.widths.hidden,
+                self.eps,
+                self.half,
+                self.pairs,
+                [&self.cos, &self.sin, &self.positions, &self.segments],
+            );
             for layer in &self.weights.layers {
                 pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
             }
@@ -374,7 +404,7 @@ impl Trainer {
     }
 
     /// Forward and backward of one micro-batch; returns its summed loss.
-    fn learn(&mut self, batch: &Batch, scale: f32, step: u64) -> Result<f64> {
+    fn learn(&mut self, batch: &Batch, scale: f32, step: u64, watch: &mut dyn FnMut(Phase, usize)) -> Result<f64> {
         self.ledger.enter(Phase::Forward);
         let (m, counted) = self.upload(batch)?;
         let (w, capacity, layers) = (self.widths, self.capacity(), self.weights.layers.len());
@@ -402,6 +432,7 @@ impl Trainer {
                 }
                 let Some(saved) = saved.last_mut() else { continue };
                 pass.forward(layer, &self.learner, &mut stream, saved, &mut room, false)?;
+                watch(Phase::Forward, l + 1);
             }
         }
         if every > 0 {
@@ -415,6 +446,7 @@ impl Trainer {
                 "the loss is no longer a number; lower train.lr or clip the gradients (train.clip)",
             ));
         }
+        watch(Phase::Forward, layers + 1);
         self.ledger.enter(Phase::Backward);
         let d = &*self.d;
         if let Some(id) = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).param() {
@@ -438,6 +470,7 @@ impl Trainer {
                 let below = l > lowest || embedding.is_some();
                 let layer = &self.weights.layers[l];
                 pass.backward(layer, &mut self.learner, &mut saved, &mut room, &mut back, below)?;
+                watch(Phase::Backward, 2 * layers + 1 - l);
             }
         } else {
             for _ in 0..every.min(layers - lowest) {
@@ -456,6 +489,7 @@ impl Trainer {
                     let below = l > lowest || embedding.is_some();
                     let slot = &mut saved[l - range.start.max(lowest)];
                     pass.backward(&self.weights.layers[l], &mut self.learner, slot, &mut room, &mut back, below)?;
+                    watch(Phase::Backward, 2 * layers + 1 - l);
                 }
             }
         }

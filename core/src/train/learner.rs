@@ -314,7 +314,8 @@ impl Learner {
         if self.rules.hold == Hold::All || self.filled[bin] < self.layout.full[bin] {
             return Ok(());
         }
-        let ids: Vec<usize> = (0..self.params.len()).filter(|i| self.params[*i].learns && self.params[*i].bin == bin).collect();
+        let ids: Vec<usize> =
+            (0..self.params.len()).filter(|i| self.params[*i].learns && self.params[*i].bin == bin).collect();
         self.update(d, &ids)?;
         for id in ids {
             self.params[id].seen = 0;

@@ -18,4 +18,9 @@ pub mod loss;
 pub mod optimizer;
 pub mod order;
 pub mod params;
+pub mod plan;
+pub mod state;
 pub mod weights;
+
+#[cfg(test)]
+mod tests;

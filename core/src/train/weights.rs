@@ -225,6 +225,8 @@ pub struct Builder<'a> {
     pub d: &'a dyn Device,
     /// Where values come from; without one, buffers are only reserved.
     pub source: Option<&'a Source>,
+    /// Nothing will be computed.
+    pub plan: bool,
     /// What learns.
     pub params: &'a dyn Params,
     /// In what type matrices that learn are held.
@@ -266,17 +268,8 @@ pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, thread
 }
 
 /// The roles of [`crate::model::shape::LayerTensors::all`].
-pub const ROLES: [Role; 9] = [
-    Role::AttnNorm,
-    Role::Q,
-    Role::K,
-    Role::V,
-    Role::O,
-    Role::FfnNorm,
-    Role::Gate,
-    Role::Up,
-    Role::Down,
-];
+pub const ROLES: [Role; 9] =
+    [Role::AttnNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::Gate, Role::Up, Role::Down];
 
 impl Builder<'_> {
     /// A tensor of the base, in group `group`.
@@ -287,7 +280,7 @@ impl Builder<'_> {
         let mut buf = self.d.buffer(tag, to.ty, t.rows * t.cols)?;
         match self.source {
             Some(source) => self.d.load(source, t, &to, &mut buf)?,
-            None if t.ty != to.ty => drop(self.d.buffer(load::SCRATCH, BlockType::I8, self.load)?),
+            None if self.plan && t.ty != to.ty => drop(self.d.buffer(load::SCRATCH, BlockType::I8, self.load)?),
             None => {}
         }
         (self.progress)(t.bytes());
@@ -330,7 +323,7 @@ impl Builder<'_> {
         let len = spec.rows * spec.cols;
         let mut buf = self.d.buffer(ADAPTERS, self.ty, len)?;
         let id = self.learner.params().len();
-        if let (Init::Uniform(bound), Some(_)) = (spec.init, self.source) {
+        if let (Init::Uniform(bound), false) = (spec.init, self.plan) {
             // Any element is a function of its number alone.
             let random = Philox::new(self.seed).stream(STREAM + id as u64);
             let mut room = [0u8; 4096];

@@ -16,6 +16,8 @@ pub enum Target {
 
 static ORIGINAL: Entry = Entry {
     id: "original",
+    title: "As in the file",
+    common: true,
     axis: Axis::WeightsFormat,
     paper: "the model file",
     sentence: "Weights are held as the file stores them.",
@@ -25,9 +27,11 @@ static ORIGINAL: Entry = Entry {
 };
 
 macro_rules! formats {
-    ($($name:ident = $ty:ident $id:literal $paper:literal $sentence:literal;)+) => {
+    ($($name:ident = $ty:ident $id:literal $common:literal $paper:literal $sentence:literal;)+) => {
         $(static $name: Entry = Entry {
             id: $id,
+            title: $id,
+            common: $common,
             axis: Axis::WeightsFormat,
             paper: $paper,
             sentence: $sentence,
@@ -41,21 +45,21 @@ macro_rules! formats {
 }
 
 formats! {
-    Q8_0 = Q8_0 "q8_0" "ggml" "8-bit integers with one scale for 32 weights: 8.5 bits a weight, near lossless.";
-    Q6_K = Q6K "q6_k" "ggml k-quants" "6-bit integers with 8-bit scales in super-blocks of 256: 6.56 bits a weight.";
-    Q5_K = Q5K "q5_k" "ggml k-quants" "5-bit integers with 6-bit scales and minima in super-blocks of 256: 5.5 bits a weight.";
-    Q5_1 = Q5_1 "q5_1" "ggml" "5-bit integers with scale and minimum for 32 weights: 6 bits a weight.";
-    Q5_0 = Q5_0 "q5_0" "ggml" "5-bit integers with one scale for 32 weights: 5.5 bits a weight.";
-    Q4_K = Q4K "q4_k" "ggml k-quants" "4-bit integers with 6-bit scales and minima in super-blocks of 256: 4.5 bits a weight.";
-    Q4_1 = Q4_1 "q4_1" "ggml" "4-bit integers with scale and minimum for 32 weights: 5 bits a weight.";
-    Q4_0 = Q4_0 "q4_0" "ggml" "4-bit integers with one scale for 32 weights: 4.5 bits a weight.";
-    IQ4_NL = Iq4Nl "iq4_nl" "ggml" "4-bit codes into 16 uneven levels with one scale for 32 weights: 4.5 bits a weight.";
-    MXFP4 = Mxfp4 "mxfp4" "OCP Microscaling formats" "4-bit floats with one power-of-two scale for 32 weights: 4.25 bits a weight.";
-    Q3_K = Q3K "q3_k" "ggml k-quants" "3-bit integers with 6-bit scales in super-blocks of 256: 3.44 bits a weight.";
-    Q2_K = Q2K "q2_k" "ggml k-quants" "2-bit integers with 4-bit scales and minima in super-blocks of 256: 2.63 bits a weight.";
-    F16 = F16 "f16" "IEEE 754 binary16" "Two bytes a weight.";
-    BF16 = Bf16 "bf16" "bfloat16" "Two bytes a weight, with the range of f32 and 8 bits of precision.";
-    F32 = F32 "f32" "IEEE 754 binary32" "Four bytes a weight; what other formats decode to, held decoded.";
+    Q8_0 = Q8_0 "q8_0" true "ggml" "8-bit integers with one scale for 32 weights: 8.5 bits a weight, near lossless.";
+    Q6_K = Q6K "q6_k" true "ggml k-quants" "6-bit integers with 8-bit scales in super-blocks of 256: 6.56 bits a weight.";
+    Q5_K = Q5K "q5_k" false "ggml k-quants" "5-bit integers with 6-bit scales and minima in super-blocks of 256: 5.5 bits a weight.";
+    Q5_1 = Q5_1 "q5_1" false "ggml" "5-bit integers with scale and minimum for 32 weights: 6 bits a weight.";
+    Q5_0 = Q5_0 "q5_0" false "ggml" "5-bit integers with one scale for 32 weights: 5.5 bits a weight.";
+    Q4_K = Q4K "q4_k" true "ggml k-quants" "4-bit integers with 6-bit scales and minima in super-blocks of 256: 4.5 bits a weight.";
+    Q4_1 = Q4_1 "q4_1" false "ggml" "4-bit integers with scale and minimum for 32 weights: 5 bits a weight.";
+    Q4_0 = Q4_0 "q4_0" true "ggml" "4-bit integers with one scale for 32 weights: 4.5 bits a weight.";
+    IQ4_NL = Iq4Nl "iq4_nl" false "ggml" "4-bit codes into 16 uneven levels with one scale for 32 weights: 4.5 bits a weight.";
+    MXFP4 = Mxfp4 "mxfp4" false "OCP Microscaling formats" "4-bit floats with one power-of-two scale for 32 weights: 4.25 bits a weight.";
+    Q3_K = Q3K "q3_k" false "ggml k-quants" "3-bit integers with 6-bit scales in super-blocks of 256: 3.44 bits a weight.";
+    Q2_K = Q2K "q2_k" false "ggml k-quants" "2-bit integers with 4-bit scales and minima in super-blocks of 256: 2.63 bits a weight.";
+    F16 = F16 "f16" true "IEEE 754 binary16" "Two bytes a weight.";
+    BF16 = Bf16 "bf16" false "bfloat16" "Two bytes a weight, with the range of f32 and 8 bits of precision.";
+    F32 = F32 "f32" false "IEEE 754 binary32" "Four bytes a weight; what other formats decode to, held decoded.";
 }
 
 impl Target {

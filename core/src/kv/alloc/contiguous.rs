@@ -6,6 +6,8 @@ use crate::kv::Alloc;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "contiguous",
+    title: "One piece",
+    common: true,
     axis: Axis::KvAlloc,
     paper: "the plain choice",
     sentence: "Room for every row a head may ever hold is taken before the first token.",

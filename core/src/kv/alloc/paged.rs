@@ -6,11 +6,14 @@ use crate::kv::Alloc;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "paged",
+    title: "Pages",
+    common: true,
     axis: Axis::KvAlloc,
     paper: "Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023, arXiv 2309.06180",
     sentence: "Room is taken page by page as tokens arrive, at most one page a head half empty.",
     knobs: &[Knob {
         id: "block",
+        label: "Page size",
         paper_name: "block size",
         kind: KnobKind::Int { min: 1, max: 4096 },
         default: Default::Int(16),

@@ -6,6 +6,8 @@ use crate::kv::Channels;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "all",
+    title: "All",
+    common: true,
     axis: Axis::KvChannels,
     paper: "the plain choice",
     sentence: "Every dimension of keys and values is kept.",

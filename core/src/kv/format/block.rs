@@ -6,9 +6,11 @@ use crate::kv::Format;
 use crate::ops::cpu;
 
 macro_rules! formats {
-    ($($name:ident = $ty:ident $id:literal $paper:literal $sentence:literal;)+) => {
+    ($($name:ident = $ty:ident $id:literal $common:literal $paper:literal $sentence:literal;)+) => {
         $(static $name: Entry = Entry {
             id: $id,
+            title: $id,
+            common: $common,
             axis: Axis::KvFormat,
             paper: $paper,
             sentence: $sentence,
@@ -22,15 +24,15 @@ macro_rules! formats {
 }
 
 formats! {
-    F16 = F16 "f16" "IEEE 754 binary16" "Two bytes an element; the usual cache.";
-    F32 = F32 "f32" "IEEE 754 binary32" "Four bytes an element; nothing is lost.";
-    BF16 = Bf16 "bf16" "bfloat16" "Two bytes an element, with the range of f32 and 8 bits of precision.";
-    Q8_0 = Q8_0 "q8_0" "ggml, llama.cpp cache types" "8-bit integers with one f16 scale for 32 channels: 8.5 bits an element.";
-    Q5_1 = Q5_1 "q5_1" "ggml, llama.cpp cache types" "5-bit integers with scale and minimum for 32 channels: 6 bits an element.";
-    Q5_0 = Q5_0 "q5_0" "ggml, llama.cpp cache types" "5-bit integers with one f16 scale for 32 channels: 5.5 bits an element.";
-    Q4_1 = Q4_1 "q4_1" "ggml, llama.cpp cache types" "4-bit integers with scale and minimum for 32 channels: 5 bits an element.";
-    Q4_0 = Q4_0 "q4_0" "ggml, llama.cpp cache types" "4-bit integers with one f16 scale for 32 channels: 4.5 bits an element.";
-    IQ4_NL = Iq4Nl "iq4_nl" "ggml, llama.cpp cache types" "4-bit codes into 16 uneven levels with one f16 scale for 32 channels: 4.5 bits an element.";
+    F16 = F16 "f16" true "IEEE 754 binary16" "Two bytes an element; the usual cache.";
+    F32 = F32 "f32" false "IEEE 754 binary32" "Four bytes an element; nothing is lost.";
+    BF16 = Bf16 "bf16" false "bfloat16" "Two bytes an element, with the range of f32 and 8 bits of precision.";
+    Q8_0 = Q8_0 "q8_0" true "ggml, llama.cpp cache types" "8-bit integers with one f16 scale for 32 channels: 8.5 bits an element.";
+    Q5_1 = Q5_1 "q5_1" false "ggml, llama.cpp cache types" "5-bit integers with scale and minimum for 32 channels: 6 bits an element.";
+    Q5_0 = Q5_0 "q5_0" false "ggml, llama.cpp cache types" "5-bit integers with one f16 scale for 32 channels: 5.5 bits an element.";
+    Q4_1 = Q4_1 "q4_1" false "ggml, llama.cpp cache types" "4-bit integers with scale and minimum for 32 channels: 5 bits an element.";
+    Q4_0 = Q4_0 "q4_0" true "ggml, llama.cpp cache types" "4-bit integers with one f16 scale for 32 channels: 4.5 bits an element.";
+    IQ4_NL = Iq4Nl "iq4_nl" false "ggml, llama.cpp cache types" "4-bit codes into 16 uneven levels with one f16 scale for 32 channels: 4.5 bits an element.";
 }
 
 struct Block(BlockType);

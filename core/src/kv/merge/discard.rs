@@ -6,6 +6,8 @@ use crate::kv::{Merge, cache::LayerCache};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "discard",
+    title: "Discard",
+    common: true,
     axis: Axis::KvMerge,
     paper: "the plain choice",
     sentence: "Rows that are not selected are dropped.",

@@ -7,6 +7,8 @@ use crate::kv::{HeadView, Select, When};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "full",
+    title: "All",
+    common: true,
     axis: Axis::KvSelect,
     paper: "the plain cache",
     sentence: "Every token stays.",

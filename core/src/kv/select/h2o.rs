@@ -9,12 +9,15 @@ const SIZE: KnobKind = KnobKind::Int { min: 0, max: 1 << 24 };
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "h2o",
+    title: "Heavy hitters (H2O)",
+    common: true,
     axis: Axis::KvSelect,
     paper: "Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of LLMs, NeurIPS 2023, arXiv 2306.14048",
     sentence: "Keeps the tokens that received most attention so far and the most recent ones, updated at every step.",
     knobs: &[
         Knob {
             id: "heavy_ratio",
+            label: "Heavy hitters, share",
             paper_name: "heavy_ratio",
             kind: RATIO,
             default: Default::Float(0.1),
@@ -23,6 +26,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "recent_ratio",
+            label: "Recent, share",
             paper_name: "recent_ratio",
             kind: RATIO,
             default: Default::Float(0.1),
@@ -31,6 +35,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "hh_size",
+            label: "Heavy hitters",
             paper_name: "hh_size",
             kind: SIZE,
             default: Default::None,
@@ -39,6 +44,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "recent_size",
+            label: "Recent",
             paper_name: "recent_size",
             kind: SIZE,
             default: Default::None,

@@ -6,12 +6,15 @@ use crate::kv::{HeadView, Positions, Select, When};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "window",
+    title: "First and recent",
+    common: true,
     axis: Axis::KvSelect,
     paper: "Xiao et al., Efficient Streaming Language Models with Attention Sinks, ICLR 2024, arXiv 2309.17453",
     sentence: "Keeps the first tokens (attention sinks) and the most recent ones, and drops the middle.",
     knobs: &[
         Knob {
             id: "n_sink",
+            label: "First tokens",
             paper_name: "start_size",
             kind: KnobKind::Int { min: 0, max: 4096 },
             default: Default::Int(4),
@@ -20,6 +23,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "window",
+            label: "Recent tokens",
             paper_name: "recent_size",
             kind: KnobKind::Int { min: 1, max: 1 << 24 },
             default: Default::Int(512),
@@ -28,6 +32,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "positions",
+            label: "Positions",
             paper_name: "",
             kind: KnobKind::Word { of: &["reindex", "original"] },
             default: Default::Text("reindex"),

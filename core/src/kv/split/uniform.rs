@@ -6,6 +6,8 @@ use crate::kv::Split;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "uniform",
+    title: "Evenly",
+    common: true,
     axis: Axis::KvSplit,
     paper: "the plain choice",
     sentence: "Every layer and head gets the same number of rows.",

@@ -77,6 +77,12 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
             ));
         }
     }
+    if config.observe.as_ref().is_some_and(|o| o.head.is_some()) {
+        return Err(Error::refused(
+            "observe.head",
+            "a GPU keeps nothing of what a head looks at so far; remove it, or set machine.device = cpu",
+        ));
+    }
     if config.run.compute != Compute::Exact {
         return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
     }

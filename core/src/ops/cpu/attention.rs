@@ -124,8 +124,17 @@ pub struct Observe<'a> {
     pub rows: Option<&'a mut [f32]>,
     /// Queries that `rows` takes.
     pub last: usize,
+    /// Of one query head: overwritten with the attention of every query of the call, oldest first, unseen rows 0. Each weight
+    /// is [`packed_weight`]. `(tokens, stride)`.
+    pub map: Option<(usize, &'a mut [u8])>,
     /// Elements from one head's rows to the next; at least the rows of the longest head.
     pub stride: usize,
+}
+
+/// A weight 0 … 1 as a byte: 255 times its square root, so that a thousandth is still 8 and the error of no weight is above
+/// 1 / 255.
+pub fn packed_weight(weight: f32) -> u8 {
+    (weight.max(0.0).sqrt() * 255.0).round() as u8
 }
 
 /// Attends from `q (tokens, heads · dim)`, already rotated, over `kv` into `out (tokens, heads · dim)`.
@@ -422,17 +431,19 @@ impl Call<'_> {
         let (group, block) = (self.shape.group(), self.shape.block());
         let last = if o.rows.is_some() { o.last.min(tokens) } else { 0 };
         let short = o.columns.as_ref().is_some_and(|c| c.len() < kv_heads * o.stride)
-            || o.rows.as_ref().is_some_and(|r| r.len() < heads * last * o.stride);
+            || o.rows.as_ref().is_some_and(|r| r.len() < heads * last * o.stride)
+            || o.map.as_ref().is_some_and(|(head, m)| *head >= heads || m.len() < tokens * o.stride);
         if o.stride < rows || short {
             return Err(Error::Internal(format!(
                 "attention: what is observed does not fit, {rows} rows, {} apart",
                 o.stride
             )));
         }
-        let begin = if o.columns.is_some() { 0 } else { tokens - last };
+        let every = o.columns.is_some();
         let (stride, aggregate) = (o.stride, o.aggregate);
         let columns = o.columns.map(SharedMut::new);
         let kept = o.rows.map(|r| SharedMut::new(&mut r[..heads * last * stride]));
+        let map = o.map.map(|(head, m)| (head, SharedMut::new(&mut m[..tokens * stride])));
         let tiles = stride.div_ceil(TILE);
         self.team.run(kv_heads * tiles, &|task, worker| {
             let (head, start) = (task / tiles, task % tiles * TILE);
@@ -440,6 +451,8 @@ impl Call<'_> {
             let tile = TILE.min(self.kv.rows(head).saturating_sub(start));
             let mut work = work(worker);
             let mut sums = [0.0f32; TILE];
+            let mapped = map.filter(|(of, _)| of / group == head);
+            let begin = if every || mapped.is_some() { 0 } else { tokens - last };
             for first in (begin..tokens).step_by(block) {
                 let n = block.min(tokens - first);
                 if tile > 0 {
@@ -462,6 +475,13 @@ impl Call<'_> {
                         }
                         for (t, w) in together.iter_mut().zip(&*weights) {
                             *t = if aggregate == Aggregate::Max { t.max(*w) } else { *t + w };
+                        }
+                        if let Some((_, map)) = mapped.filter(|(of, _)| of % group == h) {
+                            // SAFETY: each query and tile is written by one task.
+                            let cells = unsafe { map.slice(token * stride + start, width) };
+                            for (cell, weight) in cells.iter_mut().zip(&*weights) {
+                                *cell = packed_weight(*weight);
+                            }
                         }
                         if let Some(kept) = kept
                             && token + last >= tokens

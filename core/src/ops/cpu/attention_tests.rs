@@ -177,9 +177,28 @@ fn observing_sums_to_the_queries_matches_the_definition_and_changes_nothing() {
             for aggregate in [Aggregate::Mean, Aggregate::Max, Aggregate::Sum] {
                 let kept = last.min(tokens);
                 let (mut columns, mut last_rows) = (vec![1.0; 3 * stride], vec![f32::NAN; 9 * kept * stride]);
-                let observe =
-                    Observe { columns: Some(&mut columns), aggregate, rows: Some(&mut last_rows), last, stride };
+                let mut map = vec![9u8; tokens * stride];
+                let observe = Observe {
+                    columns: Some(&mut columns),
+                    aggregate,
+                    rows: Some(&mut last_rows),
+                    last,
+                    map: Some((5, &mut map)),
+                    stride,
+                };
                 assert_eq!(run(level, 2, &q, &kv, s, Some(observe)).unwrap(), plain);
+                // The map alone, as a run without a policy asks for it.
+                let mut alone = vec![9u8; tokens * stride];
+                let observe =
+                    Observe { columns: None, aggregate, rows: None, last: 0, map: Some((5, &mut alone)), stride };
+                assert_eq!(run(level, 2, &q, &kv, s, Some(observe)).unwrap(), plain);
+                for (t, cells) in alone.chunks_exact(stride).enumerate() {
+                    for (r, cell) in cells.iter().enumerate() {
+                        let expected = 255.0 * weights[t * 9 + 5].get(r).copied().unwrap_or(0.0).sqrt();
+                        assert!((f64::from(*cell) - expected).abs() < 0.51, "query {t}, row {r}: {cell}, {expected}");
+                    }
+                }
+                assert_eq!(map, alone);
                 for head in 0..3 {
                     for r in 0..stride {
                         let of = |t: usize, g: usize| weights[t * 9 + head * 3 + g].get(r).copied().unwrap_or(0.0);
@@ -215,8 +234,15 @@ fn what_does_not_fit_is_an_error_and_cancelling_stops() {
     assert!(attend(&team, &q, &kv, s, &mut out, &mut scratch[1..], None).is_err());
     assert!(attend(&team, &q, &kv, Attention { kv_heads: 0, ..s }, &mut out, &mut scratch, None).is_err());
     let mut columns = vec![0.0; 99];
-    let small = Observe { columns: Some(&mut columns), aggregate: Aggregate::Mean, rows: None, last: 0, stride: 99 };
+    let small =
+        Observe { columns: Some(&mut columns), aggregate: Aggregate::Mean, rows: None, last: 0, map: None, stride: 99 };
     assert!(attend(&team, &q, &kv, s, &mut out, &mut scratch, Some(small)).is_err());
+    let mut map = vec![0; 10 * 100];
+    for (head, cells, ok) in [(1, 1000, true), (2, 1000, false), (1, 999, false)] {
+        let map = Some((head, &mut map[..cells]));
+        let observe = Observe { columns: None, aggregate: Aggregate::Mean, rows: None, last: 0, map, stride: 100 };
+        assert_eq!(attend(&team, &q, &kv, s, &mut out, &mut scratch, Some(observe)).is_ok(), ok);
+    }
     team.cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(matches!(attend(&team, &q, &kv, s, &mut out, &mut scratch, None), Err(Error::Cancelled)));
 }

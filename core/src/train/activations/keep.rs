@@ -6,6 +6,8 @@ use crate::catalog::{self, Axis, Entry, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "keep",
+    title: "Keep all",
+    common: true,
     axis: Axis::TrainActivations,
     paper: "the plain choice",
     sentence: "What the backward pass reads of each layer is kept: the fastest, and the most memory.",

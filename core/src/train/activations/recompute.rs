@@ -6,11 +6,14 @@ use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "recompute",
+    title: "Compute again",
+    common: true,
     axis: Axis::TrainActivations,
     paper: "Training Deep Nets with Sublinear Memory Cost (arXiv 1604.06174)",
     sentence: "Only the input of every c-th layer is kept; the layers are computed again when their gradient is due.",
     knobs: &[Knob {
         id: "every",
+        label: "Layers together",
         paper_name: "c",
         kind: KnobKind::Int { min: 1, max: 4096 },
         default: Default::Int(1),

@@ -4,11 +4,13 @@ use super::Gradient;
 use crate::catalog::{self, Axis, Entry, with_all};
 use crate::error::Result;
 use crate::train::batch::Batch;
-use crate::train::engine::{Stepped, Trainer};
+use crate::train::engine::{Stepped, Trainer, Watch};
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "backprop",
+    title: "Backpropagation",
+    common: true,
     axis: Axis::TrainGradient,
     paper: "Rumelhart, Hinton and Williams 1986",
     sentence: "The exact gradient, by the chain rule from the loss down, a layer at a time.",
@@ -20,7 +22,7 @@ pub static ENTRY: Entry = Entry {
 struct Backprop;
 
 impl Gradient for Backprop {
-    fn step(&self, trainer: &mut Trainer, batches: &[Batch], step: u64, lr: f32) -> Result<Stepped> {
-        trainer.backprop(batches, step, lr)
+    fn step(&self, trainer: &mut Trainer, batches: &[Batch], step: u64, lr: f32, watch: Watch<'_>) -> Result<Stepped> {
+        trainer.backprop(batches, step, lr, watch)
     }
 }

@@ -6,11 +6,14 @@ use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "chunked",
+    title: "Chunks of tokens",
+    common: true,
     axis: Axis::TrainLoss,
     paper: "fused linear cross-entropy, as in Liger Kernel (arXiv 2410.10989)",
     sentence: "Logits are held for a chunk of tokens at a time, whose loss and gradient come before the next chunk.",
     knobs: &[Knob {
         id: "chunk_tokens",
+        label: "Tokens of a chunk",
         paper_name: "chunk size",
         kind: KnobKind::Int { min: 1, max: 1 << 20 },
         default: Default::Int(256),

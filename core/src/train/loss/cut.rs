@@ -6,12 +6,15 @@ use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "cut",
+    title: "Cut cross-entropy",
+    common: true,
     axis: Axis::TrainLoss,
     paper: "Cut Your Losses in Large-Vocabulary Language Models (arXiv 2411.09009)",
     sentence: "Logits exist only as one tile; they are computed twice, and tiles without weight are skipped.",
     knobs: &[
         Knob {
             id: "block_n",
+            label: "Tokens of a tile",
             paper_name: "N_B",
             kind: KnobKind::Int { min: 1, max: 1 << 20 },
             default: Default::Int(256),
@@ -20,6 +23,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "block_v",
+            label: "Vocabulary of a tile",
             paper_name: "V_B",
             kind: KnobKind::Int { min: 1, max: 1 << 24 },
             default: Default::Int(4096),
@@ -28,6 +32,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "filter_eps",
+            label: "Skip below",
             paper_name: "ε",
             kind: KnobKind::Float { min: 0.0, max: 0.1 },
             // 2⁻²⁸: what f32 would lose beside 1 by adding a thirty-second of its epsilon.

@@ -6,6 +6,8 @@ use crate::catalog::{self, Axis, Entry, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "full",
+    title: "All logits at once",
+    common: true,
     axis: Axis::TrainLoss,
     paper: "the plain choice",
     sentence: "The logits of every token of the batch are held at once.",

@@ -7,24 +7,39 @@ use crate::config::Knobs;
 use crate::error::{Error, Result};
 use crate::train::device::{self, Buf, Device, Round, Src};
 
-const fn share(id: &'static str, paper_name: &'static str, default: f64, sentence: &'static str) -> Knob {
+const fn share(
+    id: &'static str,
+    label: &'static str,
+    paper_name: &'static str,
+    default: f64,
+    sentence: &'static str,
+) -> Knob {
     let kind = KnobKind::Float { min: 0.0, max: 1.0 };
-    Knob { id, paper_name, kind, default: Default::Float(default), unit: "", sentence }
+    Knob { id, label, paper_name, kind, default: Default::Float(default), unit: "", sentence }
 }
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "adamw",
+    title: "AdamW",
+    common: true,
     axis: Axis::TrainOptimizer,
     paper: "AdamW (arXiv 1711.05101)",
     sentence: "Steps by the running mean of the gradient over the root of that of its square: two numbers a parameter.",
     knobs: &[
-        share("beta1", "β₁", 0.9, "Decay of the mean."),
-        share("beta2", "β₂", 0.999, "Decay of the mean square."),
-        share("eps", "ε", 1e-8, "Added to the root."),
-        share("weight_decay", "λ", 0.0, "Each step also shrinks parameters by this times the learning rate."),
+        share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+        share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
+        share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
+        share(
+            "weight_decay",
+            "Weight decay",
+            "λ",
+            0.0,
+            "Each step also shrinks parameters by this times the learning rate.",
+        ),
         Knob {
             id: "state_dtype",
+            label: "State",
             paper_name: "",
             kind: KnobKind::Word { of: &["f32", "bf16"] },
             default: Default::Text("f32"),

@@ -10,12 +10,15 @@ use crate::train::device::{self, Buf, Device, Round, Src};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "sgd",
+    title: "SGD",
+    common: true,
     axis: Axis::TrainOptimizer,
     paper: "Robbins and Monro 1951; momentum: Polyak 1964, Nesterov 1983",
     sentence: "Steps against the gradient; with momentum one number a parameter, without none.",
     knobs: &[
         Knob {
             id: "momentum",
+            label: "Momentum",
             paper_name: "β",
             kind: KnobKind::Float { min: 0.0, max: 0.9999 },
             default: Default::Float(0.9),
@@ -24,6 +27,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "nesterov",
+            label: "Nesterov",
             paper_name: "",
             kind: KnobKind::Bool,
             default: Default::Bool(false),
@@ -32,6 +36,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "weight_decay",
+            label: "Weight decay",
             paper_name: "λ",
             kind: KnobKind::Float { min: 0.0, max: 1.0 },
             default: Default::Float(0.0),
@@ -40,6 +45,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "state_dtype",
+            label: "State",
             paper_name: "",
             kind: KnobKind::Word { of: &["f32", "bf16"] },
             default: Default::Text("f32"),

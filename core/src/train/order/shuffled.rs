@@ -7,6 +7,8 @@ use crate::rng::Philox;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "shuffled",
+    title: "Shuffled",
+    common: true,
     axis: Axis::TrainOrder,
     paper: "the plain choice",
     sentence: "Every row once an epoch, shuffled anew each time.",

@@ -6,6 +6,8 @@ use crate::catalog::{self, Axis, Entry, with_all};
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "full",
+    title: "All weights",
+    common: true,
     axis: Axis::TrainParams,
     paper: "the plain choice",
     sentence: "Every weight learns; a quantized model is trained as a copy in the type of train.dtype.",

@@ -11,12 +11,15 @@ use crate::train::learner::Learner;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "lora",
+    title: "LoRA",
+    common: true,
     axis: Axis::TrainParams,
     paper: "LoRA (arXiv 2106.09685), on quantized weights QLoRA (arXiv 2305.14314)",
     sentence: "Weights stay as they are, quantized or not; each linear gets a product of two thin matrices that learn.",
     knobs: &[
         Knob {
             id: "r",
+            label: "Rank",
             paper_name: "r",
             kind: KnobKind::Int { min: 1, max: 256 },
             default: Default::Int(8),
@@ -25,6 +28,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "lora_alpha",
+            label: "Alpha",
             paper_name: "α",
             kind: KnobKind::Float { min: 0.0, max: 4096.0 },
             default: Default::None,
@@ -33,6 +37,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "target",
+            label: "Linears",
             paper_name: "target_modules",
             kind: KnobKind::Text,
             default: Default::Text("all"),
@@ -41,6 +46,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "use_rslora",
+            label: "Rank-stabilized",
             paper_name: "rsLoRA (arXiv 2312.03732)",
             kind: KnobKind::Bool,
             default: Default::Bool(false),
@@ -49,6 +55,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "loraplus_lr_ratio",
+            label: "Learning rate of B over A",
             paper_name: "λ of LoRA+ (arXiv 2402.12354)",
             kind: KnobKind::Float { min: 0.0, max: 1000.0 },
             default: Default::Float(1.0),
@@ -57,6 +64,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "freeze_a",
+            label: "Freeze A",
             paper_name: "LoRA-FA (arXiv 2308.03303)",
             kind: KnobKind::Bool,
             default: Default::Bool(false),

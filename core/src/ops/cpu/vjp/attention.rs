@@ -7,11 +7,11 @@
 
 use super::check;
 use super::products::ended;
+use crate::Result;
 use crate::ops::cpu::attention::TILE;
 use crate::ops::cpu::{Kernels, kernels};
 use crate::ops::team::{SharedMut, Team};
 use crate::train::device::Causal;
-use crate::Result;
 
 /// Elements of one worker: two tiles of scores, and per row statistics.
 const OWN: usize = 2 * TILE * TILE + 4 * TILE;
@@ -365,4 +365,3 @@ impl Call<'_> {
         Ok(())
     }
 }
-

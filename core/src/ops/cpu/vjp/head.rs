@@ -48,7 +48,11 @@ pub fn lse(
             }
             let (here, lse) = (max + sum.ln(), &mut lse.slice(i, 1)[0]);
             let larger = here.max(*lse);
-            *lse = if *lse == f32::NEG_INFINITY { here } else { larger + ((here - larger).exp() + (*lse - larger).exp()).ln() };
+            *lse = if *lse == f32::NEG_INFINITY {
+                here
+            } else {
+                larger + ((here - larger).exp() + (*lse - larger).exp()).ln()
+            };
             if let Some(a) = (targets[i] as usize).checked_sub(first).and_then(|j| row.get(j)) {
                 picked.slice(i, 1)[0] = *a;
             }

@@ -184,8 +184,7 @@ fn attention_agrees_with_differences_inside_documents() {
                 start as u32
             })
             .collect();
-        let (q, k, v) =
-            (noise(m * heads * dim, 1), noise(m * kv_heads * dim, 2), noise(m * kv_heads * dim, 3));
+        let (q, k, v) = (noise(m * heads * dim, 1), noise(m * kv_heads * dim, 2), noise(m * kv_heads * dim, 3));
         let g = noise(m * heads * dim, 4);
         let all: Vec<f64> = [wide(&q), wide(&k), wide(&v)].concat();
         let exact = plain_attention(&all, &segments, of);
@@ -198,10 +197,8 @@ fn attention_agrees_with_differences_inside_documents() {
             attention(&team, &q, &k, &v, &segments, of, &mut o, &mut lse, &mut scratch).unwrap();
             close("attention", &o, &exact, 1e-5);
             let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
-            attention_vjp(
-                &team, &q, &k, &v, &o, &lse, &g, &segments, of, &mut dq, &mut dk, &mut dv, &mut scratch,
-            )
-            .unwrap();
+            attention_vjp(&team, &q, &k, &v, &o, &lse, &g, &segments, of, &mut dq, &mut dk, &mut dv, &mut scratch)
+                .unwrap();
             dq.extend(dk);
             dq.extend(dv);
             close("attention vjp", &dq, &d_exact, 3e-5);

@@ -1,0 +1,349 @@
+//! The training job: plan, load, resume, steps with validations and saves, report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::infer::{SNAPSHOT, card, program};
+use super::protocol::{Command, Event, MachineCard, Speed};
+use super::text::Words;
+use super::train_data;
+use super::{Order, Teller};
+use crate::config::train::{Decay, Hold, Train};
+use crate::error::{Error, Result};
+use crate::ledger::alloc::{self, Scope};
+use crate::ledger::{Ledger, Phase};
+use crate::ops::Team;
+use crate::ops::cpu::kernels;
+use crate::plan::{self, Workload};
+use crate::train::batch::{Batch, Rows};
+use crate::train::cpu::Cpu;
+use crate::train::device::{Device, Sizes};
+use crate::train::engine::{Here, Setup, Techniques, Trainer};
+use crate::train::plan::{check, section};
+use crate::train::state::{self, Saved, Standing};
+
+/// Steps of which every layer's memory is told, so that one step can be looked at from within; later ones are thinned out.
+const SHOWN: u64 = 2;
+
+/// Runs an order with a `[train]` section to its end.
+pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, cancel: &Arc<AtomicBool>) -> Result<()> {
+    let Order { config, model, machine, base, .. } = order;
+    config.check()?;
+    let train = section(config)?;
+    check(config, &model.shape)?;
+    // Data and words are the program's, not the job's.
+    let rows = alloc::scoped(Scope::Program, || {
+        let words = Words::of(model)?;
+        train_data::open(train, &words, base, config.run.seed)
+    })?;
+    let workload = Workload::default();
+    let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
+    if let Some(over) = &mut planned.over {
+        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
+    }
+    let over = planned.over.clone();
+    let step_seconds = planned.time.train_step_seconds;
+    let threads = config.threads();
+    let team = Arc::new(Team::with_cancel(threads, Arc::clone(cancel))?);
+    let device = MachineCard {
+        device: config.machine.device.clone(),
+        name: machine.cpu.model.clone(),
+        threads,
+        kernels: kernels().level.as_str().into(),
+        bandwidth: if machine.probed { machine.speed.read[1] } else { 0.0 },
+    };
+    alloc::scoped(Scope::Program, || {
+        tell.event(Event::Started {
+            config: Box::new(config.clone()),
+            plan: Box::new(planned),
+            model: card(model),
+            machine: device,
+        });
+    });
+    if let Some(over) = over {
+        return Err(Error::OverBudget(Box::new(over)));
+    }
+    alloc::reset_peaks();
+    let budget = &config.budget;
+    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    tell.event(Event::Phase { phase: Phase::Load });
+    let techniques = Techniques::new(train)?;
+    let sizes = techniques.sizes(train, &model.shape, threads);
+    let device = open(order, &ledger, &team, &sizes)?;
+    let (again, load) = (Techniques::new(train)?, sizes.load);
+    let setup = Setup {
+        shape: &model.shape,
+        source: Some(&model.source),
+        plan: false,
+        train,
+        seed: config.run.seed,
+        biases: &[],
+    };
+    let (start, whole, mut last, mut done) = (Instant::now(), model.shape.bytes().max(1), Instant::now(), 0u64);
+    let trainer = Trainer::new(device, &ledger, &setup, techniques, load, &mut |bytes| {
+        done += bytes;
+        if last.elapsed() >= SNAPSHOT {
+            last = Instant::now();
+            let share = done as f64 / whole as f64;
+            let left = start.elapsed().as_secs_f64() * (1.0 - share) / share.max(1e-6);
+            let what = "loading weights".into();
+            tell.snapshot(Event::Progress { done: (share * 1000.0) as u64, total: 1000, seconds_left: left, what });
+        }
+    })?;
+    let out = (!train.out.is_empty()).then(|| base.join(&train.out));
+    if let Some(dir) = &out {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
+    }
+    let standing = Standing {
+        step: 0,
+        cursor: 0,
+        seed: config.run.seed,
+        data: rows.fingerprint(),
+        model: model.hash.clone(),
+        choices: choices(train)?,
+    };
+    let load_seconds = tell.seconds();
+    let mut run = Run {
+        order,
+        train,
+        techniques: again,
+        trainer,
+        ledger,
+        rows,
+        tell,
+        inbox,
+        cancel,
+        standing,
+        out,
+        step_seconds,
+        paused: false,
+        step_once: false,
+        last: Instant::now(),
+    };
+    run.resume()?;
+    let speed = run.steps(load_seconds)?;
+    let Run { trainer, ledger, tell, .. } = run;
+    let (measured, program) = (ledger.measured(), program());
+    drop(trainer);
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
+/// Opens the device that an order names.
+fn open(order: &Order, ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Box<dyn Device>> {
+    match order.config.gpu() {
+        None => Ok(Box::new(Cpu::new(ledger, team, sizes)?)),
+        Some(_) => Err(Error::refused(
+            format!("machine.device = {}", order.config.machine.device),
+            "training computes on the CPU in this build; set machine.device=cpu",
+        )),
+    }
+}
+
+/// The choices that the next losses depend on: what only changes memory, or is told and written, may differ when a run goes
+/// on, and so may the number of steps where no decay counts towards it.
+fn choices(train: &Train) -> Result<String> {
+    let plain = Train::default();
+    let mut same = Train {
+        activations: plain.activations,
+        grad_hold: Hold::All,
+        validate_every: 0,
+        validate_rows: 0,
+        save_every: 0,
+        out: String::new(),
+        resume: false,
+        ..train.clone()
+    };
+    if train.decay == Decay::Constant {
+        same.steps = plain.steps.max(same.warmup);
+    }
+    toml::to_string(&same).map_err(|e| Error::Internal(format!("writing the choices of a training: {e}")))
+}
+
+struct Run<'a> {
+    order: &'a Order,
+    train: &'a Train,
+    /// Order and gradient; the rest is in the trainer.
+    techniques: Techniques,
+    trainer: Trainer,
+    ledger: Arc<Ledger>,
+    rows: Box<dyn Rows>,
+    tell: &'a mut Teller,
+    inbox: &'a Receiver<Command>,
+    cancel: &'a Arc<AtomicBool>,
+    standing: Standing,
+    out: Option<PathBuf>,
+    /// Predicted, then measured.
+    step_seconds: f64,
+    paused: bool,
+    step_once: bool,
+    /// Of the last snapshot.
+    last: Instant,
+}
+
+impl Run<'_> {
+    /// Takes a training state up where one is wanted and there is one.
+    fn resume(&mut self) -> Result<()> {
+        let Some(dir) = self.out.as_ref().filter(|_| self.train.resume) else { return Ok(()) };
+        let path = dir.join(state::FILE);
+        let Some(mut saved) = Saved::open(&path)? else { return Ok(()) };
+        saved.standing.matches(&self.standing, &path)?;
+        saved.restore(&mut self.trainer)?;
+        self.standing = saved.standing;
+        Ok(())
+    }
+
+    /// At a step's edge: takes commands, waits while paused.
+    fn gate(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.step_once) {
+            self.paused = true;
+            self.tell.event(Event::Paused);
+        }
+        loop {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Cancelled);
+            }
+            let command = match self.paused {
+                true => match self.inbox.recv_timeout(Duration::from_millis(20)) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Error::Cancelled),
+                },
+                false => self.inbox.try_recv().ok(),
+            };
+            match command {
+                Some(Command::Pause) if !self.paused => {
+                    self.paused = true;
+                    self.tell.event(Event::Paused);
+                }
+                Some(Command::Resume) if self.paused => {
+                    self.paused = false;
+                    self.tell.event(Event::Resumed);
+                }
+                Some(Command::Step) => {
+                    (self.paused, self.step_once) = (false, true);
+                    return Ok(());
+                }
+                Some(Command::Cancel) => return Err(Error::Cancelled),
+                Some(_) => {}
+                None if self.paused => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The micro-batches of the next step.
+    fn draw(&mut self) -> Result<Vec<Batch>> {
+        let (train, rows, seed) = (self.train, self.rows.rows(), self.order.config.run.seed);
+        (0..train.accumulate)
+            .map(|_| {
+                let which: Vec<usize> = (0..train.batch as u64)
+                    .map(|i| self.techniques.order.row(self.standing.cursor + i, rows, seed))
+                    .collect();
+                self.standing.cursor += train.batch as u64;
+                alloc::scoped(Scope::Program, || self.rows.batch(&which))
+            })
+            .collect()
+    }
+
+    /// Every step that is left.
+    fn steps(&mut self, load_seconds: f64) -> Result<Speed> {
+        let (train, steps) = (self.train, self.train.steps as u64);
+        let (mut seconds, mut made, mut saved) = (0.0, 0usize, self.standing.step);
+        let mut validated = None;
+        if self.standing.step < steps {
+            self.tell.event(Event::Phase { phase: Phase::Forward });
+        }
+        while self.standing.step < steps {
+            self.gate()?;
+            let step = self.standing.step + 1;
+            let lr = train.lr * train.share(step);
+            let batches = self.draw()?;
+            let begin = Instant::now();
+            let stepped = {
+                let Self { tell, ledger, last, step_seconds, trainer, techniques, .. } = self;
+                let mut watch = |here: Here| {
+                    let memory = || Event::Memory { step: step as usize, held: ledger.now() };
+                    if made < SHOWN as usize {
+                        tell.event(memory());
+                    }
+                    if last.elapsed() >= SNAPSHOT {
+                        *last = Instant::now();
+                        if made >= SHOWN as usize {
+                            tell.snapshot(memory());
+                        }
+                        // In thousandths of a step, so that long steps move too.
+                        let share = here.done as f64 / here.total.max(1) as f64;
+                        let left = *step_seconds * ((steps - step) as f64 + 1.0 - share);
+                        let done = (step - 1) * 1000 + (share * 1000.0) as u64;
+                        let what = "training".into();
+                        tell.snapshot(Event::Progress { done, total: steps * 1000, seconds_left: left, what });
+                    }
+                };
+                techniques.gradient.step(trainer, &batches, step, lr as f32, &mut watch)?
+            };
+            let took = begin.elapsed().as_secs_f64();
+            (seconds, made) = (seconds + took, made + 1);
+            self.step_seconds = seconds / made as f64;
+            self.standing.step = step;
+            let crate::train::engine::Stepped { loss, grad_norm, tokens, .. } = stepped;
+            self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds: took });
+            if train.validate_every > 0 && step.is_multiple_of(train.validate_every as u64) {
+                self.validate()?;
+                validated = Some(step);
+            }
+            if train.save_every > 0 && step.is_multiple_of(train.save_every as u64) {
+                self.save()?;
+                saved = step;
+            }
+        }
+        if validated != Some(self.standing.step) {
+            self.validate()?;
+        }
+        if saved != self.standing.step || made == 0 {
+            self.save()?;
+        }
+        Ok(Speed { load_seconds, step_seconds: self.step_seconds, steps: made, ..Speed::default() })
+    }
+
+    /// The mean loss of the held-out rows.
+    fn validate(&mut self) -> Result<()> {
+        let held = self.rows.held_out();
+        let n = if self.train.validate_rows == 0 { held } else { held.min(self.train.validate_rows) };
+        if n == 0 {
+            return Ok(());
+        }
+        let (mut loss, mut tokens) = (0.0, 0);
+        let start = Instant::now();
+        for first in (0..n).step_by(self.train.batch) {
+            self.gate()?;
+            let which: Vec<usize> = (first..n.min(first + self.train.batch)).collect();
+            let batch = alloc::scoped(Scope::Program, || self.rows.held_out_batch(&which))?;
+            let (sum, counted) = self.trainer.evaluate(&batch)?;
+            (loss, tokens) = (loss + sum, tokens + counted);
+            if self.last.elapsed() >= SNAPSHOT {
+                self.last = Instant::now();
+                let done = first + which.len();
+                let left = start.elapsed().as_secs_f64() / done as f64 * (n - done) as f64;
+                let what = "validation".into();
+                self.tell.snapshot(Event::Progress { done: done as u64, total: n as u64, seconds_left: left, what });
+            }
+        }
+        let (step, loss) = (self.standing.step, loss / tokens.max(1) as f64);
+        self.tell.event(Event::Validation { step, loss, tokens });
+        Ok(())
+    }
+
+    /// Writes the training state, whole or not at all.
+    fn save(&mut self) -> Result<()> {
+        let Some(dir) = &self.out else { return Ok(()) };
+        let path = dir.join(state::FILE);
+        state::save(&self.trainer, &self.standing, &path)?;
+        self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! The plan of a training run asked backwards.
+
+use serde::{Deserialize, Serialize};
+
+use super::Workload;
+use super::change::{Change, WayBack, fitting};
+use super::solve::{fits, largest};
+use crate::config::Config;
+use crate::config::train::{ClipBy, Hold, Train};
+use crate::machine::Machine;
+use crate::model::shape::ModelShape;
+
+/// What the budgets leave room for in training, everything else as chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainInverse {
+    /// Largest `train.batch`; 0 when not even one row fits.
+    pub largest_batch: usize,
+    /// Longest `train.length`; 0 when not even two tokens fit.
+    pub longest_length: usize,
+}
+
+/// `config` with its section changed.
+fn with(config: &Config, change: &dyn Fn(&mut Train)) -> Config {
+    let mut c = config.clone();
+    if let Some(train) = &mut c.train {
+        change(train);
+    }
+    c
+}
+
+impl TrainInverse {
+    /// Searches both, each with the rest as chosen.
+    pub fn of(shape: &ModelShape, config: &Config, machine: &Machine) -> Self {
+        let workload = Workload::default();
+        let fit = |c: &Config| fits(shape, c, &workload, machine);
+        let largest_batch = largest(512, |n| fit(&with(config, &|t| t.batch = n)));
+        let longest_length = largest(shape.context, |n| n < 2 || fit(&with(config, &|t| t.length = n)));
+        Self { largest_batch, longest_length: if longest_length < 2 { 0 } else { longest_length } }
+    }
+}
+
+/// Keys to set and the words for it; later steps keep those before them.
+type Step = (Vec<(&'static str, String)>, String);
+
+/// What computes the same, from the least slowdown on.
+fn same(train: &Train) -> Vec<Step> {
+    let fused = train.accumulate == 1 && train.clip.by != ClipBy::Global;
+    let mut out: Vec<Step> = Vec::new();
+    if train.loss.id == "full" {
+        out.push((vec![("train.loss", "chunked".into())], "Loss in chunks of tokens".into()));
+    }
+    if fused && train.grad_hold == Hold::All {
+        out.push((vec![("train.grad_hold", "layer".into())], "Gradients a layer at a time".into()));
+    }
+    if train.activations.id == "keep" {
+        out.push((vec![("train.activations", "recompute".into())], "Activations computed again".into()));
+    }
+    let cut = [("train.loss", "cut"), ("train.loss.block_n", "128"), ("train.loss.block_v", "2048")];
+    out.push((cut.map(|(k, v)| (k, v.to_owned())).to_vec(), "Cut cross-entropy in small tiles".into()));
+    if fused && train.grad_hold != Hold::Matrix && train.clip.by != ClipBy::Layer {
+        out.push((vec![("train.grad_hold", "matrix".into())], "Gradients a matrix at a time".into()));
+    }
+    out
+}
+
+/// What learns less or otherwise, on top of all that computes the same.
+fn other(train: &Train) -> Vec<Step> {
+    let mut out: Vec<Step> = Vec::new();
+    for batch in [train.batch / 2, train.batch / 4, 1].into_iter().filter(|b| *b > 0 && *b < train.batch) {
+        out.push((vec![("train.batch", batch.to_string())], format!("Batch {batch}")));
+    }
+    for length in [train.length / 2, train.length / 4, 64].into_iter().filter(|n| *n >= 2 && *n < train.length) {
+        let sets = vec![("train.batch", "1".to_owned()), ("train.length", length.to_string())];
+        out.push((sets, format!("Batch 1 · length {length}")));
+    }
+    if train.optimizer.id == "adamw" && train.optimizer.knobs.text("state_dtype") != Some("bf16") {
+        let sets = vec![("train.optimizer", "{ use = \"adamw\", state_dtype = \"bf16\" }".to_owned())];
+        out.push((sets, "AdamW with bf16 state".into()));
+    }
+    if train.params.id != "lora" {
+        out.push((vec![("train.params", "lora".into())], "LoRA".into()));
+        let length = train.length.min(64);
+        let sets = [
+            ("train.params", "lora".to_owned()),
+            ("train.batch", "1".to_owned()),
+            ("train.length", length.to_string()),
+        ];
+        out.push((sets.to_vec(), format!("LoRA · batch 1 · length {length}")));
+    }
+    out
+}
+
+/// Up to `n` changes that make `config` fit, cheapest first: one that computes the same, several of those together, smaller
+/// batches, other methods.
+pub(super) fn ways_back(
+    shape: &ModelShape,
+    workload: &Workload,
+    config: &Config,
+    machine: &Machine,
+    n: usize,
+) -> Vec<WayBack> {
+    let Some(train) = &config.train else { return Vec::new() };
+    let mut out: Vec<WayBack> = Vec::new();
+    let mut attempt = |steps: &[&Step]| {
+        if out.len() >= n {
+            return false;
+        }
+        let sets = steps.iter().flat_map(|(sets, _)| sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))).collect();
+        let words: Vec<&str> = steps.iter().map(|(_, words)| words.as_str()).collect();
+        let change = Change { sets, words: words.join(" · ") };
+        let Ok(changed) = change.apply(config) else { return false };
+        let plan = (changed != *config).then(|| fitting(shape, workload, &changed, machine)).flatten();
+        out.extend(plan.map(|plan| WayBack { change, plan }));
+        out.len() >= n
+    };
+    let (same, other) = (same(train), other(train));
+    for step in &same {
+        if attempt(&[step]) {
+            return out;
+        }
+    }
+    for end in 2..=same.len() {
+        if attempt(&same[..end].iter().collect::<Vec<_>>()) {
+            return out;
+        }
+    }
+    for step in &other {
+        let all: Vec<&Step> = same.iter().chain(std::iter::once(step)).collect();
+        if attempt(&all) {
+            return out;
+        }
+    }
+    out
+}

@@ -1,0 +1,77 @@
+//! The plan of training: one step, and one validation, on the dry device.
+
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::cpu;
+use super::dry::Dry;
+use super::engine::{Setup, Techniques, Trainer};
+use crate::config::Config;
+use crate::config::train::Train;
+use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::model::shape::ModelShape;
+
+/// The section of a configuration that has one.
+///
+/// # Errors
+/// [`Error::Internal`] for one that has none.
+pub fn section(config: &Config) -> Result<&Train> {
+    config.train.as_ref().ok_or_else(|| Error::Internal("a training plan without a [train] section".into()))
+}
+
+/// The batch that needs most: full, every token a target.
+pub fn fullest(train: &Train) -> Batch {
+    let n = train.batch * train.length;
+    Batch {
+        tokens: vec![0; n],
+        targets: vec![0; n],
+        segments: Vec::new(),
+        sequences: train.batch,
+        length: train.length,
+    }
+}
+
+/// Bytes of scratch that the device of `config` needs.
+fn scratch(config: &Config, sizes: &super::device::Sizes) -> usize {
+    cpu::scratch_bytes(config.threads(), sizes)
+}
+
+/// Walks the reservations of a run of `config` on a model stored as `shape`, in their order.
+///
+/// # Errors
+/// Over budget, where `ledger` has one; a choice that this shape forbids.
+pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<()> {
+    let train = section(config)?;
+    check(config, shape)?;
+    let techniques = Techniques::new(train)?;
+    let sizes = techniques.sizes(train, shape, config.threads());
+    let dry = Dry::new(ledger, scratch(config, &sizes), sizes.load)?;
+    let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
+    let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
+    let batch = fullest(train);
+    trainer.backprop(std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
+    trainer.evaluate(&batch)?;
+    Ok(())
+}
+
+/// What a shape forbids.
+///
+/// # Errors
+/// The first thing that cannot work, with its reason.
+pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
+    let train = section(config)?;
+    if config.weights.format.id != "original" {
+        return Err(Error::refused(
+            format!("weights.format = {} with a [train] section", config.weights.format.id),
+            "training reads the file's own blocks; requantize the file first, or set weights.format=original",
+        ));
+    }
+    if train.length > shape.context {
+        return Err(Error::config(
+            "train.length",
+            format!("`{}` is not allowed; this model was trained for at most {} tokens", train.length, shape.context),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The training state: everything that a run needs to go on as if it had not stopped, in one safetensors file that is
+//! written whole or not at all.
+//!
+//! Tensors are named after parameters: `param.NAME`, `state.SLOT.NAME`, `copy.NAME`; where the run stands is in the
+//! metadata. Random numbers are functions of (seed, step, element), so no generator has a state to save.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::device::{Buf, Device};
+use super::engine::Trainer;
+use super::learner::Param;
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+
+/// The file's name in a run's folder.
+pub const FILE: &str = "training_state.safetensors";
+
+/// Bytes carried at once between a file and a device.
+const CARRY: usize = 32 << 10;
+/// Most bytes of a header that is read.
+const HEADER: u64 = 64 << 20;
+
+/// Where a run stands, and what it is a run of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Updates made.
+    pub step: u64,
+    /// Rows of the data that were drawn.
+    pub cursor: u64,
+    /// Of the run.
+    pub seed: u64,
+    /// [`super::batch::Rows::fingerprint`].
+    pub data: String,
+    /// The model's hash.
+    pub model: String,
+    /// The choices that the next losses depend on, as TOML.
+    pub choices: String,
+}
+
+impl Standing {
+    /// Checks that `self`, from a file, can go on as `now`, which says what was asked.
+    ///
+    /// # Errors
+    /// Names the first thing that differs.
+    pub fn matches(&self, now: &Self, path: &Path) -> Result<()> {
+        let pairs = [
+            ("model", &self.model, &now.model),
+            ("data", &self.data, &now.data),
+            ("choices", &self.choices, &now.choices),
+        ];
+        let differs = pairs.into_iter().find(|(_, a, b)| a != b).map(|(what, a, b)| (what, a.clone(), b.clone()));
+        let seed = (self.seed != now.seed).then(|| ("seed", self.seed.to_string(), now.seed.to_string()));
+        match differs.or(seed) {
+            None => Ok(()),
+            Some((what, a, b)) => Err(Error::refused(
+                "train.resume",
+                format!(
+                    "the training state is of another {what}; it has\n{}\nand the run asks for\n{}\nset train.resume=false or another train.out\n  {}",
+                    a.trim(),
+                    b.trim(),
+                    path.display()
+                ),
+            )),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+fn dtype(ty: BlockType) -> &'static str {
+    if ty == BlockType::Bf16 { "BF16" } else { "F32" }
+}
+
+/// Every tensor of a state, by name, in order.
+fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, &Param)> {
+    params.iter().flat_map(|p| {
+        let state = p.slots.iter().zip(&p.state).map(move |(slot, buf)| (format!("state.{slot}.{}", p.name), buf, p));
+        std::iter::once((format!("param.{}", p.name), &p.buf, p))
+            .chain(state)
+            .chain(p.copy.iter().map(move |buf| (format!("copy.{}", p.name), buf, p)))
+    })
+}
+
+/// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place.
+///
+/// # Errors
+/// The file system's or the device's; what was there before stays.
+pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
+    let part = path.with_extension("safetensors.part");
+    let done = write(trainer, standing, &part).and_then(|()| {
+        std::fs::rename(&part, path).map_err(|e| Error::io(path, "cannot put the training state in place", &e))?;
+        // The name too must be on the disk, or the old state would come back after a loss of power.
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, "cannot sync the folder", &e))
+    });
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done
+}
+
+fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
+    let io = |e: std::io::Error| Error::io(path, "cannot write the training state", &e);
+    let mut header: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+    let json = |e: serde_json::Error| Error::Internal(format!("writing a training state: {e}"));
+    let mut at = 0u64;
+    for (name, buf, p) in tensors(trainer.learner.params()) {
+        let end = at + buf.bytes() as u64;
+        let entry = Entry { dtype: dtype(buf.ty()).into(), shape: vec![p.rows, p.cols], data_offsets: [at, end] };
+        header.insert(name, serde_json::to_value(entry).map_err(json)?);
+        at = end;
+    }
+    let text = serde_json::to_string(standing).map_err(json)?;
+    header.insert("__metadata__".into(), serde_json::json!({ "format": "ullage training state 1", "standing": text }));
+    let mut header = serde_json::to_vec(&header).map_err(json)?;
+    header.resize(header.len().next_multiple_of(64), b' ');
+    let mut file = BufWriter::with_capacity(CARRY, File::create(path).map_err(io)?);
+    file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(io)?;
+    let mut room = vec![0u8; CARRY];
+    for (_, buf, _) in tensors(trainer.learner.params()) {
+        carry(buf, |at, n| {
+            trainer.device().download(buf.at(at), &mut room[..n])?;
+            file.write_all(&room[..n]).map_err(io)
+        })?;
+    }
+    let file = file.into_inner().map_err(|e| io(e.into_error()))?;
+    file.sync_all().map_err(io)
+}
+
+/// Calls `each(first element, bytes)` over a buffer of plain elements.
+fn carry(buf: &Buf, mut each: impl FnMut(usize, usize) -> Result<()>) -> Result<()> {
+    let size = buf.ty().block_bytes();
+    for at in (0..buf.len()).step_by(CARRY / size) {
+        each(at, (CARRY / size).min(buf.len() - at) * size)?;
+    }
+    Ok(())
+}
+
+/// A training state that was opened: its header is read and checked, its tensors are not.
+pub struct Saved {
+    path: PathBuf,
+    file: File,
+    start: u64,
+    entries: BTreeMap<String, Entry>,
+    /// Where the run stood.
+    pub standing: Standing,
+}
+
+impl Saved {
+    /// Opens the state at `path`; none when there is no such file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is damaged.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, "cannot open the training state", &e)),
+        };
+        let damaged = |what: &str| Error::model(path, "training state", format!("{what}; delete it to begin anew"));
+        let io = |e: std::io::Error| Error::io(path, "cannot read the training state", &e);
+        let whole = file.metadata().map_err(io)?.len();
+        let mut len = [0u8; 8];
+        file.read_exact(&mut len).map_err(|_| damaged("it is shorter than its header's length"))?;
+        let len = u64::from_le_bytes(len);
+        if len > HEADER || len + 8 > whole {
+            return Err(damaged("its header does not fit into it"));
+        }
+        let mut header = vec![0u8; len as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let mut header: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(&header).map_err(|e| damaged(&format!("its header is no JSON: {e}")))?;
+        let standing = header.remove("__metadata__");
+        let standing = standing.as_ref().and_then(|m| m.get("standing")).and_then(|s| s.as_str());
+        let standing: Standing = standing
+            .and_then(|s| serde_json::from_str(s).ok())
+            .ok_or_else(|| damaged("its metadata does not say where the run stood"))?;
+        let mut entries = BTreeMap::new();
+        for (name, value) in header {
+            let entry: Entry =
+                serde_json::from_value(value).map_err(|e| damaged(&format!("the entry of {name}: {e}")))?;
+            let [from, to] = entry.data_offsets;
+            if from > to || to > whole - 8 - len {
+                return Err(damaged(&format!("{name} lies outside it")));
+            }
+            entries.insert(name, entry);
+        }
+        Ok(Some(Self { path: path.to_owned(), file, start: 8 + len, entries, standing }))
+    }
+
+    /// Puts every tensor where it belongs in `trainer`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape; the device's.
+    pub fn restore(&mut self, trainer: &mut Trainer) -> Result<()> {
+        let (device, learner) = trainer.parts();
+        for id in 0..learner.params().len() {
+            let p = learner.param_mut(id)?;
+            let (name, shape) = (p.name.clone(), [p.rows, p.cols]);
+            self.tensor(device, &format!("param.{name}"), shape, &mut p.buf)?;
+            for (slot, buf) in p.slots.iter().zip(&mut p.state) {
+                self.tensor(device, &format!("state.{slot}.{name}"), shape, buf)?;
+            }
+            if let Some(copy) = &mut p.copy {
+                self.tensor(device, &format!("copy.{name}"), shape, copy)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, d: &dyn Device, name: &str, shape: [usize; 2], into: &mut Buf) -> Result<()> {
+        let wrong = |what: String| Error::model(&self.path, name, what);
+        let Some(entry) = self.entries.get(name) else {
+            return Err(wrong("the training state has no such tensor: it is of a run with other choices".into()));
+        };
+        let [from, to] = entry.data_offsets;
+        if entry.shape != shape || entry.dtype != dtype(into.ty()) || to - from != into.bytes() as u64 {
+            return Err(wrong(format!(
+                "is {} {:?} in the training state and {} {shape:?} in this run",
+                entry.dtype,
+                entry.shape,
+                dtype(into.ty())
+            )));
+        }
+        let io = |e: std::io::Error| Error::io(&self.path, "cannot read the training state", &e);
+        self.file.seek(SeekFrom::Start(self.start + from)).map_err(io)?;
+        let mut room = vec![0u8; CARRY];
+        let size = into.ty().block_bytes();
+        for at in (0..into.len()).step_by(CARRY / size) {
+            let n = (CARRY / size).min(into.len() - at) * size;
+            self.file.read_exact(&mut room[..n]).map_err(io)?;
+            d.upload(&room[..n], into.at_mut(at))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,356 @@
+//! Properties of whole steps on a small model: what changes only memory gives the same bits, what changes only tiles nearly
+//! so, and plans are what ledgers measure.
+
+use std::sync::Arc;
+
+use super::batch::{Batch, NO_LOSS};
+use super::cpu::{Cpu, scratch_bytes};
+use super::engine::{Setup, Stepped, Techniques, Trainer};
+use super::plan;
+use super::weights::ADAPTERS;
+use crate::blocks::BlockType;
+use crate::config::{Config, from_toml};
+use crate::ledger::{Category, Ledger, Measured, Tier};
+use crate::model::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
+use crate::ops::Team;
+use crate::rng::Philox;
+
+/// A small model; matrices stored as `ty`.
+pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
+    let t = |name: String, rows: usize, cols: usize| TensorShape {
+        name: format!("{name}.weight"),
+        ty: if rows == 1 { BlockType::F32 } else { ty },
+        rows,
+        cols,
+    };
+    let (hidden, ff, vocab) = (64, 96, 77);
+    let layer = |l: usize| {
+        let t = |name: &str, rows, cols| t(format!("blk.{l}.{name}"), rows, cols);
+        LayerShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            ff,
+            tensors: LayerTensors {
+                attn_norm: t("attn_norm", 1, hidden),
+                q: t("attn_q", 64, hidden),
+                k: t("attn_k", 32, hidden),
+                v: t("attn_v", 32, hidden),
+                o: t("attn_output", hidden, 64),
+                ffn_norm: t("ffn_norm", 1, hidden),
+                gate: t("ffn_gate", ff, hidden),
+                up: t("ffn_up", ff, hidden),
+                down: t("ffn_down", hidden, ff),
+            },
+        }
+    };
+    ModelShape {
+        name: "small".into(),
+        arch: "llama".into(),
+        hidden,
+        vocab,
+        context: 128,
+        norm_eps: 1e-5,
+        rope: Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true },
+        layers: (0..3).map(layer).collect(),
+        embedding: t("token_embd".into(), vocab, hidden),
+        output_norm: t("output_norm".into(), 1, hidden),
+        output: (!tied).then(|| t("output".into(), vocab, hidden)),
+        rope_freqs: None,
+    }
+}
+
+pub(crate) fn config(sets: &[(&str, &str)]) -> Config {
+    let base = [("train.batch", "3"), ("train.length", "20"), ("machine.threads", "2"), ("train.lr", "0.01")];
+    let sets: Vec<_> = base.iter().chain(sets).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    from_toml("", &sets).unwrap()
+}
+
+/// Rows of three documents, some without targets.
+pub(crate) fn batch(sequences: usize, seed: u64) -> Batch {
+    let (random, length) = (Philox::new(seed), 20);
+    let n = sequences * length;
+    let tokens: Vec<u32> = (0..n as u64).map(|i| random.below(i, 77) as u32).collect();
+    let targets =
+        (0..n).map(|i| if i % length == length - 1 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
+    let segments = (0..n).map(|i| [0, 5, 11][(i % length >= 5) as usize + (i % length >= 11) as usize]).collect();
+    Batch { tokens, targets, segments, sequences, length }
+}
+
+/// A trainer with weights from a formula, whatever their type.
+pub(crate) fn trainer(
+    config: &Config,
+    shape: &ModelShape,
+    threads: usize,
+    budget: u64,
+) -> crate::Result<(Trainer, Arc<Ledger>)> {
+    let ledger = Ledger::new(budget, u64::MAX, u64::MAX);
+    let train = config.train.as_ref().unwrap();
+    let techniques = Techniques::new(train)?;
+    let sizes = techniques.sizes(train, shape, threads);
+    let team = Arc::new(Team::new(threads)?);
+    let device = Cpu::new(&ledger, &team, &sizes)?;
+    let source = crate::model::Source::Random {
+        spec: crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap(),
+        seed: 3,
+    };
+    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+    let trainer = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ())?;
+    Ok((trainer, ledger))
+}
+
+fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
+    let p = &trainer.learner.params()[id];
+    let mut bytes = vec![0u8; p.buf.bytes()];
+    trainer.device().download(p.buf.all(), &mut bytes).unwrap();
+    let mut out = vec![0.0; p.len()];
+    crate::blocks::decode(p.buf.ty(), &bytes, &mut out).unwrap();
+    out
+}
+
+fn all_values(trainer: &Trainer) -> Vec<Vec<f32>> {
+    (0..trainer.learner.params().len()).map(|id| values(trainer, id)).collect()
+}
+
+/// Three steps; the last one's loss and everything that learned.
+fn three(sets: &[(&str, &str)], shape: &ModelShape, threads: usize) -> (Vec<Stepped>, Vec<Vec<f32>>, Measured) {
+    let config = config(sets);
+    let (mut t, ledger) = trainer(&config, shape, threads, u64::MAX).unwrap();
+    let accumulate = config.train.as_ref().unwrap().accumulate as u64;
+    let rows = config.train.as_ref().unwrap().batch;
+    let steps = (1..=3)
+        .map(|step| {
+            let batches: Vec<Batch> = (0..accumulate).map(|i| batch(rows, step * 10 + i)).collect();
+            t.backprop(&batches, step, 0.01, &mut |_| ()).unwrap()
+        })
+        .collect();
+    t.evaluate(&batch(rows, 99)).unwrap();
+    (steps, all_values(&t), ledger.measured())
+}
+
+#[test]
+fn recomputing_holding_and_threads_change_no_bit() {
+    for params in ["full", "lora"] {
+        for (ty, tied) in [(BlockType::F32, true), (BlockType::Q8_0, false)] {
+            let shape = shape(ty, tied);
+            let base = [("train.params", params), ("train.activations", "keep")];
+            let (steps, weights, _) = three(&base, &shape, 1);
+            assert!(steps.iter().all(|s| s.grad_norm > 0.0 && s.loss.is_finite()), "{steps:?}");
+            for other in [
+                &[("train.activations", "recompute")][..],
+                &[("train.activations", "recompute"), ("train.activations.every", "2")],
+                &[("train.activations", "recompute"), ("train.activations.every", "8")],
+                &[("train.grad_hold", "layer")],
+                &[("train.grad_hold", "matrix")],
+                &[("train.grad_hold", "matrix"), ("train.activations", "recompute")],
+            ] {
+                for threads in [1, 2] {
+                    let sets: Vec<_> = base.iter().chain(other).copied().collect();
+                    let (s, w, _) = three(&sets, &shape, threads);
+                    assert!(w == weights, "{params} {ty} {other:?} on {threads} threads: other weights");
+                    let losses = |s: &[Stepped]| s.iter().map(|s| s.loss).collect::<Vec<_>>();
+                    assert_eq!(losses(&s), losses(&steps), "{params} {ty} {other:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn clipping_by_layer_is_the_same_however_long_gradients_are_held() {
+    let shape = shape(BlockType::F32, false);
+    let clip = ("train.clip", "{ by = \"layer\", at = 0.05 }");
+    let (steps, weights, _) = three(&[("train.params", "full"), clip], &shape, 2);
+    assert!(steps.iter().all(|s| s.clipped));
+    let (_, held, _) = three(&[("train.params", "full"), clip, ("train.grad_hold", "layer")], &shape, 2);
+    assert!(weights == held);
+    let (_, free, _) = three(&[("train.params", "full")], &shape, 2);
+    assert!(weights != free);
+}
+
+#[test]
+fn tiles_of_the_loss_agree_and_cut_never_holds_all_logits() {
+    let shape = shape(BlockType::F32, true);
+    let base = [("train.params", "full"), ("train.optimizer", "sgd")];
+    let (steps, weights, full) = three(&[base[0], base[1], ("train.loss", "full")], &shape, 2);
+    let whole = (3 * 20 * 77 * 4) as u64;
+    assert!(full.tiers[&Tier::Device].bytes[&Category::Logits] >= whole);
+    for loss in [
+        &[("train.loss", "chunked"), ("train.loss.chunk_tokens", "7")][..],
+        &[("train.loss", "cut"), ("train.loss.block_n", "16"), ("train.loss.block_v", "10")],
+    ] {
+        let sets: Vec<_> = base.iter().chain(loss).copied().collect();
+        let (s, w, measured) = three(&sets, &shape, 2);
+        for (a, b) in s.iter().zip(&steps) {
+            assert!((a.loss / b.loss - 1.0).abs() < 1e-5 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-5);
+        }
+        for (a, b) in w.iter().flatten().zip(weights.iter().flatten()) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(0.01), "{loss:?}: {a} {b}");
+        }
+        assert!(measured.tiers[&Tier::Device].bytes[&Category::Logits] < whole / 2);
+    }
+}
+
+#[test]
+fn micro_batches_add_up_to_one_batch_of_any_make_up() {
+    let shape = shape(BlockType::F32, true);
+    let run = |batch_rows: &str, batches: Vec<Batch>| {
+        let n = batches.len().to_string();
+        let sets = [("train.params", "full"), ("train.optimizer", "sgd"), ("train.batch", batch_rows)];
+        let config = config(&[sets[0], sets[1], sets[2], ("train.accumulate", &n)]);
+        let (mut t, _) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        let s = t.backprop(&batches, 1, 0.1, &mut |_| ()).unwrap();
+        (s, all_values(&t))
+    };
+    let whole = batch(4, 5);
+    let mut ragged = whole.clone();
+    ragged.targets[..30].fill(NO_LOSS);
+    let part = |b: &Batch, rows: std::ops::Range<usize>| {
+        let r = rows.start * 20..rows.end * 20;
+        Batch {
+            tokens: b.tokens[r.clone()].to_vec(),
+            targets: b.targets[r.clone()].to_vec(),
+            segments: b.segments[r].to_vec(),
+            sequences: rows.len(),
+            length: 20,
+        }
+    };
+    let (a, wa) = run("4", vec![ragged.clone()]);
+    let (b, wb) = run("2", vec![part(&ragged, 0..2), part(&ragged, 2..4)]);
+    let (c, wc) = run("3", vec![part(&ragged, 0..1), part(&ragged, 1..4)]);
+    for (s, w) in [(b, wb), (c, wc)] {
+        assert_eq!(s.counted, a.counted);
+        assert!((s.loss / a.loss - 1.0).abs() < 1e-6);
+        let far = w.iter().flatten().zip(wa.iter().flatten()).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-6, "{far}");
+    }
+    // A batch without any target learns nothing and is no error.
+    let mut nothing = whole;
+    nothing.targets.fill(NO_LOSS);
+    let (s, _) = run("4", vec![nothing]);
+    assert_eq!((s.loss, s.grad_norm, s.counted), (0.0, 0.0, 0));
+}
+
+#[test]
+fn adapters_begin_as_nothing_and_leave_the_base_as_it_is() {
+    let shape = shape(BlockType::Q8_0, true);
+    let config = config(&[("train.params", "lora"), ("train.params.r", "4"), ("train.params.target", "q,v,down")]);
+    let (mut t, ledger) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+    let untouched = config_without_adapters(&shape);
+    let b = batch(3, 4);
+    let (loss, counted) = t.evaluate(&b).unwrap();
+    assert_eq!((loss, counted), untouched, "before the first step the adapter adds nothing, bit for bit");
+    for step in 1..=20 {
+        t.backprop(std::slice::from_ref(&b), step, 0.02, &mut |_| ()).unwrap();
+    }
+    let (after, _) = t.evaluate(&b).unwrap();
+    assert!(after < 0.8 * loss, "{after} {loss}");
+    // r (m + n) for q, v and down of three layers; gradients, moments and nothing for what is frozen.
+    let elements = 3 * 4 * ((64 + 64) + (32 + 64) + (64 + 96)) as u64;
+    let measured = ledger.measured();
+    let device = &measured.tiers[&Tier::Device];
+    assert_eq!(device.bytes[&Category::Gradients], 4 * elements);
+    assert_eq!(device.bytes[&Category::Optimizer], 8 * elements);
+    assert_eq!(measured.rows[&format!("device.weights.{}", ADAPTERS.name)], 4 * elements);
+    // Frozen A: only B has gradient and moments.
+    let sets = [("train.params", "lora"), ("train.params.r", "4"), ("train.params.freeze_a", "true")];
+    let (_, _, measured) = three(&sets, &shape, 1);
+    let b_only = 3 * 4 * (64 + 32 + 32 + 64 + 96 + 96 + 64) as u64;
+    assert_eq!(measured.tiers[&Tier::Device].bytes[&Category::Gradients], 4 * b_only);
+}
+
+/// Loss of batch 4 with the base alone: a model whose norms would learn, before they do.
+fn config_without_adapters(shape: &ModelShape) -> (f64, usize) {
+    let config = config(&[("train.params", "lora"), ("train.params.r", "1"), ("train.params.target", "k")]);
+    trainer(&config, shape, 1, u64::MAX).unwrap().0.evaluate(&batch(3, 4)).unwrap()
+}
+
+#[test]
+fn bf16_weights_learn_with_every_rounding() {
+    let shape = shape(BlockType::F32, true);
+    for (round, bytes) in [("nearest", 0), ("stochastic", 0), ("kahan", 2), ("master", 4)] {
+        let sets = [("train.params", "full"), ("train.dtype", "bf16"), ("train.round", round)];
+        let config = config(&sets);
+        let (mut t, ledger) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        let b = batch(3, 4);
+        let first = t.backprop(std::slice::from_ref(&b), 1, 0.01, &mut |_| ()).unwrap().loss;
+        let mut last = first;
+        for step in 2..=12 {
+            last = t.backprop(std::slice::from_ref(&b), step, 0.01, &mut |_| ()).unwrap().loss;
+        }
+        assert!(last < 0.8 * first, "{round}: {first} → {last}");
+        let params = t.learner.learning() as u64;
+        let norms = 64 * 7;
+        let held = ledger.measured().tiers[&Tier::Device].bytes[&Category::Optimizer];
+        assert_eq!(held, 8 * params + bytes * (params - norms), "{round}");
+    }
+}
+
+#[test]
+fn plans_are_what_ledgers_measure() {
+    let mut seen = 0;
+    for (ty, tied) in [(BlockType::F32, true), (BlockType::Q4_1, false)] {
+        let shape = shape(ty, tied);
+        for params in [&[("train.params", "full")][..], &[("train.params", "lora"), ("train.params.r", "3")]] {
+            for optimizer in [("train.optimizer", "adamw"), ("train.optimizer", "sgd")] {
+                for activations in ["keep", "recompute"] {
+                    for loss in ["full", "chunked", "cut"] {
+                        for hold in ["all", "layer", "matrix"] {
+                            let rest = [optimizer, ("train.activations", activations), ("train.loss", loss)];
+                            let sets: Vec<_> =
+                                params.iter().chain(&rest).copied().chain([("train.grad_hold", hold)]).collect();
+                            let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+                            plan::walk(&config(&sets), &shape, &free).unwrap();
+                            let (_, _, measured) = three(&sets, &shape, 2);
+                            let (p, m) = (&free.measured().tiers[&Tier::Device], &measured.tiers[&Tier::Device]);
+                            assert_eq!(p, m, "{sets:?}");
+                            let planned = free.measured();
+                            for (phase, accounts) in &measured.phases {
+                                assert_eq!(planned.phases[phase], *accounts, "{sets:?} {phase}");
+                            }
+                            seen += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen >= 40, "{seen}");
+}
+
+#[test]
+fn gradients_and_moments_have_the_bytes_of_the_formulas() {
+    // fine-tuning.md §9: SmolLM2-135M.
+    let shape =
+        crate::model::random::shape(&crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap()).unwrap();
+    let planned = |sets: &[(&str, &str)]| {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config(sets), &shape, &ledger).unwrap();
+        let bytes = ledger.measured().tiers[&Tier::Device].bytes.clone();
+        (bytes[&Category::Gradients], bytes[&Category::Optimizer])
+    };
+    let full = ("train.params", "full");
+    assert_eq!(planned(&[full]), (4 * 134_515_008, 1_076_120_064));
+    let (layer, embedding) = (4 * 3_540_096, 4 * 28_311_552);
+    assert_eq!(planned(&[full, ("train.grad_hold", "layer")]).0, layer + embedding);
+    assert_eq!(planned(&[full, ("train.grad_hold", "matrix")]).0, 4 * 1536 * 576 + embedding);
+    let lora = [("train.params", "lora"), ("train.params.r", "16")];
+    assert_eq!(planned(&lora), (4 * 4_884_480, 8 * 4_884_480));
+    let half = [lora[0], lora[1], ("train.optimizer", "adamw"), ("train.optimizer.state_dtype", "bf16")];
+    assert_eq!(planned(&half).1, 4 * 4_884_480);
+    assert!(scratch_bytes(2, &super::device::Sizes::default()) > 0);
+}
+
+#[test]
+fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
+    let shape = shape(BlockType::F32, true);
+    let config = config(&[("train.params", "full")]);
+    let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    plan::walk(&config, &shape, &free).unwrap();
+    let peak = free.measured().tiers[&Tier::Device].peak;
+    let (mut t, ledger) = trainer(&config, &shape, 2, peak).unwrap();
+    t.backprop(&[batch(3, 1)], 1, 0.01, &mut |_| ()).unwrap();
+    assert_eq!(ledger.measured().tiers[&Tier::Device].peak, peak);
+    let short = Ledger::new(peak - 1, u64::MAX, u64::MAX);
+    assert_eq!(plan::walk(&config, &shape, &short).unwrap_err().exit_code(), 3);
+}
