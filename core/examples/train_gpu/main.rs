@@ -13,10 +13,11 @@ fn main() {
 mod check;
 #[cfg(feature = "cuda")]
 mod ops;
+#[cfg(feature = "cuda")]
+mod steps;
 
 #[cfg(feature = "cuda")]
 use std::process::ExitCode;
-
 
 #[cfg(feature = "cuda")]
 fn main() -> ExitCode {
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
     }
     if runs("ops") {
         report("ops", ops::all().map(|()| 0));
+    }
+    if runs("steps") {
+        report("steps", steps::all());
     }
     println!("{failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

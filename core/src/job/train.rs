@@ -137,9 +137,17 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
 fn open(order: &Order, ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Box<dyn Device>> {
     match order.config.gpu() {
         None => Ok(Box::new(Cpu::new(ledger, team, sizes)?)),
+        #[cfg(feature = "cuda")]
+        Some(gpu) => {
+            let device = crate::ops::cuda::Device::open(gpu, order.config.budget.device.0)?;
+            let train = crate::train::plan::section(&order.config)?;
+            let precision = crate::train::gpu::Precision::of(train);
+            Ok(Box::new(crate::train::gpu::Gpu::new(&device, ledger, team, sizes, precision)?))
+        }
+        #[cfg(not(feature = "cuda"))]
         Some(_) => Err(Error::refused(
             format!("machine.device = {}", order.config.machine.device),
-            "training computes on the CPU in this build; set machine.device=cpu",
+            "this build computes on the CPU; build with `--features cuda` for a GPU",
         )),
     }
 }

@@ -99,7 +99,11 @@ impl Techniques {
 
 /// The type of weights that learn.
 fn dtype(train: &Train) -> BlockType {
-    match train.dtype {
+    stored(train.dtype)
+}
+
+fn stored(dtype: Dtype) -> BlockType {
+    match dtype {
         Dtype::F32 => BlockType::F32,
         Dtype::Bf16 => BlockType::Bf16,
     }
@@ -190,7 +194,8 @@ impl Trainer {
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed, biases } = *setup;
         let Techniques { params, optimizer, activations, loss, .. } = techniques;
-        let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed };
+        let gradients = stored(train.grad_dtype);
+        let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
         let mut builder = Builder {
             d: &*d,

@@ -53,6 +53,12 @@ impl Pool {
         let pool =
             unsafe { result::mem_pool::create(&raw const props) }.map_err(driver("cannot make a memory pool"))?;
         let pool = Self { pool, context: Arc::clone(context) };
+        // What a step lets go of serves the next one: going back to the driver would cost more than the step.
+        let mut keep = u64::MAX;
+        let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the attribute is a 64-bit number, and the pool is alive.
+        unsafe { result::mem_pool::set_attribute(pool.pool, threshold, (&raw mut keep).cast()) }
+            .map_err(driver("cannot set up the memory pool"))?;
         // SAFETY: device and pool are valid.
         unsafe { result::device::set_mem_pool(context.cu_device(), pool.pool) }
             .map_err(driver("cannot set the memory pool"))?;

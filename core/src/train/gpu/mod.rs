@@ -11,6 +11,7 @@ mod ops;
 pub use device::Gpu;
 
 use super::device::Sizes;
+use crate::config::train::{Arithmetic, Train};
 use crate::blocks::BlockType;
 use crate::ledger::{Category, Tag};
 use crate::model::shape::TensorShape;
@@ -25,6 +26,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// What `train.compute` says of a GPU.
+    pub fn of(train: &Train) -> Self {
+        match train.compute {
+            Arithmetic::F32 => Self::F32,
+            Arithmetic::Auto | Arithmetic::Bf16 => Self::Bf16,
+        }
+    }
+
     /// The type that activations have.
     pub fn activations(self) -> BlockType {
         match self {

@@ -97,6 +97,11 @@ impl Device for Gpu {
         self.device().download(whole(from.buf)?.part(start, to.len())?, to)
     }
 
+    fn widen(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        let (types, factors) = ([y.buf.ty(), x.buf.ty()], [Arg::Float(0.0), Arg::Float(1.0)]);
+        self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &factors, &[])
+    }
+
     fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()> {
         let [(upload, piece), (convert, bytes)] = load_scratch(from, to, self.load);
         let mut staging = self.ledger.buffer(upload, piece)?;
