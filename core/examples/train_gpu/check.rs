@@ -331,7 +331,7 @@ fn elements(both: &mut Both) -> Result<()> {
         twice!(both, |dev, of| dev.embed_vjp(of!(dy).all(), of!(ids).all(), m as usize, rows, cols, of!(d).all_mut()));
         both.same(&format!("embed_vjp {cols}"), &d)?;
     }
-    let some = both.ids(&[5, 0, 199, 7])?;
+    let some = both.ids(&[0, 5, 7, 199])?;
     let table = both.put(&noise(rows * cols, 1))?;
     let mut y = both.put(&vec![0.0; 4 * cols])?;
     twice!(both, |d, of| d.gather(of!(table).all(), of!(some).all(), 4, cols, of!(y).all_mut()));

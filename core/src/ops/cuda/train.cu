@@ -388,19 +388,20 @@ DEV void sgd(P* p, const G* g, S* u, size_t n, int whole, Descent d, Round r) {
 }
 
 // out (rows, width) = rows first … and columns left … left + width of a weight matrix (.., cols), decoded. Eight elements a
-// thread; grid (width / 1024, rows), block 128.
+// thread; grid rows · (width / 8) / 256, block 256.
 template <class Q, class T>
-DEV void panel(const uint8_t* w, T* out, int cols, int first, int left, int width) {
-    int i = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
-    if (i >= width) return;
-    const uint8_t* row = w + (size_t)(first + blockIdx.y) * (cols / Q::N) * Q::BYTES;
-    float v[8];
-    if (i + 8 <= width && width % 8 == 0) {
+DEV void panel(const uint8_t* w, T* out, int cols, int first, int left, int width, int rows) {
+    uint32_t pieces = (width + 7) / 8, at = blockIdx.x * blockDim.x + threadIdx.x, r = at / pieces, i = 8 * (at % pieces);
+    if (r >= rows) return;
+    const uint8_t* row = w + (size_t)(first + r) * (cols / Q::N) * Q::BYTES;
+    out += (size_t)r * width + i;
+    if (width % 8 == 0) {
+        float v[8];
 #pragma unroll
         for (int j = 0; j < 8; j++) v[j] = element<Q>(row, left + i + j);
-        put8(out + (size_t)blockIdx.y * width + i, v);
+        put8(out, v);
     } else {
-        for (int j = 0; j < 8 && i + j < width; j++) put(out + (size_t)blockIdx.y * width + i + j, element<Q>(row, left + i + j));
+        for (int j = 0; j < 8 && i + j < width; j++) put(out + j, element<Q>(row, left + i + j));
     }
 }
 
@@ -419,8 +420,8 @@ DEV void embed(const uint8_t* w, const uint32_t* ids, T* out, int cols) {
 #define K extern "C" __global__ void
 
 #define PANEL(ty, Q, t, T)                                                                                             \
-    K panel_##ty##_##t(const uint8_t* w, T* out, int cols, int first, int left, int width) {                           \
-        panel<Q, T>(w, out, cols, first, left, width);                                                                 \
+    K panel_##ty##_##t(const uint8_t* w, T* out, int cols, int first, int left, int width, int rows) {                 \
+        panel<Q, T>(w, out, cols, first, left, width, rows);                                                               \
     }                                                                                                                  \
     K embed_##ty##_##t(const uint8_t* w, const uint32_t* ids, T* out, int cols) { embed<Q, T>(w, ids, out, cols); }
 #define TYPE(ty, Q) PANEL(ty, Q, f32, float) PANEL(ty, Q, bf16, bf16)

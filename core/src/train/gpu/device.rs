@@ -109,17 +109,8 @@ impl Gpu {
         }
         let whole = view(w.buf.at(w.at), w.rows * w.cols)?;
         let out = self.panel.part(0, n * width * ty.block_bytes())?;
-        let args = [whole.into(), out.into(), w.cols.into(), first.into(), left.into(), width.into()];
-        // Rows go by the second side of a grid, which ends at 65535.
-        let mut done = 0;
-        while done < n {
-            let rows = (n - done).min(32768);
-            let mut args = args;
-            args[1] = out.part(done * width * ty.block_bytes(), rows * width * ty.block_bytes())?.into();
-            args[3] = (first + done).into();
-            self.launch("panel", &[w.buf.ty(), ty], (width.div_ceil(1024), rows), 128, &args)?;
-            done += rows;
-        }
+        let args = [whole.into(), out.into(), w.cols.into(), first.into(), left.into(), width.into(), n.into()];
+        self.launch("panel", &[w.buf.ty(), ty], ((n * width.div_ceil(8)).div_ceil(256), 1), 256, &args)?;
         Ok(Operand { view: out, ty, ld: width, turned: false })
     }
 
@@ -180,7 +171,7 @@ impl Gpu {
         if w.buf.ty() == self.precision.activations() {
             return all;
         }
-        (self.panel_elements() / w.cols.max(1)).clamp(1, all)
+        even(all, (self.panel_elements() / w.cols.max(1)).clamp(1, all), 128)
     }
 
     /// [`crate::train::device::Device::linear_dx`]: a panel takes all rows of some columns where it can, so that sums stay
@@ -191,7 +182,7 @@ impl Gpu {
         let (mut wide, mut high) = (w.cols.max(1), w.rows.max(1));
         if w.buf.ty() != self.precision.activations() && wide * high > self.panel_elements() {
             let unit = w.buf.ty().elems().max(8);
-            wide = (self.panel_elements() / high / unit * unit).max(256.max(unit).min(wide));
+            wide = even(wide, (self.panel_elements() / high / unit * unit).max(256.max(unit).min(wide)), unit);
             high = (self.panel_elements() / wide).clamp(1, high);
         }
         for first in (0..m).step_by(step) {
@@ -225,11 +216,13 @@ impl Gpu {
     ) -> Result<()> {
         let (ty, out) = (dw.buf.ty(), view_mut(&dw, rows * cols)?);
         let c = Operand { view: out, ty, ld: cols, turned: false };
-        let step = self.rows_at_once(dy.buf.ty(), m, rows, 2).min(self.rows_at_once(x.buf.ty(), m, cols, 2));
+        let to = self.precision.activations();
+        let parts = if dy.buf.ty() != to && x.buf.ty() != to { 2 } else { 1 };
+        let step = self.rows_at_once(dy.buf.ty(), m, rows, parts).min(self.rows_at_once(x.buf.ty(), m, cols, parts));
         for first in (0..m).step_by(step) {
             let n = step.min(m - first);
-            let a = Operand { turned: true, ..self.rows(dy, rows, (first, n), (0, 2))? };
-            let b = self.rows(x, cols, (first, n), (1, 2))?;
+            let a = Operand { turned: true, ..self.rows(dy, rows, (first, n), (0, parts))? };
+            let b = self.rows(x, cols, (first, n), (parts - 1, parts))?;
             self.blas.product((rows, cols, n), a, b, c, add || first > 0)?;
         }
         Ok(())
@@ -254,6 +247,12 @@ impl Gpu {
         let args = [partial.into(), view_mut(&to, cols)?.into(), parts.into(), cols.into(), add.into()];
         self.launch("fold", &[g], (cols.div_ceil(256), 1), 256, &args)
     }
+}
+
+/// The size of pieces of `all`, at most `most`, that come out alike and in multiples of `unit` where they can.
+fn even(all: usize, most: usize, unit: usize) -> usize {
+    let pieces = all.div_ceil(most.max(1)).max(1);
+    all.div_ceil(pieces).next_multiple_of(unit).min(most).max(1)
 }
 
 /// Elements of a buffer as bytes.

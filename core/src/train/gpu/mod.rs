@@ -74,7 +74,7 @@ pub fn scratch(sizes: &Sizes, precision: Precision) -> [(Tag, usize); 4] {
     let panel = (e * outputs * cols).min(MOST.max(e * 256 * cols));
     let stage = match precision {
         Precision::F32 => 0,
-        Precision::Bf16 => (e * sizes.head_rows.max(64) * outputs).min(MOST / 2).max(4 * e * outputs),
+        Precision::Bf16 => (e * sizes.head_rows.max(64) * outputs).min(MOST).max(4 * e * outputs),
     };
     let sums = 4 * (sizes.rows + PARTS * outputs.min(4 * cols));
     let scratch = sums.max(4 * sizes.rows * sizes.heads).max(8 * 1024);
