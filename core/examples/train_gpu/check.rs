@@ -211,14 +211,7 @@ fn products(both: &mut Both) -> Result<()> {
     let w = both.put_as(BlockType::Q4_0, BlockType::Q4_0, &noise(rows * cols, 1))?;
     let x = both.put(&noise(m * cols, 2))?;
     let mut y = both.floats(&noise(m * rows, 3))?;
-    twice!(both, |d, of| d.linear(
-        of!(x).all(),
-        m,
-        Weight::of(&of!(w), rows, cols),
-        None,
-        of!(y).all_mut(),
-        false
-    ));
+    twice!(both, |d, of| d.linear(of!(x).all(), m, Weight::of(&of!(w), rows, cols), None, of!(y).all_mut(), false));
     both.same("linear to f32 logits", &y)?;
     let mut dx = both.floats(&noise(m * cols, 5))?;
     twice!(both, |d, of| d.linear_dx(of!(y).all(), m, Weight::of(&of!(w), rows, cols), of!(dx).all_mut(), false));
@@ -237,14 +230,7 @@ fn products(both: &mut Both) -> Result<()> {
         let w = both.floats(&noise(rows * cols, 1))?;
         let x = both.put(&noise(m * cols, 2))?;
         let mut y = both.put(&noise(m * rows, 3))?;
-        twice!(both, |d, of| d.linear(
-            of!(x).all(),
-            m,
-            Weight::of(&of!(w), rows, cols),
-            None,
-            of!(y).all_mut(),
-            true
-        ));
+        twice!(both, |d, of| d.linear(of!(x).all(), m, Weight::of(&of!(w), rows, cols), None, of!(y).all_mut(), true));
         both.same(&format!("linear {rows} x {cols}, added"), &y)?;
         let mut dx = both.put(&noise(m * cols, 2))?;
         twice!(both, |d, of| d.linear_dx(of!(y).all(), m, Weight::of(&of!(w), rows, cols), of!(dx).all_mut(), false));
@@ -256,7 +242,8 @@ fn products(both: &mut Both) -> Result<()> {
 fn elements(both: &mut Both) -> Result<()> {
     for cols in [64, 576, 2048] {
         let m = 37;
-        let (x, w, dy) = (both.put(&noise(m * cols, 1))?, both.floats(&noise(cols, 2))?, both.put(&noise(m * cols, 3))?);
+        let (x, w, dy) =
+            (both.put(&noise(m * cols, 1))?, both.floats(&noise(cols, 2))?, both.put(&noise(m * cols, 3))?);
         let mut y = both.put(&vec![0.0; m * cols])?;
         twice!(both, |d, of| d.rms_norm(of!(x).all(), of!(w).all(), m, cols, 1e-5, of!(y).all_mut()));
         both.same(&format!("rms_norm {cols}"), &y)?;
@@ -277,7 +264,9 @@ fn elements(both: &mut Both) -> Result<()> {
         twice!(both, |d, of| d.bias_vjp(of!(dy).all(), m, cols, of!(db).all_mut(), false));
         both.same(&format!("bias_vjp {cols}"), &db)?;
     }
-    for (pairs, half, inverse) in [(Pairs::Interleaved, 32, false), (Pairs::Halves, 16, false), (Pairs::Halves, 32, true)] {
+    for (pairs, half, inverse) in
+        [(Pairs::Interleaved, 32, false), (Pairs::Halves, 16, false), (Pairs::Halves, 32, true)]
+    {
         let (m, heads, dim) = (19, 3, 64);
         let angles = noise(40 * half, 1);
         let cos = both.floats(&angles.iter().map(|a| (9.0 * a).cos()).collect::<Vec<_>>())?;

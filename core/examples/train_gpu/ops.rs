@@ -123,9 +123,7 @@ fn one(s: &Shape) -> Result<()> {
     let mut dw = buf(BlockType::F32, 8 * s.ff)?;
     time(&g, "adapter dA", 0.0, 0.0, || g.linear_dw(r.all(), x.all(), m, 8, h, dw.all_mut(), false))?;
     time(&g, "adapter dB", 0.0, 0.0, || g.linear_dw(y.all(), r.all(), m, s.ff, 8, dw.all_mut(), false))?;
-    time(&g, "adapter dx of B", 0.0, 0.0, || {
-        g.linear_dx(y.all(), m, Weight::of(&lb, s.ff, 8), r.all_mut(), false)
-    })?;
+    time(&g, "adapter dx of B", 0.0, 0.0, || g.linear_dx(y.all(), m, Weight::of(&lb, s.ff, 8), r.all_mut(), false))?;
     let norm = buf(BlockType::F32, h)?;
     let n = (m * h) as f64;
     time(&g, "rms_norm", 0.0, 4.0 * n, || g.rms_norm(x.all(), norm.all(), m, h, 1e-5, y.all_mut()))?;
@@ -142,17 +140,16 @@ fn one(s: &Shape) -> Result<()> {
     time(&g, "axpy", 0.0, 6.0 * (m * h) as f64, || g.axpy(1.0, x.all(), y.all_mut(), m * h))?;
     let (cos, sin) = (buf(BlockType::F32, 512 * s.dim / 2)?, buf(BlockType::F32, 512 * s.dim / 2)?);
     let (positions, segments) = (buf(BlockType::I32, m)?, buf(BlockType::I32, m)?);
-    let turn =
-        Turn { cos: &cos, sin: &sin, positions: &positions, half: s.dim / 2, pairs: Pairs::Interleaved, inverse: false };
-    time(&g, "rope q", 0.0, 4.0 * (m * a) as f64, || g.rope(x.all_mut(), m, s.heads, s.dim, turn))?;
-    let of = Causal {
-        sequences: m / 512,
-        length: 512,
-        heads: s.heads,
-        kv_heads: s.kv_heads,
-        dim: s.dim,
-        scale: 0.125,
+    let turn = Turn {
+        cos: &cos,
+        sin: &sin,
+        positions: &positions,
+        half: s.dim / 2,
+        pairs: Pairs::Interleaved,
+        inverse: false,
     };
+    time(&g, "rope q", 0.0, 4.0 * (m * a) as f64, || g.rope(x.all_mut(), m, s.heads, s.dim, turn))?;
+    let of = Causal { sequences: m / 512, length: 512, heads: s.heads, kv_heads: s.kv_heads, dim: s.dim, scale: 0.125 };
     let (k, v) = (buf(BF, m * kv)?, buf(BF, m * kv)?);
     let mut lse = buf(BlockType::F32, m * s.heads)?;
     let pairs = 2.0 * (m * 256 * s.heads * s.dim) as f64;

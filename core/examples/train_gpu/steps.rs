@@ -82,20 +82,24 @@ fn small() -> Result<usize> {
     write.map_err(|e| Error::io(&path, "cannot write", &e))?;
     let variants: [(&str, &str, Sets<'_>); 6] = [
         ("full, keep", "f32", &[("train.params", "full"), ("train.activations", "keep")]),
-        ("full, recompute, layer, cut", "f32", &[
-            ("train.params", "full"),
-            ("train.grad_hold", "layer"),
-            ("train.loss", "cut"),
-        ]),
+        (
+            "full, recompute, layer, cut",
+            "f32",
+            &[("train.params", "full"), ("train.grad_hold", "layer"), ("train.loss", "cut")],
+        ),
         ("lora q4_0", "q4_0", &[("train.params", "lora"), ("train.activations", "keep")]),
         ("lora q4_k, chunked", "q4_k", &[("train.params", "lora"), ("train.loss.chunk_tokens", "50")]),
         ("full bf16, master", "bf16", &[("train.params", "full"), ("train.dtype", "bf16"), ("train.round", "master")]),
-        ("full bf16, sgd, stochastic", "bf16", &[
-            ("train.params", "full"),
-            ("train.dtype", "bf16"),
-            ("train.optimizer", "sgd"),
-            ("train.round", "stochastic"),
-        ]),
+        (
+            "full bf16, sgd, stochastic",
+            "bf16",
+            &[
+                ("train.params", "full"),
+                ("train.dtype", "bf16"),
+                ("train.optimizer", "sgd"),
+                ("train.round", "stochastic"),
+            ],
+        ),
     ];
     let mut failed = 0;
     for (name, ty, sets) in variants {
@@ -114,11 +118,12 @@ fn small() -> Result<usize> {
             let mut o = open(&config, &model, u64::MAX)?;
             runs.push(steps(&mut o, &config, model.shape.vocab, 5)?);
         }
-        let row = |run: &[Stepped]| -> String {
-            run.iter().map(|s| format!("{:.5}/{:.4} ", s.loss, s.grad_norm)).collect()
-        };
+        let row =
+            |run: &[Stepped]| -> String { run.iter().map(|s| format!("{:.5}/{:.4} ", s.loss, s.grad_norm)).collect() };
         println!("{name}: loss/gradient norm of 5 steps");
-        for (what, most, run) in [("CPU f32 ", 0.0, &runs[0]), ("GPU f32 ", 2e-4, &runs[1]), ("GPU bf16", 2e-2, &runs[2])] {
+        for (what, most, run) in
+            [("CPU f32 ", 0.0, &runs[0]), ("GPU f32 ", 2e-4, &runs[1]), ("GPU bf16", 2e-2, &runs[2])]
+        {
             let far = run.iter().zip(&runs[0]).map(|(a, b)| (a.loss / b.loss - 1.0).abs()).fold(0.0, f64::max);
             let bad = far.is_nan() || far > most;
             failed += usize::from(bad);
@@ -155,10 +160,23 @@ fn one(name: &str, model: &Model, sets: Sets<'_>, budget: u64, n: u64) -> Result
     let used = peak(&measured);
     let tokens = last[0].tokens as f64;
     let gap = planned as f64 / used as f64 - 1.0;
-    println!("  {ms:.1} ms a step, {:.0} tokens/s; peak {:.1} MiB, planned {:+.2} %", tokens / ms * 1e3, mib(used), 100.0 * gap);
-    println!("  loaded in {load:.1} s; losses {:.4} {:.4} … {:.4}", first[0].loss, first[1].loss, last[n as usize - 1].loss);
+    println!(
+        "  {ms:.1} ms a step, {:.0} tokens/s; peak {:.1} MiB, planned {:+.2} %",
+        tokens / ms * 1e3,
+        mib(used),
+        100.0 * gap
+    );
+    println!(
+        "  loaded in {load:.1} s; losses {:.4} {:.4} … {:.4}",
+        first[0].loss,
+        first[1].loss,
+        last[n as usize - 1].loss
+    );
     if let Some(account) = measured.tiers.get(&Tier::Device) {
-        println!("  at peak {:?}", account.at_peak.iter().map(|(c, b)| (c.as_str(), mib(*b) as u64)).collect::<Vec<_>>());
+        println!(
+            "  at peak {:?}",
+            account.at_peak.iter().map(|(c, b)| (c.as_str(), mib(*b) as u64)).collect::<Vec<_>>()
+        );
     }
     if let Some(device) = &o.device {
         println!("  {:?}", device.counts()?.iter().map(|(n, b)| (*n, mib(*b) as u64)).collect::<Vec<_>>());
@@ -181,9 +199,10 @@ pub fn all() -> Result<usize> {
             ("full, keep, bf16 gradients and moments", vec![full, keep, small_state]),
             ("full, recompute, bf16 gradients and moments", vec![full, small_state]),
             ("full, keep, f32 gradients and moments", vec![full, keep]),
-            ("full, keep, f32 gradients by layer, bf16 moments", vec![full, keep, &small_state[..2], &[
-                ("train.grad_hold", "layer"),
-            ]]),
+            (
+                "full, keep, f32 gradients by layer, bf16 moments",
+                vec![full, keep, &small_state[..2], &[("train.grad_hold", "layer")]],
+            ),
             ("lora, keep", vec![lora, keep]),
             ("lora, recompute", vec![lora]),
             ("lora f32, keep", vec![&lora[..1], &lora[2..], keep]),

@@ -297,7 +297,10 @@ impl Train {
                 return Err(Error::refused("train.compute = bf16", "the CPU computes in f32; set train.compute=auto"));
             }
             if self.grad_dtype == Dtype::Bf16 {
-                return Err(Error::refused("train.grad_dtype = bf16", "the CPU sums gradients in f32; set train.grad_dtype=f32"));
+                return Err(Error::refused(
+                    "train.grad_dtype = bf16",
+                    "the CPU sums gradients in f32; set train.grad_dtype=f32",
+                ));
             }
         }
         let fused = self.grad_hold != Hold::All;

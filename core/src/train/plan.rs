@@ -66,6 +66,9 @@ pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
             "training reads the file's own blocks; requantize the file first, or set weights.format=original",
         ));
     }
+    if config.gpu().is_some() {
+        super::gpu::check(shape)?;
+    }
     if train.length > shape.context {
         return Err(Error::config(
             "train.length",

@@ -128,7 +128,8 @@ impl Device {
     /// The driver's.
     pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
         let before = self.used()?;
-        let module = self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
+        let module =
+            self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
         Ok((module, self.used()?.saturating_sub(before)))
     }
 

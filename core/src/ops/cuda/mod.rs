@@ -7,7 +7,7 @@ mod kernels;
 mod tests;
 mod train;
 
-pub use device::{Device, DeviceBuffer, View};
 pub use blas::{Blas, Operand};
+pub use device::{Device, DeviceBuffer, View};
 pub use kernels::{Attend, Kernels, Turn};
 pub use train::{Arg, TrainKernels};

@@ -100,7 +100,12 @@ impl Gpu {
 
     /// The stored form of rows `first..first + n`, columns `left..left + width` of `w`, as a side of a product: itself where
     /// its type is that of products, or decoded into the panel.
-    fn side<'a>(&'a self, w: Weight<'a>, (first, n): (usize, usize), (left, width): (usize, usize)) -> Result<Operand<'a>> {
+    fn side<'a>(
+        &'a self,
+        w: Weight<'a>,
+        (first, n): (usize, usize),
+        (left, width): (usize, usize),
+    ) -> Result<Operand<'a>> {
         let ty = self.precision.activations();
         if w.buf.ty() == ty {
             let at = w.at + first * w.cols + left;

@@ -11,10 +11,12 @@ mod ops;
 pub use device::Gpu;
 
 use super::device::Sizes;
-use crate::config::train::{Arithmetic, Train};
 use crate::blocks::BlockType;
+use crate::config::train::{Arithmetic, Train};
+use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
-use crate::model::shape::TensorShape;
+use crate::model::gpu::WEIGHT_TYPES;
+use crate::model::shape::{ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,28 @@ impl Precision {
 
     fn bytes(self) -> usize {
         self.activations().block_bytes()
+    }
+}
+
+/// What a GPU cannot train of a shape.
+///
+/// # Errors
+/// The first tensor or width that its kernels do not take, with what they do.
+pub fn check(shape: &ModelShape) -> Result<()> {
+    let refuse = |why: String| Err(Error::refused("machine.device = cuda with a [train] section", why));
+    for t in shape.tensors() {
+        if !WEIGHT_TYPES.contains(&t.ty) {
+            let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
+            return refuse(format!("{} is {}, and a GPU decodes so far: {}", t.name, t.ty, types.join(", ")));
+        }
+        // Norms and tables are read sixteen bytes at a time.
+        if !t.cols.is_multiple_of(8) && !t.name.starts_with("rope_freqs") {
+            return refuse(format!("{} has {} columns; a GPU trains widths that are multiples of 8", t.name, t.cols));
+        }
+    }
+    match shape.layers.iter().find(|l| l.head_dim > 256) {
+        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.head_dim)),
+        None => Ok(()),
     }
 }
 

@@ -399,17 +399,8 @@ impl Device for Gpu {
     fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
         let (n, state) = (p.len(), m.ty());
         let round = rounding(p, &round)?;
-        let numbers = [
-            by.lr,
-            by.beta1,
-            by.beta2,
-            by.eps,
-            by.weight_decay,
-            by.correction1,
-            by.correction2,
-            by.scale,
-            by.clamp,
-        ];
+        let numbers =
+            [by.lr, by.beta1, by.beta2, by.eps, by.weight_decay, by.correction1, by.correction2, by.scale, by.clamp];
         let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
         self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
     }
