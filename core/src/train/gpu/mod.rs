@@ -6,6 +6,8 @@
 mod device;
 #[cfg(feature = "cuda")]
 mod ops;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "cuda")]
 pub use device::Gpu;
