@@ -28,6 +28,10 @@ pub enum Command {
     Sweep(Sweep),
     /// The catalogue of techniques
     Techniques(Techniques),
+    /// Write a model with a LoRA adapter merged into its weights, as a GGUF file
+    Merge(Merge),
+    /// Write a LoRA adapter in another layout: PEFT's folder, or GGUF as llama.cpp reads it
+    Adapter(Adapter),
     /// Prefill and decode speed at several depths, and the fraction of the probed bandwidth
     Bench(Bench),
     /// Planned against measured over a matrix of configurations
@@ -66,6 +70,41 @@ impl Source {
         let short = [("machine.device", &self.device), ("budget.device", &self.budget), ("run.prompt", &self.prompt)];
         short.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
     }
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Merge {
+    /// The model the adapter was trained on: a GGUF file, or bundled:recall
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// The adapter: a folder of PEFT's, or a GGUF adapter
+    #[arg(value_name = "ADAPTER")]
+    pub adapter: PathBuf,
+    /// The file to write
+    #[arg(value_name = "OUT.gguf")]
+    pub out: PathBuf,
+    /// What matrices become: original (only the changed ones are encoded again), q8_0, f16, or any other weight format
+    #[arg(long = "type", value_name = "TYPE", default_value = "original")]
+    pub ty: String,
+    /// What the adapter's own scale is multiplied by
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0)]
+    pub scale: f32,
+    /// Threads; 0 for the number of physical cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Adapter {
+    /// The model the adapter was trained on
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// The adapter: a folder of PEFT's, or a GGUF adapter
+    #[arg(value_name = "ADAPTER")]
+    pub adapter: PathBuf,
+    /// What to write: a name that ends in .gguf, or a folder of PEFT's layout
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Clone, ClapArgs)]

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod check_plan;
 mod inspect;
+mod merge;
 mod run;
 mod source;
 mod svg;
@@ -40,6 +41,8 @@ fn dispatch(args: args::Args) -> Result<u8> {
         Some(Command::Run(a)) => run::run(&a),
         Some(Command::Sweep(a)) => sweep::sweep(&a),
         Some(Command::Techniques(a)) => inspect::techniques(&a),
+        Some(Command::Merge(a)) => merge::merge(&a),
+        Some(Command::Adapter(a)) => merge::adapter(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
         Some(Command::Probe(a)) => inspect::probe(&a),

@@ -64,6 +64,9 @@ fn toml_text(text: &str) -> String {
 /// Makes the paths of `config` absolute, so that what a run folder saves means the same files from there.
 fn anchor(config: &mut Config, base: &Path) {
     let whole = |path: &str| std::path::absolute(base.join(path)).map_or(path.to_owned(), |p| p.display().to_string());
+    if let Some(adapter) = config.model.adapter.as_mut().filter(|a| !a.is_empty()) {
+        *adapter = whole(adapter);
+    }
     let path = &mut config.model.path;
     match path.strip_prefix("random:").map(|spec| spec.split_once('@').unwrap_or((spec, ""))) {
         Some((file, ty)) if file.ends_with(".json") => {
@@ -87,7 +90,7 @@ fn anchor(config: &mut Config, base: &Path) {
 /// # Errors
 /// A missing, damaged or unsupported model.
 pub fn order(loaded: &Loaded) -> Result<Order> {
-    let model = Model::open(&loaded.config.model.path, &loaded.base)?;
+    let model = Model::of(&loaded.config.model, &loaded.base)?;
     Ok(Order {
         config: loaded.config.clone(),
         model: Arc::new(model),

@@ -13,6 +13,7 @@ use ullage_core::job::{Event, Job, Numbered, Order};
 use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
+use ullage_core::model::adapter::Held;
 use ullage_core::model::forward::{Forward, Sequence, Unwatched};
 use ullage_core::ops::Team;
 use ullage_core::place;
@@ -98,7 +99,8 @@ impl Rig {
         let team = Team::new(threads)?;
         let place_model = place::Model { stored: &model.shape, held: &held, threads };
         let weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
-        let forward = Forward::new(held, pipeline, weights, Arc::clone(&ledger));
+        let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, &ledger)).transpose()?;
+        let forward = Forward::new(held, pipeline, weights, Arc::clone(&ledger)).with_adapter(adapter);
         Ok(Self { forward, ledger, team, batch: config.run.batch })
     }
 

@@ -95,6 +95,21 @@ impl Naive {
         }
     }
 
+    /// The matrix at place `at` of [`ullage_core::model::shape::LayerTensors::all`], to change.
+    pub fn matrix_mut(&mut self, layer: usize, at: usize) -> &mut Vec<Vec<f64>> {
+        let w = &mut self.layers[layer];
+        match at {
+            1 => &mut w.q,
+            2 => &mut w.k,
+            3 => &mut w.v,
+            4 => &mut w.o,
+            6 => &mut w.gate,
+            7 => &mut w.up,
+            8 => &mut w.down,
+            _ => panic!("tensor {at} is no linear"),
+        }
+    }
+
     /// An empty cache.
     pub fn cache(&self) -> Cache {
         self.shape.layers.iter().map(|l| vec![Rows::default(); l.kv_heads]).collect()

@@ -40,6 +40,7 @@ fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape 
         output_norm: t("f", 1, hidden),
         output: None,
         rope_freqs: None,
+        adapter: None,
     }
 }
 

@@ -68,13 +68,23 @@ fn one() -> u32 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// A GGUF file (relative to the configuration file), `bundled:recall`, or `random:SHAPE@TYPE`.
+    /// A GGUF file or a Hugging Face folder (relative to the configuration file), `bundled:recall`, or `random:SHAPE@TYPE`.
     pub path: String,
+    /// A LoRA adapter that runs beside the weights: a folder of PEFT's, or a GGUF file. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// What the adapter's own scale (α / r) is multiplied by: 0 is the plain model, 1 what was trained.
+    #[serde(skip_serializing_if = "is_one")]
+    pub adapter_scale: f32,
+}
+
+fn is_one(scale: &f32) -> bool {
+    *scale == 1.0
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { path: "bundled:recall".into() }
+        Self { path: "bundled:recall".into(), adapter: None, adapter_scale: 1.0 }
     }
 }
 
@@ -463,6 +473,19 @@ impl Config {
         let device = self.machine.device.as_str();
         if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {
             return Err(Error::config("machine.device", format!("`{device}` is not known; allowed: cpu, cuda:0")));
+        }
+        let scale = self.model.adapter_scale;
+        if !(-100.0..=100.0).contains(&scale) {
+            return Err(Error::config(
+                "model.adapter_scale",
+                format!("`{scale}` is not allowed; a number from -100 to 100"),
+            ));
+        }
+        if scale != 1.0 && self.model.adapter.is_none() {
+            return Err(Error::config("model.adapter_scale", "there is no model.adapter to scale"));
+        }
+        if self.model.adapter.as_deref() == Some("") {
+            return Err(Error::config("model.adapter", "is empty; name an adapter, or leave the key out"));
         }
         let run = &self.run;
         let whole = [

@@ -14,6 +14,10 @@ pub struct Train {
     pub data: String,
     /// Which tokens count in the loss of prompt and response data.
     pub loss_on: LossOn,
+    /// Where the documents of a text file end.
+    pub documents: Split,
+    /// Prompts and responses go through the model's chat template, where it has one.
+    pub template: bool,
     /// Several documents share a row, each seeing only itself.
     pub packing: bool,
     /// Share of the documents held out for validation; 0 for none.
@@ -76,6 +80,8 @@ impl Default for Train {
         Self {
             data: String::new(),
             loss_on: LossOn::Responses,
+            documents: Split::BlankLines,
+            template: true,
             packing: true,
             validation: 0.05,
             params: "lora".into(),
@@ -123,6 +129,15 @@ word! {
         Responses,
         /// Every token.
         All
+    }
+}
+word! {
+    /// `train.documents`
+    Split {
+        /// At blank lines.
+        BlankLines,
+        /// The file is one document, cut into pieces of a row's length.
+        Whole
     }
 }
 word! {

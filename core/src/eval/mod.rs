@@ -9,6 +9,7 @@ mod needle;
 mod perplexity;
 mod recall;
 pub mod reference;
+mod task;
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::job::text::Words;
 
 /// The tasks.
-pub const ENTRIES: &[&Entry] = &[&perplexity::ENTRY, &fidelity::ENTRY, &needle::ENTRY, &recall::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&perplexity::ENTRY, &fidelity::ENTRY, &needle::ENTRY, &recall::ENTRY, &task::ENTRY];
 
 /// A prompt, and the tokens forced after it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 use crate::model::Model;
+use crate::model::adapter::Held;
 use crate::model::forward::Forward;
 #[cfg(feature = "cuda")]
 use crate::model::gpu::GpuForward;
@@ -72,7 +73,8 @@ impl Backend for Cpu {
         let Resolved { held, pipeline, placement, threads, .. } = resolved;
         let place = place::Model { stored: &model.shape, held: &held, threads };
         let weights = placement.load(Arc::clone(&model.source), place, ledger, team, progress)?;
-        Ok(Forward::new(held, pipeline, weights, Arc::clone(ledger)))
+        let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, ledger)).transpose()?;
+        Ok(Forward::new(held, pipeline, weights, Arc::clone(ledger)).with_adapter(adapter))
     }
 }
 

@@ -48,6 +48,9 @@ pub struct Prepared {
 /// A prompt that does not fit, a damaged tokenizer, a missing text file.
 pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
     config.check()?;
+    if config.model.adapter.is_some() != model.adapter.is_some() {
+        return Err(Error::Internal("the model was opened without its adapter, or with one too many".into()));
+    }
     let resolved = Resolved::new(config, &model.shape)?;
     let words = Words::of(model)?;
     let prompt = words.prompt(config)?;

@@ -43,24 +43,53 @@ impl Words {
                 (0..n).map(|i| ((i * 7919 + 13) % self.vocab) as u32).collect()
             }
             Some(t) if run.chat => {
-                let Some(template) = &self.template else {
-                    return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
-                };
                 let mut messages = Vec::new();
                 if !run.system.is_empty() {
                     messages.push(Message { role: "system".into(), content: run.system.clone() });
                 }
                 messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
                 messages.push(Message { role: "user".into(), content: run.prompt.clone() });
-                let piece = |id: Option<u32>| {
-                    id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned()).unwrap_or_default()
-                };
-                let text = template.render(&messages, true, &piece(t.bos()), &piece(t.eos()))?;
-                t.encode(&text, false, true)
+                if !self.has_template() {
+                    return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
+                }
+                t.encode(&self.chat(&messages, true)?, false, true)
             }
             Some(t) => t.encode(&run.prompt, true, false),
         };
         self.check(ids)
+    }
+
+    /// True when conversations can be written as this model expects them.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some() && self.tokenizer.is_some()
+    }
+
+    /// A conversation in the words of the model's template; with `ask` it ends where the assistant begins.
+    ///
+    /// # Errors
+    /// A model without a template, or what the template says.
+    pub fn chat(&self, messages: &[Message], ask: bool) -> Result<String> {
+        let (Some(t), Some(template)) = (&self.tokenizer, &self.template) else {
+            return Err(Error::refused("a conversation", "this model has no chat template"));
+        };
+        let piece = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
+        template.render(messages, ask, &piece(t.bos()).unwrap_or_default(), &piece(t.eos()).unwrap_or_default())
+    }
+
+    /// A piece of a rendered conversation in tokens, the texts of special tokens being those tokens.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.tokenizer {
+            Some(t) => self.check(t.encode(text, false, true)),
+            None => Err(Error::refused("a conversation with a random model", "it has no tokenizer")),
+        }
+    }
+
+    /// The token that ends a text, where the model has one.
+    pub fn end(&self) -> Option<u32> {
+        self.tokenizer.as_ref().and_then(Tokenizer::eos).filter(|id| (*id as usize) < self.vocab)
     }
 
     /// Plain text in tokens, for evaluations.

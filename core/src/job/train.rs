@@ -8,21 +8,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::infer::{SNAPSHOT, card, program};
-use super::protocol::{Command, Event, MachineCard, Speed};
+use super::protocol::{Command, Event, Speed};
 use super::text::Words;
 use super::train_data;
+use super::train_place::Place;
 use super::{Order, Teller};
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
 use crate::ops::Team;
-use crate::ops::cpu::kernels;
 use crate::plan::{self, Workload};
 use crate::train::batch::{Batch, Rows};
-use crate::train::cpu::Cpu;
-use crate::train::device::{Device, Sizes};
 use crate::train::engine::{Here, Setup, Techniques, Trainer};
+use crate::train::export::export;
 use crate::train::plan::{check, section};
 use crate::train::state::{self, Saved, Standing};
 
@@ -35,6 +34,12 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     config.check()?;
     let train = section(config)?;
     check(config, &model.shape)?;
+    if model.adapter.is_some() {
+        return Err(Error::refused(
+            "model.adapter with a [train] section",
+            "training begins from the weights alone; merge the adapter first (`ullage merge`), or go on with train.resume",
+        ));
+    }
     // Data and words are the program's, not the job's.
     let rows = alloc::scoped(Scope::Program, || {
         let words = Words::of(model)?;
@@ -49,13 +54,8 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     let step_seconds = planned.time.train_step_seconds;
     let threads = config.threads();
     let team = Arc::new(Team::with_cancel(threads, Arc::clone(cancel))?);
-    let device = MachineCard {
-        device: config.machine.device.clone(),
-        name: machine.cpu.model.clone(),
-        threads,
-        kernels: kernels().level.as_str().into(),
-        bandwidth: if machine.probed { machine.speed.read[1] } else { 0.0 },
-    };
+    let place = Place::open(config)?;
+    let device = place.card(config, machine, threads);
     alloc::scoped(Scope::Program, || {
         tell.event(Event::Started {
             config: Box::new(config.clone()),
@@ -73,7 +73,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     tell.event(Event::Phase { phase: Phase::Load });
     let techniques = Techniques::new(train)?;
     let sizes = techniques.sizes(train, &model.shape, threads);
-    let device = open(order, &ledger, &team, &sizes)?;
+    let device = place.device(train, &ledger, &team, &sizes)?;
     let (again, load) = (Techniques::new(train)?, sizes.load);
     let setup = Setup {
         shape: &model.shape,
@@ -127,29 +127,12 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     run.resume()?;
     let speed = run.steps(load_seconds)?;
     let Run { trainer, ledger, tell, .. } = run;
-    let (measured, program) = (ledger.measured(), program());
+    let (mut measured, program) = (ledger.measured(), program());
+    let beside = trainer.device().beside()?;
+    measured.rows.extend(beside.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
     drop(trainer);
     tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
     Ok(())
-}
-
-/// Opens the device that an order names.
-fn open(order: &Order, ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Box<dyn Device>> {
-    match order.config.gpu() {
-        None => Ok(Box::new(Cpu::new(ledger, team, sizes)?)),
-        #[cfg(feature = "cuda")]
-        Some(gpu) => {
-            let device = crate::ops::cuda::Device::open(gpu, order.config.budget.device.0)?;
-            let train = crate::train::plan::section(&order.config)?;
-            let precision = crate::train::gpu::Precision::of(train);
-            Ok(Box::new(crate::train::gpu::Gpu::new(&device, ledger, team, sizes, precision)?))
-        }
-        #[cfg(not(feature = "cuda"))]
-        Some(_) => Err(Error::refused(
-            format!("machine.device = {}", order.config.machine.device),
-            "this build computes on the CPU; build with `--features cuda` for a GPU",
-        )),
-    }
 }
 
 /// The choices that the next losses depend on: what only changes memory, or is told and written, may differ when a run goes
@@ -314,6 +297,11 @@ impl Run<'_> {
         }
         if saved != self.standing.step || made == 0 {
             self.save()?;
+        }
+        if let Some(dir) = &self.out {
+            for path in export(&self.trainer, &self.order.model, train, dir)? {
+                self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
+            }
         }
         Ok(Speed { load_seconds, step_seconds: self.step_seconds, steps: made, ..Speed::default() })
     }

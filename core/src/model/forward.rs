@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::adapter::{self, Linear, Output};
 use super::shape::{ModelShape, Rope};
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
@@ -63,6 +64,8 @@ struct Sizes {
     wide: usize,
     out: usize,
     angles: usize,
+    /// Ax of an adapter.
+    low: usize,
     linear: usize,
     attend: usize,
     sums: usize,
@@ -92,6 +95,7 @@ impl Sizes {
             wide: e.batch * wide,
             out: e.batch * shape.hidden,
             angles: 2 * e.batch * (shape.rope.dim / 2),
+            low: adapter::low_elements(shape, e.batch),
             linear: linear_scratch_as(e.compute, threads, e.batch, cols),
             attend: attend.max().unwrap_or(0),
             sums: if observes { max(&|l| l.kv_heads) * e.rows } else { 0 },
@@ -112,7 +116,7 @@ impl Sizes {
     fn rows(&self) -> [(Tag, usize); 8] {
         [
             (RESIDUAL, 4 * self.residual),
-            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles)),
+            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low)),
             (KERNELS, 4 * self.linear.max(self.attend)),
             (POLICY, 4 * (self.sums + self.keep)),
             (ROTATIONS, 4 * self.table),
@@ -282,6 +286,7 @@ pub struct Forward {
     /// The cache's techniques.
     pub pipeline: Pipeline,
     weights: Box<dyn WeightSource>,
+    adapter: Option<adapter::Held>,
     ledger: Arc<Ledger>,
     freqs: Vec<f64>,
     /// Layer and query head whose attention is told.
@@ -371,7 +376,12 @@ impl Forward {
     /// A model from its loaded weights.
     pub fn new(shape: ModelShape, pipeline: Pipeline, weights: Box<dyn WeightSource>, ledger: Arc<Ledger>) -> Self {
         let freqs = inverse_frequencies(&shape.rope, weights.rope_freqs());
-        Self { shape, pipeline, weights, ledger, freqs, observed: None, order: Vec::new() }
+        Self { shape, pipeline, weights, adapter: None, ledger, freqs, observed: None, order: Vec::new() }
+    }
+
+    /// The same model with the adapter that its shape tells of.
+    pub fn with_adapter(self, adapter: Option<adapter::Held>) -> Self {
+        Self { adapter, ..self }
     }
 
     /// Tells from now on what this query head of this layer looks at, in rooms and sequences made after this; `None` for
@@ -639,7 +649,9 @@ impl Forward {
         let s = room.sizes;
         let (normed, rest) = room.layer.as_mut_slice::<f32>().split_at_mut(s.normed);
         let (wide, rest) = rest.split_at_mut(s.wide);
-        let (out, turns) = rest.split_at_mut(s.out);
+        let (out, rest) = rest.split_at_mut(s.out);
+        let (turns, low) = rest.split_at_mut(s.angles);
+        let low = &mut low[..s.low];
         let scratch = room.kernels.as_mut_slice::<f32>();
         let (sums, keep) = room.policy.as_mut_slice::<f32>().split_at_mut(s.sums);
         let keep: &mut [u32] = bytemuck::cast_slice_mut(keep);
@@ -660,6 +672,14 @@ impl Forward {
             ],
             scratch,
         )?;
+        if let Some(adapter) = &self.adapter {
+            let mut outputs = [
+                Output { linear: Linear::Q, y: q },
+                Output { linear: Linear::K, y: k },
+                Output { linear: Linear::V, y: v },
+            ];
+            adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
+        }
         let (pairs, p) = (pairs(&self.shape.rope), &self.pipeline);
         let reindex = p.select.positions() == Positions::Reindex;
         for span in spans {
@@ -764,6 +784,10 @@ impl Forward {
             &mut [Product { w: w.mat(4)?, y: out, ldy: hidden }],
             scratch,
         )?;
+        if let Some(adapter) = &self.adapter {
+            let mut outputs = [Output { linear: Linear::O, y: out }];
+            adapter.add(team, l, &normed[..m * nq], m, &mut outputs, low, scratch)?;
+        }
         add(team, x, out)?;
         rms_norm(team, x, w.vector(5), eps, &mut normed[..m * hidden])?;
         let (gate, up) = wide[..2 * m * ff].split_at_mut(m * ff);
@@ -775,8 +799,16 @@ impl Forward {
             &mut [Product { w: w.mat(6)?, y: gate, ldy: ff }, Product { w: w.mat(7)?, y: up, ldy: ff }],
             scratch,
         )?;
+        if let Some(adapter) = &self.adapter {
+            let mut outputs = [Output { linear: Linear::Gate, y: gate }, Output { linear: Linear::Up, y: up }];
+            adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
+        }
         swiglu(team, gate, up)?;
         linear_many_as(s.compute, team, gate, m, &mut [Product { w: w.mat(8)?, y: out, ldy: hidden }], scratch)?;
+        if let Some(adapter) = &self.adapter {
+            let mut outputs = [Output { linear: Linear::Down, y: out }];
+            adapter.add(team, l, gate, m, &mut outputs, low, scratch)?;
+        }
         add(team, x, out)
     }
 

@@ -174,6 +174,7 @@ impl Hyper {
             output_norm,
             output,
             rope_freqs,
+            adapter: None,
         })
     }
 }

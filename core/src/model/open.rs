@@ -1,13 +1,19 @@
-//! Opening a model by what the configuration calls it: a GGUF file, `bundled:NAME`, or `random:SHAPE@TYPE`.
+//! Opening a model by what the configuration calls it: a GGUF file, a Hugging Face folder, `bundled:NAME`, or
+//! `random:SHAPE@TYPE`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
+use super::adapter::AdapterFile;
 use super::chat::ChatTemplate;
 use super::gguf::Gguf;
+use super::hf::HfFolder;
 use super::random::{self, RandomSpec};
 use super::shape::{ModelShape, TensorShape};
 use super::tokenizer::{Tokenizer, TokenizerSpec};
+use crate::config;
 use crate::error::{Error, Result};
 
 /// Where payload comes from.
@@ -15,6 +21,8 @@ use crate::error::{Error, Result};
 pub enum Source {
     /// A file, read by position.
     Gguf(Gguf),
+    /// A folder of safetensors, read by position.
+    Hf(HfFolder),
     /// Numbers made on the device, for memory and speed.
     Random {
         /// What was asked for.
@@ -35,6 +43,7 @@ impl Source {
                 let info = file.tensor(&t.name).ok_or_else(|| file.error(t.name.as_str(), "the tensor is missing"))?;
                 file.read_at(info, (first * t.row_bytes()) as u64, &mut out[..n * t.row_bytes()])
             }
+            Self::Hf(folder) => folder.read_rows(t, first, n, out),
             Self::Random { seed, .. } => random::fill(t, first..first + n, *seed, out),
         }
     }
@@ -53,6 +62,8 @@ pub struct Model {
     pub hash: String,
     /// Bytes of the file; 0 for a random model.
     pub file_bytes: u64,
+    /// The adapter that runs beside its weights.
+    pub adapter: Option<Arc<AdapterFile>>,
 }
 
 /// Where bundled models are looked for.
@@ -90,20 +101,53 @@ impl Model {
         if let Some(spec) = random::parse(path)? {
             let shape = random::shape(&spec)?;
             let source = Arc::new(Source::Random { spec, seed: 0 });
-            return Ok(Self { path: path.into(), shape, source, hash: path.to_owned(), file_bytes: 0 });
+            return Ok(Self { path: path.into(), shape, source, hash: path.to_owned(), file_bytes: 0, adapter: None });
         }
         let file = match path.strip_prefix("bundled:") {
             Some(name) => bundled(name)?,
             None => base.join(path),
         };
         // What cannot be opened is a wrong argument, not a failed run.
-        let gguf = Gguf::open(&file).map_err(|e| match e {
+        let argument = |e: Error| match e {
             Error::Io { action, message, .. } => Error::model(&file, "model.path", format!("{action}: {message}")),
             e => e,
-        })?;
+        };
+        if HfFolder::is_one(&file) {
+            let (folder, shape) = HfFolder::open(&file).map_err(argument)?;
+            let (hash, file_bytes) = (folder.content_hash().map_err(argument)?, folder.file_bytes());
+            let source = Arc::new(Source::Hf(folder));
+            return Ok(Self { path: path.into(), shape, source, hash, file_bytes, adapter: None });
+        }
+        let gguf = Gguf::open(&file).map_err(argument)?;
         let shape = ModelShape::from_gguf(&gguf)?;
         let (hash, file_bytes) = (gguf.content_hash()?, gguf.file_bytes());
-        Ok(Self { path: path.into(), shape, source: Arc::new(Source::Gguf(gguf)), hash, file_bytes })
+        Ok(Self { path: path.into(), shape, source: Arc::new(Source::Gguf(gguf)), hash, file_bytes, adapter: None })
+    }
+
+    /// Opens what `chosen` names, with its adapter.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; an adapter that is damaged or for another model.
+    pub fn of(chosen: &config::Model, base: &Path) -> Result<Self> {
+        let model = Self::open(&chosen.path, base)?;
+        match &chosen.adapter {
+            Some(path) => model.with_adapter(&base.join(path), chosen.adapter_scale),
+            None => Ok(model),
+        }
+    }
+
+    /// The same model with the adapter at `path` beside its weights, its scales multiplied by `scale`.
+    ///
+    /// # Errors
+    /// An adapter that is damaged or for another model.
+    pub fn with_adapter(self, path: &Path, scale: f32) -> Result<Self> {
+        let file = AdapterFile::open(path, &self.shape, scale)?;
+        let mut hash = Sha256::new();
+        hash.update(&self.hash);
+        hash.update(&file.hash);
+        let hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let shape = ModelShape { adapter: Some(file.shape.clone()), ..self.shape };
+        Ok(Self { shape, hash, adapter: Some(Arc::new(file)), ..self })
     }
 
     /// Its tokenizer; a random model has none.
@@ -113,6 +157,7 @@ impl Model {
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         match &*self.source {
             Source::Gguf(file) => Ok(Some(Tokenizer::new(TokenizerSpec::from_gguf(file)?)?)),
+            Source::Hf(folder) => folder.tokenizer(),
             Source::Random { .. } => Ok(None),
         }
     }
@@ -124,6 +169,7 @@ impl Model {
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &*self.source {
             Source::Gguf(file) => file.str("tokenizer.chat_template")?.map(ChatTemplate::new).transpose(),
+            Source::Hf(folder) => folder.chat_template()?.as_deref().map(ChatTemplate::new).transpose(),
             Source::Random { .. } => Ok(None),
         }
     }

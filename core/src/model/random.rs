@@ -5,18 +5,16 @@
 //! bytes on every machine and in any order. Matrices have a standard deviation near 1/√cols, so that hidden states and
 //! logits stay finite; norms are ones.
 
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-use serde::Deserialize;
-
-use super::llama_shape::{Hyper, Layer, Names, Role};
+use super::hf::config;
+use super::llama_shape::{Hyper, Layer, Role};
 use super::shape::{ModelShape, TensorShape};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// The types random weights can have.
 pub const TYPES: [BlockType; 10] = [
@@ -165,11 +163,11 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
                 preset.ok_or_else(|| Error::config("model.path", format!("`{name}` is not a random shape")))?;
             (preset.hyper(), Path::new(preset.name))
         }
-        Source::Config(path) => (config(path)?, path.as_path()),
+        Source::Config(path) => (config::read(path)?.hyper, path.as_path()),
     };
     let ty = spec.ty;
     let mut shape = hyper.assemble(
-        &CONFIG_KEYS,
+        &config::KEYS,
         |field, message| Error::model(path, field, message),
         |name, rows, cols, role| {
             let ty = if role == Role::Vector { BlockType::F32 } else { ty };
@@ -202,139 +200,6 @@ impl Preset {
             layers: vec![Layer { heads: self.heads, kv_heads: self.kv_heads, ff: self.ff }; self.layers],
         }
     }
-}
-
-const CONFIG_KEYS: Names = Names {
-    layers: "num_hidden_layers",
-    hidden: "hidden_size",
-    ff: "intermediate_size",
-    heads: "num_attention_heads",
-    kv_heads: "num_key_value_heads",
-    head_dim: "head_dim",
-    vocab: "vocab_size",
-    context: "max_position_embeddings",
-    norm_eps: "rms_norm_eps",
-    rope_dim: "head_dim",
-    rope_base: "rope_theta",
-    rope_scale: "rope_scaling.factor",
-};
-
-/// The fields of a Hugging Face `config.json` that decide a Llama model's shape.
-#[derive(Deserialize)]
-struct HfConfig {
-    model_type: Option<String>,
-    hidden_size: u64,
-    intermediate_size: u64,
-    num_hidden_layers: u64,
-    num_attention_heads: u64,
-    num_key_value_heads: Option<u64>,
-    head_dim: Option<u64>,
-    vocab_size: u64,
-    max_position_embeddings: u64,
-    #[serde(default = "default_theta")]
-    rope_theta: f32,
-    rms_norm_eps: f32,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    sliding_window: Option<u64>,
-    #[serde(alias = "num_experts")]
-    num_local_experts: Option<u64>,
-    rope_scaling: Option<HfRopeScaling>,
-}
-
-#[derive(Deserialize)]
-struct HfRopeScaling {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f32>,
-}
-
-fn default_theta() -> f32 {
-    10_000.0
-}
-
-/// Largest `config.json` read.
-const CONFIG_BYTES: u64 = 1 << 20;
-
-fn config(path: &Path) -> Result<Hyper> {
-    let read = |e: &std::io::Error| Error::io(path, "cannot read the configuration", e);
-    let wrong = |field: &str, message: String| Err(Error::model(path, field, message));
-    let file = std::fs::File::open(path).map_err(|e| read(&e))?;
-    let mut text = Vec::new();
-    file.take(CONFIG_BYTES + 1).read_to_end(&mut text).map_err(|e| read(&e))?;
-    if text.len() as u64 > CONFIG_BYTES {
-        return wrong("config.json", "is larger than 1 MiB: this is not a model's config.json".into());
-    }
-    // serde's message names the missing or wrong field and the line.
-    let c: HfConfig = match serde_json::from_slice(&text) {
-        Ok(c) => c,
-        Err(e) => return wrong("config.json", format!("{e}; a Hugging Face config.json of a Llama model is needed")),
-    };
-    if let Some(kind) = c.model_type.as_deref().filter(|t| !["llama", "mistral"].contains(t)) {
-        return wrong("model_type", format!("is `{}`; supported: llama, mistral", kind.escape_debug()));
-    }
-    if c.attention_bias || c.mlp_bias {
-        let field = if c.attention_bias { "attention_bias" } else { "mlp_bias" };
-        return wrong(field, "is true; biases are not supported".into());
-    }
-    if let Some(n) = c.num_local_experts.filter(|&n| n > 0) {
-        return wrong("num_local_experts", format!("is {n}; mixtures of experts are not supported yet"));
-    }
-    if let Some(n) = c.sliding_window.filter(|&n| n < c.max_position_embeddings) {
-        let message = format!("is {n}; windowed layers are not supported yet, write null for full attention");
-        return wrong("sliding_window", message);
-    }
-    let scaling = c.rope_scaling.as_ref().and_then(|s| s.rope_type.as_deref().map(|kind| (kind, s.factor)));
-    let (rope_scale, rope_freqs) = match scaling {
-        None | Some(("default", _)) => (1.0, false),
-        Some(("linear", factor)) => (factor.unwrap_or(1.0), false),
-        // Llama 3 gives each frequency a divisor; a GGUF file carries them as a tensor.
-        Some(("llama3", _)) => (1.0, true),
-        Some((other, _)) => {
-            let message = format!("is `{}`; supported: default, linear, llama3", other.escape_debug());
-            return wrong("rope_scaling.rope_type", message);
-        }
-    };
-    // Checked before it sizes anything.
-    if c.num_hidden_layers > super::llama_shape::limits::LAYERS {
-        let message =
-            format!("is {}; at most {} are supported", c.num_hidden_layers, super::llama_shape::limits::LAYERS);
-        return wrong("num_hidden_layers", message);
-    }
-    let head_dim = match c.head_dim {
-        Some(dim) => dim,
-        None if c.num_attention_heads > 0 && c.hidden_size.is_multiple_of(c.num_attention_heads) => {
-            c.hidden_size / c.num_attention_heads
-        }
-        None => {
-            let message =
-                format!("is {}, which does not divide hidden_size = {}", c.num_attention_heads, c.hidden_size);
-            return wrong("num_attention_heads", message);
-        }
-    };
-    let layer = Layer {
-        heads: c.num_attention_heads,
-        kv_heads: c.num_key_value_heads.unwrap_or(c.num_attention_heads),
-        ff: c.intermediate_size,
-    };
-    Ok(Hyper {
-        name: String::new(),
-        hidden: c.hidden_size,
-        vocab: c.vocab_size,
-        context: c.max_position_embeddings,
-        norm_eps: c.rms_norm_eps,
-        head_dim,
-        rope_dim: head_dim,
-        rope_base: c.rope_theta,
-        rope_scale,
-        tied: c.tie_word_embeddings,
-        rope_freqs,
-        layers: vec![layer; c.num_hidden_layers as usize],
-    })
 }
 
 /// Fills `out` with rows `rows` of `tensor`. Rows do not depend on each other: any split over threads gives the same bytes.

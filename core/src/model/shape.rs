@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adapter::AdapterShape;
 use crate::blocks::BlockType;
 
 /// Everything about a model but its numbers. Per layer, so that hybrids, windows and experts fit later.
@@ -31,6 +32,9 @@ pub struct ModelShape {
     pub output: Option<TensorShape>,
     /// `rope_freqs.weight` (Llama 3): divisors of the rotary frequencies, `(1, rope.dim / 2)`.
     pub rope_freqs: Option<TensorShape>,
+    /// The low-rank adapter that runs beside the weights, if one does. No part of the model's own bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterShape>,
 }
 
 /// One transformer layer.

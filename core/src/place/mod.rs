@@ -104,6 +104,7 @@ pub(crate) mod rows {
     pub const NORMS: Tag = Tag::device(Category::Weights, "norms");
     pub const SLOTS: Tag = Tag::device(Category::Weights, "layer slots");
     pub const HOST: Tag = Tag::host(Category::Weights, "whole model");
+    pub const ADAPTER: Tag = Tag::device(Category::Weights, "adapter");
 }
 
 /// The ledger rows that a whole model is held under, wherever that is.

@@ -28,6 +28,7 @@ use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
+use crate::model::adapter;
 use crate::model::forward::{self, Extent, Forward};
 use crate::model::gpu;
 use crate::model::shape::ModelShape;
@@ -173,6 +174,7 @@ impl Resolved {
             Some(_) => gpu::plan_load(model, ledger, &mut held)?,
             None => self.placement.plan(model, ledger, &mut held)?,
         }
+        adapter::plan(&self.held, ledger, &mut held)?;
         let tier = config.cpu_tier();
         if config.run.sampling.temperature > 0.0 {
             held.push(ledger.reserve(Tag { tier, ..SAMPLER }, (SAMPLER_BYTES * self.held.vocab) as u64)?);

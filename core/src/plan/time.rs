@@ -45,7 +45,7 @@ fn linear_flops(shape: &ModelShape) -> f64 {
         .filter(|t| t.rows > 1)
         .map(|t| (t.rows * t.cols) as u64)
         .sum();
-    2.0 * layers as f64
+    2.0 * (layers + shape.adapter.as_ref().map_or(0, |a| a.parameters(shape))) as f64
 }
 
 /// Arithmetic of one query over `rows` cached rows.
@@ -73,8 +73,10 @@ pub(super) fn times(
     };
     let moved: f64 = r.placement.pass_bytes(model).iter().map(link).sum();
     let head = r.held.head();
-    let per_token: u64 =
-        r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>() + head.bytes();
+    let adapter = r.held.adapter.as_ref();
+    let per_token: u64 = r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>()
+        + head.bytes()
+        + adapter.map_or(0, |a| a.bytes(&r.held));
     let head_flops = 2.0 * (head.rows * head.cols) as f64;
     let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
     let Some(pass) = workload.passes.first() else {

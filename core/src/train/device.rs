@@ -289,6 +289,14 @@ pub trait Device: Send {
         BlockType::F32
     }
 
+    /// Bytes beside the budget, by name: what a driver and its libraries took for themselves.
+    ///
+    /// # Errors
+    /// The device's.
+    fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
+        Ok(Vec::new())
+    }
+
     /// A zeroed buffer.
     ///
     /// # Errors

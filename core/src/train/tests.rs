@@ -57,6 +57,7 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         output_norm: t("output_norm".into(), 1, hidden),
         output: (!tied).then(|| t("output".into(), vocab, hidden)),
         rope_freqs: None,
+        adapter: None,
     }
 }
 

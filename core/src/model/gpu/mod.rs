@@ -86,6 +86,12 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
     if config.run.compute != Compute::Exact {
         return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
     }
+    if held.adapter.is_some() {
+        return Err(Error::refused(
+            "model.adapter",
+            "a GPU runs no adapter beside the weights so far; merge it first (`ullage merge`), or set machine.device = \"cpu\"",
+        ));
+    }
     for t in held.tensors() {
         if !WEIGHT_TYPES.contains(&t.ty) {
             let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();

@@ -7,12 +7,14 @@
 
 mod bpe;
 mod decode;
+mod foreign;
 mod pre;
 mod spec;
 mod spm;
 mod vocab;
 
 pub use decode::Decoder;
+pub use foreign::Foreign;
 pub use spec::{TokenKind, TokenizerSpec};
 pub use vocab::Strings;
 
@@ -111,6 +113,7 @@ pub struct Tokenizer {
 enum Model {
     Bpe { bpe: bpe::Bpe, splitter: pre::Splitter, whole_words: bool },
     Spm(spm::Spm),
+    Foreign(Foreign),
 }
 
 /// A stretch of the input: text still to be encoded, or a special token.
@@ -170,13 +173,7 @@ impl Tokenizer {
         let add_eos = wants(&spec, "eos", spec.add_eos, eos, false)?;
 
         let (kinds, ends) = kinds(&spec, &vocab, &named);
-        let mut special: Vec<u32> = (0..count as u32)
-            .filter(|&id| {
-                matches!(kinds[id as usize], TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown)
-            })
-            .collect();
-        // Stable: of two as long as each other, the lower id.
-        special.sort_by_key(|&id| std::cmp::Reverse(vocab.text(id).len()));
+        let special = specials(&kinds, &vocab);
 
         let mut vocab = vocab;
         let model = match pre {
@@ -193,6 +190,28 @@ impl Tokenizer {
             }
         };
         let space_prefix = spec.add_space_prefix.unwrap_or(pre.is_none()) && pre.is_none();
+        Ok(Self { vocab, kinds, model, special, ends, bos, eos, unk, pad, add_bos, add_eos, space_prefix })
+    }
+
+    /// A tokenizer around one of the `tokenizers` crate's, with what `spec` says of its tokens; `spec.model` and merges are of
+    /// no account.
+    ///
+    /// # Errors
+    /// As [`Self::new`], for what concerns tokens.
+    pub fn foreign(mut spec: TokenizerSpec, foreign: Foreign) -> Result<Self> {
+        let vocab = check_vocab(&mut spec)?;
+        let named = [spec.eos, spec.eot, spec.eom];
+        let within = |id: &Option<u32>| id.is_none_or(|id| (id as usize) < vocab.len());
+        if !named.iter().chain([&spec.bos, &spec.unk, &spec.pad]).all(within) {
+            return Err(spec.error("tokens", "a special token's id is not one of the vocabulary"));
+        }
+        let (kinds, ends) = kinds(&spec, &vocab, &named);
+        let special = specials(&kinds, &vocab);
+        let add_bos = spec.add_bos.unwrap_or(false) && spec.bos.is_some();
+        let add_eos = spec.add_eos.unwrap_or(false) && spec.eos.is_some();
+        let TokenizerSpec { bos, eos, unk, pad, .. } = spec;
+        let space_prefix = !foreign.byte_level;
+        let model = Model::Foreign(foreign);
         Ok(Self { vocab, kinds, model, special, ends, bos, eos, unk, pad, add_bos, add_eos, space_prefix })
     }
 
@@ -232,6 +251,7 @@ impl Tokenizer {
                             }
                             spm.encode(&self.vocab, &buffer, &mut out);
                         }
+                        Model::Foreign(foreign) => foreign.encode(text, self.unk, &mut out),
                     }
                     after_special = false;
                 }
@@ -299,8 +319,10 @@ impl Tokenizer {
         let text = self.vocab.text(id);
         match (kind, &self.model) {
             (TokenKind::Unknown | TokenKind::Control | TokenKind::UserDefined, _) => out.extend(text.bytes()),
-            (TokenKind::Normal, Model::Spm(_)) => out.extend(text.replace(spm::SPACE, " ").bytes()),
-            (TokenKind::Normal, Model::Bpe { .. }) => {
+            (TokenKind::Normal, Model::Spm(_) | Model::Foreign(Foreign { byte_level: false, .. })) => {
+                out.extend(text.replace(spm::SPACE, " ").bytes());
+            }
+            (TokenKind::Normal, Model::Bpe { .. } | Model::Foreign(_)) => {
                 for c in text.chars() {
                     match bpe::char_to_byte(c) {
                         Some(byte) => out.push(byte),
@@ -373,6 +395,8 @@ impl Tokenizer {
         let model = match &self.model {
             Model::Bpe { bpe, .. } => bpe.heap_bytes(),
             Model::Spm(spm) => spm.heap_bytes(),
+            // The crate does not tell.
+            Model::Foreign(_) => 0,
         };
         self.vocab.heap_bytes() + self.kinds.capacity() + (self.special.capacity() + self.ends.capacity()) * 4 + model
     }
@@ -437,6 +461,16 @@ fn kinds(spec: &TokenizerSpec, vocab: &Vocab, named_ends: &[Option<u32>]) -> (Ve
     ends.sort_unstable();
     ends.dedup();
     (kinds, ends)
+}
+
+/// Tokens looked for in a text before anything else, the longest first.
+fn specials(kinds: &[TokenKind], vocab: &Vocab) -> Vec<u32> {
+    let mut out: Vec<u32> = (0..kinds.len() as u32)
+        .filter(|&id| matches!(kinds[id as usize], TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown))
+        .collect();
+    // Stable: of two as long as each other, the lower id.
+    out.sort_by_key(|&id| std::cmp::Reverse(vocab.text(id).len()));
+    out
 }
 
 /// Whether the `bos` or `eos` token is added: what the file says, which has to be possible, or else the default.

@@ -50,15 +50,9 @@ impl Gpu {
         })
     }
 
-    /// Bytes beside the budget and what the pool counted, by name.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
-        let mut rows = self.device().counts()?;
-        rows.push(("cuda training kernels", self.kernels.outside()));
-        rows.push(("cublas", self.blas.outside()));
-        Ok(rows)
+    /// What loading kernels and opening cuBLAS took outside the pool.
+    pub(super) fn outside(&self) -> [(&'static str, u64); 2] {
+        [("cuda training kernels", self.kernels.outside()), ("cublas", self.blas.outside())]
     }
 
     pub(super) fn device(&self) -> &Arc<Device> {

@@ -80,6 +80,12 @@ impl Device for Gpu {
         self.precision.activations()
     }
 
+    fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
+        let mut rows = self.device().counts()?;
+        rows.extend(self.outside());
+        Ok(rows)
+    }
+
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf> {
         Ok(Buf::new(ty, len, self.device().buffer(&self.ledger, tag, buffer_bytes(ty, len))?))
     }

@@ -22,7 +22,10 @@ fn scratch_holds_the_largest_call() {
         let [_, panel, stage, sums] = scratch(&sizes, precision).map(|(_, bytes)| bytes);
         let outputs = sizes.outputs.max(sizes.cols);
         assert!(panel >= e * outputs * sizes.cols, "a small model's matrices are decoded whole");
-        assert!(precision == Precision::F32 || stage >= e * sizes.head_rows * outputs, "a chunk of logits is converted whole");
+        assert!(
+            precision == Precision::F32 || stage >= e * sizes.head_rows * outputs,
+            "a chunk of logits is converted whole"
+        );
         assert!(sums >= 4 * sizes.rows * sizes.heads && sums >= 8 * 1024);
     }
 }
@@ -111,7 +114,10 @@ mod cuda {
         let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
         let mut here = Trainer::new(Box::new(gpu), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
         for (a, b) in run(&mut here).iter().zip(&expected) {
-            assert!((a.0 / b.0 - 1.0).abs() < most && (a.1 / b.1 - 1.0).abs() < 5.0 * most, "{ty} {sets:?}: {a:?} {b:?}");
+            assert!(
+                (a.0 / b.0 - 1.0).abs() < most && (a.1 / b.1 - 1.0).abs() < 5.0 * most,
+                "{ty} {sets:?}: {a:?} {b:?}"
+            );
         }
         here.evaluate(&batch(3, 9)).unwrap();
         let planned = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
@@ -127,7 +133,11 @@ mod cuda {
         for (most, compute) in [(1e-4, "f32"), (2e-2, "bf16")] {
             eprintln!("{compute}");
             same(BlockType::F32, &[("train.params", "full"), ("train.activations", "keep")], most);
-            same(BlockType::F32, &[("train.params", "full"), ("train.grad_hold", "matrix"), ("train.loss", "cut")], most);
+            same(
+                BlockType::F32,
+                &[("train.params", "full"), ("train.grad_hold", "matrix"), ("train.loss", "cut")],
+                most,
+            );
             same(BlockType::Q8_0, &[("train.params", "lora")], most);
         }
     }

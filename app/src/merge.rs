@@ -1,0 +1,55 @@
+//! `ullage merge` and `ullage adapter`: what becomes of an adapter outside.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ullage_core::catalog::{self, Axis, Role};
+use ullage_core::model::Model;
+use ullage_core::model::adapter::{self, AdapterFile};
+use ullage_core::ops::Team;
+use ullage_core::{Bytes, Error, Result, machine};
+
+use crate::args::{Adapter, Merge};
+use crate::source::say;
+
+/// Merges an adapter into a model's weights.
+///
+/// # Errors
+/// A model, adapter or type that does not fit; a file that cannot be written.
+pub fn merge(args: &Merge) -> Result<u8> {
+    let entry = catalog::find(Axis::WeightsFormat, "--type", &args.ty)?;
+    let Role::WeightsFormat(target) = entry.role else {
+        return Err(Error::Internal(format!("catalogue entry `{}` has another axis' role", entry.id)));
+    };
+    let model = Model::open(&args.model, Path::new("."))?.with_adapter(&args.adapter, args.scale)?;
+    let threads = if args.threads == 0 { machine::default_threads() } else { args.threads };
+    let team = Team::new(threads)?;
+    let mut told = Instant::now();
+    let merged = adapter::merge(&model, target, &args.out, &team, &mut |done, total| {
+        if told.elapsed() >= Duration::from_millis(500) {
+            told = Instant::now();
+            eprintln!("merging: {} of {}", Bytes(done), Bytes(total));
+        }
+    })?;
+    say(&format!(
+        "{}: {} in {} changed matrices of {}\n",
+        args.out.display(),
+        Bytes(merged.bytes),
+        merged.matrices,
+        model.shape.name
+    ));
+    Ok(0)
+}
+
+/// Writes an adapter in another layout.
+///
+/// # Errors
+/// A model or adapter that does not fit; a place that cannot be written; scales that the layout cannot express.
+pub fn adapter(args: &Adapter) -> Result<u8> {
+    let model = Model::open(&args.model, Path::new("."))?;
+    let file = AdapterFile::open(&args.adapter, &model.shape, 1.0)?;
+    file.convert(&args.out, &model.shape)?;
+    let rank = file.shape.rank();
+    say(&format!("{}: {} of rank {rank}\n", args.out.display(), Bytes(4 * file.shape.parameters(&model.shape))));
+    Ok(0)
+}

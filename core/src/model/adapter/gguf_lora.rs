@@ -1,0 +1,105 @@
+//! Adapters as llama.cpp keeps them: one GGUF file, `general.type = adapter`, `adapter.type = lora`,
+//! `blk.N.attn_q.weight.lora_a` with dims `[in, rank]` and `.lora_b` with `[rank, out]`; the scale is α / rank.
+
+use std::path::Path;
+
+use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds_factors};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::model::gguf::{Gguf, GgufWriter};
+use crate::model::shape::ModelShape;
+
+/// The part of `blk.N.PART.weight` that names a linear.
+const fn part(linear: Linear) -> &'static str {
+    match linear {
+        Linear::Q => "attn_q",
+        Linear::K => "attn_k",
+        Linear::V => "attn_v",
+        Linear::O => "attn_output",
+        Linear::Gate => "ffn_gate",
+        Linear::Up => "ffn_up",
+        Linear::Down => "ffn_down",
+    }
+}
+
+fn parse(name: &str) -> Option<(u64, Linear, Part)> {
+    let rest = name.strip_prefix("blk.")?;
+    let (layer, rest) = rest.split_once('.')?;
+    let (rest, which) = rest.rsplit_once(".weight.")?;
+    let which = match which {
+        "lora_a" => Part::A,
+        "lora_b" => Part::B,
+        _ => return None,
+    };
+    let linear = Linear::ALL.into_iter().find(|l| part(*l) == rest)?;
+    Some((layer.parse().ok()?, linear, which))
+}
+
+/// Reads the header of `file` and holds it against `model`.
+pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
+    let need = |key: &str, wanted: &str| match file.str(key)? {
+        Some(v) if v == wanted => Ok(()),
+        Some(v) => Err(file.error(key, format!("is `{}`, `{wanted}` is needed here", v.escape_debug()))),
+        None => Err(file.error(key, format!("is missing; an adapter has `{wanted}` there"))),
+    };
+    need("general.type", "adapter")?;
+    need("adapter.type", "lora")?;
+    need("general.architecture", &model.arch)?;
+    let key = "adapter.lora.alpha";
+    let alpha =
+        file.f32(key)?.ok_or_else(|| file.error(key, "is missing; the adapter's scale is unknown without it"))?;
+    let mut found = Collector::new(model);
+    for t in file.tensors() {
+        let Some((layer, linear, part)) = parse(&t.name) else {
+            return Err(file.error(
+                &*t.name,
+                "is no factor of a layer's linear (q, k, v, output, gate, up, down), and leaving it out would change the results",
+            ));
+        };
+        if !holds_factors(t.ty) {
+            return Err(file.error(&*t.name, format!("is {}; factors are f32, f16 or bf16", t.ty)));
+        }
+        if t.dims().len() != 2 {
+            return Err(file.error(&*t.name, format!("has {} dimensions, a factor has 2", t.dims().len())));
+        }
+        let factor = Factor { name: t.name.to_string(), ty: t.ty, rows: t.rows as u64, cols: t.cols as u64 };
+        found.put(layer, linear, part, factor).map_err(|m| file.error(&*t.name, m))?;
+    }
+    // As llama.cpp has it: α of 0 stands for a scale of 1.
+    let scale = |rank: usize, _, _| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f32 });
+    found.finish(|field, message| file.error(field, message), scale)
+}
+
+/// Writes an adapter to `path`, whole or not at all; factors in f32.
+///
+/// # Errors
+/// [`Error::Io`]; factors that do not fit `shape`; an adapter without a rank or with different ranks and rsLoRA scales,
+/// which this layout cannot express.
+pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
+    check(shape, factors)?;
+    // The layout divides α by the rank, so α is what gives the right scale: with rsLoRA another one than PEFT's.
+    let alphas = factors.iter().map(|f| about.scale(f.rank) * f.rank as f32);
+    let alpha = alphas.clone().next().unwrap_or(about.alpha);
+    if let Some(other) = alphas.clone().find(|a| (a - alpha).abs() > 1e-6 * alpha.abs()) {
+        return Err(Error::refused(
+            "this adapter as GGUF",
+            format!(
+                "its linears have different ranks under rsLoRA, so it has no one α ({alpha} and {other}); save it as PEFT"
+            ),
+        ));
+    }
+    let mut out = GgufWriter::new(&shape.arch);
+    out.str("general.type", "adapter").str("adapter.type", "lora").str("general.name", &about.base);
+    out.f32("adapter.lora.alpha", alpha).u32("general.quantization_version", 2);
+    let mut slices: Vec<&[f32]> = Vec::with_capacity(2 * factors.len());
+    for f in factors {
+        let w = f.linear.of(&shape.layers[f.layer]);
+        let name = |suffix: &str| format!("blk.{}.{}.weight.{suffix}", f.layer, part(f.linear));
+        out.tensor(&name("lora_a"), BlockType::F32, &[w.cols, f.rank]);
+        out.tensor(&name("lora_b"), BlockType::F32, &[f.rank, w.rows]);
+        slices.extend([f.a, f.b]);
+    }
+    let mut next = slices.into_iter();
+    out.write(path, |_, sink| sink.put(bytemuck::cast_slice(next.next().unwrap_or_default())))?;
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Merging: a GGUF file with W + scale · BA in place of W, for every runtime.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::{AdapterFile, Linear, LowRank, Part};
+use crate::blocks::{self, BlockType};
+use crate::error::{Error, Result};
+use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
+use crate::model::shape::{ModelShape, TensorShape};
+use crate::model::{Model, Source};
+use crate::ops::Team;
+use crate::weights::format::Target;
+
+/// Bytes of f32 rows worked on at once.
+const RUN: usize = 8 << 20;
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Matrices that an adapter changed.
+    pub matrices: usize,
+}
+
+/// llama.cpp's number for a file whose matrices are of one type (`general.file_type`).
+fn file_type(ty: BlockType) -> Option<u32> {
+    Some(match ty {
+        BlockType::F32 => 0,
+        BlockType::F16 => 1,
+        BlockType::Q4_0 => 2,
+        BlockType::Q4_1 => 3,
+        BlockType::Q8_0 => 7,
+        BlockType::Q5_0 => 8,
+        BlockType::Q5_1 => 9,
+        BlockType::Q2K => 10,
+        BlockType::Q3K => 12,
+        BlockType::Q4K => 15,
+        BlockType::Q5K => 17,
+        BlockType::Q6K => 18,
+        BlockType::Iq4Nl => 25,
+        BlockType::Bf16 => 32,
+        BlockType::Mxfp4 => 38,
+        _ => return None,
+    })
+}
+
+/// The factors of one linear in f32.
+struct Delta {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    low: LowRank,
+}
+
+impl Delta {
+    fn read(file: &AdapterFile, layer: usize, linear: Linear, low: LowRank, w: &TensorShape) -> Result<Self> {
+        let factor = |part, ty: BlockType, rows: usize, cols: usize| -> Result<Vec<f32>> {
+            let mut stored = vec![0; ty.row_bytes(cols).unwrap_or(0) * rows];
+            file.read(layer, linear, part, &mut stored)?;
+            let mut wide = vec![0.0; rows * cols];
+            blocks::decode(ty, &stored, &mut wide).map_err(|e| Error::Internal(format!("{linear:?}: {e}")))?;
+            Ok(wide)
+        };
+        Ok(Self { a: factor(Part::A, low.a, low.rank, w.cols)?, b: factor(Part::B, low.b, w.rows, low.rank)?, low })
+    }
+
+    /// Adds its row `r` to `w`, `(cols)`.
+    fn add(&self, r: usize, w: &mut [f32]) {
+        let rank = self.low.rank;
+        for (b, a) in self.b[r * rank..(r + 1) * rank].iter().zip(self.a.chunks_exact(w.len())) {
+            let f = self.low.scale * b;
+            w.iter_mut().zip(a).for_each(|(w, a)| *w += f * a);
+        }
+    }
+}
+
+/// Writes `model` with its adapter merged in to `out`, whole or not at all; matrices become `target`'s type, where that
+/// is not the original's.
+///
+/// # Errors
+/// A model that is no GGUF file, or has no adapter; a type whose blocks do not fit, or that cannot be written; [`Error::Io`],
+/// cancellation.
+pub fn merge(
+    model: &Model,
+    target: Target,
+    out: &Path,
+    team: &Team,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Merged> {
+    let Some(adapter) = &model.adapter else {
+        return Err(Error::refused("merging", "no adapter is given"));
+    };
+    let Source::Gguf(file) = &*model.source else {
+        return Err(Error::refused(
+            format!("merging into {}", model.path),
+            "a GGUF file is written from a GGUF file, whose metadata and tokenizer it keeps; convert the model first",
+        ));
+    };
+    let held = target.apply(&model.shape)?;
+    let mut writer = GgufWriter::default();
+    if let Target::Block(ty) = target
+        && let Some(n) = file_type(ty)
+    {
+        writer.u32("general.file_type", n);
+    }
+    writer.copy_metadata(file, |_| true)?;
+    let becomes = types(file, &model.shape, &held, target);
+    for (t, ty) in file.tensors().iter().zip(&becomes) {
+        let dims: Vec<usize> = t.dims().iter().map(|d| *d as usize).collect();
+        writer.tensor(&t.name, *ty, &dims);
+    }
+    let (total, mut done, mut matrices) = (file.tensors().iter().map(|t| t.bytes).sum(), 0, 0);
+    let mut tensors = file.tensors().iter();
+    let bytes = writer.write(out, |info, sink| {
+        let Some(from) = tensors.next() else { return Ok(()) };
+        let place = place(&model.shape, &from.name);
+        let low = place.and_then(|(l, linear)| adapter.shape.layers.get(l).and_then(|low| low[linear as usize]));
+        let delta = match (place, low) {
+            (Some((l, linear)), Some(low)) => {
+                matrices += 1;
+                Some(Delta::read(adapter, l, linear, low, linear.of(&model.shape.layers[l]))?)
+            }
+            _ => None,
+        };
+        tensor(file, from, info, delta.as_ref(), sink, team)?;
+        done += from.bytes;
+        progress(done, total);
+        Ok(())
+    })?;
+    Ok(Merged { bytes, matrices })
+}
+
+/// Layer and linear of a tensor, if it is one's weight.
+fn place(shape: &ModelShape, name: &str) -> Option<(usize, Linear)> {
+    let layer: usize = name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()?;
+    let of = shape.layers.get(layer)?;
+    Linear::ALL.into_iter().find(|l| l.of(of).name == name).map(|l| (layer, l))
+}
+
+/// The type that each tensor of `file` becomes; what is no matrix stays as it is.
+fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Vec<BlockType> {
+    let changed: std::collections::BTreeMap<&str, BlockType> = match target {
+        Target::Original => std::collections::BTreeMap::new(),
+        Target::Block(_) => {
+            stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1).map(|(s, h)| (&*s.name, h.ty)).collect()
+        }
+    };
+    file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect()
+}
+
+/// One tensor: copied as it stands, or decoded, changed and encoded run by run.
+fn tensor(
+    file: &Gguf,
+    from: &TensorInfo,
+    to: &TensorInfo,
+    delta: Option<&Delta>,
+    sink: &mut TensorSink<'_>,
+    team: &Team,
+) -> Result<()> {
+    let (cols, rows) = (from.cols, from.rows);
+    let (stored, written) = (from.bytes as usize / rows.max(1), to.bytes as usize / rows.max(1));
+    let run = (RUN / (4 * cols).max(1)).clamp(1, rows.max(1));
+    let copied = from.ty == to.ty && delta.is_none();
+    let (mut raw, mut out) = (vec![0; run * stored], vec![0; if copied { 0 } else { run * written }]);
+    let mut wide = vec![0.0; if copied { 0 } else { run * cols }];
+    for start in (0..rows).step_by(run) {
+        let n = run.min(rows - start);
+        file.read_at(from, (start * stored) as u64, &mut raw[..n * stored])?;
+        if copied {
+            sink.put(&raw[..n * stored])?;
+            continue;
+        }
+        // A task takes a few rows, each row being done by one.
+        let rows_each = n.div_ceil(4 * team.threads()).max(1);
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let pieces: Vec<_> = (raw[..n * stored].chunks(rows_each * stored))
+            .zip(wide[..n * cols].chunks_mut(rows_each * cols))
+            .zip(out[..n * written].chunks_mut(rows_each * written))
+            .map(|((raw, wide), out)| Mutex::new((raw, wide, out)))
+            .collect();
+        team.run(pieces.len(), &|task, _| {
+            let Some(piece) = pieces.get(task) else { return };
+            let mut piece = piece.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (raw, wide, out) = &mut *piece;
+            let done = blocks::decode(from.ty, raw, wide).and_then(|()| {
+                if let Some(delta) = delta {
+                    let first = start + task * rows_each;
+                    wide.chunks_exact_mut(cols).enumerate().for_each(|(i, row)| delta.add(first + i, row));
+                }
+                blocks::encode(to.ty, wide, out)
+            });
+            if let Err(e) = done {
+                let error = Error::refused(
+                    format!("writing {} as {}", from.name, to.ty),
+                    format!("{e}; choose another --type, such as q8_0 or f16"),
+                );
+                failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+            }
+        })?;
+        drop(pieces);
+        if let Some(e) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Err(e);
+        }
+        sink.put(&out[..n * written])?;
+    }
+    Ok(())
+}

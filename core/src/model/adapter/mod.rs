@@ -1,0 +1,492 @@
+//! Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685; fine-tuning.md §3.1): y = Wx + s·B(Ax), A `(rank, in)`,
+//! B `(out, rank)`.
+//!
+//! Read and written as PEFT does (a folder) and as llama.cpp does (a GGUF file). Inside, rows lie as the model's own do, in
+//! GGUF's order; PEFT's files have Hugging Face's (see [`permute`]).
+
+mod gguf_lora;
+mod held;
+mod merge;
+mod peft;
+pub mod permute;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use gguf_lora::save as save_gguf;
+pub(crate) use held::low_elements;
+pub use held::{Held, Output, plan};
+pub use merge::{Merged, merge};
+pub use peft::save as save_peft;
+
+use super::gguf::Gguf;
+use super::safetensors::SafeFile;
+use super::shape::{LayerShape, ModelShape, TensorShape};
+use crate::blocks::{self, BlockType};
+use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
+
+/// Largest rank that is supported.
+pub const MOST_RANK: usize = 1024;
+
+/// The linears of a layer that an adapter may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Linear {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Linear {
+    /// In load order.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Its place in [`super::shape::LayerTensors::all`].
+    pub const fn tensor(self) -> usize {
+        match self {
+            Self::Q => 1,
+            Self::K => 2,
+            Self::V => 3,
+            Self::O => 4,
+            Self::Gate => 6,
+            Self::Up => 7,
+            Self::Down => 8,
+        }
+    }
+
+    /// What Hugging Face calls it, within a layer.
+    pub const fn module(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// Its name in `target` lists: `q_proj`.
+    pub fn target(self) -> &'static str {
+        self.module().split_once('.').map_or("", |(_, name)| name)
+    }
+
+    /// True for those whose rows Hugging Face keeps in another order.
+    pub const fn turned(self) -> bool {
+        matches!(self, Self::Q | Self::K)
+    }
+
+    /// Its weight in a layer.
+    pub fn of(self, layer: &LayerShape) -> &TensorShape {
+        layer.tensors.all()[self.tensor()]
+    }
+}
+
+/// One adapted linear.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LowRank {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// What B(Ax) is multiplied by: α / rank, or α / √rank (rsLoRA), times `model.adapter_scale`.
+    pub scale: f32,
+    /// How A is stored: f32, f16 or bf16.
+    pub a: BlockType,
+    /// How B is stored.
+    pub b: BlockType,
+}
+
+/// What plans need of an adapter: ranks and types, a layer each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterShape {
+    /// By layer, and in it by [`Linear::ALL`].
+    pub layers: Vec<[Option<LowRank>; 7]>,
+}
+
+impl AdapterShape {
+    /// An adapter of rank `rank` on `targets` of every layer of `shape`, held in f32.
+    pub fn new(shape: &ModelShape, targets: &[Linear], rank: usize, scale: f32) -> Self {
+        let one = LowRank { rank, scale, a: BlockType::F32, b: BlockType::F32 };
+        let layer = Linear::ALL.map(|l| targets.contains(&l).then_some(one));
+        Self { layers: vec![layer; shape.layers.len()] }
+    }
+
+    /// A and B of every adapted linear of layer `l`, in order, as tensors.
+    pub fn tensors(&self, shape: &ModelShape, l: usize) -> Vec<(Linear, LowRank, [TensorShape; 2])> {
+        let (Some(low), Some(layer)) = (self.layers.get(l), shape.layers.get(l)) else { return Vec::new() };
+        let pairs = Linear::ALL.into_iter().zip(low).filter_map(|(linear, low)| Some((linear, (*low)?)));
+        pairs
+            .map(|(linear, low)| {
+                let w = linear.of(layer);
+                let part =
+                    |suffix, ty, rows, cols| TensorShape { name: format!("{}.{suffix}", w.name), ty, rows, cols };
+                (linear, low, [part("lora_a", low.a, low.rank, w.cols), part("lora_b", low.b, w.rows, low.rank)])
+            })
+            .collect()
+    }
+
+    /// Payload bytes.
+    pub fn bytes(&self, shape: &ModelShape) -> u64 {
+        self.each(shape).map(|t| t.bytes()).sum()
+    }
+
+    /// Numbers in it.
+    pub fn parameters(&self, shape: &ModelShape) -> u64 {
+        self.each(shape).map(|t| t.rows as u64 * t.cols as u64).sum()
+    }
+
+    fn each<'a>(&'a self, shape: &'a ModelShape) -> impl Iterator<Item = TensorShape> + 'a {
+        (0..self.layers.len()).flat_map(|l| self.tensors(shape, l)).flat_map(|(_, _, ab)| ab)
+    }
+
+    /// The largest rank.
+    pub fn rank(&self) -> usize {
+        self.layers.iter().flatten().flatten().map(|l| l.rank).max().unwrap_or(0)
+    }
+}
+
+/// The factors of one linear, rows in GGUF's order; for writing.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors<'a> {
+    /// Its layer.
+    pub layer: usize,
+    /// Which linear.
+    pub linear: Linear,
+    /// Rows of A.
+    pub rank: usize,
+    /// `(rank, in)`.
+    pub a: &'a [f32],
+    /// `(out, rank)`.
+    pub b: &'a [f32],
+}
+
+/// What an adapter says of itself when it is written.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `r`.
+    pub rank: usize,
+    /// `lora_alpha`.
+    pub alpha: f32,
+    /// The scale is α / √r and not α / r.
+    pub rslora: bool,
+    /// `lora_dropout` that it was trained with.
+    pub dropout: f32,
+    /// What it belongs to: a model's name or path.
+    pub base: String,
+}
+
+impl About {
+    /// What B(Ax) is multiplied by.
+    pub fn scale(&self, rank: usize) -> f32 {
+        if self.rslora { self.alpha / (rank as f32).sqrt() } else { self.alpha / rank as f32 }
+    }
+}
+
+/// Holds `factors` against the model before anything is written.
+///
+/// # Errors
+/// [`Error::Internal`] when a layer, a rank or a length does not fit.
+fn check(shape: &ModelShape, factors: &[Factors<'_>]) -> Result<()> {
+    for f in factors {
+        let fits = shape.layers.get(f.layer).is_some_and(|layer| {
+            let w = f.linear.of(layer);
+            f.rank > 0 && f.a.len() == f.rank * w.cols && f.b.len() == w.rows * f.rank
+        });
+        if !fits {
+            return Err(Error::Internal(format!(
+                "an adapter of rank {} with {} and {} numbers does not fit {:?} of layer {}",
+                f.rank,
+                f.a.len(),
+                f.b.len(),
+                f.linear,
+                f.layer
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The two factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `(rank, in)`.
+    A,
+    /// `(out, rank)`.
+    B,
+}
+
+#[derive(Debug)]
+enum Store {
+    Peft(SafeFile),
+    Gguf(Gguf),
+}
+
+/// An opened adapter, held against the model it is for.
+#[derive(Debug)]
+pub struct AdapterFile {
+    /// As the configuration calls it.
+    pub path: PathBuf,
+    /// Ranks, scales and types.
+    pub shape: AdapterShape,
+    /// SHA-256 of its numbers and its configuration: two trainings of one shape differ.
+    pub hash: String,
+    /// Elements of a head of the model.
+    head_dims: Vec<usize>,
+    /// Rows of q and k are in another order in the file.
+    turned: bool,
+    /// The file's tensors, by layer, linear and part.
+    names: Vec<[Option<[String; 2]>; 7]>,
+    store: Store,
+}
+
+/// What a reader of one layout found: factors by layer, linear and part.
+struct Found {
+    shape: AdapterShape,
+    names: Vec<[Option<[String; 2]>; 7]>,
+}
+
+impl AdapterFile {
+    /// Opens `path` for `model`: a folder or `.safetensors` file of PEFT's, or a GGUF file. Its scales are multiplied by
+    /// `scale`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the field or tensor that is damaged, does not fit the model, or asks for what a plain LoRA
+    /// has not.
+    pub fn open(path: &Path, model: &ModelShape, scale: f32) -> Result<Self> {
+        scoped(Scope::Program, || Self::read_header(path, model, scale))
+    }
+
+    fn read_header(path: &Path, model: &ModelShape, scale: f32) -> Result<Self> {
+        let missing = |e: Error| match e {
+            Error::Io { action, message, .. } => Error::model(path, "model.adapter", format!("{action}: {message}")),
+            e => e,
+        };
+        let mut hash = Sha256::new();
+        let (mut found, store) = if path.extension().is_some_and(|e| e == "gguf") {
+            let file = Gguf::open(path).map_err(missing)?;
+            hash_file(path, &mut hash).map_err(missing)?;
+            (gguf_lora::open(&file, model)?, Store::Gguf(file))
+        } else {
+            let (weights, config) = peft::files(path).map_err(missing)?;
+            let file = SafeFile::open(&weights).map_err(missing)?;
+            hash_file(&weights, &mut hash).map_err(missing)?;
+            hash_file(&config, &mut hash).map_err(missing)?;
+            (peft::open(&file, &config, model)?, Store::Peft(file))
+        };
+        if found.shape.layers.iter().flatten().all(Option::is_none) {
+            return Err(Error::model(path, "model.adapter", "it adapts nothing: no lora_A and lora_B tensor is in it"));
+        }
+        for low in found.shape.layers.iter_mut().flatten().flatten() {
+            low.scale *= scale;
+        }
+        hash.update(scale.to_le_bytes());
+        let turned = matches!(store, Store::Peft(_)) && model.rope.interleaved;
+        Ok(Self {
+            path: path.into(),
+            shape: found.shape,
+            hash: hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+            head_dims: model.layers.iter().map(|l| l.head_dim).collect(),
+            turned,
+            names: found.names,
+            store,
+        })
+    }
+
+    /// Reads a factor as stored, rows in GGUF's order, into `out`.
+    ///
+    /// # Errors
+    /// A file that was removed or shortened.
+    pub fn read(&self, layer: usize, linear: Linear, part: Part, out: &mut [u8]) -> Result<()> {
+        let name = self.names.get(layer).and_then(|l| l[linear as usize].as_ref()).map(|n| &n[part as usize]);
+        let Some(name) = name else {
+            return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
+        };
+        let gone = || Error::model(&self.path, name.as_str(), "the tensor is missing");
+        match &self.store {
+            Store::Gguf(file) => file.read_at(file.tensor(name).ok_or_else(gone)?, 0, out),
+            Store::Peft(file) => {
+                let t = file.tensor(name).ok_or_else(gone)?;
+                if !(self.turned && linear.turned() && part == Part::B) {
+                    return file.read_at(t, 0, out);
+                }
+                let d = self.head_dims[layer];
+                let row = t.bytes as usize / t.dims.first().map_or(1, |d| *d as usize).max(1);
+                out.chunks_exact_mut(row.max(1))
+                    .enumerate()
+                    .try_for_each(|(i, out)| file.read_at(t, (permute::hf_row(i, d) * row) as u64, out))
+            }
+        }
+    }
+}
+
+impl AdapterFile {
+    /// Writes it to `out` in f32: as GGUF where that is what its name ends in, otherwise as a folder of PEFT's.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; scales that differ by linear beyond what one α and the ranks express.
+    pub fn convert(&self, out: &Path, model: &ModelShape) -> Result<()> {
+        let mut made = Vec::new();
+        let mut about: Option<About> = None;
+        for layer in 0..self.shape.layers.len() {
+            for (linear, low, ab) in self.shape.tensors(model, layer) {
+                let alpha = low.scale * low.rank as f32;
+                let known = about.get_or_insert_with(|| About {
+                    rank: self.shape.rank(),
+                    alpha,
+                    rslora: false,
+                    dropout: 0.0,
+                    base: model.name.clone(),
+                });
+                if (known.alpha - alpha).abs() > 1e-6 * alpha.abs() {
+                    return Err(Error::refused(
+                        format!("writing {}", out.display()),
+                        format!("its linears have no one α ({} and {alpha}); merge it instead", known.alpha),
+                    ));
+                }
+                let mut factors = [Vec::new(), Vec::new()];
+                for ((part, t), wide) in [Part::A, Part::B].into_iter().zip(&ab).zip(&mut factors) {
+                    let mut stored = vec![0; t.bytes() as usize];
+                    self.read(layer, linear, part, &mut stored)?;
+                    wide.resize(t.rows * t.cols, 0.0);
+                    blocks::decode(t.ty, &stored, wide).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))?;
+                }
+                made.push((layer, linear, low.rank, factors));
+            }
+        }
+        let list: Vec<Factors<'_>> = made
+            .iter()
+            .map(|(layer, linear, rank, [a, b])| Factors { layer: *layer, linear: *linear, rank: *rank, a, b })
+            .collect();
+        let about = about.ok_or_else(|| Error::Internal("an adapter that adapts nothing".into()))?;
+        match out.extension().is_some_and(|e| e == "gguf") {
+            true => save_gguf(out, model, &about, &list),
+            false => save_peft(out, model, &about, &list),
+        }
+    }
+}
+
+/// Adds a file's bytes to a hash.
+fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
+    let io = |e| Error::io(path, "cannot read", &e);
+    let mut file = File::open(path).map_err(io)?;
+    let mut piece = [0; 16 << 10];
+    loop {
+        match file.read(&mut piece).map_err(io)? {
+            0 => return Ok(()),
+            n => hash.update(&piece[..n]),
+        }
+    }
+}
+
+/// A factor found in a file: its name there, type, rows and columns.
+struct Factor {
+    name: String,
+    ty: BlockType,
+    rows: u64,
+    cols: u64,
+}
+
+/// Puts the factors of a file together; `scale(rank, linear, layer)` is the layout's own.
+struct Collector<'m> {
+    model: &'m ModelShape,
+    found: Vec<[[Option<Factor>; 2]; 7]>,
+}
+
+impl<'m> Collector<'m> {
+    fn new(model: &'m ModelShape) -> Self {
+        Self { model, found: model.layers.iter().map(|_| Default::default()).collect() }
+    }
+
+    /// Takes one factor.
+    fn put(&mut self, layer: u64, linear: Linear, part: Part, factor: Factor) -> Result<(), String> {
+        let layers = self.found.len();
+        let slot = usize::try_from(layer).ok().and_then(|l| self.found.get_mut(l));
+        let slot = slot.ok_or_else(|| format!("is of layer {layer}, and the model has {layers} layers"))?;
+        let slot = &mut slot[linear as usize][part as usize];
+        if slot.is_some() {
+            return Err("is there twice, under two names".into());
+        }
+        *slot = Some(factor);
+        Ok(())
+    }
+
+    /// Checks shapes and ranks; `scale` gives the factor of a rank, or says why that rank cannot be.
+    fn finish(
+        self,
+        wrong: impl Fn(&str, String) -> Error,
+        scale: impl Fn(usize, Linear, usize) -> Result<f32, String>,
+    ) -> Result<Found> {
+        let mut shape = AdapterShape { layers: Vec::with_capacity(self.found.len()) };
+        let mut names = Vec::with_capacity(self.found.len());
+        for (l, (found, layer)) in self.found.into_iter().zip(&self.model.layers).enumerate() {
+            let (mut low, mut name) = <([Option<LowRank>; 7], [Option<[String; 2]>; 7])>::default();
+            for (linear, pair) in Linear::ALL.into_iter().zip(found) {
+                let (a, b) = match pair {
+                    [Some(a), Some(b)] => (a, b),
+                    [None, None] => continue,
+                    [Some(one), None] => return Err(wrong(&one.name, "there is no lora_B beside it".into())),
+                    [None, Some(one)] => return Err(wrong(&one.name, "there is no lora_A beside it".into())),
+                };
+                let w = linear.of(layer);
+                let (rows, cols) = (w.rows as u64, w.cols as u64);
+                if a.cols != cols {
+                    return Err(wrong(
+                        &a.name,
+                        format!(
+                            "is ({}, {}); {} of layer {l} has {cols} inputs: it is for another model",
+                            a.rows,
+                            a.cols,
+                            linear.target()
+                        ),
+                    ));
+                }
+                if b.rows != rows {
+                    return Err(wrong(
+                        &b.name,
+                        format!(
+                            "is ({}, {}); {} of layer {l} has {rows} outputs: it is for another model",
+                            b.rows,
+                            b.cols,
+                            linear.target()
+                        ),
+                    ));
+                }
+                if a.rows != b.cols {
+                    return Err(wrong(&b.name, format!("has rank {}, its lora_A has rank {}", b.cols, a.rows)));
+                }
+                let most = rows.min(cols).min(MOST_RANK as u64);
+                if a.rows == 0 || a.rows > most {
+                    return Err(wrong(&a.name, format!("has rank {}; from 1 to {most} is possible here", a.rows)));
+                }
+                let rank = a.rows as usize;
+                let scale = scale(rank, linear, l).map_err(|m| wrong(&a.name, m))?;
+                if !scale.is_finite() {
+                    return Err(wrong(&a.name, format!("its scale is {scale}; α must be a finite number")));
+                }
+                low[linear as usize] = Some(LowRank { rank, scale, a: a.ty, b: b.ty });
+                name[linear as usize] = Some([a.name, b.name]);
+            }
+            shape.layers.push(low);
+            names.push(name);
+        }
+        Ok(Found { shape, names })
+    }
+}
+
+/// The types that factors may have.
+fn holds_factors(ty: BlockType) -> bool {
+    matches!(ty, BlockType::F32 | BlockType::F16 | BlockType::Bf16)
+}
+
+#[cfg(test)]
+mod tests;

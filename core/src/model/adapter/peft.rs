@@ -1,0 +1,248 @@
+//! Adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`, names such as
+//! `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`, A `(rank, in)`, B `(out, rank)`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds_factors, permute};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::model::safetensors::{self, Declared, SafeFile};
+use crate::model::shape::ModelShape;
+use crate::model::whole;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT puts before the model's own names.
+const PREFIX: &str = "base_model.model.model.layers.";
+/// Bytes of the longest configuration that is read.
+const LONGEST_CONFIG: u64 = 1 << 20;
+
+/// The weights and the configuration at `path`: a folder, or the weights themselves.
+pub(super) fn files(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if !path.is_dir() {
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            return Ok((path.to_path_buf(), path.with_file_name(CONFIG)));
+        }
+        let there = path.exists();
+        let what = if there { "is no adapter" } else { "is not there" };
+        return Err(Error::model(
+            path,
+            "model.adapter",
+            format!("{what}; name a folder of PEFT's ({CONFIG} and {WEIGHTS}), or a .gguf adapter"),
+        ));
+    }
+    let weights = path.join(WEIGHTS);
+    if !weights.exists() {
+        let pickled = path.join("adapter_model.bin").exists();
+        let why = if pickled {
+            "only adapter_model.bin, which is a Python pickle and may run code: save it again with safe_serialization=True"
+        } else {
+            "it was not saved as a whole"
+        };
+        return Err(Error::model(path, WEIGHTS, format!("is missing; {why}")));
+    }
+    Ok((weights, path.join(CONFIG)))
+}
+
+/// The fields that matter. What is not known here and has a neutral value is let pass by name below.
+#[derive(Debug, Deserialize)]
+struct AdapterConfig {
+    peft_type: Option<String>,
+    r: Option<usize>,
+    lora_alpha: Option<f64>,
+    #[serde(default)]
+    use_rslora: Option<bool>,
+    #[serde(default)]
+    rank_pattern: Option<BTreeMap<String, usize>>,
+    #[serde(default)]
+    alpha_pattern: Option<BTreeMap<String, f64>>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+fn config(path: &Path) -> Result<AdapterConfig> {
+    let io = |e: std::io::Error| Error::model(path, CONFIG, format!("cannot be read: {e}"));
+    let mut text = Vec::new();
+    std::fs::File::open(path).map_err(io)?.take(LONGEST_CONFIG + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > LONGEST_CONFIG {
+        return Err(Error::model(path, CONFIG, format!("is longer than {LONGEST_CONFIG} bytes")));
+    }
+    serde_json::from_slice(&text).map_err(|e| Error::model(path, CONFIG, e.to_string()))
+}
+
+/// Fields that change what the adapter computes, with the values under which they do not.
+fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig) -> Result<()> {
+    let neutral = |name: &str, value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(s) => s.is_empty() || (name == "bias" && s == "none"),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        _ => false,
+    };
+    for name in [
+        "bias",
+        "fan_in_fan_out",
+        "use_dora",
+        "use_qalora",
+        "lora_bias",
+        "modules_to_save",
+        "trainable_token_indices",
+        "layer_replication",
+        "megatron_config",
+        "alora_invocation_tokens",
+        "target_parameters",
+        "corda_config",
+        "eva_config",
+    ] {
+        if let Some(value) = config.rest.get(name).filter(|v| !neutral(name, v)) {
+            return Err(Error::model(
+                path,
+                name,
+                format!("is {value}, which a plain LoRA has not; leaving it out would change the results"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A value of a pattern table for a module: a key is the end of the module's name. Other expressions are refused.
+fn pattern<T: Copy>(table: Option<&BTreeMap<String, T>>, module: &str) -> Result<Option<T>, String> {
+    for (key, value) in table.into_iter().flatten() {
+        let plain = key.trim_start_matches('^');
+        if plain.chars().any(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_'))) {
+            return Err(format!(
+                "the pattern `{}` is an expression; plain ends of names are supported",
+                key.escape_debug()
+            ));
+        }
+        let whole = module == plain || module.strip_suffix(plain).is_some_and(|head| head.ends_with('.'));
+        if (key.starts_with('^') && module == plain) || (!key.starts_with('^') && whole) {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+fn parse(name: &str) -> Option<(u64, Linear, Part)> {
+    let rest = name.strip_prefix(PREFIX)?;
+    let (layer, rest) = rest.split_once('.')?;
+    let rest = rest.strip_suffix(".weight")?;
+    // A state dictionary saved by hand has the adapter's own name between.
+    let rest = rest.strip_suffix(".default").unwrap_or(rest);
+    let (module, part) = match rest.strip_suffix(".lora_A") {
+        Some(module) => (module, Part::A),
+        None => (rest.strip_suffix(".lora_B")?, Part::B),
+    };
+    let linear = Linear::ALL.into_iter().find(|l| l.module() == module)?;
+    Some((layer.parse().ok()?, linear, part))
+}
+
+/// Reads the headers and holds them against `model`.
+pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> Result<Found> {
+    let config = config(config_path)?;
+    let wrong = |field: &str, message: String| Error::model(config_path, field, message);
+    match config.peft_type.as_deref() {
+        Some("LORA") => {}
+        Some(other) => {
+            return Err(wrong("peft_type", format!("is `{}`; LORA is supported", other.escape_debug())));
+        }
+        None => return Err(wrong("peft_type", "is missing; an adapter of PEFT's has `LORA` there".into())),
+    }
+    refuse_what_would_be_ignored(config_path, &config)?;
+    let r = config.r.ok_or_else(|| wrong("r", "is missing".into()))?;
+    let alpha = config.lora_alpha.ok_or_else(|| wrong("lora_alpha", "is missing".into()))?;
+    let mut found = Collector::new(model);
+    for t in file.tensors() {
+        let name = &*t.name;
+        let Some((layer, linear, part)) = parse(name) else {
+            return Err(file.error(
+                name.escape_debug().to_string(),
+                "is no lora_A or lora_B of a layer's linear (q, k, v, o, gate, up, down), and leaving it out would change the results",
+            ));
+        };
+        let ty = t.ty.filter(|ty| holds_factors(*ty));
+        let ty = ty.ok_or_else(|| file.error(name, format!("is {}; factors are F32, F16 or BF16", t.dtype)))?;
+        let [rows, cols] = t.dims[..] else {
+            return Err(file.error(name, format!("has {} dimensions, a factor has 2", t.dims.len())));
+        };
+        let factor = Factor { name: name.into(), ty, rows, cols };
+        found.put(layer, linear, part, factor).map_err(|m| file.error(name, m))?;
+    }
+    let scale = |rank: usize, linear: Linear, layer: usize| {
+        let module = format!("model.layers.{layer}.{}", linear.module());
+        let wanted = pattern(config.rank_pattern.as_ref(), &module)?.unwrap_or(r);
+        if wanted != rank {
+            return Err(format!("has rank {rank}, {CONFIG} says {wanted}"));
+        }
+        let alpha = pattern(config.alpha_pattern.as_ref(), &module)?.unwrap_or(alpha);
+        let by = if config.use_rslora == Some(true) { (rank as f64).sqrt() } else { rank as f64 };
+        Ok((alpha / by) as f32)
+    };
+    found.finish(|field, message| file.error(field, message), scale)
+}
+
+/// Writes an adapter to the folder `folder`, whole or not at all; factors in f32.
+///
+/// # Errors
+/// [`Error::Io`]; factors that do not fit `shape`; a folder that holds something else.
+pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
+    check(shape, factors)?;
+    let new = whole::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
+    let targets: BTreeSet<&str> = factors.iter().map(|f| f.linear.target()).collect();
+    let ranks: BTreeMap<String, usize> = factors
+        .iter()
+        .filter(|f| f.rank != about.rank)
+        .map(|f| (format!("model.layers.{}.{}", f.layer, f.linear.module()), f.rank))
+        .collect();
+    let layers: BTreeSet<usize> = factors.iter().map(|f| f.layer).collect();
+    let some = layers.len() < shape.layers.len();
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": about.base,
+        "inference_mode": true,
+        "r": about.rank,
+        "lora_alpha": about.alpha,
+        "lora_dropout": about.dropout,
+        "use_rslora": about.rslora,
+        "target_modules": targets,
+        "rank_pattern": ranks,
+        "alpha_pattern": {},
+        "layers_to_transform": if some { json!(layers) } else { Value::Null },
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "use_dora": false,
+        "modules_to_save": null,
+        "init_lora_weights": true,
+    });
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(format!("{CONFIG}: {e}")))?;
+    let path = new.file(CONFIG);
+    whole::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
+    let mut tensors = Vec::with_capacity(2 * factors.len());
+    for f in factors {
+        let w = f.linear.of(&shape.layers[f.layer]);
+        let name = |part: &str| format!("{PREFIX}{}.{}.{part}.weight", f.layer, f.linear.module());
+        for (name, dims) in [(name("lora_A"), vec![f.rank, w.cols]), (name("lora_B"), vec![w.rows, f.rank])] {
+            tensors.push(Declared { name, ty: BlockType::F32, dims });
+        }
+    }
+    let mut next = factors.iter().flat_map(|f| [(f, Part::A), (f, Part::B)]);
+    safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &tensors, |_, put| {
+        let Some((f, part)) = next.next() else { return Ok(()) };
+        match part {
+            Part::A => put(bytemuck::cast_slice(f.a)),
+            Part::B if f.linear.turned() && shape.rope.interleaved => {
+                let d = shape.layers[f.layer].head_dim;
+                (0..f.b.len() / f.rank)
+                    .try_for_each(|i| put(bytemuck::cast_slice(&f.b[permute::gguf_row(i, d) * f.rank..][..f.rank])))
+            }
+            Part::B => put(bytemuck::cast_slice(f.b)),
+        }
+    })?;
+    new.commit()
+}

@@ -1,0 +1,339 @@
+//! Writing a folder that `from_pretrained` reads, whole or not at all.
+
+use std::io::Write;
+use std::path::Path;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
+
+use super::config::Llama3;
+use super::tokenizer::{LLAMA3, QWEN2};
+use super::{CONFIG, INDEX, WEIGHTS, hf_name, turned};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
+use crate::model::adapter::permute;
+use crate::model::safetensors::{self, Declared};
+use crate::model::shape::{ModelShape, TensorShape};
+use crate::model::tokenizer::{TokenKind, TokenizerSpec};
+use crate::model::{Model, Source, whole};
+
+/// Files of a tokenizer, as Hugging Face names them.
+const WORDS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "tokenizer.model",
+];
+/// Elements of rows that are asked for at once.
+const PIECE: usize = 8 << 10;
+
+/// Gives rows `first .. first + n` of a tensor, in GGUF's order, as f32.
+pub type Tensors<'a> = dyn FnMut(&TensorShape, usize, usize, &mut [f32]) -> Result<()> + 'a;
+
+/// What of a model was written beside its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Bytes of `model.safetensors`.
+    pub bytes: u64,
+    /// Why there is no `tokenizer.json`, when there is none.
+    pub no_tokenizer: Option<String>,
+}
+
+/// Writes `model`'s shape and words with the numbers that `tensors` gives, stored as `ty` (f32, f16 or bf16; vectors too), to
+/// the folder `dir`.
+///
+/// # Errors
+/// [`Error::Io`]; a folder that holds something else; frequency divisors that no configuration expresses; what `tensors`
+/// returns.
+pub fn save(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) -> Result<Saved> {
+    scoped(Scope::Program, || write(dir, model, ty, tensors))
+}
+
+fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) -> Result<Saved> {
+    let shape = &model.shape;
+    let new = whole::Folder::new(dir, |name| {
+        [CONFIG, WEIGHTS, INDEX].contains(&name) || WORDS.contains(&name) || name.ends_with(".safetensors")
+    })?;
+    let (words, no_tokenizer) = words(model)?;
+    put(&new.file(CONFIG), &config(model, ty, &words.ids)?)?;
+    for (name, content) in &words.files {
+        let path = new.file(name);
+        whole::file(&path, |out| out.write_all(content).map_err(|e| Error::io(&path, "cannot write", &e)))?;
+    }
+    // The divisors are in the configuration.
+    let list: Vec<&TensorShape> = shape.tensors().filter(|t| t.name != "rope_freqs.weight").collect();
+    let declared = list
+        .iter()
+        .map(|t| {
+            let name =
+                hf_name(&t.name).ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", t.name)))?;
+            let vector = t.rows == 1 && t.name.ends_with("norm.weight");
+            Ok(Declared { name, ty, dims: if vector { vec![t.cols] } else { vec![t.rows, t.cols] } })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = declared.iter().map(Declared::bytes).sum();
+    let mut next = list.into_iter();
+    let mut wide = Vec::new();
+    let mut narrow = Vec::new();
+    safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &declared, |_, sink| {
+        let Some(t) = next.next() else { return Ok(()) };
+        let head = head_dim(shape, t);
+        let step = if head.is_some() { 1 } else { (PIECE / t.cols.max(1)).max(1) };
+        for first in (0..t.rows).step_by(step) {
+            let n = step.min(t.rows - first);
+            wide.resize(n * t.cols, 0.0);
+            tensors(t, head.map_or(first, |d| permute::gguf_row(first, d)), n, &mut wide)?;
+            match ty {
+                BlockType::F32 => sink(bytemuck::cast_slice(&wide))?,
+                BlockType::F16 => {
+                    narrow.resize(wide.len(), 0u16);
+                    bytemuck::cast_slice_mut::<u16, f16>(&mut narrow).convert_from_f32_slice(&wide);
+                    sink(bytemuck::cast_slice(&narrow))?;
+                }
+                _ => {
+                    narrow.resize(wide.len(), 0u16);
+                    bytemuck::cast_slice_mut::<u16, bf16>(&mut narrow).convert_from_f32_slice(&wide);
+                    sink(bytemuck::cast_slice(&narrow))?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    new.commit()?;
+    Ok(Saved { bytes, no_tokenizer })
+}
+
+/// Elements of a head, for a tensor whose rows Hugging Face keeps in another order.
+fn head_dim(shape: &ModelShape, t: &TensorShape) -> Option<usize> {
+    (shape.rope.interleaved && turned(&t.name)).then(|| shape.layers.first().map_or(0, |l| l.head_dim))
+}
+
+fn put(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("writing JSON: {e}")))?;
+    whole::file(path, |out| writeln!(out, "{text}").map_err(|e| Error::io(path, "cannot write", &e)))
+}
+
+/// Ids that `config.json` names.
+#[derive(Default)]
+struct Ids {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+}
+
+#[derive(Default)]
+struct Words {
+    files: Vec<(String, Vec<u8>)>,
+    ids: Ids,
+}
+
+fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
+    let shape = &model.shape;
+    let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
+    let odd = |l: &crate::model::shape::LayerShape| (l.heads, l.kv_heads, l.ff, l.head_dim);
+    if shape.layers.iter().any(|l| odd(l) != odd(layer)) {
+        return Err(Error::refused(
+            "a Hugging Face folder of this model",
+            "its layers are of different sizes; save it as GGUF",
+        ));
+    }
+    let rope_scaling = match (&shape.rope_freqs, shape.rope.scale) {
+        (Some(t), _) => {
+            let mut stored = vec![0.0f32; t.cols];
+            model.source.read_rows(t, 0, 1, bytemuck::cast_slice_mut(&mut stored))?;
+            let factor = stored.iter().copied().fold(1.0, f32::max);
+            // Llama 3's own numbers, which a file of divisors does not name; held against the divisors.
+            let guess = Llama3 { factor: factor.into(), low: 1.0, high: 4.0, original: 8192.0 };
+            let same = guess.divisors(shape.rope.dim, shape.rope.base);
+            if same.iter().zip(&stored).any(|(a, b)| (a - b).abs() > 1e-3 * b.abs()) {
+                return Err(Error::refused(
+                    "a Hugging Face folder of this model",
+                    "its rotary divisors are not Llama 3's usual ones, and config.json cannot list them; save it as GGUF",
+                ));
+            }
+            json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192
+            })
+        }
+        (None, 1.0) => Value::Null,
+        (None, scale) => json!({ "rope_type": "linear", "factor": scale }),
+    };
+    let dtype = match ty {
+        BlockType::F32 => "float32",
+        BlockType::F16 => "float16",
+        BlockType::Bf16 => "bfloat16",
+        other => return Err(Error::refused(format!("safetensors of {other}"), "the types are f32, f16 and bf16")),
+    };
+    Ok(json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": shape.hidden,
+        "intermediate_size": layer.ff,
+        "num_hidden_layers": shape.layers.len(),
+        "num_attention_heads": layer.heads,
+        "num_key_value_heads": layer.kv_heads,
+        "head_dim": layer.head_dim,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope.base,
+        "rope_scaling": rope_scaling,
+        "tie_word_embeddings": shape.output.is_none(),
+        "hidden_act": "silu",
+        "attention_bias": false,
+        "mlp_bias": false,
+        "bos_token_id": ids.bos,
+        "eos_token_id": ids.eos,
+        "pad_token_id": ids.pad,
+        "torch_dtype": dtype,
+        "use_cache": true,
+    }))
+}
+
+/// The files of the tokenizer, and why there is none.
+fn words(model: &Model) -> Result<(Words, Option<String>)> {
+    let mut out = Words::default();
+    let tokenizer = model.tokenizer()?;
+    if let Some(t) = &tokenizer {
+        out.ids = Ids { bos: t.bos(), eos: t.eos(), pad: t.pad() };
+    }
+    match &*model.source {
+        Source::Random { .. } => Ok((out, Some("a random model has no words".into()))),
+        Source::Hf(folder) => {
+            for name in WORDS {
+                let path = folder.dir().join(name);
+                if path.is_file() {
+                    let content = std::fs::read(&path).map_err(|e| Error::io(&path, "cannot read", &e))?;
+                    out.files.push((name.into(), content));
+                }
+            }
+            Ok((out, tokenizer.is_none().then(|| "the folder it was opened from has none".into())))
+        }
+        Source::Gguf(file) => {
+            let spec = TokenizerSpec::from_gguf(file)?;
+            let template = file.str(crate::model::chat::KEY)?;
+            let bytes =
+                |v: &Value| serde_json::to_vec_pretty(v).map_err(|e| Error::Internal(format!("writing JSON: {e}")));
+            out.files
+                .push(("tokenizer_config.json".into(), bytes(&about(&spec, &out.ids, template, model.shape.context))?));
+            match (spec.model.as_str(), pre_tokenizer(&spec.pre)) {
+                ("gpt2", Some(pre)) => {
+                    let adds = tokenizer.as_ref().is_some_and(crate::model::tokenizer::Tokenizer::adds_bos);
+                    out.files.push(("tokenizer.json".into(), bytes(&tokenizer_json(&spec, pre, adds, &out.ids))?));
+                    Ok((out, None))
+                }
+                (kind, _) => {
+                    let why = format!(
+                        "the pre-tokenizer `{}` of a `{kind}` vocabulary has no form in tokenizer.json yet",
+                        spec.pre
+                    );
+                    Ok((out, Some(why)))
+                }
+            }
+        }
+    }
+}
+
+/// How text is cut, for names whose pattern is known in this form.
+fn pre_tokenizer(name: &str) -> Option<Value> {
+    let level = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex });
+    let split = |pattern: &str| {
+        json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
+            level(false)
+        ]})
+    };
+    Some(match name {
+        "gpt-2" => level(true),
+        "smollm" => json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Digits", "individual_digits": true },
+            level(true)
+        ]}),
+        "llama-bpe" | "llama3" | "llama-v3" => split(LLAMA3),
+        "qwen2" => split(QWEN2),
+        _ => return None,
+    })
+}
+
+fn tokenizer_json(spec: &TokenizerSpec, pre: Value, adds_bos: bool, ids: &Ids) -> Value {
+    let kind = |id: usize| spec.types.get(id).map_or(TokenKind::Normal, |n| TokenKind::from(*n));
+    let mut added = Vec::new();
+    let mut vocab = Map::new();
+    for (id, text) in spec.tokens.iter().enumerate() {
+        let special = match kind(id) {
+            TokenKind::Control | TokenKind::Unknown => Some(true),
+            TokenKind::UserDefined => Some(false),
+            _ => None,
+        };
+        if let Some(special) = special {
+            added.push(json!({
+                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": special
+            }));
+        }
+        vocab.insert(text.to_owned(), id.into());
+    }
+    let merges: Vec<Value> = spec
+        .merges
+        .iter()
+        .map(|m| {
+            let first = m.chars().next().map_or(0, char::len_utf8);
+            let (left, right) = m.split_at(m[first..].find(' ').map_or(m.len(), |at| first + at));
+            json!([left, right.get(1..).unwrap_or_default()])
+        })
+        .collect();
+    let bos = ids.bos.filter(|_| adds_bos).and_then(|id| Some((id, spec.tokens.get(id as usize)?)));
+    let post = match bos {
+        None => Value::Null,
+        Some((id, text)) => json!({
+            "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": text, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [
+                { "SpecialToken": { "id": text, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } },
+                { "SpecialToken": { "id": text, "type_id": 1 } }, { "Sequence": { "id": "B", "type_id": 1 } }
+            ],
+            "special_tokens": { text: { "id": text, "ids": [id], "tokens": [text] } }
+        }),
+    };
+    let whole_words = ["llama-bpe", "llama3", "llama-v3"].contains(&spec.pre.as_str());
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": pre,
+        "post_processor": post,
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": whole_words,
+            "vocab": vocab, "merges": merges
+        }
+    })
+}
+
+fn about(spec: &TokenizerSpec, ids: &Ids, template: Option<&str>, context: usize) -> Value {
+    let text = |id: Option<u32>| id.and_then(|id| spec.tokens.get(id as usize));
+    let mut out = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": context,
+        "bos_token": text(ids.bos),
+        "eos_token": text(ids.eos),
+        "unk_token": text(spec.unk),
+        "pad_token": text(ids.pad),
+    });
+    if let (Some(template), Some(map)) = (template, out.as_object_mut()) {
+        map.insert("chat_template".into(), template.into());
+    }
+    out
+}

@@ -1,0 +1,102 @@
+//! What a training leaves for others: adapters as PEFT's folder and as GGUF, full fine-tunes as a Hugging Face folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::engine::Trainer;
+use super::learner::Param;
+use crate::blocks::{self, BlockType};
+use crate::catalog::Axis;
+use crate::config::Config;
+use crate::config::train::{Dtype, Train};
+use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
+use crate::model::Model;
+use crate::model::adapter::{About, Factors, Linear, save_gguf, save_peft};
+use crate::model::hf;
+use crate::model::shape::TensorShape;
+
+/// The adapter as PEFT's folder, in the folder of a run.
+pub const ADAPTER: &str = "adapter";
+/// The adapter as GGUF.
+pub const ADAPTER_GGUF: &str = "adapter.gguf";
+/// The fine-tuned model.
+pub const MODEL: &str = "model";
+
+/// Writes what `trainer` has learned into `dir`, each whole or not at all; returns what was written.
+///
+/// # Errors
+/// The file system's or the device's; a technique whose parameters no layout here knows.
+pub fn export(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
+    scoped(Scope::Program, || {
+        let params = trainer.learner.params();
+        let adapted = params.iter().any(|p| p.name.ends_with(".lora_a") || p.name.ends_with(".lora_b"));
+        if adapted { adapter(trainer, model, train, dir) } else { whole(trainer, model, train, dir) }
+    })
+}
+
+/// Elements `from ..` of a parameter, as many as `out` has, in f32.
+fn values(trainer: &Trainer, p: &Param, from: usize, out: &mut [f32]) -> Result<()> {
+    let ty = p.buf.ty();
+    if ty == BlockType::F32 {
+        return trainer.device().download(p.buf.at(from), bytemuck::cast_slice_mut(out));
+    }
+    let mut stored = vec![0; ty.row_bytes(out.len()).unwrap_or(0)];
+    trainer.device().download(p.buf.at(from), &mut stored)?;
+    blocks::decode(ty, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", p.name)))
+}
+
+fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
+    let (_, knobs) = Config::resolve(Axis::TrainParams, "train.params", &train.params)?;
+    let rank = knobs.int("r").unwrap_or(8);
+    let about = About {
+        rank,
+        alpha: knobs.float("lora_alpha").unwrap_or(2.0 * rank as f64) as f32,
+        rslora: knobs.flag("use_rslora").unwrap_or(false),
+        dropout: 0.0,
+        base: model.path.clone(),
+    };
+    let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();
+    let mut read = Vec::new();
+    for (layer, shape) in model.shape.layers.iter().enumerate() {
+        for linear in Linear::ALL {
+            let name = &linear.of(shape).name;
+            let find = |suffix: &str| by_name.get(format!("{name}.{suffix}").as_str()).copied();
+            let (Some(a), Some(b)) = (find("lora_a"), find("lora_b")) else { continue };
+            let mut pair = [vec![0.0; a.len()], vec![0.0; b.len()]];
+            values(trainer, a, 0, &mut pair[0])?;
+            values(trainer, b, 0, &mut pair[1])?;
+            read.push((layer, linear, a.rows, pair));
+        }
+    }
+    let factors: Vec<Factors<'_>> = read
+        .iter()
+        .map(|(layer, linear, rank, [a, b])| Factors { layer: *layer, linear: *linear, rank: *rank, a, b })
+        .collect();
+    let (folder, file) = (dir.join(ADAPTER), dir.join(ADAPTER_GGUF));
+    save_peft(&folder, &model.shape, &about, &factors)?;
+    save_gguf(&file, &model.shape, &about, &factors)?;
+    Ok(vec![folder, file])
+}
+
+fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
+    let ty = if train.dtype == Dtype::Bf16 { BlockType::Bf16 } else { BlockType::F32 };
+    let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();
+    let folder = dir.join(MODEL);
+    let mut stored = Vec::new();
+    hf::save(
+        &folder,
+        model,
+        ty,
+        &mut |t: &TensorShape, first, n, out: &mut [f32]| match by_name.get(t.name.as_str()) {
+            Some(p) => values(trainer, p, first * t.cols, out),
+            // What did not learn is as the model has it.
+            None => {
+                stored.resize(n * t.row_bytes(), 0);
+                model.source.read_rows(t, first, n, &mut stored)?;
+                blocks::decode(t.ty, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
+            }
+        },
+    )?;
+    Ok(vec![folder])
+}

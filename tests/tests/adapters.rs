@@ -1,0 +1,232 @@
+//! Adapters beside the weights and merged into them, through the engine and whole jobs.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ullage_core::blocks::BlockType;
+use ullage_core::config::Config;
+use ullage_core::ledger::{Category, Tier};
+use ullage_core::model::Model;
+use ullage_core::model::adapter::{About, Factors, Linear, merge, save_gguf, save_peft};
+use ullage_core::model::shape::ModelShape;
+use ullage_core::ops::Team;
+use ullage_core::rng::Philox;
+use ullage_core::weights::format::Target;
+use ullage_tests::naive::Naive;
+use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
+
+/// Random factors for every linear: A about 1/√in, B of `size`.
+fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Linear, Vec<f32>, Vec<f32>)> {
+    let mut out = Vec::new();
+    for (l, layer) in shape.layers.iter().enumerate() {
+        for linear in Linear::ALL {
+            let w = linear.of(layer);
+            let rng = Philox::new(3).stream((l * 8 + linear as usize) as u64);
+            let numbers = |n: usize, at: u64, size: f32| -> Vec<f32> {
+                (0..n as u64).map(|i| (rng.uniform(at + i) - 0.5) * size).collect()
+            };
+            let a = numbers(rank * w.cols, 0, 2.0 / (w.cols as f32).sqrt());
+            out.push((l, linear, a, numbers(w.rows * rank, 1 << 32, size)));
+        }
+    }
+    out
+}
+
+fn about(rank: usize) -> About {
+    About { rank, alpha: 2.0 * rank as f32, rslora: false, dropout: 0.0, base: "test".into() }
+}
+
+fn save(path: &Path, shape: &ModelShape, rank: usize, size: f32) {
+    let made = factors(shape, rank, size);
+    let list: Vec<Factors<'_>> =
+        made.iter().map(|(layer, linear, a, b)| Factors { layer: *layer, linear: *linear, rank, a, b }).collect();
+    match path.extension() {
+        Some(_) => save_gguf(path, shape, &about(rank), &list).unwrap(),
+        None => save_peft(path, shape, &about(rank), &list).unwrap(),
+    }
+}
+
+fn with(model: &Arc<Model>, path: &Path, scale: f32) -> Arc<Model> {
+    Arc::new(Model::open(&model.path, Path::new(".")).unwrap().with_adapter(path, scale).unwrap())
+}
+
+fn logits(model: &Model, config: &Config) -> Vec<Vec<f32>> {
+    Rig::new(model, config).unwrap().logits(&ids(19, 500), &ids(4, 300))
+}
+
+/// Largest difference, in units of the largest logit.
+fn apart(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let most = |rows: &[Vec<f32>]| rows.iter().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
+    let off = a.iter().flatten().zip(b.iter().flatten()).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+    off / most(a)
+}
+
+#[test]
+fn an_adapter_that_adds_nothing_changes_no_bit_and_both_layouts_give_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = bundled();
+    let config = config(&[]);
+    let plain = logits(&model, &config);
+    let (zero, peft, gguf) = (folder.path().join("zero"), folder.path().join("a"), folder.path().join("a.gguf"));
+    save(&zero, &model.shape, 4, 0.0);
+    save(&peft, &model.shape, 4, 0.5);
+    save(&gguf, &model.shape, 4, 0.5);
+    assert_same(&plain, &logits(&with(&model, &zero, 1.0), &config), "B of zeros");
+    assert_same(&plain, &logits(&with(&model, &peft, 0.0), &config), "a scale of zero");
+    let adapted = logits(&with(&model, &peft, 1.0), &config);
+    assert!(apart(&plain, &adapted) > 0.05, "the adapter does something: {}", apart(&plain, &adapted));
+    assert_same(&adapted, &logits(&with(&model, &gguf, 1.0), &config), "PEFT and GGUF");
+}
+
+#[test]
+fn what_is_lossless_stays_so_with_an_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    save(&path, &bundled().shape, 5, 0.5);
+    let model = with(&bundled(), &path, 1.0);
+    let base = logits(&model, &config(&[]));
+    for sets in [
+        &[("machine.threads", "1")][..],
+        &[("machine.threads", "3"), ("run.batch", "7")],
+        &[("run.batch", "1")],
+        &[("place.weights", "stream")],
+        &[("kv.alloc", "paged")],
+    ] {
+        assert_same(&base, &logits(&model, &config(sets)), &format!("{sets:?}"));
+    }
+    // One token at a time is what the prompt at once is.
+    let tokens = ids(19, 500);
+    let mut rig = Rig::new(&model, &config(&[])).unwrap();
+    let (_, whole) = rig.prefill(&tokens).unwrap();
+    let (mut seq, _) = rig.prefill(&tokens[..1]).unwrap();
+    let last = rig.decode(&mut seq, &tokens[1..]).unwrap().pop().unwrap();
+    assert_same(&[whole], &[last], "prefill and decode");
+}
+
+/// The merged file against the adapter beside the weights; in f32 they are the same sum in another order.
+#[test]
+fn merged_is_what_the_adapter_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("a"), folder.path().join("merged.gguf"));
+    let plain = bundled();
+    save(&path, &plain.shape, 4, 0.3);
+    let model = with(&plain, &path, 1.0);
+    let config = config(&[("kv.format", "f32")]);
+    let beside = logits(&model, &config);
+    let distance = apart(&beside, &logits(&plain, &config));
+    for (ty, most) in [(BlockType::F32, 2e-5), (BlockType::F16, 5e-3), (BlockType::Q8_0, 0.1)] {
+        let team = Team::new(2).unwrap();
+        let merged = merge(&model, Target::Block(ty), &out, &team, &mut |_, _| ()).unwrap();
+        assert_eq!(merged.matrices, 7 * plain.shape.layers.len());
+        let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
+        assert!(opened.shape.layers.iter().all(|l| l.tensors.q.ty == ty && l.tensors.attn_norm.ty == BlockType::F32));
+        let off = apart(&beside, &logits(&opened, &config));
+        assert!(off <= most && off < distance / 2.0, "{ty}: {off}, the adapter makes {distance}");
+        assert_eq!(
+            opened.tokenizer().unwrap().unwrap().encode("code ABCD", true, false),
+            plain.tokenizer().unwrap().unwrap().encode("code ABCD", true, false)
+        );
+    }
+    // As the original has it: only what the adapter changes is encoded again.
+    merge(&model, Target::Original, &out, &Team::new(1).unwrap(), &mut |_, _| ()).unwrap();
+    let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
+    assert!(opened.shape.tensors().zip(plain.shape.tensors()).all(|(a, b)| a == b));
+    let t = &plain.shape.embedding;
+    let rows = |m: &Model| {
+        let mut bytes = vec![0; t.bytes() as usize];
+        m.source.read_rows(t, 0, t.rows, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(rows(&opened), rows(&plain), "the embedding is copied");
+}
+
+/// Against the plain forward pass of the tests with W + s·BA in place of W.
+#[test]
+fn the_engine_agrees_with_a_naive_pass_over_the_sum() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let model = bundled();
+    save(&path, &model.shape, 3, 0.3);
+    let scale = 0.7;
+    let adapted = with(&model, &path, scale);
+    let tokens = ids(12, 700);
+    let made = factors(&model.shape, 3, 0.3);
+    let mut plain = Naive::new(&model);
+    for (layer, linear, a, b) in &made {
+        let rows = plain.matrix_mut(*layer, linear.tensor());
+        for (row, b) in rows.iter_mut().zip(b.chunks(3)) {
+            let cols = row.len();
+            for (k, b) in b.iter().enumerate() {
+                for (w, a) in row.iter_mut().zip(&a[k * cols..]) {
+                    *w += 2.0 * f64::from(scale) * f64::from(*b) * f64::from(*a);
+                }
+            }
+        }
+    }
+    let mut cache = plain.cache();
+    let mut expected = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        expected = plain.step(*token, |_, _| at, &mut cache).0;
+    }
+    let expected: Vec<f32> = expected.iter().map(|v| *v as f32).collect();
+    let (_, got) = Rig::new(&adapted, &config(&[("kv.format", "f32")])).unwrap().prefill(&tokens).unwrap();
+    let off = apart(&[expected], &[got]);
+    assert!(off < 1e-4, "{off}");
+}
+
+#[test]
+fn its_bytes_are_planned_and_measured_as_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let plain = bundled();
+    save(&path, &plain.shape, 8, 0.1);
+    let model = with(&plain, &path, 1.0);
+    let set = format!("{}", path.display());
+    for more in [&[][..], &[("place.weights", "stream")], &[("run.batch", "5"), ("run.compute", "int8")]] {
+        let sets: Vec<_> = [("run.max_tokens", "6"), ("run.prompt", "Once upon a time there was")]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        let (without, adapted) = (config(&sets), config(&[&sets[..], &[("model.adapter", &set)]].concat()));
+        let report = |model: &Arc<Model>, config: &Config| {
+            let report = run(model, config);
+            assert_eq!(report.error, None);
+            report
+        };
+        let (a, b) = (report(&plain, &without), report(&model, &adapted));
+        let weights = |r: &ullage_core::report::Report| r.measured.bytes[&Tier::Device][&Category::Weights];
+        let bytes = model.shape.adapter.as_ref().unwrap().bytes(&model.shape);
+        assert_eq!(weights(&b) - weights(&a), bytes, "to the byte");
+        let (planned, measured) = (b.plan.peak[&Tier::Device], b.measured.peak[&Tier::Device]);
+        assert!(planned >= measured && planned - measured <= (measured / 50).max(256 << 10), "{planned} {measured}");
+        // One byte less than planned is refused, and the plan fits.
+        let wall = format!("{planned} B");
+        let tight = config(&[&sets[..], &[("model.adapter", &set), ("budget.device", &wall)]].concat());
+        assert_eq!(run(&model, &tight).error, None);
+        let less = format!("{} B", planned - 1);
+        let over = config(&[&sets[..], &[("model.adapter", &set), ("budget.device", &less)]].concat());
+        assert_eq!(run(&model, &over).error.unwrap().kind, "over_budget");
+    }
+}
+
+#[test]
+fn a_model_opened_without_its_adapter_is_not_run_without_saying() {
+    let config = config(&[("model.adapter", "x")]);
+    let error = run(&bundled(), &config).error.unwrap();
+    assert!(error.message.contains("adapter"), "{}", error.message);
+}
+
+#[test]
+fn quantized_weights_of_a_real_model_stay_quantized() {
+    let Some(model) = smollm2() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    save(&path, &model.shape, 8, 0.05);
+    let adapted = with(&model, &path, 1.0);
+    let config = config(&[("kv.format", "f32")]);
+    let plain = logits(&model, &config);
+    let off = apart(&plain, &logits(&adapted, &config));
+    assert!(off > 1e-3, "{off}");
+    assert_eq!(adapted.shape.bytes(), model.shape.bytes());
+}
