@@ -207,6 +207,8 @@ impl Live {
                 self.map((*layer, *head), *query, runs, weights);
             }
             Event::Attention { .. } | Event::HeadMap { .. } | Event::Eval { .. } => {}
+            // Training has no picture of its own yet: its bytes are in the timeline, its curves in the report.
+            Event::TrainStep { .. } | Event::Validation { .. } | Event::Saved { .. } => {}
             Event::Paused => self.paused = true,
             Event::Resumed => self.paused = false,
             Event::Finished { speed, .. } => {
