@@ -21,7 +21,7 @@ pub fn show(
     let composer = Rect::from_min_max(pos2(rect.left(), rect.bottom() - 17.0 * GRID), rect.max);
     let body = Rect::from_min_max(rect.min, pos2(rect.right(), composer.top() - 2.0 * GRID));
     if data.turns.is_empty() && !data.running {
-        let what = "Say something below; the conversation and its answers will appear here.";
+        let what = "Say something below; the answers will appear here.";
         say::empty(ui, body, what, None, "");
     } else {
         part(ui, body, |ui| {
