@@ -184,7 +184,7 @@ fn draw(
     }
     let last = cache.totals.seconds.last().copied().unwrap_or(0.0);
     let end = data.phases.iter().map(|p| p.seconds.1).filter(|s| s.is_finite()).fold(last, f64::max).max(1e-6);
-    let most = cache.totals.bytes.iter().copied().max().unwrap_or(0);
+    let most = cache.totals.peak().map_or(0, |peak| cache.totals.bytes[peak]);
     // The limit belongs in the picture unless it would press everything else flat; then it is only named.
     let limit = data.limits[state.tier as usize].filter(|limit| *limit <= most.saturating_mul(4));
     let mut frame = Frame {

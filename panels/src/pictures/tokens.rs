@@ -236,7 +236,7 @@ impl Painting<'_> {
             let byte_range = from.into()..job.text.len().into();
             match job.sections.last_mut() {
                 Some(section) if section.format == format => section.byte_range.end = byte_range.end,
-                _ => job.sections.push(LayoutSection { leading_space: 0.0, byte_range: byte_range.into(), format }),
+                _ => job.sections.push(LayoutSection { leading_space: 0.0, byte_range, format }),
             }
         }
         self.ui.painter().layout_job(job)

@@ -21,7 +21,7 @@ pub fn show(
     let composer = Rect::from_min_max(pos2(rect.left(), rect.bottom() - 17.0 * GRID), rect.max);
     let body = Rect::from_min_max(rect.min, pos2(rect.right(), composer.top() - 2.0 * GRID));
     if data.turns.is_empty() && !data.running {
-        let what = "Say something below; the conversation and its answers will appear here.";
+        let what = "Say something below; the answers will appear here.";
         say::empty(ui, body, what, None, "");
     } else {
         part(ui, body, |ui| {
@@ -150,34 +150,31 @@ fn message(
 
 fn compose(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions: &mut Vec<Action>) {
     let palette = Palette::of(ui.theme());
-    let frame = egui::Frame::new()
-        .stroke(egui::Stroke::new(1.0, palette.line))
-        .corner_radius(CORNER)
-        .inner_margin(egui::Margin::symmetric(8, 6));
+    let line = egui::Stroke::new(1.0, palette.line);
+    ui.painter().rect_stroke(rect, CORNER, line, egui::StrokeKind::Inside);
+    let inside = rect.shrink2(egui::vec2(3.0 * GRID, 2.0 * GRID));
     let mut say_it = false;
-    frame.show(ui, |ui| {
-        ui.set_min_size(rect.size() - egui::vec2(18.0, 18.0));
-        ui.horizontal(|ui| {
-            let wide = ui.available_width() - 72.0;
-            let edit = TextEdit::multiline(&mut state.message)
-                .id_salt("message")
-                .frame(egui::Frame::NONE)
-                .desired_rows(2)
-                .desired_width(wide)
-                .hint_text(
-                    RichText::new("Say something. Enter sends it, Shift and Enter begin a new line.")
-                        .color(palette.weak_text),
-                )
-                .return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter));
-            let area = ScrollArea::vertical().id_salt("message").max_height(rect.height() - 20.0);
-            let response = area.show(ui, |ui| ui.add(edit)).inner;
-            ui.accesskit_node_builder(response.id, |node| node.set_label("Message"));
-            let ready = data.blocked.is_empty() && !data.running && !state.message.trim().is_empty();
-            let enter = response.has_focus() && ui.input(|i| i.key_pressed(Key::Enter) && i.modifiers.is_none());
-            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-                let button = ui.add_enabled(ready, say::primary("Send", palette));
-                say_it = button.on_disabled_hover_text(&data.blocked).clicked() || (enter && ready);
-            });
+    let builder = egui::UiBuilder::new().max_rect(inside).layout(Layout::left_to_right(Align::Center));
+    ui.scope_builder(builder, |ui| {
+        let wide = ui.available_width() - 72.0;
+        let edit = TextEdit::multiline(&mut state.message)
+            .id_salt("message")
+            .frame(egui::Frame::NONE)
+            .desired_rows(2)
+            .desired_width(wide)
+            .hint_text(
+                RichText::new("Say something. Enter sends it, Shift and Enter begin a new line.")
+                    .color(palette.weak_text),
+            )
+            .return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter));
+        let area = ScrollArea::vertical().id_salt("message").max_height(inside.height());
+        let response = area.show(ui, |ui| ui.add(edit)).inner;
+        ui.accesskit_node_builder(response.id, |node| node.set_label("Message"));
+        let ready = data.blocked.is_empty() && !data.running && !state.message.trim().is_empty();
+        let enter = response.has_focus() && ui.input(|i| i.key_pressed(Key::Enter) && i.modifiers.is_none());
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            let button = ui.add_enabled(ready, say::primary("Send", palette));
+            say_it = button.on_disabled_hover_text(&data.blocked).clicked() || (enter && ready);
         });
     });
     if say_it {

@@ -19,6 +19,7 @@ pub struct Totals {
     pub present: [bool; 9],
     /// Tiers that ever held anything.
     pub tiers: [bool; 3],
+    peak: Option<usize>,
     /// Grows with every change.
     pub version: u64,
     /// The tier and categories they are of, and the first and last moment they were made from.
@@ -50,7 +51,11 @@ impl Totals {
             // A clock that steps back, or says nothing, must not turn the picture around.
             now = if moment.seconds.is_finite() { now.max(moment.seconds) } else { now };
             self.seconds.push(now);
-            self.bytes.push(shown(moment, tier, hidden));
+            let bytes = shown(moment, tier, hidden);
+            if self.peak.is_none_or(|peak| bytes > self.bytes[peak]) {
+                self.peak = Some(self.bytes.len());
+            }
+            self.bytes.push(bytes);
             for (seen, held) in self.tiers.iter_mut().zip(&moment.held) {
                 *seen |= held.iter().any(|bytes| *bytes > 0);
             }
@@ -72,13 +77,7 @@ impl Totals {
 
     /// The moment of the greatest total; the first of equals.
     pub fn peak(&self) -> Option<usize> {
-        let mut best = None;
-        for (i, bytes) in self.bytes.iter().enumerate() {
-            if best.is_none_or(|b: usize| *bytes > self.bytes[b]) {
-                best = Some(i);
-            }
-        }
-        best
+        self.peak
     }
 }
 

@@ -91,7 +91,6 @@ fn build(frame: &Frame<'_>, key: &MeshKey) -> Mesh {
     let columns = decimate::columns(frame.totals, frame.window.clone(), key.columns);
     let wide = frame.plot.width() / key.columns as f32;
     let x = |column: usize| frame.plot.left() + column as f32 * wide;
-    let mut mesh = Mesh::default();
     // Neighbours in which the same moment holds are one.
     let mut runs: Vec<decimate::Column> = Vec::with_capacity(columns.len());
     for column in columns {
@@ -112,25 +111,29 @@ fn build(frame: &Frame<'_>, key: &MeshKey) -> Mesh {
         let away = key.dimmed.is_some_and(|only| only != used_for);
         say::mix(frame.palette.background, frame.palette.used_for(used_for), weight * if away { 0.35 } else { 1.0 })
     };
-    let heap = |mesh: &mut Mesh, moment: usize, x: (f32, f32), weight: f32| {
+    let heap = |layer: &mut Layer, moment: usize, x: (f32, f32)| {
         let mut sum = 0u64;
         for used_for in UsedFor::ALL {
             let bytes = frame.data.moments[moment].held[frame.tier as usize][used_for as usize];
             if bytes > 0 && !frame.hidden[used_for as usize] {
                 let (low, high) = (frame.y(sum as f64), frame.y(sum.saturating_add(bytes) as f64));
                 sum = sum.saturating_add(bytes);
-                mesh.add_colored_rect(Rect::from_min_max(pos2(x.0, high), pos2(x.1, low)), color(used_for, weight));
+                layer.put(used_for, Rect::from_min_max(pos2(x.0, high), pos2(x.1, low)));
             }
         }
     };
+    // What was held only for a part of a pixel is drawn fainter behind what was always held.
+    let mut behind = Layer::new(UsedFor::ALL.map(|used_for| color(used_for, 0.55)));
+    let mut front = Layer::new(UsedFor::ALL.map(|used_for| color(used_for, 1.0)));
     for run in &runs {
         let at = (x(run.from), x(run.to));
         if frame.totals.bytes[run.most] != frame.totals.bytes[run.least] {
-            // What was held only for a part of this pixel is drawn fainter behind what was always held.
-            heap(&mut mesh, run.most, at, 0.55);
+            heap(&mut behind, run.most, at);
         }
-        heap(&mut mesh, run.least, at, 1.0);
+        heap(&mut front, run.least, at);
     }
+    let mut mesh = behind.done();
+    mesh.append(front.done());
     edge(&mut mesh, frame, &runs, &x);
     if let Some(limit) = key.limit {
         for run in runs.iter().filter(|run| frame.totals.bytes[run.most] > limit) {
@@ -140,6 +143,40 @@ fn build(frame: &Frame<'_>, key: &MeshKey) -> Mesh {
         }
     }
     mesh
+}
+
+/// Rectangles of each category, of which neighbours of the same height become one.
+struct Layer {
+    mesh: Mesh,
+    colors: [Color32; 9],
+    open: [Option<Rect>; 9],
+}
+
+impl Layer {
+    fn new(colors: [Color32; 9]) -> Self {
+        Self { mesh: Mesh::default(), colors, open: [None; 9] }
+    }
+
+    fn put(&mut self, used_for: UsedFor, rect: Rect) {
+        let (open, color) = (&mut self.open[used_for as usize], self.colors[used_for as usize]);
+        match open {
+            Some(open) if open.right() == rect.left() && open.y_range() == rect.y_range() => open.max.x = rect.right(),
+            _ => {
+                if let Some(before) = open.replace(rect) {
+                    self.mesh.add_colored_rect(before, color);
+                }
+            }
+        }
+    }
+
+    fn done(mut self) -> Mesh {
+        for (open, color) in self.open.into_iter().zip(self.colors) {
+            if let Some(rect) = open {
+                self.mesh.add_colored_rect(rect, color);
+            }
+        }
+        self.mesh
+    }
 }
 
 /// The line along the top of the stack, steps and all.

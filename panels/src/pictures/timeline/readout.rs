@@ -25,6 +25,7 @@ pub fn used_for_at(frame: &Frame<'_>, moment: usize, p: Pos2) -> Option<UsedFor>
 pub fn tooltip(ui: &mut Ui, frame: &Frame<'_>, moment: usize, x: f32) {
     let p = frame.palette;
     ui.label(egui::RichText::new(frame.words(moment)).color(p.text));
+    ui.spacing_mut().interact_size.y = 4.0 * GRID;
     let Some(held) = frame.data.moments.get(moment).map(|m| m.held[frame.tier as usize]) else { return };
     egui::Grid::new("timeline tooltip").num_columns(2).spacing(vec2(4.0 * GRID, 2.0)).min_row_height(4.0 * GRID).show(
         ui,
