@@ -529,3 +529,50 @@ fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
     assert_eq!((line.machine.as_str(), line.dots.len(), line.dots[0].label.as_str()), ("H200", 2, "h2o 0.2"));
     assert_eq!(view.accuracy.axes[0].label, "recall");
 }
+
+#[test]
+fn fine_tuning_is_a_mode_with_choices_prices_and_runs_of_its_own() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    let before = desk.session.config().clone();
+    desk.session.act(Action::Mode("train".into()));
+    desk.set(&[
+        ("train.steps", "3"),
+        ("train.batch", "2"),
+        ("train.length", "48"),
+        ("train.validation", "0.1"),
+        ("train.validate_rows", "4"),
+    ]);
+    let view = desk.settled("the plan of training", |v| v.top.predicted.is_some() && v.status.blocked.is_empty());
+    assert!(view.modes.iter().any(|m| m.id == "train" && m.chosen));
+    assert!(view.cards.iter().flat_map(|s| &s.cards).all(|c| !c.key.starts_with("kv.")), "there is no cache");
+    let keys: Vec<_> = view.top.workload.iter().map(|f| (f.key.as_str(), f.value)).collect();
+    assert_eq!(keys, [("train.batch", 2), ("train.length", 48), ("train.steps", 3)]);
+    // Without a limit the most that is looked for fits; under one, fewer rows.
+    let open = view.top.workload[0].fits.unwrap();
+    let peak = view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1.total();
+    desk.set(&[("budget.device", &format!("{peak} B"))]);
+    let view = desk.settled("the inverse", |v| v.top.workload[0].fits.is_some_and(|n| n < open));
+    assert_eq!(view.top.workload[0].fits, Some(2));
+    // Learning everything costs gradients and optimizer state: its price says so before the click.
+    let full = variant(&view, "train.params", "full");
+    assert!(full.price.is_some_and(|p| p.change() > 0 && !p.fits), "{:?} {}", full.price, full.refused);
+    let view = desk.run();
+    assert_eq!(desk.failures(), Vec::<String>::new());
+    let bar = |bars: &Option<ullage_panels::view::Bars>| bars.as_ref().unwrap().instants[0].tiers[0].1.total() as i64;
+    let gap = bar(&view.top.predicted) - bar(&view.top.measured);
+    assert!((0..=(peak / 50).max(256 << 10) as i64).contains(&gap), "gap {gap}");
+    assert!(view.text.summary.contains("3 steps") && view.text.summary.contains("held out"), "{}", view.text.summary);
+    assert!(view.status.speed.is_some_and(|s| s > 0.0) && !view.timeline.moments.is_empty());
+    let view = desk.until("the history", |v| v.history.runs.len() == 1);
+    assert!(view.history.runs[0].accuracy.contains("held out"), "{:?}", view.history.runs[0]);
+    // Back to generating, and to training as it was left.
+    let train = desk.session.config().train.clone();
+    desk.session.act(Action::Mode("generate".into()));
+    assert_eq!(desk.session.config().train, None);
+    assert_eq!(desk.session.config().run, before.run);
+    desk.session.act(Action::Mode("train".into()));
+    assert_eq!(desk.session.config().train, train);
+    let text = desk.exported();
+    assert_eq!(from_toml(&text, &[]).unwrap(), *desk.session.config());
+}

@@ -51,6 +51,10 @@ fn json<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
 /// Figures of an evaluation that make an axis, and what is known of their spread as one standard error.
 fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
     let (mut values, mut errors) = (Vec::new(), Vec::new());
+    if let Some(t) = &report.train {
+        values.push(("train.loss".to_owned(), t.last_loss));
+        values.extend(t.validation.last().map(|(_, loss)| ("train.held_out".to_owned(), *loss)));
+    }
     for (task, result) in &report.eval {
         let get = |name: &str| result.get(name).and_then(Value::as_f64);
         for name in result.as_object().into_iter().flat_map(|o| o.keys()) {
@@ -84,8 +88,24 @@ pub fn said(id: &str, value: f64) -> String {
 /// What a configuration chose that is no default, in a few words.
 pub fn choices(config: &Config) -> String {
     let sets = difference(&Config::default(), config).unwrap_or_default();
-    let shown =
-        |key: &str| ["weights.", "kv.", "place.", "run.context", "run.sequences"].iter().any(|p| key.starts_with(p));
+    let shown = |key: &str| {
+        [
+            "weights.",
+            "kv.",
+            "place.",
+            "run.context",
+            "run.sequences",
+            "train.params",
+            "train.optimizer",
+            "train.activations",
+            "train.loss",
+            "train.batch",
+            "train.length",
+            "train.steps",
+        ]
+        .iter()
+        .any(|p| key.starts_with(p))
+    };
     let words: Vec<_> = sets
         .iter()
         .filter(|(key, value)| shown(key) && !value.is_empty())
@@ -121,7 +141,7 @@ pub fn card(dir: &Path) -> Option<Card> {
         model: report.model.name.clone(),
         choices: report.config.as_ref().map(choices).unwrap_or_default(),
         peak: report.measured.peak.get(&Tier::Device).copied(),
-        speed: Some(report.speed.decode_tokens_per_second).filter(|s| *s > 0.0),
+        speed: Some(super::live::rate(&report)).filter(|s| *s > 0.0),
         accuracy: values.iter().map(|(id, v)| said(id, *v)).collect::<Vec<_>>().join(" · "),
         error,
         bytes: bytes_of(dir),
@@ -200,8 +220,8 @@ pub fn pair(a: &Live, b: &Live) -> Pair {
             |l: &Live| l.report.measured.bytes.get(&Tier::Device).and_then(|by| by.get(&category)).map(|b| *b as f64);
         put(label, both(&of), &bytes, &bytes_change);
     }
-    let speed = |l: &Live| Some(l.report.speed.decode_tokens_per_second).filter(|s| *s > 0.0);
-    put("decoding", both(&speed), &figures::speed, &|v| format!("{} tok/s", signed(v)));
+    let speed = |l: &Live| Some(l.rate()).filter(|s| *s > 0.0);
+    put("speed", both(&speed), &figures::speed, &|v| format!("{} tok/s", signed(v)));
     let prefill = |l: &Live| Some(l.report.speed.prefill_tokens_per_second).filter(|s| *s > 0.0);
     put("reading the prompt", both(&prefill), &figures::speed, &|v| format!("{} tok/s", signed(v)));
     let evals = [eval(&a.report).0, eval(&b.report).0];
@@ -280,8 +300,8 @@ pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
 /// The accuracy measured with what `config` chooses, on this model, in words; empty when it never was.
 pub fn measured(cards: &[Card], model: &str, config: &Config) -> String {
     let same = |c: &Config| {
-        (&c.weights, &c.kv, &c.place.kv, c.run.compute)
-            == (&config.weights, &config.kv, &config.place.kv, config.run.compute)
+        (&c.weights, &c.kv, &c.place.kv, c.run.compute, &c.train)
+            == (&config.weights, &config.kv, &config.place.kv, config.run.compute, &config.train)
     };
     let card = cards.iter().find(|card| {
         card.model == model

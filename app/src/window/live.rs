@@ -89,6 +89,11 @@ fn widen(map: &mut Map, columns: usize) {
     (map.columns, map.values, map.held) = (columns, values, held);
 }
 
+/// Tokens a second: decoded, or learned from.
+pub fn rate(report: &Report) -> f64 {
+    report.train.as_ref().map_or(report.speed.decode_tokens_per_second, |t| t.tokens_per_second)
+}
+
 impl Live {
     /// A run that will read `prompt`.
     pub fn new(name: String, prompt: Prompt) -> Self {
@@ -125,6 +130,9 @@ impl Live {
 
     /// Decoded tokens a second so far, all sequences together.
     pub fn speed(&self) -> Option<f64> {
+        if let Some(t) = &self.report.train {
+            return Some(t.tokens_per_second).filter(|v| *v > 0.0);
+        }
         let ((start, first), (now, last)) = self.decoded?;
         let sequences = self.config().map_or(1, |c| c.run.sequences) as f64;
         (last > first && now > start).then(|| (last - first) as f64 * sequences / (now - start))
@@ -208,7 +216,12 @@ impl Live {
             }
             Event::Attention { .. } | Event::HeadMap { .. } | Event::Eval { .. } => {}
             // Training has no picture of its own yet: its bytes are in the timeline, its curves in the report.
-            Event::TrainStep { .. } | Event::Validation { .. } | Event::Saved { .. } => {}
+            Event::TrainStep { step, seconds: took, .. } => {
+                let steps = self.config().and_then(|c| c.train.as_ref()).map_or(0, |t| t.steps as u64);
+                let left = steps.saturating_sub(*step) as f64 * took;
+                self.progress = Some(("training".into(), *step, steps, left));
+            }
+            Event::Validation { .. } | Event::Saved { .. } => {}
             Event::Paused => self.paused = true,
             Event::Resumed => self.paused = false,
             Event::Finished { speed, .. } => {
@@ -370,6 +383,25 @@ impl Live {
     /// What was held at a moment of the timeline.
     pub fn held_at(&self, moment: usize) -> Option<(f64, &Held)> {
         self.report.timeline.get(moment).map(|m| (m.seconds, &m.held))
+    }
+
+    /// Tokens a second of a run that is over.
+    pub fn rate(&self) -> f64 {
+        rate(&self.report)
+    }
+
+    /// What training did so far, in words; empty for a run that generates.
+    pub fn learned(&self) -> String {
+        let Some(t) = &self.report.train else { return String::new() };
+        let nats = ullage_panels::words::number;
+        let mut out = format!("{} steps, loss {} → {} nats", t.steps, nats(t.first_loss), nats(t.last_loss));
+        if let Some((_, loss)) = t.validation.last() {
+            out.push_str(&format!(", {} on what was held out", nats(*loss)));
+        }
+        if let Some(path) = &t.state {
+            out.push_str(&format!("; saved in {path}"));
+        }
+        out
     }
 
     /// What it is doing, in words.

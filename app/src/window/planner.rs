@@ -11,9 +11,11 @@ use ullage_core::job::infer::{self, Work};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::shape::ModelShape;
-use ullage_core::plan::{self, Inverse, Plan, Resolved, Workload, formula, pieces, plan, ways_back};
+use ullage_core::plan::{
+    self, Inverse, Plan, Resolved, Times, TrainInverse, Workload, formula, pieces, plan, ways_back,
+};
 use ullage_core::report::ByteReport;
-use ullage_core::{Error, Result};
+use ullage_core::{Error, Result, train};
 use ullage_panels::view::{Bars, Piece, Price, Section, Sets, WayBack};
 
 use super::document::with;
@@ -62,6 +64,8 @@ pub struct Priced {
     pub sections: Vec<Section>,
     /// What else would fit.
     pub inverse: Option<Inverse>,
+    /// What else would fit of fine-tuning.
+    pub train_inverse: Option<TrainInverse>,
     /// The cheapest way back below the limit.
     pub way_back: Option<WayBack>,
     /// Planned peak of each point, where it has one.
@@ -133,10 +137,37 @@ fn workload<'a>(q: &Question, kept: &'a mut Option<Kept>) -> Result<&'a Kept> {
     let same = kept.as_ref().is_some_and(|k| Arc::ptr_eq(&k.model, &q.opened) && k.config == config);
     if !same {
         *kept = None;
-        let Work { prompt, workload, .. } = infer::work(&q.opened.model, &q.opened.words, &q.config, Path::new("."))?;
-        *kept = Some(Kept { model: Arc::clone(&q.opened), config, prompt: prompt.len(), workload });
+        let (prompt, workload) = work(q, &q.config)?;
+        *kept = Some(Kept { model: Arc::clone(&q.opened), config, prompt, workload });
     }
     kept.as_ref().ok_or_else(|| Error::Internal("the workload is not kept".into()))
+}
+
+/// Tokens of the prompt and what there is to compute; fine-tuning has its workload in its section.
+fn work(q: &Question, config: &Config) -> Result<(usize, Workload)> {
+    if config.train.is_some() {
+        config.check()?;
+        train::plan::check(config, &q.opened.model.shape)?;
+        return Ok((0, Workload::default()));
+    }
+    let Work { prompt, workload, .. } = infer::work(&q.opened.model, &q.opened.words, config, Path::new("."))?;
+    Ok((prompt.len(), workload))
+}
+
+/// Tokens a second: decoded, or learned from.
+pub fn tokens_per_second(plan: &Plan, config: &Config) -> f64 {
+    rate_of(&plan.time, config)
+}
+
+/// As [`tokens_per_second`], of predicted times; 0 where none is known.
+pub fn rate_of(time: &Times, config: &Config) -> f64 {
+    match &config.train {
+        Some(t) if time.train_step_seconds > 0.0 => {
+            (t.batch * t.length * t.accumulate) as f64 / time.train_step_seconds
+        }
+        Some(_) => 0.0,
+        None => time.decode_tokens_per_second,
+    }
 }
 
 /// `workload` as another choice of techniques would have it: the same passes, generation as long as that choice allows.
@@ -192,13 +223,15 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
             false => of_variant(q, &workload, &config, prompt),
         };
         match after {
-            Ok(after) => variant.price = Some(price(&before, &after)),
+            Ok(after) => variant.price = Some(price((&before, &q.config), (&after, &config))),
             Err(e) => variant.refused = reason(&e),
         }
     }
     let over = before.over.is_some();
     let way_back = over.then(|| way_back(q, &workload, &before)).flatten();
-    let inverse = (!slot.waiting()).then(|| Inverse::of(shape, &workload, &q.config, &q.machine));
+    let training = q.config.train.is_some();
+    let train_inverse = (training && !slot.waiting()).then(|| TrainInverse::of(shape, &q.config, &q.machine));
+    let inverse = (!training && !slot.waiting()).then(|| Inverse::of(shape, &workload, &q.config, &q.machine));
     let points =
         q.points.iter().map(|config| of_variant(q, &workload, config, prompt).ok().map(|p| p.peak(Tier::Device)));
     let points = points.collect();
@@ -206,20 +239,23 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
         return;
     }
     let bars = explained(q, &workload, &before);
-    let mut pieces: Vec<_> =
-        pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
+    let mut pieces: Vec<_> = match training {
+        // Rows at their own largest: training's plan is not taken apart into tensors.
+        true => before.bytes.rows.iter().filter_map(|(name, bytes)| super::show::top::piece(name, *bytes)).collect(),
+        false => pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect(),
+    };
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
-    let priced = Priced { number: q.number, sections, inverse, way_back, points, bars, pieces };
+    let priced = Priced { number: q.number, sections, inverse, train_inverse, way_back, points, bars, pieces };
     outbox.send(Message::Priced(Box::new(priced)));
 }
 
 /// The plan of another configuration of the same run; one that evaluates something else is counted anew.
 fn of_variant(q: &Question, workload: &Workload, config: &Config, prompt: usize) -> Result<Plan> {
     let shape = &q.opened.model.shape;
-    let workload = if config.eval == q.config.eval && config.run == q.config.run {
-        generated(workload, shape, config, prompt)?
+    let workload = if config.train.is_some() || config.eval != q.config.eval || config.run != q.config.run {
+        work(q, config)?.1
     } else {
-        infer::work(&q.opened.model, &q.opened.words, config, Path::new("."))?.workload
+        generated(workload, shape, config, prompt)?
     };
     plan(shape, &workload, config, &q.machine)
 }
@@ -233,13 +269,13 @@ fn reason(e: &Error) -> String {
     }
 }
 
-fn price(before: &Plan, after: &Plan) -> Price {
+fn price((before, old): (&Plan, &Config), (after, new): (&Plan, &Config)) -> Price {
     let moved = |tier| after.peak(tier) as i64 - before.peak(tier) as i64;
     Price {
         before: before.peak(Tier::Device),
         after: after.peak(Tier::Device),
         elsewhere: (moved(Tier::Host), moved(Tier::Disk)),
-        speed: (before.time.decode_tokens_per_second, after.time.decode_tokens_per_second),
+        speed: (tokens_per_second(before, old), tokens_per_second(after, new)),
         fits: after.over.is_none(),
     }
 }
@@ -258,6 +294,9 @@ fn way_back(q: &Question, workload: &Workload, before: &Plan) -> Option<WayBack>
 /// The bars of a plan with their formulas.
 fn explained(q: &Question, workload: &Workload, plan: &Plan) -> Bars {
     let shape = &q.opened.model.shape;
+    if q.config.train.is_some() {
+        return bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &bars::unexplained);
+    }
     bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &|phase, tier, category| {
         formula(shape, workload, &q.config, phase, tier, category).map(|f| f.text).unwrap_or_default()
     })

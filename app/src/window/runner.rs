@@ -108,7 +108,8 @@ fn prompt(
     shape: &ullage_core::model::shape::ModelShape,
     opened: &Opened,
 ) -> Prompt {
-    let ids = opened.words.prompt(config).unwrap_or_default();
+    // Training reads rows of its data, no prompt.
+    let ids = if config.train.is_some() { Vec::new() } else { opened.words.prompt(config).unwrap_or_default() };
     let piece = |id: &u32| match &opened.words.tokenizer {
         Some(t) => String::from_utf8_lossy(&t.piece(*id)).into_owned(),
         None => format!("⟨{id}⟩"),

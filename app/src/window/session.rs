@@ -13,12 +13,13 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ullage_core::catalog;
+use ullage_core::config::train::Train;
 use ullage_core::config::{Config, from_toml};
 use ullage_core::job::Command;
 use ullage_core::machine::cards::CARDS;
 use ullage_core::machine::{self, Card as Familiar, Machine};
 use ullage_core::model::discover;
-use ullage_core::plan::{Inverse, Plan};
+use ullage_core::plan::{Inverse, Plan, TrainInverse};
 use ullage_panels::Action;
 use ullage_panels::view::{Bars, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
 
@@ -114,6 +115,9 @@ pub struct Session {
     pub(super) prompt_tokens: usize,
     pub(super) sections: Arc<Vec<Section>>,
     pub(super) inverse: Option<Inverse>,
+    pub(super) train_inverse: Option<TrainInverse>,
+    /// The section of fine-tuning while generating.
+    kept_train: Option<Train>,
     pub(super) way_back: Option<WayBack>,
     pub(super) pieces: Vec<Piece>,
     asked: u64,
@@ -182,6 +186,8 @@ impl Session {
             prompt_tokens: 0,
             sections: Arc::default(),
             inverse: None,
+            train_inverse: None,
+            kept_train: None,
             way_back: None,
             pieces: Vec::new(),
             asked: 0,
@@ -269,8 +275,7 @@ impl Session {
             }
             Action::Open(path) => self.open(path),
             Action::Set { what, sets, gesture } => self.set(&what, &sets, gesture),
-            // There is one mode so far.
-            Action::Mode(_) => {}
+            Action::Mode(id) => self.mode(&id),
             Action::Undo => {
                 if self.document.undo() {
                     self.changed();
@@ -354,6 +359,33 @@ impl Session {
     fn wish(&mut self, wish: Wish) {
         if !self.dialogs.order(wish) {
             self.notice("A dialog is open already", "Answer it first.", false);
+        }
+    }
+
+    /// Generating or fine-tuning. What was chosen of the other comes back with it.
+    fn mode(&mut self, id: &str) {
+        let mut config = self.document.config().clone();
+        let what = match (id, config.train.is_some()) {
+            ("train", false) => {
+                let first = || Train { data: "bundled:task-tova".into(), length: 128, steps: 50, ..Train::default() };
+                config.train = Some(self.kept_train.take().unwrap_or_else(first));
+                // What training cannot do with: undo brings it back.
+                config.place.weights = "resident".into();
+                config.weights.format = "original".into();
+                "Fine-tune"
+            }
+            ("generate", true) => {
+                self.kept_train = config.train.take();
+                "Generate"
+            }
+            _ => return,
+        };
+        match config.check() {
+            Ok(()) => {
+                self.document.replace(what, config, None);
+                self.changed();
+            }
+            Err(e) => self.notice(&format!("{what}: not possible here"), &e.to_string(), true),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
 use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
+use ullage_core::config::train::Train;
 use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
@@ -24,9 +25,12 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
         Some(section) => section.cards.push(card),
         None => out.push(Section { title: title.to_owned(), cards: vec![card] }),
     };
+    let train = config.train.as_ref();
+    // Fine-tuning has no cache and generating no gradients: what does not apply is not shown.
+    let applies = |axis: Axis| axis.key().starts_with("train.") == train.is_some();
     let mut axes: Vec<Axis> = Vec::new();
     for entry in entries {
-        if !axes.contains(&entry.axis) {
+        if !axes.contains(&entry.axis) && applies(entry.axis) {
             axes.push(entry.axis);
         }
     }
@@ -42,13 +46,191 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
                 }
             }
             // An axis of which any number may be on.
-            None => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
+            None if axis == Axis::Eval => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
+            None => {}
         }
     }
-    put("Generation", generation(config));
-    put("Generation", computation(config));
-    put("Generation", observe(config));
+    match train {
+        Some(train) => {
+            put("Fine-tuning", data(train));
+            put("Fine-tuning", training(config, train));
+            put("Fine-tuning", computation(config));
+        }
+        None => {
+            put("Generation", generation(config));
+            put("Generation", computation(config));
+            put("Generation", observe(config));
+        }
+    }
     out
+}
+
+/// A value of the configuration as its word.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn words_of(of: &[&str]) -> Kind {
+    Kind::Word(of.iter().map(|w| (*w).to_owned()).collect())
+}
+
+fn data(t: &Train) -> Card {
+    let whole = |max| Kind::Int { min: 0, max };
+    Card {
+        key: "train.data".into(),
+        title: "Data".into(),
+        sentence: "What it learns from.".into(),
+        knobs: vec![
+            plain(
+                "train.data",
+                "From",
+                Kind::Text,
+                t.data.clone(),
+                "",
+                "",
+                "A .jsonl file, any other file as plain text, or bundled:task-NAME, a made-up language drawn from the seed.",
+            ),
+            plain(
+                "train.loss_on",
+                "Loss on",
+                words_of(&["responses", "all"]),
+                word(&t.loss_on),
+                "responses",
+                "",
+                "Which tokens count in the loss of prompts and responses.",
+            ),
+            plain(
+                "train.validation",
+                "Held out",
+                Kind::Float { min: 0.0, max: 0.9 },
+                t.validation.to_string(),
+                "0.05",
+                "of the documents",
+                "Not learned from, and read to see what was learned.",
+            ),
+            plain(
+                "train.validate_every",
+                "Read every",
+                whole(1 << 32),
+                t.validate_every.to_string(),
+                "0",
+                "steps",
+                "Steps between two readings of what is held out; 0 for the end only.",
+            ),
+            plain(
+                "train.packing",
+                "Packing",
+                Kind::Bool,
+                t.packing.to_string(),
+                "true",
+                "",
+                "Several documents share a row, each seeing only itself.",
+            ),
+            plain(
+                "train.out",
+                "Save in",
+                Kind::Text,
+                t.out.clone(),
+                "",
+                "",
+                "Folder of what was learned and of the training state; empty: nothing is written.",
+            ),
+            plain(
+                "train.resume",
+                "Go on",
+                Kind::Bool,
+                t.resume.to_string(),
+                "false",
+                "",
+                "Goes on from the training state in that folder, where there is one.",
+            ),
+        ],
+        ..Card::default()
+    }
+}
+
+fn training(config: &Config, t: &Train) -> Card {
+    Card {
+        key: "train".into(),
+        title: "Steps".into(),
+        sentence: "How far each step goes, and in which arithmetic.".into(),
+        advanced: true,
+        knobs: vec![
+            plain(
+                "train.lr",
+                "Learning rate",
+                Kind::Float { min: 0.0, max: 1.0 },
+                t.lr.to_string(),
+                "0.0002",
+                "",
+                "The highest learning rate.",
+            ),
+            plain(
+                "train.warmup",
+                "Warm-up",
+                Kind::Int { min: 0, max: 1 << 32 },
+                t.warmup.to_string(),
+                "0",
+                "steps",
+                "Steps over which it rises from zero.",
+            ),
+            plain(
+                "train.decay",
+                "Decay",
+                words_of(&["constant", "linear", "cosine"]),
+                word(&t.decay),
+                "constant",
+                "",
+                "How it falls afterwards.",
+            ),
+            plain(
+                "train.accumulate",
+                "Accumulate",
+                Kind::Int { min: 1, max: 65536 },
+                t.accumulate.to_string(),
+                "1",
+                "micro-batches",
+                "Micro-batches whose gradients make one update.",
+            ),
+            plain(
+                "train.grad_hold",
+                "Gradients held",
+                words_of(&["all", "layer", "matrix"]),
+                word(&t.grad_hold),
+                "all",
+                "",
+                "How long gradients are held: all to the end of the step, or a layer's or a matrix's at a time.",
+            ),
+            plain(
+                "train.dtype",
+                "Weights that learn",
+                words_of(&["f32", "bf16"]),
+                word(&t.dtype),
+                "f32",
+                "",
+                "In what type they are held.",
+            ),
+            plain(
+                "train.round",
+                "Rounding",
+                words_of(&["nearest", "stochastic", "kahan", "master"]),
+                word(&t.round),
+                "nearest",
+                "",
+                "How an updated value becomes bf16.",
+            ),
+            plain(
+                "run.seed",
+                "Seed",
+                Kind::Int { min: 0, max: i64::MAX },
+                config.run.seed.to_string(),
+                "0",
+                "",
+                "Of what learns, and of the order of the data.",
+            ),
+        ],
+        ..Card::default()
+    }
 }
 
 fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
@@ -392,7 +574,8 @@ mod tests {
     fn every_entry_of_the_catalogue_is_on_a_card_and_every_variant_can_be_set() {
         let entries: Vec<_> = catalog::entries().collect();
         let config = Config::default();
-        let sections = sections(&config, &entries);
+        let tuning = Config { train: Some(Train::default()), ..Config::default() };
+        let sections = [sections(&config, &entries), sections(&tuning, &entries)].concat();
         let cards: Vec<_> = sections.iter().flat_map(|s| &s.cards).collect();
         for entry in &entries {
             let own = format!("{}.{}", entry.axis.key(), entry.id);
@@ -403,7 +586,9 @@ mod tests {
             assert!(shown || alone && entry.knobs.is_empty(), "{own}");
         }
         for variant in cards.iter().flat_map(|c| &c.variants) {
-            let set = with(&config, &variant.sets).unwrap_or_else(|e| panic!("{:?}: {e}", variant.sets));
+            let training = variant.sets.iter().any(|(key, _)| key.starts_with("train."));
+            let config = if training { &tuning } else { &config };
+            let set = with(config, &variant.sets).unwrap_or_else(|e| panic!("{:?}: {e}", variant.sets));
             let again = super::sections(&set, &entries);
             let mut all = again.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants);
             assert!(all.any(|v| v.id == variant.id && v.chosen && v.title == variant.title), "{:?}", variant.sets);
@@ -411,9 +596,12 @@ mod tests {
         for knob in cards.iter().flat_map(|c| c.knobs.iter().chain(c.variants.iter().flat_map(|v| &v.knobs))) {
             assert!(!knob.value.is_empty() || knob.default.is_empty(), "{}", knob.key);
             if !knob.value.is_empty() {
+                // What is shown, set, changes nothing.
+                let config = if knob.key.starts_with("train.") { &tuning } else { &config };
+                let set = with(config, &[(knob.key.clone(), knob.value.clone())]).unwrap();
                 assert_eq!(
-                    with(&config, &[(knob.key.clone(), knob.value.clone())]).unwrap().run,
-                    config.run,
+                    (set.run, set.train.is_some()),
+                    (config.run.clone(), config.train.is_some()),
                     "{}",
                     knob.key
                 );

@@ -8,9 +8,9 @@ use ullage_core::config::{self, Config};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Card;
 use ullage_core::machine::cards::{CARDS, Kind};
-use ullage_core::plan::Inverse;
+use ullage_core::plan::{Inverse, TrainInverse};
 use ullage_panels::view::{
-    Accuracy, Attention, Bars, Device, Dot, Field, Instant, Limit, ModelLine, Moved, Piece, Places, Recent, Role,
+    Accuracy, Attention, Bars, Device, Dot, Field, Instant, Limit, Mode, ModelLine, Moved, Piece, Places, Recent, Role,
     Series, Sets, Status, Text, Tick, Timeline, Top, Turn, View,
 };
 use ullage_panels::words as figures;
@@ -18,6 +18,7 @@ use ullage_panels::words as figures;
 use super::super::history;
 use super::super::live::Live;
 use super::super::opener::Opened;
+use super::super::planner::{rate_of, tokens_per_second};
 use super::super::session::{Session, history_view};
 use super::{bars, cards, words};
 
@@ -25,6 +26,7 @@ use super::{bars, cards, words};
 /// anew only when something else did (`slow`).
 pub fn refresh(s: &mut Session, slow: bool) {
     let view = View {
+        modes: modes(s),
         top: top(s),
         status: status(s),
         cards: Arc::clone(&s.sections),
@@ -35,14 +37,13 @@ pub fn refresh(s: &mut Session, slow: bool) {
         places: if slow { Arc::new(places(s)) } else { Arc::clone(&s.view.places) },
         history: if slow { Arc::new(history_view(s)) } else { Arc::clone(&s.view.history) },
         notices: s.notices.clone(),
-        ..View::default()
     };
     s.view = view;
 }
 
 fn top(s: &Session) -> Top {
     let config = s.document.config();
-    let time = s.plan.as_ref().map(|p| &p.time).filter(|t| t.decode_tokens_per_second > 0.0);
+    let time = s.plan.as_ref().map(|p| (p.time.prefill_tokens_per_second, tokens_per_second(p, config)));
     Top {
         model: model(s),
         recent: recent(s),
@@ -58,7 +59,7 @@ fn top(s: &Session) -> Top {
         way_back: s.way_back.clone(),
         longest_context: s.inverse.map(|i| i.longest_context),
         most_sequences: s.inverse.map(|i| i.most_sequences),
-        predicted_speed: time.map(|t| (t.prefill_tokens_per_second, t.decode_tokens_per_second)),
+        predicted_speed: time.filter(|(_, rate)| *rate > 0.0),
         probed: s.machine.probed,
     }
 }
@@ -206,6 +207,9 @@ fn rate(bytes_per_second: f64, measured: bool) -> String {
 }
 
 fn workload(s: &Session, config: &Config) -> Vec<Field> {
+    if let Some(train) = &config.train {
+        return train_workload(s, train);
+    }
     let run = &config.run;
     let trained = s.opened.as_ref().map_or(run.context, |o| o.model.shape.context);
     let fits = |of: fn(&Inverse) -> usize| s.inverse.as_ref().map(|i| of(i) as u64);
@@ -251,6 +255,51 @@ fn workload(s: &Session, config: &Config) -> Vec<Field> {
             0,
             1 << 24,
         ),
+    ]
+}
+
+fn modes(s: &Session) -> Vec<Mode> {
+    let training = s.document.config().train.is_some();
+    let mode = |id: &str, label: &str, sentence: &str, chosen| Mode {
+        id: id.into(),
+        label: label.into(),
+        sentence: sentence.into(),
+        chosen,
+    };
+    vec![
+        mode("generate", "Generate", "Reads a prompt and writes on.", !training),
+        mode(
+            "train",
+            "Fine-tune",
+            "Learns from data: what each byte of gradients, optimizer state and activations costs.",
+            training,
+        ),
+    ]
+}
+
+fn train_workload(s: &Session, train: &config::train::Train) -> Vec<Field> {
+    let trained = s.opened.as_ref().map_or(train.length, |o| o.model.shape.context);
+    let fits = |of: fn(&TrainInverse) -> usize| s.train_inverse.as_ref().map(|i| of(i) as u64);
+    let field = |key: &str, label: &str, sentence: &str, value: usize, (min, max), fits| Field {
+        key: key.into(),
+        label: label.into(),
+        sentence: sentence.into(),
+        value: value as u64,
+        min,
+        max: u64::max(max, value as u64),
+        fits,
+    };
+    vec![
+        field("train.batch", "Batch", "Rows of a micro-batch.", train.batch, (1, 4096), fits(|i| i.largest_batch)),
+        field(
+            "train.length",
+            "Length",
+            "Tokens of a row.",
+            train.length,
+            (2, trained as u64),
+            fits(|i| i.longest_length),
+        ),
+        field("train.steps", "Steps", "Updates.", train.steps, (1, 1 << 32), None),
     ]
 }
 
@@ -322,7 +371,7 @@ fn scrubbed(s: &Session, live: &Live, config: &Config) -> Option<Instant> {
 fn status(s: &Session) -> Status {
     let (undo, redo) = s.document.names();
     let mut out = Status { undo, redo, queued: s.queue.len(), blocked: s.blocked(), ..Status::default() };
-    out.predicted_speed = s.plan.as_ref().map(|p| p.time.decode_tokens_per_second).filter(|v| *v > 0.0);
+    out.predicted_speed = s.plan.as_ref().map(|p| tokens_per_second(p, s.document.config())).filter(|v| *v > 0.0);
     match (&s.running, &s.live) {
         (Some(_), Some(live)) => {
             out.running = true;
@@ -332,7 +381,7 @@ fn status(s: &Session) -> Status {
             out.seconds_left = live.progress.as_ref().map(|(.., left)| *left).filter(|v| v.is_finite());
             out.speed = live.speed();
             out.predicted_speed =
-                Some(live.report.predicted.decode_tokens_per_second).filter(|v| *v > 0.0).or(out.predicted_speed);
+                live.config().map(|c| rate_of(&live.report.predicted, c)).filter(|v| *v > 0.0).or(out.predicted_speed);
         }
         _ => {
             if let Some((what, part)) = &s.probing {
@@ -341,12 +390,7 @@ fn status(s: &Session) -> Status {
             } else if let Some(path) = &s.opening {
                 out.doing = format!("opening {path}");
             }
-            out.speed = s
-                .live
-                .as_ref()
-                .filter(|l| l.finished())
-                .map(|l| l.report.speed.decode_tokens_per_second)
-                .filter(|v| *v > 0.0);
+            out.speed = s.live.as_ref().filter(|l| l.finished()).map(Live::rate).filter(|v| *v > 0.0);
         }
     }
     out
@@ -385,6 +429,9 @@ fn text(s: &Session) -> Text {
             figures::count(speed.prompt_tokens as u64),
             figures::speed(speed.prefill_tokens_per_second),
         );
+    }
+    if live.report.train.is_some() {
+        out.summary = live.learned();
     } else if let Some(error) = live.error() {
         out.summary = if error.kind == "cancelled" { "stopped".into() } else { error.message.clone() };
     }
@@ -578,7 +625,7 @@ fn taken_apart(rows: &mut Vec<Piece>, planned: &[Piece]) {
 }
 
 /// A row of the measured account, `device.weights.blk.0.attn_q.weight`.
-fn piece(row: &str, bytes: u64) -> Option<Piece> {
+pub fn piece(row: &str, bytes: u64) -> Option<Piece> {
     let (tier, rest) = row.split_once('.')?;
     let (category, name) = rest.split_once('.')?;
     let tier = Tier::ALL.iter().find(|t| t.as_str() == tier)?;

@@ -44,6 +44,8 @@ pub fn figure(task: &str, name: &str) -> Option<(String, &'static str, bool)> {
         ("needle", "accuracy") => ("needle found", "%", true),
         ("fidelity", "same_next_token") => ("same next token", "%", true),
         ("fidelity", "kl_mean") => ("KL to the uncompressed model", "nats", false),
+        ("train", "loss") => ("loss of the last step", "nats", false),
+        ("train", "held_out") => ("loss on what was held out", "nats", false),
         ("perplexity", "perplexity") => ("perplexity", "", false),
         (_, "accuracy") => return Some((plain(task), "%", true)),
         _ => return None,
