@@ -19,7 +19,7 @@ KEEP = 24
 def formula(k, shape, norm):
     n = math.prod(shape)
     wave = torch.sin(0.7 * torch.arange(n, dtype=torch.float64) + 1.3 * k)
-    values = 1 + 0.1 * wave if norm else 0.2 * wave
+    values = 1 + 0.1 * wave if norm else 0.12 * wave
     return values.to(torch.float32).to(torch.float64).reshape(shape).requires_grad_()
 
 
@@ -97,7 +97,7 @@ def some(t):
 
 def run(bias):
     p = parameters(bias)
-    adamw = torch.optim.AdamW(p.values(), lr=0.01, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.1)
+    adamw = torch.optim.AdamW(p.values(), lr=0.002, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.1)
     losses, norms, gradients = [], [], None
     for step in range(1, 6):
         adamw.zero_grad()
