@@ -7,8 +7,8 @@ use super::batch::{Batch, NO_LOSS};
 use super::cpu::{Cpu, scratch_bytes};
 use super::engine::{Setup, Stepped, Techniques, Trainer};
 use super::params::Role;
-use super::plan;
 use super::weights::{ADAPTERS, Bias};
+use super::{plan, state};
 use crate::blocks::BlockType;
 use crate::config::{Config, from_toml};
 use crate::ledger::{Category, Ledger, Measured, Tier};
@@ -426,4 +426,44 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             same(&p.name, &values(&t, id), &reference["weights"][&p.name]);
         }
     }
+}
+
+#[test]
+fn a_state_that_is_taken_up_goes_on_bit_for_bit() {
+    let shape = shape(BlockType::Q8_0, true);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(state::FILE);
+    let bf16 = [("train.params", "full"), ("train.dtype", "bf16"), ("train.round", "kahan")];
+    let lora = [("train.params", "lora"), ("train.clip", "global"), ("train.optimizer", "sgd")];
+    for sets in [bf16, lora] {
+        let config = config(&sets);
+        let run = |t: &mut Trainer, steps: std::ops::RangeInclusive<u64>| -> Vec<(f64, f64)> {
+            let step = |i| t.backprop(&[batch(3, i)], i, 0.01, &mut |_| ()).unwrap();
+            steps.map(step).map(|s| (s.loss, s.grad_norm)).collect()
+        };
+        let standing =
+            state::Standing { step: 2, cursor: 6, seed: 7, data: "d".into(), model: "m".into(), choices: "c".into() };
+        let (mut t, _) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        run(&mut t, 1..=2);
+        state::save(&t, &standing, &path).unwrap();
+        let went_on = run(&mut t, 3..=5);
+        let (mut again, _) = trainer(&config, &shape, 1, u64::MAX).unwrap();
+        let mut saved = state::Saved::open(&path).unwrap().unwrap();
+        assert_eq!(saved.standing, standing);
+        saved.restore(&mut again).unwrap();
+        assert_eq!(run(&mut again, 3..=5), went_on);
+        assert!(all_values(&again) == all_values(&t));
+        let other = state::Standing { data: "e".into(), ..standing.clone() };
+        assert!(standing.matches(&other, &path).unwrap_err().to_string().contains("data"));
+    }
+    // A state of another run, a cut one and none: told apart, and never half taken up without a word.
+    let (mut t, _) = trainer(&config(&bf16), &shape, 1, u64::MAX).unwrap();
+    assert!(state::Saved::open(&path).unwrap().unwrap().restore(&mut t).is_err());
+    let whole = std::fs::read(&path).unwrap();
+    for n in [0, 7, 9, 200, whole.len() - 1] {
+        std::fs::write(&path, &whole[..n]).unwrap();
+        assert!(state::Saved::open(&path).is_err(), "{n} of {} bytes", whole.len());
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(state::Saved::open(&path).unwrap().is_none());
 }
