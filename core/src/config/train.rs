@@ -56,6 +56,10 @@ pub struct Train {
     pub clip: Clip,
     /// In what type the weights that learn are held; norms and biases are always f32.
     pub dtype: Dtype,
+    /// In what type gradients of what learns are held: bf16 on a GPU only.
+    pub grad_dtype: Dtype,
+    /// What activations and products are in.
+    pub compute: Arithmetic,
     /// How updated values are stored in bf16.
     pub round: Rounding,
     /// Steps between validations; 0 for none but at the end.
@@ -97,6 +101,8 @@ impl Default for Train {
             grad_hold: Hold::All,
             clip: Clip { by: ClipBy::None, at: 1.0 },
             dtype: Dtype::F32,
+            grad_dtype: Dtype::F32,
+            compute: Arithmetic::Auto,
             round: Rounding::Nearest,
             validate_every: 0,
             validate_rows: 0,
@@ -177,6 +183,17 @@ word! {
         /// Four bytes.
         F32,
         /// Two bytes.
+        Bf16
+    }
+}
+word! {
+    /// `train.compute`; sums are f32 in each.
+    Arithmetic {
+        /// f32 on the CPU, bf16 on a GPU.
+        Auto,
+        /// f32 throughout.
+        F32,
+        /// bf16, on the tensor cores of a GPU.
         Bf16
     }
 }
@@ -288,6 +305,17 @@ impl Train {
         for (key, value, min, max) in numbers {
             if !(min..=max).contains(&value) {
                 return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
+            }
+        }
+        if config.gpu().is_none() {
+            if self.compute == Arithmetic::Bf16 {
+                return Err(Error::refused("train.compute = bf16", "the CPU computes in f32; set train.compute=auto"));
+            }
+            if self.grad_dtype == Dtype::Bf16 {
+                return Err(Error::refused(
+                    "train.grad_dtype = bf16",
+                    "the CPU sums gradients in f32; set train.grad_dtype=f32",
+                ));
             }
         }
         let fused = self.grad_hold != Hold::All;

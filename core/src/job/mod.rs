@@ -12,6 +12,7 @@ mod sample;
 pub mod text;
 pub mod train;
 mod train_data;
+mod train_place;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;

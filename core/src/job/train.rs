@@ -8,20 +8,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::infer::{SNAPSHOT, card, program};
-use super::protocol::{Command, Event, MachineCard, Speed};
+use super::protocol::{Command, Event, Speed};
 use super::text::Words;
 use super::train_data;
+use super::train_place::Place;
 use super::{Order, Teller};
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
 use crate::ops::Team;
-use crate::ops::cpu::kernels;
 use crate::plan::{self, Workload};
 use crate::train::batch::{Batch, Rows};
-use crate::train::cpu::Cpu;
-use crate::train::device::{Device, Sizes};
 use crate::train::engine::{Here, Setup, Techniques, Trainer};
 use crate::train::export::export;
 use crate::train::plan::{check, section};
@@ -56,13 +54,8 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     let step_seconds = planned.time.train_step_seconds;
     let threads = config.threads();
     let team = Arc::new(Team::with_cancel(threads, Arc::clone(cancel))?);
-    let device = MachineCard {
-        device: config.machine.device.clone(),
-        name: machine.cpu.model.clone(),
-        threads,
-        kernels: kernels().level.as_str().into(),
-        bandwidth: if machine.probed { machine.speed.read[1] } else { 0.0 },
-    };
+    let place = Place::open(config)?;
+    let device = place.card(config, machine, threads);
     alloc::scoped(Scope::Program, || {
         tell.event(Event::Started {
             config: Box::new(config.clone()),
@@ -80,7 +73,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     tell.event(Event::Phase { phase: Phase::Load });
     let techniques = Techniques::new(train)?;
     let sizes = techniques.sizes(train, &model.shape, threads);
-    let device = open(order, &ledger, &team, &sizes)?;
+    let device = place.device(train, &ledger, &team, &sizes)?;
     let (again, load) = (Techniques::new(train)?, sizes.load);
     let setup = Setup {
         shape: &model.shape,
@@ -134,21 +127,12 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     run.resume()?;
     let speed = run.steps(load_seconds)?;
     let Run { trainer, ledger, tell, .. } = run;
-    let (measured, program) = (ledger.measured(), program());
+    let (mut measured, program) = (ledger.measured(), program());
+    let beside = trainer.device().beside()?;
+    measured.rows.extend(beside.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
     drop(trainer);
     tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
     Ok(())
-}
-
-/// Opens the device that an order names.
-fn open(order: &Order, ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Box<dyn Device>> {
-    match order.config.gpu() {
-        None => Ok(Box::new(Cpu::new(ledger, team, sizes)?)),
-        Some(_) => Err(Error::refused(
-            format!("machine.device = {}", order.config.machine.device),
-            "training computes on the CPU in this build; set machine.device=cpu",
-        )),
-    }
 }
 
 /// The choices that the next losses depend on: what only changes memory, or is told and written, may differ when a run goes

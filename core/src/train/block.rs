@@ -60,7 +60,7 @@ impl Saved {
     /// # Errors
     /// Over budget.
     pub fn new(d: &dyn Device, tag: Tag, w: Widths, m: usize) -> Result<Self> {
-        let floats = |n: usize| d.buffer(tag, BlockType::F32, m * n);
+        let floats = |n: usize| d.buffer(tag, d.activations(), m * n);
         // Backward puts the gradients of attention's output and of the queries where gate and up were.
         let ff = w.ff.max(w.q);
         Ok(Self {
@@ -69,7 +69,7 @@ impl Saved {
             k: floats(w.kv)?,
             v: floats(w.kv)?,
             o: floats(w.q)?,
-            lse: floats(w.heads)?,
+            lse: d.buffer(tag, BlockType::F32, m * w.heads)?,
             mid: floats(w.hidden)?,
             gate: floats(ff)?,
             up: floats(ff)?,
@@ -96,9 +96,9 @@ impl Room {
         let linears = layers.iter().flat_map(Layer::linears);
         let delta = linears.filter_map(|l| l.on.as_ref()).map(|(delta, _)| delta.scratch(m)).max().unwrap_or(0);
         Ok(Self {
-            normed: d.buffer(FORWARD, BlockType::F32, m * w.hidden)?,
-            wide: d.buffer(FORWARD, BlockType::F32, m * w.ff.max(w.kv))?,
-            delta: d.buffer(DELTA, BlockType::F32, delta)?,
+            normed: d.buffer(FORWARD, d.activations(), m * w.hidden)?,
+            wide: d.buffer(FORWARD, d.activations(), m * w.ff.max(w.kv))?,
+            delta: d.buffer(DELTA, d.activations(), delta)?,
         })
     }
 }
@@ -120,9 +120,9 @@ impl Back {
     /// Over budget.
     pub fn new(d: &dyn Device, w: Widths, m: usize, d_normed: Buf) -> Result<Self> {
         Ok(Self {
-            g: d.buffer(BACKWARD, BlockType::F32, m * w.hidden)?,
+            g: d.buffer(BACKWARD, d.activations(), m * w.hidden)?,
             d_normed,
-            dv: d.buffer(BACKWARD, BlockType::F32, m * w.kv)?,
+            dv: d.buffer(BACKWARD, d.activations(), m * w.kv)?,
         })
     }
 
@@ -131,7 +131,7 @@ impl Back {
     /// # Errors
     /// Over budget.
     pub fn d_normed(d: &dyn Device, w: Widths, m: usize) -> Result<Buf> {
-        d.buffer(BACKWARD, BlockType::F32, m * w.hidden)
+        d.buffer(BACKWARD, d.activations(), m * w.hidden)
     }
 }
 

@@ -283,6 +283,20 @@ pub struct Sizes {
 /// `add` says whether an output is added to or overwritten. No op allocates: scratch is the device's own, sized at its
 /// opening by [`Sizes`] and counted as `workspace`.
 pub trait Device: Send {
+    /// The type of activations and of their gradients: f32, or what this machine multiplies fastest. Logits, statistics and
+    /// the gradients of parameters are f32 on every device.
+    fn activations(&self) -> BlockType {
+        BlockType::F32
+    }
+
+    /// Bytes beside the budget, by name: what a driver and its libraries took for themselves.
+    ///
+    /// # Errors
+    /// The device's.
+    fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
+        Ok(Vec::new())
+    }
+
     /// A zeroed buffer.
     ///
     /// # Errors
@@ -307,6 +321,18 @@ pub trait Device: Send {
     /// What the file or the device says.
     fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()>;
 
+    /// Reserves, for as long as this lasts, what [`Self::load`] would hold beside the tensor, `load` being [`Sizes::load`]: a
+    /// plan's side of it.
+    ///
+    /// # Errors
+    /// Over budget.
+    fn reserve_load(&self, from: &TensorShape, to: &TensorShape, load: usize) -> Result<()> {
+        if from.ty != to.ty {
+            drop(self.buffer(crate::weights::load::SCRATCH, BlockType::I8, load)?);
+        }
+        Ok(())
+    }
+
     /// Waits for everything enqueued, so that clocks tell the truth.
     ///
     /// # Errors
@@ -318,6 +344,23 @@ pub trait Device: Send {
     /// # Errors
     /// The device's; as for every op below.
     fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()>;
+
+    /// `y ← x`, bf16 to f32.
+    ///
+    /// # Errors
+    /// The device's.
+    fn widen(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        let (mut bits, mut wide) = ([0u16; 1024], [0.0f32; 1024]);
+        for at in (0..len).step_by(1024) {
+            let n = 1024.min(len - at);
+            self.download(x.buf.at(x.at + at), bytemuck::cast_slice_mut(&mut bits[..n]))?;
+            for (wide, bits) in wide.iter_mut().zip(&bits[..n]) {
+                *wide = f32::from_bits(u32::from(*bits) << 16);
+            }
+            self.upload(bytemuck::cast_slice(&wide[..n]), y.buf.at_mut(y.at + at))?;
+        }
+        Ok(())
+    }
 
     /// `y ← value`, f32.
     ///

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
 use crate::ledger::{Ledger, Reservation, Tag};
 use crate::model::Source;
 use crate::model::shape::TensorShape;
-use crate::weights::load;
 
 /// A device of reservations.
 pub struct Dry {
     ledger: Arc<Ledger>,
     load: usize,
-    _scratch: Reservation,
+    /// Of a GPU; the CPU's when absent.
+    precision: Option<Precision>,
+    _scratch: Vec<Reservation>,
 }
 
 impl Dry {
@@ -24,11 +26,26 @@ impl Dry {
     /// # Errors
     /// Over budget, where `ledger` has one.
     pub fn new(ledger: &Arc<Ledger>, scratch: usize, load: usize) -> Result<Self> {
-        Ok(Self { ledger: Arc::clone(ledger), load, _scratch: ledger.reserve(SCRATCH, scratch as u64)? })
+        let scratch = vec![ledger.reserve(SCRATCH, scratch as u64)?];
+        Ok(Self { ledger: Arc::clone(ledger), load, precision: None, _scratch: scratch })
+    }
+
+    /// A GPU of that precision, whose largest calls are `sizes`.
+    ///
+    /// # Errors
+    /// Over budget, where `ledger` has one.
+    pub fn gpu(ledger: &Arc<Ledger>, sizes: &Sizes, precision: Precision) -> Result<Self> {
+        let reserve = |(tag, bytes): (Tag, usize)| ledger.reserve(tag, bytes as u64);
+        let scratch = gpu::scratch(sizes, precision).into_iter().map(reserve).collect::<Result<_>>()?;
+        Ok(Self { ledger: Arc::clone(ledger), load: sizes.load, precision: Some(precision), _scratch: scratch })
     }
 }
 
 impl Device for Dry {
+    fn activations(&self) -> BlockType {
+        self.precision.map_or(BlockType::F32, Precision::activations)
+    }
+
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf> {
         Ok(Buf::new(ty, len, self.ledger.reserve(tag, buffer_bytes(ty, len) as u64)?))
     }
@@ -43,10 +60,18 @@ impl Device for Dry {
     }
 
     fn load(&self, _: &Source, from: &TensorShape, to: &TensorShape, _: &mut Buf) -> Result<()> {
-        if from.ty != to.ty {
-            drop(self.ledger.reserve(load::SCRATCH, self.load as u64)?);
-        }
+        self.reserve_load(from, to, self.load)?;
         self.ledger.moved("disk read", from.bytes());
+        Ok(())
+    }
+
+    fn reserve_load(&self, from: &TensorShape, to: &TensorShape, load: usize) -> Result<()> {
+        let reserve = |(tag, bytes): (Tag, usize)| self.ledger.reserve(tag, bytes as u64);
+        if self.precision.is_some() {
+            gpu::load_scratch(from, to, load).into_iter().map(reserve).collect::<Result<Vec<_>>>()?;
+        } else if from.ty != to.ty {
+            drop(reserve((crate::weights::load::SCRATCH, load))?);
+        }
         Ok(())
     }
 

@@ -99,7 +99,11 @@ impl Techniques {
 
 /// The type of weights that learn.
 fn dtype(train: &Train) -> BlockType {
-    match train.dtype {
+    stored(train.dtype)
+}
+
+fn stored(dtype: Dtype) -> BlockType {
+    match dtype {
         Dtype::F32 => BlockType::F32,
         Dtype::Bf16 => BlockType::Bf16,
     }
@@ -190,7 +194,8 @@ impl Trainer {
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed, biases } = *setup;
         let Techniques { params, optimizer, activations, loss, .. } = techniques;
-        let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed };
+        let gradients = stored(train.grad_dtype);
+        let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
         let mut builder = Builder {
             d: &*d,
@@ -305,7 +310,7 @@ impl Trainer {
         self.ledger.enter(Phase::Forward);
         let (m, counted) = self.upload(batch)?;
         let (d, w) = (&*self.d, self.widths);
-        let mut stream = d.buffer(STREAM, BlockType::F32, self.rows.0 * self.rows.1 * w.hidden)?;
+        let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
         let mut room = Room::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         {
@@ -412,7 +417,7 @@ impl Trainer {
         let every = self.activations.every();
         let mut inputs = self.activations.inputs();
         let mut saved: Vec<Saved> = Vec::new();
-        let mut stream = self.d.buffer(STREAM, BlockType::F32, capacity * w.hidden)?;
+        let mut stream = self.d.buffer(STREAM, self.d.activations(), capacity * w.hidden)?;
         let mut room = Room::new(&*self.d, w, capacity, &self.weights.layers)?;
         {
             let d = &*self.d;

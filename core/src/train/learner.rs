@@ -96,6 +96,8 @@ pub struct Rules {
     pub round: Rounding,
     /// Of stochastic rounding.
     pub seed: u64,
+    /// In what type gradients are held.
+    pub gradients: BlockType,
 }
 
 /// Where gradients lie: pure arithmetic, so that tests and plans can ask for it alone.
@@ -223,7 +225,7 @@ impl Learner {
         self.filled = vec![0; names.len()];
         self.squares = vec![0.0; groups];
         self.layout = Layout { len, full };
-        self.gradients = Some(d.buffer(GRADIENTS, BlockType::F32, len)?);
+        self.gradients = Some(d.buffer(GRADIENTS, self.rules.gradients, len)?);
         self.norms = Some(d.buffer(NORMS, BlockType::F32, self.params.len())?);
         for p in self.params.iter_mut().filter(|p| p.learns) {
             let slots = self.optimizer.state(p.rows, p.cols);
@@ -245,15 +247,7 @@ impl Learner {
     pub fn fill_masters(&mut self, d: &dyn Device) -> Result<()> {
         for p in &mut self.params {
             let Some(copy) = p.copy.as_mut().filter(|c| c.ty() == BlockType::F32) else { continue };
-            let mut room = ([0u16; 1024], [0.0f32; 1024]);
-            for at in (0..p.buf.len()).step_by(1024) {
-                let n = 1024.min(p.buf.len() - at);
-                d.download(p.buf.at(at), bytemuck::cast_slice_mut(&mut room.0[..n]))?;
-                for (wide, bits) in room.1.iter_mut().zip(&room.0[..n]) {
-                    *wide = f32::from_bits(u32::from(*bits) << 16);
-                }
-                d.upload(bytemuck::cast_slice(&room.1[..n]), copy.at_mut(at))?;
-            }
+            d.widen(p.buf.all(), copy.all_mut(), p.buf.len())?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ pub mod device;
 pub mod dry;
 pub mod engine;
 pub mod export;
+pub mod gpu;
 pub mod gradient;
 pub mod learner;
 pub mod loss;

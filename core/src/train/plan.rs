@@ -6,6 +6,7 @@ use super::batch::Batch;
 use super::cpu;
 use super::dry::Dry;
 use super::engine::{Setup, Techniques, Trainer};
+use super::gpu::Precision;
 use crate::config::Config;
 use crate::config::train::Train;
 use crate::error::{Error, Result};
@@ -32,11 +33,6 @@ pub fn fullest(train: &Train) -> Batch {
     }
 }
 
-/// Bytes of scratch that the device of `config` needs.
-fn scratch(config: &Config, sizes: &super::device::Sizes) -> usize {
-    cpu::scratch_bytes(config.threads(), sizes)
-}
-
 /// Walks the reservations of a run of `config` on a model stored as `shape`, in their order.
 ///
 /// # Errors
@@ -46,7 +42,10 @@ pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result
     check(config, shape)?;
     let techniques = Techniques::new(train)?;
     let sizes = techniques.sizes(train, shape, config.threads());
-    let dry = Dry::new(ledger, scratch(config, &sizes), sizes.load)?;
+    let dry = match config.gpu() {
+        None => Dry::new(ledger, cpu::scratch_bytes(config.threads(), &sizes), sizes.load)?,
+        Some(_) => Dry::gpu(ledger, &sizes, Precision::of(train))?,
+    };
     let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     let batch = fullest(train);
@@ -66,6 +65,9 @@ pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
             format!("weights.format = {} with a [train] section", config.weights.format.id),
             "training reads the file's own blocks; requantize the file first, or set weights.format=original",
         ));
+    }
+    if config.gpu().is_some() {
+        super::gpu::check(shape)?;
     }
     if train.length > shape.context {
         return Err(Error::config(

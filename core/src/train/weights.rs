@@ -280,7 +280,7 @@ impl Builder<'_> {
         let mut buf = self.d.buffer(tag, to.ty, t.rows * t.cols)?;
         match self.source {
             Some(source) => self.d.load(source, t, &to, &mut buf)?,
-            None if self.plan && t.ty != to.ty => drop(self.d.buffer(load::SCRATCH, BlockType::I8, self.load)?),
+            None if self.plan => self.d.reserve_load(t, &to, self.load)?,
             None => {}
         }
         (self.progress)(t.bytes());

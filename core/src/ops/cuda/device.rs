@@ -53,6 +53,12 @@ impl Pool {
         let pool =
             unsafe { result::mem_pool::create(&raw const props) }.map_err(driver("cannot make a memory pool"))?;
         let pool = Self { pool, context: Arc::clone(context) };
+        // What a step lets go of serves the next one: going back to the driver would cost more than the step.
+        let mut keep = u64::MAX;
+        let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the attribute is a 64-bit number, and the pool is alive.
+        unsafe { result::mem_pool::set_attribute(pool.pool, threshold, (&raw mut keep).cast()) }
+            .map_err(driver("cannot set up the memory pool"))?;
         // SAFETY: device and pool are valid.
         unsafe { result::device::set_mem_pool(context.cu_device(), pool.pool) }
             .map_err(driver("cannot set the memory pool"))?;
@@ -114,6 +120,27 @@ impl Device {
         let kernel_bytes = used()?.saturating_sub(context_bytes);
         let pool = Pool::new(&context, budget)?;
         Ok(Arc::new(Self { pool, stream, module, context, context_bytes, kernel_bytes }))
+    }
+
+    /// Loads a second set of kernels, and says how many bytes of the card outside the pool that took.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
+        let before = self.used()?;
+        let module =
+            self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
+        Ok((module, self.used()?.saturating_sub(before)))
+    }
+
+    /// Bytes of the card in use, by anyone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) fn used(&self) -> Result<u64> {
+        self.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
+        let (free, total) = self.context.mem_get_info().map_err(driver("cannot read the GPU's memory"))?;
+        Ok((total - free) as u64)
     }
 
     /// The card's name and its compute capability, as `sm_90`.

@@ -1,9 +1,13 @@
 //! The GPU: its memory pool with the budget as its size, buffers counted in the ledger, and our kernels.
 
+mod blas;
 mod device;
 mod kernels;
 #[cfg(test)]
 mod tests;
+mod train;
 
+pub use blas::{Blas, Operand};
 pub use device::{Device, DeviceBuffer, View};
 pub use kernels::{Attend, Kernels, Turn};
+pub use train::{Arg, TrainKernels};

@@ -4,7 +4,6 @@ mod keep;
 mod recompute;
 
 use super::device::{Buf, Device};
-use crate::blocks::BlockType;
 use crate::catalog::Entry;
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
@@ -48,7 +47,7 @@ impl Inputs for OnDevice {
         if self.0.len() <= i {
             self.0.resize_with(i + 1, || None);
         }
-        let mut kept = d.buffer(INPUTS, BlockType::F32, len)?;
+        let mut kept = d.buffer(INPUTS, x.ty(), len)?;
         d.copy(x.all(), kept.all_mut(), len)?;
         self.0[i] = Some(kept);
         Ok(())

@@ -1,0 +1,504 @@
+//! The same calls on a GPU and on the CPU.
+
+use std::sync::Arc;
+
+use ullage_core::Result;
+use ullage_core::blocks::{self, BlockType};
+use ullage_core::ledger::{Category, Ledger, Tag};
+use ullage_core::ops::Team;
+use ullage_core::ops::cpu::Pairs;
+use ullage_core::ops::cuda;
+use ullage_core::rng::Philox;
+use ullage_core::train::cpu::Cpu;
+use ullage_core::train::device::{AdamW, Buf, Causal, Device, Round, Sgd, Sizes, Turn, Weight};
+use ullage_core::train::gpu::{Gpu, Precision};
+
+const TAG: Tag = Tag::device(Category::Workspace, "check");
+const NONE: u32 = u32::MAX;
+
+/// Two devices given the same calls.
+struct Both {
+    gpu: Gpu,
+    cpu: Cpu,
+    precision: Precision,
+    failed: usize,
+}
+
+/// A buffer on each.
+struct Pair {
+    gpu: Buf,
+    cpu: Buf,
+}
+
+pub fn noise(n: usize, seed: u64) -> Vec<f32> {
+    (0..n).map(|i| Philox::new(seed).uniform(i as u64) * 2.0 - 1.0).collect()
+}
+
+fn encode(ty: BlockType, x: &[f32]) -> Vec<u8> {
+    let mut out = vec![0u8; x.len().div_ceil(ty.elems()) * ty.block_bytes()];
+    blocks::encode(ty, x, &mut out).expect("whole blocks");
+    out
+}
+
+fn decode(ty: BlockType, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0f32; bytes.len() / ty.block_bytes() * ty.elems()];
+    blocks::decode(ty, bytes, &mut out).expect("whole blocks");
+    out
+}
+
+impl Both {
+    fn open(precision: Precision, sizes: &Sizes) -> Result<Self> {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let team = Arc::new(Team::new(8)?);
+        let device = cuda::Device::open(0, u64::MAX)?;
+        let gpu = Gpu::new(&device, &ledger, &team, sizes, precision)?;
+        println!("\n{precision:?}: {:?}", gpu.beside()?);
+        Ok(Self { gpu, cpu: Cpu::new(&ledger, &team, sizes)?, precision, failed: 0 })
+    }
+
+    /// Values that both can hold as `ty`; the CPU holds them as `held`.
+    fn put_as(&self, ty: BlockType, held: BlockType, x: &[f32]) -> Result<Pair> {
+        let bytes = encode(ty, x);
+        let values = if held == ty { bytes.clone() } else { encode(held, &decode(ty, &bytes)) };
+        let mut pair = Pair { gpu: self.gpu.buffer(TAG, ty, x.len())?, cpu: self.cpu.buffer(TAG, held, x.len())? };
+        self.gpu.upload(&bytes, pair.gpu.all_mut())?;
+        self.cpu.upload(&values, pair.cpu.all_mut())?;
+        Ok(pair)
+    }
+
+    /// Activations: of the precision's type on the GPU, f32 on the CPU.
+    fn put(&self, x: &[f32]) -> Result<Pair> {
+        self.put_as(self.precision.activations(), BlockType::F32, x)
+    }
+
+    fn floats(&self, x: &[f32]) -> Result<Pair> {
+        self.put_as(BlockType::F32, BlockType::F32, x)
+    }
+
+    fn ids(&self, x: &[u32]) -> Result<Pair> {
+        let mut pair = Pair {
+            gpu: self.gpu.buffer(TAG, BlockType::I32, x.len())?,
+            cpu: self.cpu.buffer(TAG, BlockType::I32, x.len())?,
+        };
+        self.gpu.upload(bytemuck::cast_slice(x), pair.gpu.all_mut())?;
+        self.cpu.upload(bytemuck::cast_slice(x), pair.cpu.all_mut())?;
+        Ok(pair)
+    }
+
+    fn values(device: &dyn Device, buf: &Buf) -> Result<Vec<f32>> {
+        let mut bytes = vec![0u8; buf.bytes()];
+        device.download(buf.all(), &mut bytes)?;
+        Ok(decode(buf.ty(), &bytes))
+    }
+
+    /// Prints how far apart the two are, relative to the largest element, and counts it as failed above `most`: five in a
+    /// hundred thousand in f32, and in bf16 two hundredths, where nothing else is said.
+    fn same(&mut self, what: &str, pair: &Pair) -> Result<()> {
+        let most = if self.precision == Precision::F32 { 5e-5 } else { 2e-2 };
+        self.within(what, pair, most)
+    }
+
+    fn within(&mut self, what: &str, pair: &Pair, most: f64) -> Result<()> {
+        let (a, b) = (Self::values(&self.gpu, &pair.gpu)?, Self::values(&self.cpu, &pair.cpu)?);
+        let size = b.iter().fold(0f64, |s, x| s.max(f64::from(x.abs())));
+        let (mut worst, mut square, mut norm) = (0f64, 0f64, 0f64);
+        for (x, y) in a.iter().zip(&b) {
+            let d = f64::from(*x) - f64::from(*y);
+            worst = if d.is_finite() { worst.max(d.abs()) } else { f64::INFINITY };
+            square += d * d;
+            norm += f64::from(*y) * f64::from(*y);
+            if worst.is_infinite() {
+                break;
+            }
+        }
+        let error = worst / size.max(1e-30);
+        let good = a.len() == b.len() && error <= most && size > 0.0;
+        self.failed += usize::from(!good);
+        let rms = (square / norm.max(1e-60)).sqrt();
+        println!("{} {what:44} max {error:.1e}  rms {rms:.1e}  of {size:.3}", if good { "ok  " } else { "FAIL" });
+        Ok(())
+    }
+}
+
+pub fn all() -> Result<usize> {
+    let mut failed = 0;
+    for precision in [Precision::F32, Precision::Bf16] {
+        let sizes = Sizes {
+            rows: 300,
+            cols: 1024,
+            hidden: 512,
+            outputs: 3000,
+            head_rows: 128,
+            length: 150,
+            sequences: 2,
+            heads: 12,
+            kv_heads: 4,
+            head_dim: 128,
+            load: 0,
+        };
+        let mut both = Both::open(precision, &sizes)?;
+        products(&mut both)?;
+        elements(&mut both)?;
+        attention(&mut both)?;
+        head(&mut both)?;
+        updates(&mut both)?;
+        failed += both.failed;
+    }
+    Ok(failed)
+}
+
+macro_rules! twice {
+    ($both:ident, |$d:ident, $side:ident| $call:expr) => {{
+        {
+            let $d = &$both.gpu;
+            macro_rules! $side {
+                ($pair:expr) => {
+                    $pair.gpu
+                };
+            }
+            $call?;
+        }
+        {
+            let $d = &$both.cpu;
+            macro_rules! $side {
+                ($pair:expr) => {
+                    $pair.cpu
+                };
+            }
+            $call?;
+        }
+    }};
+}
+
+fn products(both: &mut Both) -> Result<()> {
+    let (m, rows, cols) = (203, 768, 512);
+    let types = [
+        BlockType::F32,
+        BlockType::F16,
+        BlockType::Bf16,
+        BlockType::Q4_0,
+        BlockType::Q4_1,
+        BlockType::Q8_0,
+        BlockType::Q4K,
+        BlockType::Q6K,
+    ];
+    for ty in types {
+        let w = both.put_as(ty, ty, &noise(rows * cols, 1))?;
+        let (x, bias) = (both.put(&noise(m * cols, 2))?, both.floats(&noise(rows, 9))?);
+        let mut y = both.put(&noise(m * rows, 3))?;
+        twice!(both, |d, of| d.linear(
+            of!(x).all(),
+            m,
+            Weight::of(&of!(w), rows, cols),
+            Some(of!(bias).all()),
+            of!(y).all_mut(),
+            false
+        ));
+        both.same(&format!("linear {ty}, bias"), &y)?;
+        let part = Weight::of(&w.gpu, rows, cols).rows(256, 64);
+        let part_cpu = Weight::of(&w.cpu, rows, cols).rows(256, 64);
+        let mut y = both.put(&noise(m * 64, 3))?;
+        both.gpu.linear(x.gpu.all(), m, part, None, y.gpu.all_mut(), true)?;
+        both.cpu.linear(x.cpu.all(), m, part_cpu, None, y.cpu.all_mut(), true)?;
+        both.same(&format!("linear {ty}, some rows, added"), &y)?;
+        let dy = both.put(&noise(m * rows, 4))?;
+        let mut dx = both.put(&noise(m * cols, 5))?;
+        twice!(both, |d, of| d.linear_dx(of!(dy).all(), m, Weight::of(&of!(w), rows, cols), of!(dx).all_mut(), true));
+        both.same(&format!("linear_dx {ty}, added"), &dx)?;
+    }
+    // A weight larger than the panel of decoded weights: tiles of rows and of columns.
+    let (rows, cols) = (3000, 1024);
+    let w = both.put_as(BlockType::Q4_0, BlockType::Q4_0, &noise(rows * cols, 1))?;
+    let x = both.put(&noise(m * cols, 2))?;
+    let mut y = both.floats(&noise(m * rows, 3))?;
+    twice!(both, |d, of| d.linear(of!(x).all(), m, Weight::of(&of!(w), rows, cols), None, of!(y).all_mut(), false));
+    both.same("linear to f32 logits", &y)?;
+    let mut dx = both.floats(&noise(m * cols, 5))?;
+    twice!(both, |d, of| d.linear_dx(of!(y).all(), m, Weight::of(&of!(w), rows, cols), of!(dx).all_mut(), false));
+    both.same("linear_dx of f32 logits", &dx)?;
+    let mut dw = both.floats(&noise(rows * cols, 5))?;
+    twice!(both, |d, of| d.linear_dw(of!(y).all(), of!(x).all(), m, rows, cols, of!(dw).all_mut(), false));
+    both.same("linear_dw of f32 logits", &dw)?;
+    for (rows, cols) in [(768, 512), (8, 512), (768, 8), (4, 512)] {
+        let (dy, x) = (both.put(&noise(m * rows, 6))?, both.put(&noise(m * cols, 7))?);
+        let mut dw = both.floats(&noise(rows * cols, 8))?;
+        twice!(both, |d, of| d.linear_dw(of!(dy).all(), of!(x).all(), m, rows, cols, of!(dw).all_mut(), true));
+        both.same(&format!("linear_dw {rows} x {cols}, added"), &dw)?;
+    }
+    // An adapter's sides.
+    for (rows, cols) in [(8, 512), (768, 8), (4, 512), (768, 4)] {
+        let w = both.floats(&noise(rows * cols, 1))?;
+        let x = both.put(&noise(m * cols, 2))?;
+        let mut y = both.put(&noise(m * rows, 3))?;
+        twice!(both, |d, of| d.linear(of!(x).all(), m, Weight::of(&of!(w), rows, cols), None, of!(y).all_mut(), true));
+        both.same(&format!("linear {rows} x {cols}, added"), &y)?;
+        let mut dx = both.put(&noise(m * cols, 2))?;
+        twice!(both, |d, of| d.linear_dx(of!(y).all(), m, Weight::of(&of!(w), rows, cols), of!(dx).all_mut(), false));
+        both.same(&format!("linear_dx {rows} x {cols}"), &dx)?;
+    }
+    Ok(())
+}
+
+fn elements(both: &mut Both) -> Result<()> {
+    for cols in [64, 576, 2048] {
+        let m = 37;
+        let (x, w, dy) =
+            (both.put(&noise(m * cols, 1))?, both.floats(&noise(cols, 2))?, both.put(&noise(m * cols, 3))?);
+        let mut y = both.put(&vec![0.0; m * cols])?;
+        twice!(both, |d, of| d.rms_norm(of!(x).all(), of!(w).all(), m, cols, 1e-5, of!(y).all_mut()));
+        both.same(&format!("rms_norm {cols}"), &y)?;
+        let (mut dx, mut dw) = (both.put(&noise(m * cols, 4))?, both.floats(&noise(cols, 5))?);
+        twice!(both, |d, of| d.rms_norm_vjp(
+            of!(dy).all(),
+            of!(x).all(),
+            of!(w).all(),
+            m,
+            cols,
+            1e-5,
+            of!(dx).all_mut(),
+            Some((of!(dw).all_mut(), true))
+        ));
+        both.same(&format!("rms_norm_vjp {cols}, dx"), &dx)?;
+        both.same(&format!("rms_norm_vjp {cols}, dw"), &dw)?;
+        let mut db = both.floats(&noise(cols, 5))?;
+        twice!(both, |d, of| d.bias_vjp(of!(dy).all(), m, cols, of!(db).all_mut(), false));
+        both.same(&format!("bias_vjp {cols}"), &db)?;
+    }
+    for (pairs, half, inverse) in
+        [(Pairs::Interleaved, 32, false), (Pairs::Halves, 16, false), (Pairs::Halves, 32, true)]
+    {
+        let (m, heads, dim) = (19, 3, 64);
+        let angles = noise(40 * half, 1);
+        let cos = both.floats(&angles.iter().map(|a| (9.0 * a).cos()).collect::<Vec<_>>())?;
+        let sin = both.floats(&angles.iter().map(|a| (9.0 * a).sin()).collect::<Vec<_>>())?;
+        let positions = both.ids(&(0..m as u32).map(|i| i * 7 % 40).collect::<Vec<_>>())?;
+        let mut x = both.put(&noise(m * heads * dim, 2))?;
+        twice!(both, |d, of| d.rope(
+            of!(x).all_mut(),
+            m,
+            heads,
+            dim,
+            Turn { cos: &of!(cos), sin: &of!(sin), positions: &of!(positions), half, pairs, inverse }
+        ));
+        both.same(&format!("rope {pairs:?} {half} {inverse}"), &x)?;
+    }
+    for n in [8192, 8191] {
+        let mut g = both.put(&noise(n, 1).iter().map(|x| 6.0 * x).collect::<Vec<_>>())?;
+        let (mut u, dp) = (both.put(&noise(n, 2))?, both.put(&noise(n, 3))?);
+        let mut p = both.put(&vec![0.0; n])?;
+        twice!(both, |d, of| d.swiglu(of!(g).all(), of!(u).all(), n, of!(p).all_mut()));
+        both.same(&format!("swiglu {n}"), &p)?;
+        twice!(both, |d, of| d.swiglu_vjp(of!(dp).all(), of!(g).all_mut(), of!(u).all_mut(), n));
+        both.same(&format!("swiglu_vjp {n}, gate"), &g)?;
+        both.same(&format!("swiglu_vjp {n}, up"), &u)?;
+        twice!(both, |d, of| d.axpy(-0.7, of!(dp).at(1), of!(u).at_mut(1), n - 1));
+        twice!(both, |d, of| d.scale(of!(u).all_mut(), n, 1.7));
+        both.same(&format!("axpy, scale {n}"), &u)?;
+        let mut sum = both.floats(&[0.0])?;
+        twice!(both, |d, of| d.square_sum(of!(u).all(), n, of!(sum).all_mut()));
+        both.same(&format!("square_sum {n}"), &sum)?;
+        twice!(both, |d, of| d.fill(of!(u).at_mut(3), n - 5, 0.25));
+        both.same(&format!("fill {n}"), &u)?;
+    }
+    let (rows, cols, m) = (200, 512, 300);
+    let tokens: Vec<u32> = (0..m).map(|i| Philox::new(4).below(i, 60) as u32 * 3).collect();
+    let ids = both.ids(&tokens)?;
+    for ty in [BlockType::F32, BlockType::Bf16, BlockType::Q4_0, BlockType::Q8_0, BlockType::Q4K] {
+        let table = both.put_as(ty, ty, &noise(rows * cols, 1))?;
+        let mut y = both.put(&vec![0.0; m as usize * cols])?;
+        twice!(both, |d, of| d.embed(
+            Weight::of(&of!(table), rows, cols),
+            of!(ids).all(),
+            m as usize,
+            of!(y).all_mut()
+        ));
+        both.same(&format!("embed {ty}"), &y)?;
+    }
+    for cols in [512, 2048] {
+        let dy = both.put(&noise(m as usize * cols, 2))?;
+        let mut d = both.floats(&noise(rows * cols, 3))?;
+        twice!(both, |dev, of| dev.embed_vjp(of!(dy).all(), of!(ids).all(), m as usize, rows, cols, of!(d).all_mut()));
+        both.same(&format!("embed_vjp {cols}"), &d)?;
+    }
+    let some = both.ids(&[0, 5, 7, 199])?;
+    let table = both.put(&noise(rows * cols, 1))?;
+    let mut y = both.put(&vec![0.0; 4 * cols])?;
+    twice!(both, |d, of| d.gather(of!(table).all(), of!(some).all(), 4, cols, of!(y).all_mut()));
+    both.same("gather", &y)?;
+    let mut back = both.put(&noise(rows * cols, 6))?;
+    twice!(both, |d, of| d.scatter(of!(y).all(), of!(some).all(), 4, cols, of!(back).all_mut()));
+    both.same("scatter", &back)?;
+    twice!(both, |d, of| d.copy(of!(y).at(64), of!(back).at_mut(8), 3 * cols));
+    both.same("copy", &back)
+}
+
+fn attention(both: &mut Both) -> Result<()> {
+    // Heads of 40 and 48 take the kernel that is not on tensor cores.
+    for (sequences, length, heads, kv_heads, dim, packed) in [
+        (1, 64, 2, 2, 64, false),
+        (2, 150, 9, 3, 64, false),
+        (2, 150, 9, 3, 64, true),
+        (2, 150, 12, 4, 128, true),
+        (3, 77, 4, 1, 32, true),
+        (2, 130, 4, 2, 96, true),
+        (1, 33, 4, 2, 40, true),
+        (2, 70, 4, 2, 48, false),
+    ] {
+        let m: usize = sequences * length;
+        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 1.0 / (dim as f32).sqrt() };
+        let segments: Vec<u32> = (0..m)
+            .map(|i| match i % length {
+                t if !packed || t < 13 => 0,
+                t if t < 70 => 13,
+                _ => 70,
+            })
+            .collect();
+        let segments = both.ids(&segments)?;
+        let (wide, narrow) = (m * heads * dim, m * kv_heads * dim);
+        let big = |n, seed| noise(n, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
+        let (q, k, v) = (both.put(&big(wide, 1))?, both.put(&big(narrow, 2))?, both.put(&noise(narrow, 3))?);
+        let (mut o, mut lse) = (both.put(&vec![0.0; wide])?, both.floats(&vec![0.0; m * heads])?);
+        let name = format!("{sequences}x{length} {heads}/{kv_heads} of {dim}{}", if packed { " packed" } else { "" });
+        twice!(both, |d, side| d.attention(
+            side!(q).all(),
+            side!(k).all(),
+            side!(v).all(),
+            side!(segments).all(),
+            of,
+            side!(o).all_mut(),
+            side!(lse).all_mut()
+        ));
+        both.same(&format!("attention {name}"), &o)?;
+        both.same(&format!("attention {name}, lse"), &lse)?;
+        let d_o = both.put(&noise(wide, 4))?;
+        let (mut dq, mut dk, mut dv) =
+            (both.put(&vec![0.0; wide])?, both.put(&vec![0.0; narrow])?, both.put(&vec![0.0; narrow])?);
+        twice!(both, |d, side| d.attention_vjp(
+            side!(q).all(),
+            side!(k).all(),
+            side!(v).all(),
+            side!(o).all(),
+            side!(lse).all(),
+            side!(d_o).all(),
+            side!(segments).all(),
+            of,
+            side!(dq).all_mut(),
+            side!(dk).all_mut(),
+            side!(dv).all_mut()
+        ));
+        both.same(&format!("attention_vjp {name}, dq"), &dq)?;
+        both.same(&format!("attention_vjp {name}, dk"), &dk)?;
+        both.same(&format!("attention_vjp {name}, dv"), &dv)?;
+    }
+    Ok(())
+}
+
+fn head(both: &mut Both) -> Result<()> {
+    let (m, vocab) = (50, 3001);
+    let targets: Vec<u32> =
+        (0..m).map(|i| if i % 7 == 3 { NONE } else { Philox::new(8).below(i, vocab as u64) as u32 }).collect();
+    let (m, targets) = (m as usize, both.ids(&targets)?);
+    let logits: Vec<f32> = noise(m * vocab, 1).iter().map(|x| 20.0 * x).collect();
+    let block = |first: usize, n: usize| -> Vec<f32> {
+        (0..m).flat_map(|i| logits[i * vocab + first..][..n].iter().copied()).collect()
+    };
+    let mut lse = both.floats(&vec![f32::NEG_INFINITY; m])?;
+    let mut picked = both.floats(&vec![0.0; m])?;
+    for (first, n) in [(0, 1000), (1000, 2000), (3000, 1)] {
+        let a = both.floats(&block(first, n))?;
+        twice!(both, |d, of| d.lse(
+            of!(a).all(),
+            m,
+            n,
+            first,
+            of!(targets).all(),
+            of!(lse).all_mut(),
+            of!(picked).all_mut()
+        ));
+    }
+    both.within("lse", &lse, 1e-5)?;
+    both.within("picked", &picked, 1e-6)?;
+    for (first, n) in [(0, vocab), (1000, 2000)] {
+        let mut a = both.floats(&block(first, n))?;
+        twice!(both, |d, of| d.softmax_vjp(
+            of!(a).all_mut(),
+            m,
+            n,
+            first,
+            of!(targets).all(),
+            of!(lse).all(),
+            0.02,
+            0.0
+        ));
+        both.within(&format!("softmax_vjp {first}, {n}"), &a, 2e-5)?;
+    }
+    Ok(())
+}
+
+fn updates(both: &mut Both) -> Result<()> {
+    let n = 5003;
+    let by = AdamW {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        correction1: 0.19,
+        correction2: 0.001_999,
+        scale: 0.5,
+        clamp: 0.3,
+    };
+    let fall = Sgd { lr: 1e-2, momentum: 0.9, nesterov: true, weight_decay: 0.1, scale: 0.5, clamp: 0.3 };
+    for (ty, state) in [
+        (BlockType::F32, BlockType::F32),
+        (BlockType::F32, BlockType::Bf16),
+        (BlockType::Bf16, BlockType::F32),
+        (BlockType::Bf16, BlockType::Bf16),
+    ] {
+        for mode in ["nearest", "stochastic", "kahan", "master"] {
+            if mode == "master" && ty == BlockType::F32 {
+                continue;
+            }
+            let mut p = both.put_as(ty, ty, &noise(n, 1))?;
+            let g = both.floats(&noise(n, 2))?;
+            let (mut m, mut v) = (both.put_as(state, state, &noise(n, 3))?, {
+                let squares: Vec<f32> = noise(n, 4).iter().map(|x| x * x).collect();
+                both.put_as(state, state, &squares)?
+            });
+            let mut extra = match mode {
+                "master" => both.put_as(BlockType::F32, BlockType::F32, &noise(n, 1))?,
+                _ => both.put_as(ty, ty, &vec![0.0; n])?,
+            };
+            for _ in 0..3 {
+                twice!(both, |d, of| d.adamw(&mut of!(p), of!(g).all(), &mut of!(m), &mut of!(v), by, {
+                    match mode {
+                        "nearest" => Round::Nearest,
+                        "stochastic" => Round::Stochastic { seed: 7, stream: 9 },
+                        "kahan" => Round::Kahan(&mut of!(extra)),
+                        _ => Round::Master(&mut of!(extra)),
+                    }
+                }));
+            }
+            // bf16 parameters may fall on either side of a tie.
+            let most = if ty == BlockType::Bf16 || state == BlockType::Bf16 { 8e-3 } else { 1e-6 };
+            both.within(&format!("adamw {ty}, {state} moments, {mode}"), &p, most)?;
+            both.within("  second moment", &v, if state == BlockType::Bf16 { 8e-3 } else { 1e-6 })?;
+            let mut p = both.put_as(ty, ty, &noise(n, 1))?;
+            let mut u = both.put_as(state, state, &noise(n, 5))?;
+            twice!(both, |d, of| d.sgd(&mut of!(p), of!(g).all(), Some(&mut of!(u)), fall, {
+                match mode {
+                    "nearest" => Round::Nearest,
+                    "stochastic" => Round::Stochastic { seed: 7, stream: 9 },
+                    "kahan" => Round::Kahan(&mut of!(extra)),
+                    _ => Round::Master(&mut of!(extra)),
+                }
+            }));
+            both.within(&format!("sgd {ty}, {state} momentum, {mode}"), &p, most)?;
+        }
+    }
+    let mut p = both.floats(&noise(n, 1))?;
+    let g = both.floats(&noise(n, 2))?;
+    let plain = Sgd { momentum: 0.0, nesterov: false, ..fall };
+    twice!(both, |d, of| d.sgd(&mut of!(p), of!(g).all(), None, plain, Round::Nearest));
+    both.within("sgd f32, plain", &p, 1e-6)
+}

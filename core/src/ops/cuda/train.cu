@@ -1,0 +1,535 @@
+// Kernels of fine-tuning: each op's forward and its vector-Jacobian product, the loss, and the updates. Arithmetic is f32
+// whatever the elements are; every sum has one order, so a step gives the same bits each time. Rows of norms and tables are
+// multiples of 8 elements and start at 16 bytes; elementwise kernels take any length.
+
+#include "train.cuh"
+#include "train_attention.cuh"
+
+// y = x · ρ · w, ρ = 1 / sqrt(mean(x²) + eps). Grid rows, block 128.
+template <class T, class W>
+DEV void norm(const T* x, const W* w, T* y, int cols, float eps) {
+    const T* row = x + (size_t)blockIdx.x * cols;
+    float sum = 0, v[8], u[8];
+    for (int i = 8 * threadIdx.x; i < cols; i += 8 * blockDim.x) {
+        get8(row + i, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++) sum += v[j] * v[j];
+    }
+    float scale = 1.0f / sqrtf(block_sum(sum) / cols + eps);
+    for (int i = 8 * threadIdx.x; i < cols; i += 8 * blockDim.x) {
+        get8(row + i, v);
+        get8(w + i, u);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] *= scale * u[j];
+        put8(y + (size_t)blockIdx.x * cols + i, v);
+    }
+}
+
+// dx += ρ (dy w) − x ρ³ / cols ⟨dy w, x⟩; ρ is left in rstd where given. Grid rows, block 128.
+template <class T, class W>
+DEV void norm_back(const T* x, const W* w, const T* dy, T* dx, float* rstd, int cols, float eps) {
+    size_t at = (size_t)blockIdx.x * cols;
+    float dot = 0, square = 0, a[8], b[8], c[8];
+    for (int i = 8 * threadIdx.x; i < cols; i += 8 * blockDim.x) {
+        get8(x + at + i, a);
+        get8(w + i, b);
+        get8(dy + at + i, c);
+#pragma unroll
+        for (int j = 0; j < 8; j++) dot += a[j] * b[j] * c[j], square += a[j] * a[j];
+    }
+    float r = 1.0f / sqrtf(block_sum(square) / cols + eps), k = block_sum(dot) * r * r * r / cols;
+    if (rstd && threadIdx.x == 0) rstd[blockIdx.x] = r;
+    for (int i = 8 * threadIdx.x; i < cols; i += 8 * blockDim.x) {
+        get8(x + at + i, a);
+        get8(w + i, b);
+        get8(dy + at + i, c);
+#pragma unroll
+        for (int j = 0; j < 8; j++) c[j] = r * b[j] * c[j] - k * a[j];
+        get8(dx + at + i, b);
+#pragma unroll
+        for (int j = 0; j < 8; j++) c[j] += b[j];
+        put8(dx + at + i, c);
+    }
+}
+
+// partial (parts, cols): sums over a share of rows of dy · x · rstd, or of dy where x is null. Grid (cols / 256, parts), block 256.
+template <class T>
+DEV void columns(const T* x, const float* rstd, const T* dy, float* partial, int rows, int cols) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x, share = (rows + gridDim.y - 1) / gridDim.y;
+    if (i >= cols) return;
+    float sum = 0;
+    for (int r = blockIdx.y * share; r < min(rows, (int)(blockIdx.y + 1) * share); r++) {
+        float v = get(dy[(size_t)r * cols + i]);
+        sum += x ? v * get(x[(size_t)r * cols + i]) * rstd[r] : v;
+    }
+    partial[(size_t)blockIdx.y * cols + i] = sum;
+}
+
+// to (+)= the sum of partial's rows, in order. Grid cols / 256, block 256.
+template <class G>
+DEV void fold(const float* partial, G* to, int parts, int cols, int more) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= cols) return;
+    float sum = more ? get(to[i]) : 0;
+    for (int p = 0; p < parts; p++) sum += partial[(size_t)p * cols + i];
+    put(to + i, sum);
+}
+
+// x (rows, cols) += bias (cols). Grid (cols / 256, rows), block 256.
+template <class T, class W>
+DEV void bias(T* x, const W* b, int cols) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= cols) return;
+    T* at = x + (size_t)blockIdx.y * cols + i;
+    put(at, get(*at) + get(b[i]));
+}
+
+// Turns the pairs of every head of x (rows, heads · dim) by the angles of its row's position, backwards where sign is −1.
+// Grid rows, block 256.
+template <class T>
+DEV void turn(T* x, const float* cosines, const float* sines, const uint32_t* positions, int heads, int dim, int half,
+              int interleaved, float sign) {
+    T* row = x + (size_t)blockIdx.x * heads * dim;
+    size_t at = (size_t)positions[blockIdx.x] * half;
+    for (int i = threadIdx.x; i < heads * half; i += blockDim.x) {
+        int j = i % half;
+        T* head = row + i / half * dim;
+        int a = interleaved ? 2 * j : j, b = interleaved ? 2 * j + 1 : j + half;
+        float c = cosines[at + j], s = sign * sines[at + j], p = get(head[a]), q = get(head[b]);
+        put(head + a, p * c - q * s);
+        put(head + b, p * s + q * c);
+    }
+}
+
+// Rows ids[i] of x to rows i of y, or where `back` rows i to rows ids[i]. Grid n, block 128.
+template <class T>
+DEV void pick(const T* x, const uint32_t* ids, T* y, int cols, int back) {
+    size_t there = (size_t)ids[blockIdx.x] * cols, here = (size_t)blockIdx.x * cols;
+    const T* from = x + (back ? here : there);
+    T* to = y + (back ? there : here);
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) to[i] = from[i];
+}
+
+// table[ids[i]] += dy[i], in order of i: the block of an id's first row gathers all its rows. Grid m, block 128.
+template <class T, class G>
+DEV void embed_back(const T* dy, const uint32_t* ids, G* table, int m, int cols) {
+    __shared__ uint32_t found[4];
+    int first = blockIdx.x;
+    uint32_t id = ids[first];
+    int before = 0;
+    for (int i = threadIdx.x; i < first && !before; i += blockDim.x) before = ids[i] == id;
+    if (__syncthreads_or(before)) return;
+    G* row = table + (size_t)id * cols;
+    // 1024 columns at a time, so that a thread's sums stay in registers.
+    for (int left = 0; left < cols; left += 1024) {
+        int i = left + 8 * threadIdx.x;
+        float sum[8], v[8];
+        if (i < cols) get8(row + i, sum);
+        for (int at = first; at < m; at += 128) {
+            uint32_t votes = __ballot_sync(~0u, at + (int)threadIdx.x < m && ids[min(at + (int)threadIdx.x, m - 1)] == id);
+            __syncthreads();
+            if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = votes;
+            __syncthreads();
+            for (int w = 0; w < 4; w++) {
+                for (uint32_t left_votes = found[w]; left_votes; left_votes &= left_votes - 1) {
+                    int r = at + 32 * w + __ffs(left_votes) - 1;
+                    if (i < cols) {
+                        get8(dy + (size_t)r * cols + i, v);
+#pragma unroll
+                        for (int j = 0; j < 8; j++) sum[j] += v[j];
+                    }
+                }
+            }
+        }
+        if (i < cols) put8(row + i, sum);
+    }
+}
+
+// Elementwise kernels take eight elements a thread, at once where everything starts at 16 bytes (`whole`). Grid n / 2048,
+// block 256.
+struct Run {
+    size_t i, n;
+    bool whole;
+    DEV_IN Run(size_t n, int whole)
+        : i(8 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x)), n(n), whole(whole && i + 8 <= n) {}
+    template <class T>
+    DEV_IN void get(const T* p, float (&v)[8]) const {
+        if (whole) return get8(p + i, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = i + j < n ? ::get(p[i + j]) : 0.0f;
+    }
+    template <class T>
+    DEV_IN void put(T* p, const float (&v)[8]) const {
+        if (whole) return put8(p + i, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            if (i + j < n) ::put(p + i + j, v[j]);
+    }
+};
+
+// y = a y + b x; what is multiplied by 0 is not read.
+template <class T, class U>
+DEV void blend(T* y, const U* x, float a, float b, size_t n, int whole) {
+    Run run(n, whole);
+    float v[8] = {}, u[8] = {};
+    if (b != 0) run.get(x, u);
+    if (a != 0) run.get(y, v);
+#pragma unroll
+    for (int j = 0; j < 8; j++) v[j] = (a != 0 ? a * v[j] : 0.0f) + (b != 0 ? b * u[j] : 0.0f);
+    run.put(y, v);
+}
+
+template <class T>
+DEV void fill(T* y, float value, size_t n, int whole) {
+    Run run(n, whole);
+    float v[8] = {value, value, value, value, value, value, value, value};
+    run.put(y, v);
+}
+
+DEV float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// p = silu(g) · u.
+template <class T>
+DEV void gate(const T* g, const T* u, T* p, size_t n, int whole) {
+    Run run(n, whole);
+    float a[8], b[8];
+    run.get(g, a);
+    run.get(u, b);
+#pragma unroll
+    for (int j = 0; j < 8; j++) a[j] = a[j] * sigmoid(a[j]) * b[j];
+    run.put(p, a);
+}
+
+// In place: u = dp · silu(g), g = dp · u · σ(g) (1 + g (1 − σ(g))).
+template <class T>
+DEV void gate_back(const T* dp, T* g, T* u, size_t n, int whole) {
+    Run run(n, whole);
+    float a[8], b[8], c[8];
+    run.get(g, a);
+    run.get(u, b);
+    run.get(dp, c);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float s = sigmoid(a[j]), up = c[j] * a[j] * s;
+        a[j] = c[j] * b[j] * s * (1.0f + a[j] * (1.0f - s));
+        b[j] = up;
+    }
+    run.put(g, a);
+    run.put(u, b);
+}
+
+// Takes a block of logits a (rows, n), the vocabulary's entries first … first + n, into the running log-sum-exp, and the
+// target's logit into `picked` where it lies in the block. Grid rows, block 512.
+template <class T>
+DEV void lse(const T* a, const uint32_t* targets, float* lse, float* picked, int n, uint32_t first) {
+    const T* row = a + (size_t)blockIdx.x * n;
+    float most = -INFINITY, total = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        float v = get(row[i]);
+        if (v > most) {
+            total = total * expf(most - v) + 1.0f;
+            most = v;
+        } else {
+            total += expf(v - most);
+        }
+    }
+    float before = lse[blockIdx.x], high = fmaxf(block_max(most), before);
+    total = block_sum(total == 0 ? 0.0f : total * expf(most - high));
+    if (threadIdx.x == 0) {
+        lse[blockIdx.x] = high + logf(total + expf(before - high));
+        uint32_t target = targets[blockIdx.x] - first;
+        if (target < (uint32_t)n) picked[blockIdx.x] = get(row[target]);
+    }
+}
+
+// a = scale · (exp(a − lse) − [target]), zeros in rows without a target (id 2^32 − 1). Grid (n / 1024, rows), block 256.
+template <class T>
+DEV void softmax_back(T* a, const uint32_t* targets, const float* lse, int n, uint32_t first, float scale) {
+    T* row = a + (size_t)blockIdx.y * n;
+    uint32_t target = targets[blockIdx.y];
+    bool none = target == ~0u;
+    target -= first;
+    float whole = lse[blockIdx.y];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        uint32_t i = blockIdx.x * 1024 + 256 * j + threadIdx.x;
+        if (i < n) put(row + i, none ? 0.0f : scale * (expf(get(row[i]) - whole) - (i == target)));
+    }
+}
+
+// The sum of squares in two kernels, so that its order is one: grid ≤ 1024 blocks of 256, then 1 of 256.
+template <class T>
+DEV void squares(const T* x, double* partial, size_t n) {
+    double sum = 0;
+    for (size_t i = 8 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x); i < n; i += 8 * (size_t)gridDim.x * blockDim.x) {
+        float part = 0;
+        for (int j = 0; j < 8 && i + j < n; j++) part += get(x[i + j]) * get(x[i + j]);
+        sum += part;
+    }
+    sum = block_sum64(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+extern "C" __global__ void total(const double* partial, float* to, int parts) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
+    sum = block_sum64(sum);
+    if (threadIdx.x == 0) *to = (float)sum;
+}
+
+// Philox-4x32-10, block `index` of a stream (Salmon et al. 2011); the words of crate::rng::Philox.
+DEV uint4 philox(uint2 key, uint64_t index, uint64_t stream) {
+    uint32_t c0 = index, c1 = index >> 32, c2 = stream, c3 = stream >> 32;
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        if (round) key.x += 0x9E3779B9u, key.y += 0xBB67AE85u;
+        uint32_t ah = __umulhi(0xD2511F53u, c0), al = 0xD2511F53u * c0;
+        uint32_t bh = __umulhi(0xCD9E8D57u, c2), bl = 0xCD9E8D57u * c2;
+        c0 = bh ^ c1 ^ key.x, c1 = bl, c2 = ah ^ c3 ^ key.y, c3 = al;
+    }
+    return make_uint4(c0, c1, c2, c3);
+}
+
+// How a parameter that is not f32 takes its new value.
+enum Mode { NEAREST, STOCHASTIC, KAHAN, MASTER };
+
+struct Round {
+    int mode;
+    uint2 key;
+    uint64_t stream;
+    // Kahan's compensation, of the parameter's type, or the f32 master copy.
+    void* extra;
+};
+
+// The value to compute with of eight parameters.
+template <class P>
+DEV void value(const Run& run, const P* p, const Round& r, float (&v)[8]) {
+    if (r.mode == MASTER) return run.get((const float*)r.extra, v);
+    run.get(p, v);
+}
+
+// Stores p − delta, element by element.
+template <class P>
+DEV void store(const Run& run, P* p, const Round& r, float (&v)[8], const float (&delta)[8]) {
+    if (r.mode == KAHAN && sizeof(P) == 2) {
+        float lost[8];
+        run.get((const P*)r.extra, lost);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float change = lost[j] - delta[j], want = v[j] + change, kept = __bfloat162float(__float2bfloat16_rn(want));
+            lost[j] = change - (kept - v[j]);
+            v[j] = kept;
+        }
+        run.put((P*)r.extra, lost);
+    } else if (r.mode == STOCHASTIC && sizeof(P) == 2) {
+        uint4 a = philox(r.key, run.i / 4, r.stream), b = philox(r.key, run.i / 4 + 1, r.stream);
+        uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            uint32_t bits = __float_as_uint(v[j] - delta[j]);
+            v[j] = __uint_as_float((bits + (words[j] & 0xffff)) & 0xffff0000u);
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] -= delta[j];
+        if (r.mode == MASTER) run.put((float*)r.extra, v);
+    }
+    run.put(p, v);
+}
+
+struct Adam {
+    float rate, beta1, beta2, epsilon, decay, correct1, correct2, scale, clamp;
+};
+
+// One AdamW step, one pass. Grid n / 2048, block 256.
+template <class P, class G, class S>
+DEV void adamw(P* p, const G* g, S* m, S* v, size_t n, int whole, Adam a, Round r) {
+    Run run(n, whole);
+    float x[8], first[8], second[8], now[8];
+    run.get(g, x);
+    run.get(m, first);
+    run.get(v, second);
+    value(run, p, r, now);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float y = fminf(fmaxf(x[j] * a.scale, -a.clamp), a.clamp);
+        first[j] = a.beta1 * first[j] + (1.0f - a.beta1) * y;
+        second[j] = a.beta2 * second[j] + (1.0f - a.beta2) * y * y;
+        x[j] = a.rate * (first[j] / a.correct1 / (sqrtf(second[j] / a.correct2) + a.epsilon) + a.decay * now[j]);
+    }
+    run.put(m, first);
+    run.put(v, second);
+    store(run, p, r, now, x);
+}
+
+struct Descent {
+    float rate, momentum, decay, scale, clamp;
+    int nesterov;
+};
+
+// One step of SGD, with momentum where u is given. Grid n / 2048, block 256.
+template <class P, class G, class S>
+DEV void sgd(P* p, const G* g, S* u, size_t n, int whole, Descent d, Round r) {
+    Run run(n, whole);
+    float x[8], past[8], now[8];
+    run.get(g, x);
+    if (u) run.get(u, past);
+    value(run, p, r, now);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float y = fminf(fmaxf(x[j] * d.scale, -d.clamp), d.clamp) + d.decay * now[j];
+        if (u) {
+            past[j] = d.momentum * past[j] + y;
+            y = d.nesterov ? y + d.momentum * past[j] : past[j];
+        }
+        x[j] = d.rate * y;
+    }
+    if (u) run.put(u, past);
+    store(run, p, r, now, x);
+}
+
+// out (rows, width) = rows first … and columns left … left + width of a weight matrix (.., cols), decoded. Eight elements a
+// thread; grid rows · (width / 8) / 256, block 256.
+template <class Q, class T>
+DEV void panel(const uint8_t* w, T* out, int cols, int first, int left, int width, int rows) {
+    uint32_t pieces = (width + 7) / 8, at = blockIdx.x * blockDim.x + threadIdx.x, r = at / pieces, i = 8 * (at % pieces);
+    if (r >= rows) return;
+    const uint8_t* row = w + (size_t)(first + r) * (cols / Q::N) * Q::BYTES;
+    out += (size_t)r * width + i;
+    if (width % 8 == 0) {
+        float v[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = element<Q>(row, left + i + j);
+        put8(out, v);
+    } else {
+        for (int j = 0; j < 8 && i + j < width; j++) put(out + j, element<Q>(row, left + i + j));
+    }
+}
+
+// out (n, cols) = rows ids of a table, decoded. Grid (cols / 1024, n), block 128.
+template <class Q, class T>
+DEV void embed(const uint8_t* w, const uint32_t* ids, T* out, int cols) {
+    int i = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= cols) return;
+    const uint8_t* row = w + (size_t)ids[blockIdx.y] * (cols / Q::N) * Q::BYTES;
+    float v[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) v[j] = element<Q>(row, i + j);
+    put8(out + (size_t)blockIdx.y * cols + i, v);
+}
+
+#define K extern "C" __global__ void
+
+#define PANEL(ty, Q, t, T)                                                                                             \
+    K panel_##ty##_##t(const uint8_t* w, T* out, int cols, int first, int left, int width, int rows) {                 \
+        panel<Q, T>(w, out, cols, first, left, width, rows);                                                               \
+    }                                                                                                                  \
+    K embed_##ty##_##t(const uint8_t* w, const uint32_t* ids, T* out, int cols) { embed<Q, T>(w, ids, out, cols); }
+#define TYPE(ty, Q) PANEL(ty, Q, f32, float) PANEL(ty, Q, bf16, bf16)
+
+TYPE(f32, F32)
+TYPE(f16, F16)
+TYPE(bf16, BF16)
+TYPE(q4_0, Q4_0)
+TYPE(q4_1, Q4_1)
+TYPE(q5_0, Q5_0)
+TYPE(q5_1, Q5_1)
+TYPE(q8_0, Q8_0)
+TYPE(q2_k, Q2_K)
+TYPE(q3_k, Q3_K)
+TYPE(q4_k, Q4_K)
+TYPE(q5_k, Q5_K)
+TYPE(q6_k, Q6_K)
+TYPE(iq4_nl, IQ4_NL)
+TYPE(iq4_xs, IQ4_XS)
+TYPE(mxfp4, MXFP4)
+
+#define SEEN const uint32_t *segments, int length
+#define HERE Seen{segments, length}
+
+// By the type of activations.
+#define ONE(t, T)                                                                                                      \
+    K columns_##t(const T* x, const float* rstd, const T* dy, float* partial, int rows, int cols) {                    \
+        columns(x, rstd, dy, partial, rows, cols);                                                                     \
+    }                                                                                                                  \
+    K fold_##t(const float* partial, T* to, int parts, int cols, int more) { fold(partial, to, parts, cols, more); }   \
+    K turn_##t(T* x, const float* cosines, const float* sines, const uint32_t* positions, int heads, int dim,          \
+               int half, int interleaved, float sign) {                                                                \
+        turn(x, cosines, sines, positions, heads, dim, half, interleaved, sign);                                       \
+    }                                                                                                                  \
+    K pick_##t(const T* x, const uint32_t* ids, T* y, int cols, int back) { pick(x, ids, y, cols, back); }             \
+    K fill_##t(T* y, float value, size_t n, int whole) { fill(y, value, n, whole); }                                   \
+    K gate_##t(const T* g, const T* u, T* p, size_t n, int whole) { gate(g, u, p, n, whole); }                         \
+    K gate_back_##t(const T* dp, T* g, T* u, size_t n, int whole) { gate_back(dp, g, u, n, whole); }                   \
+    K lse_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
+        lse(a, targets, sums, picked, n, first);                                                                       \
+    }                                                                                                                  \
+    K softmax_back_##t(T* a, const uint32_t* targets, const float* sums, int n, uint32_t first, float scale) {         \
+        softmax_back(a, targets, sums, n, first, scale);                                                               \
+    }                                                                                                                  \
+    K squares_##t(const T* x, double* partial, size_t n) { squares(x, partial, n); }                                   \
+    K attend_plain_##t(const T* q, const T* k, const T* v, T* out, float* sums, SEEN, int n, int heads, int kv_heads,  \
+                       float scale, int dim) {                                                                         \
+        attend_plain(q, k, v, out, sums, HERE, n, heads, kv_heads, dim, scale);                                        \
+    }                                                                                                                  \
+    K attend_delta_##t(const T* out, const T* dout, float* delta, int items, int dim) {                                \
+        attend_delta(out, dout, delta, items, dim);                                                                    \
+    }                                                                                                                  \
+    K attend_plain_dq_##t(const T* q, const T* k, const T* v, const T* dout, const float* sums, const float* delta,    \
+                          T* dq, SEEN, int n, int heads, int kv_heads, float scale, int dim) {                         \
+        attend_plain_dq(q, k, v, dout, sums, delta, dq, HERE, n, heads, kv_heads, dim, scale);                         \
+    }                                                                                                                  \
+    K attend_plain_dkv_##t(const T* q, const T* k, const T* v, const T* dout, const float* sums, const float* delta,   \
+                           T* dk, T* dv, SEEN, int n, int heads, int kv_heads, float scale, int dim) {                 \
+        attend_plain_dkv(q, k, v, dout, sums, delta, dk, dv, HERE, n, heads, kv_heads, dim, scale);                    \
+    }
+ONE(f32, float)
+ONE(bf16, bf16)
+
+// By the types of activations and of small weights or gradients, or of destination and source.
+#define TWO(t, T, w, W)                                                                                                \
+    K norm_##t##_##w(const T* x, const W* weight, T* y, int cols, float eps) { norm(x, weight, y, cols, eps); }        \
+    K norm_back_##t##_##w(const T* x, const W* weight, const T* dy, T* dx, float* rstd, int cols, float eps) {         \
+        norm_back(x, weight, dy, dx, rstd, cols, eps);                                                                 \
+    }                                                                                                                  \
+    K bias_##t##_##w(T* x, const W* b, int cols) { bias(x, b, cols); }                                                 \
+    K embed_back_##t##_##w(const T* dy, const uint32_t* ids, W* table, int m, int cols) {                              \
+        embed_back(dy, ids, table, m, cols);                                                                           \
+    }                                                                                                                  \
+    K blend_##t##_##w(T* y, const W* x, float a, float b, size_t n, int whole) { blend(y, x, a, b, n, whole); }
+TWO(f32, float, f32, float)
+TWO(f32, float, bf16, bf16)
+TWO(bf16, bf16, f32, float)
+TWO(bf16, bf16, bf16, bf16)
+
+// By the types of parameters, gradients and moments.
+#define THREE(p, P, g, G, s, S)                                                                                        \
+    K adamw_##p##_##g##_##s(P* w, const G* grad, S* m, S* v, size_t n, int whole, Adam a, Round r) {                   \
+        adamw(w, grad, m, v, n, whole, a, r);                                                                          \
+    }                                                                                                                  \
+    K sgd_##p##_##g##_##s(P* w, const G* grad, S* u, size_t n, int whole, Descent d, Round r) {                        \
+        sgd(w, grad, u, n, whole, d, r);                                                                               \
+    }
+#define STATES(p, P, g, G) THREE(p, P, g, G, f32, float) THREE(p, P, g, G, bf16, bf16)
+STATES(f32, float, f32, float)
+STATES(f32, float, bf16, bf16)
+STATES(bf16, bf16, f32, float)
+STATES(bf16, bf16, bf16, bf16)
+
+// By the size of heads, on tensor cores.
+#define HEADS(d)                                                                                                       \
+    K attend_##d(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* sums, SEEN, int n, int heads,          \
+                 int kv_heads, float scale) {                                                                          \
+        attend<d>(q, k, v, out, sums, HERE, n, heads, kv_heads, scale);                                                \
+    }                                                                                                                  \
+    K attend_dq_##d(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* sums,                  \
+                    const float* delta, bf16* dq, SEEN, int n, int heads, int kv_heads, float scale) {                 \
+        attend_dq<d>(q, k, v, dout, sums, delta, dq, HERE, n, heads, kv_heads, scale);                                 \
+    }                                                                                                                  \
+    K attend_dkv_##d(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* sums,                 \
+                     const float* delta, bf16* dk, bf16* dv, SEEN, int n, int heads, int kv_heads, float scale) {      \
+        attend_dkv<d>(q, k, v, dout, sums, delta, dk, dv, HERE, n, heads, kv_heads, scale);                            \
+    }
+HEADS(32)
+HEADS(64)
+HEADS(96)
+HEADS(128)

@@ -1,0 +1,295 @@
+//! An NVIDIA GPU that trains: its memory, its scratch, and products of matrices whose weights stay as they are stored.
+
+use std::sync::Arc;
+
+use super::{PARTS, Precision, scratch};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::ops::Team;
+use crate::ops::cuda::{Arg, Blas, Device, DeviceBuffer, Operand, TrainKernels, View};
+use crate::train::device::{Buf, Dst, Sizes, Src, Weight, buffer_bytes};
+
+/// A GPU with one job's ledger. Ops are queued on one stream; scratch is used by one op at a time.
+pub struct Gpu {
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) team: Arc<Team>,
+    pub(super) kernels: TrainKernels,
+    blas: Blas,
+    pub(super) precision: Precision,
+    panel: DeviceBuffer,
+    stage: DeviceBuffer,
+    pub(super) scratch: DeviceBuffer,
+    pub(super) load: usize,
+}
+
+impl Gpu {
+    /// Opens `device` for training, taking its scratch.
+    ///
+    /// # Errors
+    /// Over budget; the driver's and cuBLAS's.
+    pub fn new(
+        device: &Arc<Device>,
+        ledger: &Arc<Ledger>,
+        team: &Arc<Team>,
+        sizes: &Sizes,
+        precision: Precision,
+    ) -> Result<Self> {
+        let [blas, panel, stage, scratch] = scratch(sizes, precision).map(|(tag, n)| device.buffer(ledger, tag, n));
+        let kernels = TrainKernels::new(device)?;
+        Ok(Self {
+            ledger: Arc::clone(ledger),
+            team: Arc::clone(team),
+            kernels,
+            blas: Blas::new(device, blas?)?,
+            precision,
+            panel: panel?,
+            stage: stage?,
+            scratch: scratch?,
+            load: sizes.load,
+        })
+    }
+
+    /// What loading kernels and opening cuBLAS took outside the pool.
+    pub(super) fn outside(&self) -> [(&'static str, u64); 2] {
+        [("cuda training kernels", self.kernels.outside()), ("cublas", self.blas.outside())]
+    }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        self.kernels.device()
+    }
+
+    /// Queues a kernel, unless the job is cancelled.
+    pub(super) fn launch(
+        &self,
+        kind: &'static str,
+        types: &[BlockType],
+        grid: (usize, usize),
+        block: u32,
+        args: &[Arg<'_>],
+    ) -> Result<()> {
+        if self.team.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.kernels.launch(kind, types, grid, block, args)
+    }
+
+    /// As [`Self::launch`], for elementwise kernels over `n` elements of `views`.
+    pub(super) fn each(
+        &self,
+        kind: &'static str,
+        types: &[BlockType],
+        n: usize,
+        views: &[View<'_>],
+        rest: &[Arg<'_>],
+        after: &[Arg<'_>],
+    ) -> Result<()> {
+        let whole = views.iter().all(|v| v.aligned());
+        let mut args: Vec<Arg<'_>> = views.iter().map(|v| Arg::View(*v)).collect();
+        args.extend_from_slice(rest);
+        args.extend([Arg::Wide(n as u64), whole.into()]);
+        args.extend_from_slice(after);
+        self.launch(kind, types, (n.div_ceil(2048), 1), 256, &args)
+    }
+
+    /// The stored form of rows `first..first + n`, columns `left..left + width` of `w`, as a side of a product: itself where
+    /// its type is that of products, or decoded into the panel.
+    fn side<'a>(
+        &'a self,
+        w: Weight<'a>,
+        (first, n): (usize, usize),
+        (left, width): (usize, usize),
+    ) -> Result<Operand<'a>> {
+        let ty = self.precision.activations();
+        if w.buf.ty() == ty {
+            let at = w.at + first * w.cols + left;
+            let view = view(w.buf.at(at), (n - 1) * w.cols + width)?;
+            return Ok(Operand { view, ty, ld: w.cols, turned: false });
+        }
+        let whole = view(w.buf.at(w.at), w.rows * w.cols)?;
+        let out = self.panel.part(0, n * width * ty.block_bytes())?;
+        let args = [whole.into(), out.into(), w.cols.into(), first.into(), left.into(), width.into(), n.into()];
+        self.launch("panel", &[w.buf.ty(), ty], ((n * width.div_ceil(8)).div_ceil(256), 1), 256, &args)?;
+        Ok(Operand { view: out, ty, ld: width, turned: false })
+    }
+
+    /// Elements of the panel.
+    fn panel_elements(&self) -> usize {
+        self.panel.len() / self.precision.activations().block_bytes()
+    }
+
+    /// Rows of `x (m, cols)` that go through at a time: all, or where they need converting, what share `1 / parts` of the
+    /// stage holds.
+    fn rows_at_once(&self, ty: BlockType, m: usize, cols: usize, parts: usize) -> usize {
+        let to = self.precision.activations();
+        if ty == to { m } else { (self.stage.len() / parts / (to.block_bytes() * cols).max(1)).clamp(1, m.max(1)) }
+    }
+
+    /// Rows `first..first + n` of activations as a side of a product, converted into share `part` of the stage where needed.
+    fn rows<'a>(
+        &'a self,
+        x: Src<'a>,
+        cols: usize,
+        (first, n): (usize, usize),
+        (part, parts): (usize, usize),
+    ) -> Result<Operand<'a>> {
+        let (from, ty) = (x.buf.ty(), self.precision.activations());
+        let source = view(x.buf.at(x.at + first * cols), n * cols)?;
+        if from == ty {
+            return Ok(Operand { view: source, ty, ld: cols, turned: false });
+        }
+        let share = self.stage.len() / parts / 256 * 256;
+        let out = self.stage.part(part * share, n * cols * ty.block_bytes())?;
+        let factors = [Arg::Float(0.0), Arg::Float(1.0)];
+        self.each("blend", &[ty, from], n * cols, &[out, source], &factors, &[])?;
+        Ok(Operand { view: out, ty, ld: cols, turned: false })
+    }
+
+    /// [`crate::train::device::Device::linear`], without a bias.
+    pub(super) fn forward(&self, x: Src<'_>, m: usize, w: Weight<'_>, y: Dst<'_>, add: bool) -> Result<()> {
+        let (ty, out) = (y.buf.ty(), view_mut(&y, m * w.rows)?);
+        let step = self.rows_at_once(x.buf.ty(), m, w.cols, 1);
+        let high = self.weight_rows(w);
+        for first in (0..m).step_by(step) {
+            let n = step.min(m - first);
+            let a = self.rows(x, w.cols, (first, n), (0, 1))?;
+            for row in (0..w.rows).step_by(high) {
+                let rows = high.min(w.rows - row);
+                let b = Operand { turned: true, ..self.side(w, (row, rows), (0, w.cols))? };
+                let at = (first * w.rows + row) * ty.block_bytes();
+                let c = Operand { view: out.part(at, out.len() - at)?, ty, ld: w.rows, turned: false };
+                self.blas.product((n, rows, w.cols), a, b, c, add)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a weight that the panel holds at a time; all where none is needed.
+    fn weight_rows(&self, w: Weight<'_>) -> usize {
+        let all = w.rows.max(1);
+        if w.buf.ty() == self.precision.activations() {
+            return all;
+        }
+        even(all, (self.panel_elements() / w.cols.max(1)).clamp(1, all), 128)
+    }
+
+    /// [`crate::train::device::Device::linear_dx`]: a panel takes all rows of some columns where it can, so that sums stay
+    /// inside one product.
+    pub(super) fn backward(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
+        let (ty, out) = (dx.buf.ty(), view_mut(&dx, m * w.cols)?);
+        let step = self.rows_at_once(dy.buf.ty(), m, w.rows, 1);
+        let (mut wide, mut high) = (w.cols.max(1), w.rows.max(1));
+        if w.buf.ty() != self.precision.activations() && wide * high > self.panel_elements() {
+            let unit = w.buf.ty().elems().max(8);
+            wide = even(wide, (self.panel_elements() / high / unit * unit).max(256.max(unit).min(wide)), unit);
+            high = (self.panel_elements() / wide).clamp(1, high);
+        }
+        for first in (0..m).step_by(step) {
+            let n = step.min(m - first);
+            let a = self.rows(dy, w.rows, (first, n), (0, 1))?;
+            for left in (0..w.cols).step_by(wide) {
+                let width = wide.min(w.cols - left);
+                let at = (first * w.cols + left) * ty.block_bytes();
+                let c = Operand { view: out.part(at, out.len() - at)?, ty, ld: w.cols, turned: false };
+                for row in (0..w.rows).step_by(high) {
+                    let rows = high.min(w.rows - row);
+                    let b = self.side(w, (row, rows), (left, width))?;
+                    let skip = row * a.ty.block_bytes();
+                    let a = Operand { view: a.view.part(skip, a.view.len() - skip)?, ..a };
+                    self.blas.product((n, width, rows), a, b, c, add || row > 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`crate::train::device::Device::linear_dw`].
+    pub(super) fn outer(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        m: usize,
+        (rows, cols): (usize, usize),
+        dw: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        let (ty, out) = (dw.buf.ty(), view_mut(&dw, rows * cols)?);
+        let c = Operand { view: out, ty, ld: cols, turned: false };
+        let to = self.precision.activations();
+        let parts = if dy.buf.ty() != to && x.buf.ty() != to { 2 } else { 1 };
+        let step = self.rows_at_once(dy.buf.ty(), m, rows, parts).min(self.rows_at_once(x.buf.ty(), m, cols, parts));
+        for first in (0..m).step_by(step) {
+            let n = step.min(m - first);
+            let a = Operand { turned: true, ..self.rows(dy, rows, (first, n), (0, parts))? };
+            let b = self.rows(x, cols, (first, n), (parts - 1, parts))?;
+            self.blas.product((rows, cols, n), a, b, c, add || first > 0)?;
+        }
+        Ok(())
+    }
+
+    /// `to (cols) (+)= Σ` over `m` rows of `dy`, times `x` and `rstd` where given.
+    pub(super) fn columns(
+        &self,
+        x: Option<(View<'_>, View<'_>)>,
+        dy: Src<'_>,
+        (m, cols): (usize, usize),
+        to: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        let (ty, g) = (dy.buf.ty(), to.buf.ty());
+        let parts = PARTS.min(m.max(1));
+        // The rstd of a norm lies at the scratch's start.
+        let partial = self.scratch.part((4 * m).next_multiple_of(16), 4 * parts * cols)?;
+        let (x, rstd) = x.map_or((Arg::Null, Arg::Null), |(x, r)| (x.into(), r.into()));
+        let args = [x, rstd, view(dy, m * cols)?.into(), partial.into(), m.into(), cols.into()];
+        self.launch("columns", &[ty], (cols.div_ceil(256), parts), 256, &args)?;
+        let args = [partial.into(), view_mut(&to, cols)?.into(), parts.into(), cols.into(), add.into()];
+        self.launch("fold", &[g], (cols.div_ceil(256), 1), 256, &args)
+    }
+}
+
+/// The size of pieces of `all`, at most `most`, that come out alike and in multiples of `unit` where they can.
+fn even(all: usize, most: usize, unit: usize) -> usize {
+    let pieces = all.div_ceil(most.max(1)).max(1);
+    all.div_ceil(pieces).next_multiple_of(unit).min(most).max(1)
+}
+
+/// Elements of a buffer as bytes.
+fn span(ty: BlockType, at: usize, len: usize) -> Result<(usize, usize)> {
+    let start = ty.row_bytes(at).ok_or_else(|| Error::Internal(format!("element {at} of {ty} begins no block")))?;
+    Ok((start, buffer_bytes(ty, len)))
+}
+
+/// `len` elements to read.
+pub(super) fn view(x: Src<'_>, len: usize) -> Result<View<'_>> {
+    let (at, bytes) = span(x.buf.ty(), x.at, len)?;
+    x.buf.memory::<DeviceBuffer>()?.part(at, bytes)
+}
+
+/// `len` elements to write.
+pub(super) fn view_mut<'a>(x: &'a Dst<'_>, len: usize) -> Result<View<'a>> {
+    view(Src { buf: x.buf, at: x.at }, len)
+}
+
+/// `len` elements of one of the `allowed` types.
+pub(super) fn typed<'a>(x: Src<'a>, len: usize, ty: BlockType) -> Result<View<'a>> {
+    if x.buf.ty() == ty {
+        return view(x, len);
+    }
+    Err(Error::Internal(format!("a buffer of {} where one of {ty} is wanted", x.buf.ty())))
+}
+
+/// As [`typed`], to write.
+pub(super) fn typed_mut<'a>(x: &'a Dst<'_>, len: usize, ty: BlockType) -> Result<View<'a>> {
+    typed(Src { buf: x.buf, at: x.at }, len, ty)
+}
+
+/// Ids, kept as i32.
+pub(super) fn ids(x: Src<'_>, len: usize) -> Result<View<'_>> {
+    typed(x, len, BlockType::I32)
+}
+
+/// A whole buffer to read and write.
+pub(super) fn whole(x: &Buf) -> Result<View<'_>> {
+    view(x.all(), x.len())
+}

@@ -1,0 +1,451 @@
+//! The operations of training on a GPU.
+
+use super::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
+use super::load_scratch;
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::ledger::Tag;
+use crate::model::Source;
+use crate::model::shape::TensorShape;
+use crate::ops::cpu::Pairs;
+use crate::ops::cuda::{Arg, View};
+use crate::train::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Src, Turn, Weight, buffer_bytes};
+use crate::weights::load;
+
+/// `Round` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Rounding {
+    mode: i32,
+    pad: i32,
+    key: [u32; 2],
+    stream: u64,
+    extra: u64,
+}
+
+fn rounding(p: &Buf, round: &Round<'_>) -> Result<Rounding> {
+    let none = Rounding { mode: 0, pad: 0, key: [0; 2], stream: 0, extra: 0 };
+    let extra = |buf: &Buf, ty: BlockType| typed(buf.all(), p.len(), ty).map(View::address);
+    Ok(match round {
+        _ if p.ty() == BlockType::F32 && !matches!(round, Round::Master(_)) => none,
+        Round::Nearest => none,
+        Round::Stochastic { seed, stream } => {
+            Rounding { mode: 1, key: [*seed as u32, (*seed >> 32) as u32], stream: *stream, ..none }
+        }
+        Round::Kahan(buf) => Rounding { mode: 2, extra: extra(buf, p.ty())?, ..none },
+        Round::Master(buf) => Rounding { mode: 3, extra: extra(buf, BlockType::F32)?, ..none },
+    })
+}
+
+/// Whether vector loads may take the extra buffer of `round`.
+fn even(round: Rounding) -> bool {
+    round.extra.is_multiple_of(16)
+}
+
+/// A launch of attention: what all its kernels share.
+fn attention_args<'a>(segments: View<'a>, of: Causal) -> Vec<Arg<'a>> {
+    let m = of.sequences * of.length;
+    vec![segments.into(), of.length.into(), m.into(), of.heads.into(), of.kv_heads.into(), of.scale.into()]
+}
+
+/// The tensor-core kernels of a size of head: forward, by queries, by keys.
+fn cores(ty: BlockType, dim: usize) -> Option<[&'static str; 3]> {
+    match (ty, dim) {
+        (BlockType::Bf16, 32) => Some(["attend_32", "attend_dq_32", "attend_dkv_32"]),
+        (BlockType::Bf16, 64) => Some(["attend_64", "attend_dq_64", "attend_dkv_64"]),
+        (BlockType::Bf16, 96) => Some(["attend_96", "attend_dq_96", "attend_dkv_96"]),
+        (BlockType::Bf16, 128) => Some(["attend_128", "attend_dq_128", "attend_dkv_128"]),
+        _ => None,
+    }
+}
+
+fn check_heads(of: Causal) -> Result<()> {
+    if of.kv_heads > 0 && of.heads.is_multiple_of(of.kv_heads) && of.dim <= 256 && of.dim > 0 && of.length > 0 {
+        return Ok(());
+    }
+    Err(Error::Internal(format!("attention of {of:?}")))
+}
+
+/// Rows of norms and tables are read eight elements at a time.
+fn eights(what: &str, cols: usize, views: &[View<'_>]) -> Result<()> {
+    if cols.is_multiple_of(8) && views.iter().all(|v| v.aligned()) {
+        return Ok(());
+    }
+    let reason = format!("{what} of {cols} columns: training on a GPU needs widths that are multiples of 8");
+    Err(Error::refused("machine.device = cuda", reason))
+}
+
+impl Device for Gpu {
+    fn activations(&self) -> BlockType {
+        self.precision.activations()
+    }
+
+    fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
+        let mut rows = self.device().counts()?;
+        rows.extend(self.outside());
+        Ok(rows)
+    }
+
+    fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf> {
+        Ok(Buf::new(ty, len, self.device().buffer(&self.ledger, tag, buffer_bytes(ty, len))?))
+    }
+
+    fn upload(&self, from: &[u8], to: Dst<'_>) -> Result<()> {
+        let (ty, at) = (to.buf.ty(), to.at);
+        let start = ty.row_bytes(at).ok_or_else(|| Error::Internal(format!("element {at} of {ty} begins no block")))?;
+        let all = whole(to.buf)?;
+        self.device().upload(from, all.part(start, from.len())?)
+    }
+
+    fn download(&self, from: Src<'_>, to: &mut [u8]) -> Result<()> {
+        let (ty, at) = (from.buf.ty(), from.at);
+        let start = ty.row_bytes(at).ok_or_else(|| Error::Internal(format!("element {at} of {ty} begins no block")))?;
+        self.device().download(whole(from.buf)?.part(start, to.len())?, to)
+    }
+
+    fn widen(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        let (types, factors) = ([y.buf.ty(), x.buf.ty()], [Arg::Float(0.0), Arg::Float(1.0)]);
+        self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &factors, &[])
+    }
+
+    fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()> {
+        let [(upload, piece), (convert, bytes)] = load_scratch(from, to, self.load);
+        let mut staging = self.ledger.buffer(upload, piece)?;
+        let mut scratch = if bytes > 0 { Some(self.ledger.buffer(convert, bytes)?) } else { None };
+        let (row, all) = (to.row_bytes(), whole(into)?);
+        let rows = (piece / row.max(1)).max(1);
+        for first in (0..to.rows).step_by(rows) {
+            let n = rows.min(to.rows - first);
+            let part = &mut staging.as_mut_slice::<u8>()[..n * row];
+            load::rows(source, from, to, first, part, scratch.as_mut(), &self.team)?;
+            self.device().upload(part, all.part(first * row, n * row)?)?;
+        }
+        self.ledger.moved("disk read", from.bytes());
+        self.ledger.moved("host to device", to.bytes());
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.device().wait()?;
+        if self.team.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        self.device().copy(view(x, len)?, typed_mut(&y, len, x.buf.ty())?)
+    }
+
+    fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()> {
+        self.each("fill", &[y.buf.ty()], len, &[view_mut(&y, len)?], &[value.into()], &[])
+    }
+
+    fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        let types = [y.buf.ty(), x.buf.ty()];
+        self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &[Arg::Float(1.0), a.into()], &[])
+    }
+
+    fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()> {
+        let (ty, y) = (y.buf.ty(), view_mut(&y, len)?);
+        self.each("blend", &[ty, ty], len, &[y, y], &[a.into(), Arg::Float(0.0)], &[])
+    }
+
+    fn square_sum(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
+        let parts = len.div_ceil(2048).clamp(1, 1024);
+        let partial = self.scratch.part(0, 8 * parts)?;
+        let args = [view(x, len)?.into(), partial.into(), Arg::Wide(len as u64)];
+        self.launch("squares", &[x.buf.ty()], (parts, 1), 256, &args)?;
+        let args = [partial.into(), typed_mut(&to, 1, BlockType::F32)?.into(), parts.into()];
+        self.launch("total", &[], (1, 1), 256, &args)
+    }
+
+    fn gather(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
+        let from = view(x, x.buf.len() - x.at)?;
+        let to = typed_mut(&y, n * cols, x.buf.ty())?;
+        let args = [from.into(), ids(rows, n)?.into(), to.into(), cols.into(), false.into()];
+        self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
+    }
+
+    fn scatter(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
+        let to = typed_mut(&y, y.buf.len() - y.at, x.buf.ty())?;
+        let args = [view(x, n * cols)?.into(), ids(rows, n)?.into(), to.into(), cols.into(), true.into()];
+        self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
+    }
+
+    fn embed(&self, table: Weight<'_>, rows: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
+        let (cols, ty) = (table.cols, y.buf.ty());
+        let out = view_mut(&y, m * cols)?;
+        eights("an embedding", cols, &[out])?;
+        let w = view(table.buf.at(table.at), table.rows * cols)?;
+        let ids = ids(rows, m)?;
+        for first in (0..m).step_by(32768) {
+            let n = (m - first).min(32768);
+            let out = out.part(first * cols * ty.block_bytes(), n * cols * ty.block_bytes())?;
+            let args = [w.into(), ids.part(4 * first, 4 * n)?.into(), out.into(), cols.into()];
+            self.launch("embed", &[table.buf.ty(), ty], (cols.div_ceil(1024), n), 128, &args)?;
+        }
+        Ok(())
+    }
+
+    fn embed_vjp(&self, dy: Src<'_>, rows: Src<'_>, m: usize, n: usize, cols: usize, d: Dst<'_>) -> Result<()> {
+        let (from, to) = (view(dy, m * cols)?, view_mut(&d, n * cols)?);
+        eights("an embedding's gradient", cols, &[from, to])?;
+        let args = [from.into(), ids(rows, m)?.into(), to.into(), m.into(), cols.into()];
+        self.launch("embed_back", &[dy.buf.ty(), d.buf.ty()], (m, 1), 128, &args)
+    }
+
+    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, bias: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()> {
+        let mut y = y;
+        self.forward(x, m, w, y.again(), add)?;
+        let Some(bias) = bias else { return Ok(()) };
+        let args = [view_mut(&y, m * w.rows)?.into(), view(bias, w.rows)?.into(), w.rows.into()];
+        self.launch("bias", &[y.buf.ty(), bias.buf.ty()], (w.rows.div_ceil(256), m), 256, &args)
+    }
+
+    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
+        self.backward(dy, m, w, dx, add)
+    }
+
+    fn linear_dw(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        m: usize,
+        rows: usize,
+        cols: usize,
+        dw: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        self.outer(dy, x, m, (rows, cols), dw, add)
+    }
+
+    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()> {
+        self.columns(None, dy, (m, rows), db, add)
+    }
+
+    fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()> {
+        let ty = x.buf.ty();
+        let (from, weight, to) = (view(x, m * cols)?, view(w, cols)?, typed_mut(&y, m * cols, ty)?);
+        eights("a norm", cols, &[from, weight, to])?;
+        let args = [from.into(), weight.into(), to.into(), cols.into(), eps.into()];
+        self.launch("norm", &[ty, w.buf.ty()], (m, 1), 128, &args)
+    }
+
+    fn rms_norm_vjp(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        w: Src<'_>,
+        m: usize,
+        cols: usize,
+        eps: f32,
+        dx: Dst<'_>,
+        dw: Option<(Dst<'_>, bool)>,
+    ) -> Result<()> {
+        let ty = x.buf.ty();
+        let (from, weight) = (view(x, m * cols)?, view(w, cols)?);
+        let (grad, to) = (typed(dy, m * cols, ty)?, typed_mut(&dx, m * cols, ty)?);
+        eights("a norm", cols, &[from, weight, grad, to])?;
+        let rstd = self.scratch.part(0, 4 * m)?;
+        let left = if dw.is_some() { rstd.into() } else { Arg::Null };
+        let args = [from.into(), weight.into(), grad.into(), to.into(), left, cols.into(), eps.into()];
+        self.launch("norm_back", &[ty, w.buf.ty()], (m, 1), 128, &args)?;
+        match dw {
+            Some((dw, add)) => self.columns(Some((from, rstd)), dy, (m, cols), dw, add),
+            None => Ok(()),
+        }
+    }
+
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: Turn<'_>) -> Result<()> {
+        let (cos, sin) = (turn.cos.all(), turn.sin.all());
+        if 2 * turn.half > dim {
+            return Err(Error::Internal(format!("a rotation of {} pairs in heads of {dim}", turn.half)));
+        }
+        let args = [
+            view_mut(&x, m * heads * dim)?.into(),
+            typed(cos, turn.cos.len(), BlockType::F32)?.into(),
+            typed(sin, turn.sin.len(), BlockType::F32)?.into(),
+            ids(turn.positions.all(), m)?.into(),
+            heads.into(),
+            dim.into(),
+            turn.half.into(),
+            (turn.pairs == Pairs::Interleaved).into(),
+            Arg::Float(if turn.inverse { -1.0 } else { 1.0 }),
+        ];
+        self.launch("turn", &[x.buf.ty()], (m, 1), 256, &args)
+    }
+
+    fn attention(
+        &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
+        segments: Src<'_>,
+        of: Causal,
+        o: Dst<'_>,
+        lse: Dst<'_>,
+    ) -> Result<()> {
+        check_heads(of)?;
+        let (m, ty) = (of.sequences * of.length, q.buf.ty());
+        let (wide, narrow) = (m * of.heads * of.dim, m * of.kv_heads * of.dim);
+        let mut args = vec![
+            view(q, wide)?.into(),
+            typed(k, narrow, ty)?.into(),
+            typed(v, narrow, ty)?.into(),
+            typed_mut(&o, wide, ty)?.into(),
+            typed_mut(&lse, m * of.heads, BlockType::F32)?.into(),
+        ];
+        args.extend(attention_args(ids(segments, m)?, of));
+        match cores(ty, of.dim) {
+            Some([forward, ..]) => self.launch(forward, &[], (m.div_ceil(64), of.heads), 128, &args),
+            None => {
+                args.push(of.dim.into());
+                self.launch("attend_plain", &[ty], ((m * of.heads).div_ceil(4), 1), 128, &args)
+            }
+        }
+    }
+
+    fn attention_vjp(
+        &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
+        o: Src<'_>,
+        lse: Src<'_>,
+        d_o: Src<'_>,
+        segments: Src<'_>,
+        of: Causal,
+        dq: Dst<'_>,
+        dk: Dst<'_>,
+        dv: Dst<'_>,
+    ) -> Result<()> {
+        check_heads(of)?;
+        let (m, ty) = (of.sequences * of.length, q.buf.ty());
+        let (wide, narrow, items) = (m * of.heads * of.dim, m * of.kv_heads * of.dim, m * of.heads);
+        let delta = self.scratch.part(0, 4 * items)?;
+        let grad = typed(d_o, wide, ty)?;
+        let args = [typed(o, wide, ty)?.into(), grad.into(), delta.into(), items.into(), of.dim.into()];
+        self.launch("attend_delta", &[ty], (items.div_ceil(4), 1), 128, &args)?;
+        let all: Vec<Arg<'_>> = vec![
+            view(q, wide)?.into(),
+            typed(k, narrow, ty)?.into(),
+            typed(v, narrow, ty)?.into(),
+            grad.into(),
+            typed(lse, items, BlockType::F32)?.into(),
+            delta.into(),
+        ];
+        let tail = attention_args(ids(segments, m)?, of);
+        let by_queries = [vec![typed_mut(&dq, wide, ty)?.into()], tail.clone()].concat();
+        let by_keys = [vec![typed_mut(&dk, narrow, ty)?.into(), typed_mut(&dv, narrow, ty)?.into()], tail].concat();
+        if let Some([_, queries, keys]) = cores(ty, of.dim) {
+            self.launch(queries, &[], (m.div_ceil(64), of.heads), 128, &[all.clone(), by_queries].concat())?;
+            return self.launch(keys, &[], (m.div_ceil(64), of.kv_heads), 128, &[all, by_keys].concat());
+        }
+        let dim = vec![Arg::from(of.dim)];
+        let args = [all.clone(), by_queries, dim.clone()].concat();
+        self.launch("attend_plain_dq", &[ty], (items.div_ceil(4), 1), 128, &args)?;
+        let args = [all, by_keys, dim].concat();
+        self.launch("attend_plain_dkv", &[ty], ((m * of.kv_heads).div_ceil(4), 1), 128, &args)
+    }
+
+    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
+        let ty = g.buf.ty();
+        self.each("gate", &[ty], len, &[view(g, len)?, typed(u, len, ty)?, typed_mut(&p, len, ty)?], &[], &[])
+    }
+
+    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
+        let ty = dp.buf.ty();
+        let views = [view(dp, len)?, typed_mut(&g, len, ty)?, typed_mut(&u, len, ty)?];
+        self.each("gate_back", &[ty], len, &views, &[], &[])
+    }
+
+    fn lse(
+        &self,
+        a: Src<'_>,
+        m: usize,
+        n: usize,
+        first: usize,
+        targets: Src<'_>,
+        lse: Dst<'_>,
+        picked: Dst<'_>,
+    ) -> Result<()> {
+        let args = [
+            view(a, m * n)?.into(),
+            ids(targets, m)?.into(),
+            typed_mut(&lse, m, BlockType::F32)?.into(),
+            typed_mut(&picked, m, BlockType::F32)?.into(),
+            n.into(),
+            first.into(),
+        ];
+        self.launch("lse", &[a.buf.ty()], (m, 1), 512, &args)
+    }
+
+    fn softmax_vjp(
+        &self,
+        a: Dst<'_>,
+        m: usize,
+        n: usize,
+        first: usize,
+        targets: Src<'_>,
+        lse: Src<'_>,
+        scale: f32,
+        _eps: f32,
+    ) -> Result<bool> {
+        let args = [
+            view_mut(&a, m * n)?.into(),
+            ids(targets, m)?.into(),
+            typed(lse, m, BlockType::F32)?.into(),
+            n.into(),
+            first.into(),
+            scale.into(),
+        ];
+        self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)?;
+        // The answer would cost a wait.
+        Ok(true)
+    }
+
+    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
+        let (n, state) = (p.len(), m.ty());
+        let round = rounding(p, &round)?;
+        let numbers =
+            [by.lr, by.beta1, by.beta2, by.eps, by.weight_decay, by.correction1, by.correction2, by.scale, by.clamp];
+        let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
+        self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
+    }
+
+    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()> {
+        let n = p.len();
+        let round = rounding(p, &round)?;
+        let numbers = [by.lr, by.momentum, by.weight_decay, by.scale, by.clamp, f32::from_bits(by.nesterov.into())];
+        let numbers = bytemuck::bytes_of(&numbers);
+        let (weights, grads) = (whole(p)?, view(g, n)?);
+        match u.as_deref() {
+            Some(u) => {
+                let views = [weights, grads, view(u.all(), n)?];
+                self.update("sgd", [p.ty(), g.buf.ty(), u.ty()], n, &views, &[], numbers, round)
+            }
+            None => {
+                let types = [p.ty(), g.buf.ty(), BlockType::F32];
+                self.update("sgd", types, n, &[weights, grads], &[Arg::Null], numbers, round)
+            }
+        }
+    }
+}
+
+impl Gpu {
+    fn update(
+        &self,
+        kind: &'static str,
+        types: [BlockType; 3],
+        n: usize,
+        views: &[View<'_>],
+        rest: &[Arg<'_>],
+        numbers: &[u8],
+        round: Rounding,
+    ) -> Result<()> {
+        let whole = views.iter().all(|v| v.aligned()) && even(round);
+        let mut args: Vec<Arg<'_>> = views.iter().map(|v| Arg::View(*v)).collect();
+        args.extend_from_slice(rest);
+        let round = bytemuck::bytes_of(&round);
+        args.extend([Arg::Wide(n as u64), whole.into(), Arg::Struct(numbers), Arg::Struct(round)]);
+        self.launch(kind, &types, (n.div_ceil(2048), 1), 256, &args)
+    }
+}
