@@ -200,6 +200,9 @@ pub struct CheckPlan {
     /// Also try this many random budgets against the wall
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub wall: usize,
+    /// Check training: what learns × optimizer × activations × loss × gradients held
+    #[arg(long)]
+    pub train: bool,
 }
 
 #[derive(Debug, ClapArgs)]
