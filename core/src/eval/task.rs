@@ -11,12 +11,15 @@ use crate::train::data::task;
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
     id: "task",
+    title: "Held-out task",
+    common: true,
     axis: Axis::Eval,
     paper: "compositional generalisation as in Lake and Baroni, SCAN, arXiv 1711.00350; a language of our own",
     sentence: "Asks a fine-tuning task's held-out questions: the share whose greedy answer is right to the last token.",
     knobs: &[
         Knob {
             id: "name",
+            label: "Task",
             paper_name: "",
             kind: KnobKind::Text,
             default: Default::Text(task::TOVA),
@@ -25,6 +28,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "split",
+            label: "Questions",
             paper_name: "",
             kind: KnobKind::Word { of: &["held_out", "train"] },
             default: Default::Text("held_out"),
@@ -33,6 +37,7 @@ pub static ENTRY: Entry = Entry {
         },
         Knob {
             id: "samples",
+            label: "Questions asked",
             paper_name: "",
             kind: KnobKind::Int { min: 1, max: 100_000 },
             default: Default::Int(60),
