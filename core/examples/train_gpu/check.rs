@@ -395,9 +395,10 @@ fn attention(both: &mut Both) -> Result<()> {
 
 fn head(both: &mut Both) -> Result<()> {
     let (m, vocab) = (50, 3001);
-    let targets: Vec<u32> =
-        (0..m).map(|i| if i % 7 == 3 { NONE } else { Philox::new(8).below(i, vocab as u64) as u32 }).collect();
-    let (m, targets) = (m as usize, both.ids(&targets)?);
+    let all: Vec<u32> = (0..m).map(|i| Philox::new(8).below(i, vocab as u64) as u32).collect();
+    let some: Vec<u32> = all.iter().enumerate().map(|(i, t)| if i % 7 == 3 { NONE } else { *t }).collect();
+    let all = both.ids(&all)?;
+    let (m, targets) = (m as usize, both.ids(&some)?);
     let logits: Vec<f32> = noise(m * vocab, 1).iter().map(|x| 20.0 * x).collect();
     let block = |first: usize, n: usize| -> Vec<f32> {
         (0..m).flat_map(|i| logits[i * vocab + first..][..n].iter().copied()).collect()
@@ -411,7 +412,7 @@ fn head(both: &mut Both) -> Result<()> {
             m,
             n,
             first,
-            of!(targets).all(),
+            of!(all).all(),
             of!(lse).all_mut(),
             of!(picked).all_mut()
         ));

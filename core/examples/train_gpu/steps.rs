@@ -88,7 +88,11 @@ fn small() -> Result<usize> {
             &[("train.params", "full"), ("train.grad_hold", "layer"), ("train.loss", "cut")],
         ),
         ("lora q4_0", "q4_0", &[("train.params", "lora"), ("train.activations", "keep")]),
-        ("lora q4_k, chunked", "q4_k", &[("train.params", "lora"), ("train.loss.chunk_tokens", "50")]),
+        (
+            "lora q4_k, chunked",
+            "q4_k",
+            &[("train.params", "lora"), ("train.loss", "chunked"), ("train.loss.chunk_tokens", "50")],
+        ),
         ("full bf16, master", "bf16", &[("train.params", "full"), ("train.dtype", "bf16"), ("train.round", "master")]),
         (
             "full bf16, sgd, stochastic",
@@ -193,37 +197,35 @@ pub fn all() -> Result<usize> {
     let keep: Sets<'_> = &[("train.activations", "keep")];
     let small_state: Sets<'_> =
         &[("train.optimizer", "adamw"), ("train.optimizer.state_dtype", "bf16"), ("train.grad_dtype", "bf16")];
-    for (path, n) in [("random:smollm2-135m@bf16", 20), ("random:llama-1b@bf16", 10)] {
+    let by_layer: Sets<'_> = &[("train.grad_hold", "layer")];
+    let alone: Sets<'_> = &[("train.batch", "1")];
+    let small: [(&str, Vec<Sets<'_>>); 8] = [
+        ("full, keep, bf16 gradients and moments", vec![full, keep, small_state]),
+        ("full, recompute, bf16 gradients and moments", vec![full, small_state]),
+        ("full, keep, f32 gradients by layer, bf16 moments", vec![full, keep, &small_state[..2], by_layer]),
+        ("lora, keep", vec![lora, keep]),
+        ("lora, recompute", vec![lora]),
+        ("full, keep, f32 gradients and moments", vec![full, keep]),
+        ("lora f32, keep", vec![&lora[..1], &lora[2..], keep]),
+        ("lora, keep, cut", vec![lora, keep, &[("train.loss", "cut")]]),
+    ];
+    let limited: [(&str, Vec<Sets<'_>>); 2] =
+        [("lora, recompute, 12 GiB", vec![lora, alone]), ("lora, keep, 12 GiB", vec![lora, alone, keep])];
+    let models = [
+        ("random:smollm2-135m@bf16", &small[..], u64::MAX, 20),
+        ("random:llama-8b@q4_0", &limited[..1], 12 << 30, 10),
+        ("random:llama-1b@bf16", &small[..6], u64::MAX, 10),
+        ("random:llama-8b@q4_0", &limited[1..], 12 << 30, 10),
+    ];
+    for (path, cases, budget, n) in models {
         let model = Model::open(path, Path::new("."))?;
-        let cases: [(&str, Vec<Sets<'_>>); 8] = [
-            ("full, keep, bf16 gradients and moments", vec![full, keep, small_state]),
-            ("full, recompute, bf16 gradients and moments", vec![full, small_state]),
-            ("full, keep, f32 gradients and moments", vec![full, keep]),
-            (
-                "full, keep, f32 gradients by layer, bf16 moments",
-                vec![full, keep, &small_state[..2], &[("train.grad_hold", "layer")]],
-            ),
-            ("lora, keep", vec![lora, keep]),
-            ("lora, recompute", vec![lora]),
-            ("lora f32, keep", vec![&lora[..1], &lora[2..], keep]),
-            ("lora, keep, cut", vec![lora, keep, &[("train.loss", "cut")]]),
-        ];
         for (name, sets) in cases {
-            let result = one(&format!("{path} {name}"), &model, &sets.concat(), u64::MAX, n);
+            let result = one(&format!("{path} {name}"), &model, &sets.concat(), budget, n);
             failed += result.unwrap_or_else(|e| {
                 println!("FAIL {path} {name}: {e}");
                 1
             });
         }
-    }
-    let model = Model::open("random:llama-8b@q4_0", Path::new("."))?;
-    let alone: Sets<'_> = &[("train.batch", "1")];
-    for (name, sets) in [("lora, recompute", vec![lora, alone]), ("lora, keep", vec![lora, alone, keep])] {
-        let result = one(&format!("8b q4_0 {name}, 12 GiB"), &model, &sets.concat(), 12 << 30, 10);
-        failed += result.unwrap_or_else(|e| {
-            println!("FAIL 8b q4_0 {name}: {e}");
-            1
-        });
     }
     Ok(failed)
 }

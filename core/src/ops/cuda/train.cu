@@ -224,7 +224,21 @@ template <class T>
 DEV void lse(const T* a, const uint32_t* targets, float* lse, float* picked, int n, uint32_t first) {
     const T* row = a + (size_t)blockIdx.x * n;
     float most = -INFINITY, total = 0;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    // Eight at a time where rows start at 16 bytes: one correction of the sum for eight logits.
+    int eights = ((size_t)row % 16 == 0) ? n / 8 * 8 : 0;
+    for (int i = 8 * threadIdx.x; i < eights; i += 8 * blockDim.x) {
+        float v[8], high = most;
+        get8(row + i, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++) high = fmaxf(high, v[j]);
+        if (high > most) {
+            total *= expf(most - high);
+            most = high;
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) total += expf(v[j] - most);
+    }
+    for (int i = eights + threadIdx.x; i < n; i += blockDim.x) {
         float v = get(row[i]);
         if (v > most) {
             total = total * expf(most - v) + 1.0f;
@@ -349,12 +363,13 @@ DEV void adamw(P* p, const G* g, S* m, S* v, size_t n, int whole, Adam a, Round 
     run.get(m, first);
     run.get(v, second);
     value(run, p, r, now);
+    float inverse1 = 1.0f / a.correct1, inverse2 = 1.0f / a.correct2;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         float y = fminf(fmaxf(x[j] * a.scale, -a.clamp), a.clamp);
         first[j] = a.beta1 * first[j] + (1.0f - a.beta1) * y;
         second[j] = a.beta2 * second[j] + (1.0f - a.beta2) * y * y;
-        x[j] = a.rate * (first[j] / a.correct1 / (sqrtf(second[j] / a.correct2) + a.epsilon) + a.decay * now[j]);
+        x[j] = a.rate * (first[j] * inverse1 / (sqrtf(second[j] * inverse2) + a.epsilon) + a.decay * now[j]);
     }
     run.put(m, first);
     run.put(v, second);
