@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 
 /// Memory-budget exploration of local language models: what fits, what it costs, what it keeps.
 ///
-/// Without a command, runs the bundled model and shows planned and measured bytes side by side.
+/// Without a command, opens the workbench; where there is no display, runs the bundled model.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Args {
@@ -16,7 +16,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look at a configuration, a model or a run folder (a run folder needs neither model nor GPU)
+    /// Open the workbench on a configuration, a model or a run folder (a run folder needs neither model nor GPU); without a
+    /// display, shows its plan or report as text
     Open(Open),
     /// Shape, tokenizer and tensors of a model, with type and bytes
     Inspect(Inspect),
@@ -199,6 +200,9 @@ pub struct CheckPlan {
     /// Also try this many random budgets against the wall
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub wall: usize,
+    /// Check training: what learns × optimizer × activations × loss × gradients held
+    #[arg(long)]
+    pub train: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -72,8 +72,37 @@ fn matrix() -> Vec<Sets> {
     )
 }
 
+/// The matrix of training: what learns × optimizer × activations × loss × how long gradients are held.
+fn training() -> Vec<Sets> {
+    let fixed = sets(&[
+        ("run.prompt", "x"),
+        ("train.data", "tokens:12"),
+        ("train.steps", "2"),
+        ("train.batch", "2"),
+        ("train.length", "64"),
+        ("train.validation", "0.2"),
+    ]);
+    let all = cross(vec![fixed], &[&[("train.params", "full")], &[("train.params", "lora")]]);
+    let all = cross(all, &[&[("train.optimizer", "adamw")], &[("train.optimizer", "sgd")]]);
+    let all = cross(all, &[&[("train.activations", "keep")], &[("train.activations", "recompute")]]);
+    let all = cross(all, &[&[("train.loss", "full")], &[("train.loss", "chunked")], &[("train.loss", "cut")]]);
+    cross(all, &[&[("train.grad_hold", "all")], &[("train.grad_hold", "layer")]])
+}
+
+/// Keys that every configuration of a matrix has alike.
+const FIXED: [&str; 8] = [
+    "run.prompt",
+    "run.max_tokens",
+    "run.ignore_eos",
+    "train.data",
+    "train.steps",
+    "train.batch",
+    "train.length",
+    "train.validation",
+];
+
 fn label(model: &str, sets: &Sets) -> String {
-    let short = sets.iter().filter(|(k, _)| !matches!(k.as_str(), "run.prompt" | "run.max_tokens" | "run.ignore_eos"));
+    let short = sets.iter().filter(|(k, _)| !FIXED.contains(&k.as_str()));
     let words: Vec<_> = short.map(|(k, v)| format!("{}={v}", k.rsplit('.').next().unwrap_or(k))).collect();
     format!("{} {}", model.rsplit('/').next().unwrap_or(model), words.join(" "))
 }
@@ -102,7 +131,7 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
     for path in &models {
         let model = Arc::new(Model::open(path, Path::new("."))?);
         let text = prompt(&model, 200);
-        let mut all = matrix();
+        let mut all = if args.train { training() } else { matrix() };
         all.iter_mut().for_each(|s| s[0].1 = format!("{text:?}"));
         // Warm-up: threads, code and file cache.
         execute(order(&model, &machine, &all[0])?, None, true, &mut |_| ())?;

@@ -21,6 +21,7 @@ use ullage_core::{Error, Result};
 use crate::args;
 use crate::run::{Progress, on_interrupt, prompt_of};
 use crate::source::{self, say, say_json};
+use crate::window;
 
 pub fn inspect(args: &args::Inspect) -> Result<u8> {
     let model = Model::open(&args.model, Path::new("."))?;
@@ -195,6 +196,19 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
 
 pub fn open(args: &args::Open) -> Result<u8> {
     let path = Path::new(&args.source.source);
+    let plain = args.source.sets.is_empty() && args.source.short().next().is_none();
+    let start = if plain && !args.source.source.ends_with(".toml") {
+        window::Start::Path(args.source.source.clone())
+    } else {
+        // What is wrong with it is said here and ends the program, as it does without a window.
+        window::Start::Config(Box::new(source::load(&args.source, &[])?.config))
+    };
+    let why = match window::run(Some(start)) {
+        Ok(code) => return Ok(code),
+        Err(why) => why,
+    };
+    let what = if path.is_dir() { "report" } else { "plan" };
+    eprintln!("no window: {why}; showing the {what}");
     if path.is_dir() {
         let report = folder::replay(path)?;
         let config = report.config.as_ref();
@@ -215,7 +229,6 @@ pub fn open(args: &args::Open) -> Result<u8> {
         }
         return Ok(0);
     }
-    eprintln!("no window in this version: showing the plan");
     plan(&args::Plan { source: args.source.clone(), json: false })
 }
 

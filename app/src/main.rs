@@ -1,50 +1,12 @@
-//! The program `ullage`: command line and wiring. Progress goes to stderr, results to stdout; exit 0 ok, 1 the run failed,
-//! 2 bad arguments or input, 3 over budget.
-
-mod args;
-mod bench;
-mod check_plan;
-mod inspect;
-mod merge;
-mod run;
-mod source;
-mod svg;
-mod sweep;
+//! The program `ullage`. Progress goes to stderr, results to stdout.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use ullage_core::Result;
 use ullage_core::ledger::alloc::CountingAlloc;
 
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
-    match dispatch(args) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
-        }
-    }
-}
-
-fn dispatch(args: args::Args) -> Result<u8> {
-    use args::Command;
-    match args.command {
-        None => run::demo(),
-        Some(Command::Open(a)) => inspect::open(&a),
-        Some(Command::Inspect(a)) => inspect::inspect(&a),
-        Some(Command::Plan(a)) => inspect::plan(&a),
-        Some(Command::Run(a)) => run::run(&a),
-        Some(Command::Sweep(a)) => sweep::sweep(&a),
-        Some(Command::Techniques(a)) => inspect::techniques(&a),
-        Some(Command::Merge(a)) => merge::merge(&a),
-        Some(Command::Adapter(a)) => merge::adapter(&a),
-        Some(Command::Bench(a)) => bench::bench(&a),
-        Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
-        Some(Command::Probe(a)) => inspect::probe(&a),
-    }
+    ullage::main()
 }

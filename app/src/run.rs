@@ -187,8 +187,8 @@ fn show(order: Order, out: Option<&PathBuf>, json: bool) -> Result<u8> {
 const DEMO: &str = include_str!("../../assets/demo.toml");
 
 /// The bundled model, headless: text, the planned and measured table, and speed.
-pub fn demo() -> Result<u8> {
-    eprintln!("no window in this version: running the bundled model (see `ullage --help`)");
+pub fn demo(why: &str) -> Result<u8> {
+    eprintln!("no window: {why}; running the bundled model (see `ullage --help`)");
     let loaded = Loaded { config: from_toml(DEMO, &[])?, base: PathBuf::from(".") };
     show(source::order(&loaded)?, None, false)
 }

@@ -62,7 +62,7 @@ fn toml_text(text: &str) -> String {
 }
 
 /// Makes the paths of `config` absolute, so that what a run folder saves means the same files from there.
-fn anchor(config: &mut Config, base: &Path) {
+pub fn anchor(config: &mut Config, base: &Path) {
     let whole = |path: &str| std::path::absolute(base.join(path)).map_or(path.to_owned(), |p| p.display().to_string());
     if let Some(adapter) = config.model.adapter.as_mut().filter(|a| !a.is_empty()) {
         *adapter = whole(adapter);

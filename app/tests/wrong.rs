@@ -34,7 +34,10 @@ fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
             "kv.budget: write exactly one of bytes, rows and ratio, such as { ratio = 0.2 }",
         ),
         (&["kv.budget.rows=0"], "kv.budget.rows: `0` is not allowed; at least 1"),
-        (&["eval.foo.x=1"], "eval.foo: `foo` is not a variant of eval; allowed: perplexity, fidelity, needle, recall"),
+        (
+            &["eval.foo.x=1"],
+            "eval.foo: `foo` is not a variant of eval; allowed: perplexity, fidelity, needle, recall, task",
+        ),
         (&["eval.perplexity.windows=0"], "eval.perplexity.windows: `0` is not allowed; a whole number from 1 to 4096"),
         (
             &["kv.select=window", "kv.select.sinks=3"],
@@ -43,12 +46,12 @@ fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         (&["schema=7"], "schema: `7` is not known; this version reads 1"),
         (
             &["speed=3"],
-            "speed: `speed` is not a key here; allowed: schema, model, machine, budget, weights, kv, place, eval, observe, run",
+            "speed: `speed` is not a key here; allowed: schema, model, machine, budget, weights, kv, place, train, eval, observe, run",
         ),
         (&["run=3"], "run: `3` is not allowed; a section with keys of its own"),
         (&["nothing"], "nothing: write an override as KEY=VALUE"),
         (&["=3"], "--set: a part of the key `` is empty; write it as section.key"),
-        (&["train.steps=3"], "train: fine-tuning is not in this version; remove the section"),
+        (&["train.steps=-3"], "train.steps: `-3` is not allowed; a whole number, 0 or more"),
     ] {
         let mut args = vec!["plan", BUNDLED];
         sets.iter().for_each(|s| args.extend(["--set", s]));

@@ -19,6 +19,8 @@ pub enum Action {
         /// The drag or typing it belongs to; `None` for a step of its own.
         gesture: Option<u64>,
     },
+    /// Change to a [`Mode`](crate::view::Mode), by its id.
+    Mode(String),
     /// Take the last change of the configuration back.
     Undo,
     /// Do it again.

@@ -4,13 +4,25 @@
 //! [`Action`]s. A panel is a function of its part of the view, its own small state (kept between starts) and what is
 //! [`Linked`] across panels.
 
+mod about;
 mod action;
+mod cards;
+mod commands;
+mod keys;
+mod kit;
 mod linked;
+mod notices;
 pub mod picture;
+pub mod pictures;
+mod shared;
+mod status;
 pub mod svg;
 pub mod theme;
+mod top;
 pub mod view;
 pub mod words;
+mod workbench;
 
 pub use action::Action;
 pub use linked::Linked;
+pub use workbench::Workbench;

@@ -1,9 +1,15 @@
-//! What every picture has: a title that is the question it answers, and a menu to copy its data and to save it.
+//! What every picture has: a title that is the question it answers, and a menu to copy its data and to save it — beside the title,
+//! and under the secondary button anywhere in it.
 
-use egui::{Id, LayerId, Rect, Response, Sense, Ui, vec2};
+use std::ops::Range;
+
+use egui::{
+    Align, Button, Id, LayerId, Layout, Popup, PopupCloseBehavior, Rect, Response, Role, Sense, SetOpenCommand, Ui,
+    UiBuilder, WidgetInfo, pos2, vec2,
+};
 
 use crate::action::Action;
-use crate::theme::Palette;
+use crate::theme::{GRID, Palette};
 
 /// A picture's frame.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +21,8 @@ pub struct Picture<'a> {
 }
 
 impl Picture<'_> {
-    /// Draws the title, then `draw` in the space left; the menu's data is what `csv` gives when it is asked for. `draw` is given
-    /// the whole rectangle and returns what it says to a screen reader about itself.
+    /// Draws the title, then `draw` in the space left, of which it is given the whole rectangle; the menu's data is what `csv` gives
+    /// when it is asked for. What is saved as SVG is what the title and `draw` painted, and nothing of the menu.
     pub fn show(
         self,
         ui: &mut Ui,
@@ -25,40 +31,77 @@ impl Picture<'_> {
         draw: impl FnOnce(&mut Ui, Rect, &mut Vec<Action>),
     ) -> Response {
         let palette = Palette::of(ui.theme());
-        ui.label(egui::RichText::new(self.question).text_style(egui::TextStyle::Heading).color(palette.text));
-        let rect = ui.available_rect_before_wrap();
-        let rect = Rect::from_min_size(rect.min, vec2(rect.width().max(1.0), rect.height().max(1.0)));
-        // Below everything drawn in it, so that what is drawn keeps its own clicks.
-        let response = ui.interact(rect, Id::new(("picture", self.name)), Sense::click());
         let layer = ui.layer_id();
+        let whole = ui.available_rect_before_wrap();
+        let whole = Rect::from_min_size(whole.min, vec2(whole.width().max(1.0), whole.height().max(1.0)));
         let first = shapes(ui, layer);
-        ui.scope_builder(egui::UiBuilder::new().max_rect(rect), |ui| draw(ui, rect, actions));
-        let last = shapes(ui, layer);
-        let mut csv = Some(csv);
-        response.context_menu(|ui| {
-            if ui.button("Copy data").clicked() {
-                if let Some(csv) = csv.take() {
-                    actions.push(Action::Copy(csv()));
-                }
-                ui.close();
-            }
-            if ui.button("Save data (CSV)…").clicked() {
-                if let Some(csv) = csv.take() {
-                    actions.push(Action::SaveFile { name: format!("{}.csv", self.name), content: csv() });
-                }
-                ui.close();
-            }
-            if ui.button("Save picture (SVG)…").clicked() {
-                let content = crate::svg::write(ui.ctx(), layer, first..last, rect, palette.background);
-                actions.push(Action::SaveFile { name: format!("{}.svg", self.name), content });
-                ui.close();
-            }
-            if ui.button("Save picture (PNG)…").clicked() {
-                actions.push(Action::SavePng { name: format!("{}.png", self.name), rect });
-                ui.close();
-            }
+        let line = Rect::from_min_size(whole.min, vec2(whole.width(), 7.0 * GRID));
+        let dots = Rect::from_min_max(pos2(line.right() - 8.0 * GRID, line.top()), line.max);
+        let title = Rect::from_min_max(line.min, pos2(dots.left() - GRID, line.bottom()));
+        ui.scope_builder(UiBuilder::new().max_rect(title).layout(Layout::left_to_right(Align::Center)), |ui| {
+            let text = egui::RichText::new(self.question).text_style(egui::TextStyle::Heading).color(palette.text);
+            ui.add(egui::Label::new(text).truncate().selectable(false));
         });
+        let rect = Rect::from_min_max(pos2(whole.left(), line.bottom() + GRID), whole.max);
+        // Below everything drawn in it, so that what is drawn keeps its own clicks; the keyboard has the button.
+        let response = ui.interact(rect, Id::unique(("picture", self.name)), Sense::CLICK);
+        response.widget_info(|| WidgetInfo::labeled(Role::Figure, true, self.question));
+        ui.scope_builder(UiBuilder::new().max_rect(rect), |ui| draw(ui, rect, actions));
+        let painted = first..shapes(ui, layer);
+        let button = ui.put(dots, Button::new("").frame_when_inactive(false));
+        let name = format!("Copy or save: {}", self.question);
+        button.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
+        let ink = if button.hovered() || button.has_focus() { palette.text } else { palette.weak_text };
+        for x in [-5.0, 0.0, 5.0] {
+            ui.painter().circle_filled(button.rect.center() + vec2(x, 0.0), 1.5, ink);
+        }
+        let mut csv = Some(csv);
+        let mut menu = |ui: &mut Ui| {
+            let csv = || csv.take().map(|csv| csv()).unwrap_or_default();
+            self.menu(ui, csv, layer, &painted, whole, actions);
+        };
+        // Only one of the two can be open.
+        let close = PopupCloseBehavior::CloseOnClick;
+        Popup::menu(&button).close_behavior(close).accessible_name(name.clone()).show(&mut menu);
+        // Also where something drawn in the picture takes the clicks.
+        let within = response.contains_pointer() || ui.rect_contains_pointer(rect);
+        let open = (within && ui.input(|i| i.pointer.secondary_clicked())).then_some(SetOpenCommand::Bool(true));
+        Popup::context_menu(&response)
+            .open_memory(open)
+            .close_behavior(close)
+            .accessible_name(name.clone())
+            .show(&mut menu);
+        ui.advance_cursor_after_rect(whole);
         response
+    }
+
+    fn menu(
+        self,
+        ui: &mut Ui,
+        csv: impl FnOnce() -> String,
+        layer: LayerId,
+        painted: &Range<usize>,
+        rect: Rect,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut chosen = [false; 4];
+        let words = ["Copy data", "Save data (CSV)…", "Save picture (SVG)…", "Save picture (PNG)…"];
+        for (chosen, words) in chosen.iter_mut().zip(words) {
+            *chosen = ui.button(words).clicked();
+        }
+        let file = |kind: &str| format!("{}.{kind}", self.name);
+        match chosen {
+            [true, ..] => actions.push(Action::Copy(csv())),
+            [_, true, ..] => actions.push(Action::SaveFile { name: file("csv"), content: csv() }),
+            [_, _, true, _] => {
+                let background = Palette::of(ui.theme()).background;
+                let content = crate::svg::write(ui.ctx(), layer, painted.clone(), rect, background, self.question);
+                actions.push(Action::SaveFile { name: file("svg"), content });
+            }
+            [_, _, _, true] => actions.push(Action::SavePng { name: file("png"), rect }),
+            _ => return,
+        }
+        ui.close();
     }
 }
 

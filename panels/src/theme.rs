@@ -1,6 +1,11 @@
 //! The design tokens: colours of the dark and the light theme, spacing, text sizes; and how egui is given them.
 
-use egui::{Color32, Context, CornerRadius, FontFamily, FontId, Stroke, Style, TextStyle, Theme, Visuals, vec2};
+use std::sync::Arc;
+
+use egui::{
+    Color32, Context, CornerRadius, FontData, FontDefinitions, FontFamily, FontId, Stroke, Style, TextStyle, Theme,
+    Visuals, vec2,
+};
 
 use crate::view::UsedFor;
 
@@ -143,8 +148,24 @@ impl Palette {
     }
 }
 
-/// Gives egui both themes; which one shows stays the user's or the system's choice.
+/// The two families: Inter for words, JetBrains Mono for figures and code. What they do not have, such as other scripts, comes
+/// from egui's own fonts.
+fn fonts() -> FontDefinitions {
+    const INTER: &[u8] = include_bytes!("../../assets/fonts/inter.otf");
+    const MONO: &[u8] = include_bytes!("../../assets/fonts/jetbrains-mono.ttf");
+    let mut fonts = FontDefinitions::default();
+    for (name, data, family) in
+        [("Inter", INTER, FontFamily::Proportional), ("JetBrains Mono", MONO, FontFamily::Monospace)]
+    {
+        fonts.font_data.insert(name.to_owned(), Arc::new(FontData::from_static(data)));
+        fonts.families.entry(family).or_default().insert(0, name.to_owned());
+    }
+    fonts
+}
+
+/// Gives egui the fonts and both themes; which theme shows stays the user's or the system's choice.
 pub fn install(context: &Context) {
+    context.set_fonts(fonts());
     for theme in [Theme::Dark, Theme::Light] {
         context.set_style_of(theme, Palette::of(theme).style(theme));
     }

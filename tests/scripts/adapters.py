@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,10 @@ def ullage(program, model, out, sets, prompt):
 
 def all_prompts(program, model, work, sets):
     rows, tokens = [], []
-    for i, prompt in enumerate(PROMPTS):
-        logits, ids = ullage(program, model, work / f"run{i}", sets, prompt)
+    for prompt in PROMPTS:
+        # A run wants a folder of its own.
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            logits, ids = ullage(program, model, Path(folder) / "run", sets, prompt)
         rows.append(logits)
         tokens.append(ids)
     return rows, tokens

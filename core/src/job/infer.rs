@@ -48,11 +48,31 @@ pub struct Prepared {
 /// A prompt that does not fit, a damaged tokenizer, a missing text file.
 pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
     config.check()?;
+    let words = Words::of(model)?;
+    let Work { prompt, tasks, workload } = work(model, &words, config, base)?;
+    Ok(Prepared { words, prompt, tasks, workload })
+}
+
+/// As [`Prepared`], for one who has the model's words at hand.
+pub struct Work {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// Evaluations with their cases.
+    pub tasks: Vec<eval::Prepared>,
+    /// What the plan is for.
+    pub workload: Workload,
+}
+
+/// As [`prepare`], with the model's words at hand: reading them from the header takes longer than all the rest.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Result<Work> {
+    config.check()?;
     if config.model.adapter.is_some() != model.adapter.is_some() {
         return Err(Error::Internal("the model was opened without its adapter, or with one too many".into()));
     }
     let resolved = Resolved::new(config, &model.shape)?;
-    let words = Words::of(model)?;
     let prompt = words.prompt(config)?;
     let context = config.run.context;
     if prompt.is_empty() {
@@ -66,7 +86,7 @@ pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> 
         ));
     }
     let mut workload = Workload::generate(config, prompt.len(), resolved.endless(prompt.len()));
-    let tasks = eval::prepare(config, &words, base)?;
+    let tasks = eval::prepare(config, words, base)?;
     // One pass for each length of prompt, with the most that any case of it decodes.
     let mut passes: BTreeMap<usize, usize> = BTreeMap::new();
     for case in tasks.iter().flat_map(|t| &t.cases) {
@@ -84,7 +104,7 @@ pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> 
     }
     workload.passes.extend(passes.into_iter().map(|(prompt, decode)| Pass { prompt, decode, sequences: 1 }));
     workload.reference = tasks.iter().any(|t| t.reference.is_some());
-    Ok(Prepared { words, prompt, tasks, workload })
+    Ok(Work { prompt, tasks, workload })
 }
 
 /// Runs an order to its end, on the device that it names.
@@ -146,8 +166,10 @@ fn run_on<B: Backend>(
             let left = start.elapsed().as_secs_f64() * f64::from((1.0 - done) / done.max(1e-6));
             let (done, total) = ((done * 1000.0) as u64, 1000);
             tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "loading weights".into() });
+            tell.snapshot(Event::Memory { step: 0, held: ledger.now() });
         }
     })?;
+    tell.snapshot(Event::Memory { step: 0, held: ledger.now() });
     let dump = dump.as_deref().map(|dir| Dump::new(dir, runner.shape().vocab)).transpose()?;
     let mut engine = Engine {
         order,
@@ -196,7 +218,8 @@ pub(super) fn program() -> Program {
     }
 }
 
-pub(super) fn card(model: &Model) -> ModelCard {
+/// The model as a report names it.
+pub fn card(model: &Model) -> ModelCard {
     ModelCard {
         path: model.path.clone(),
         name: model.shape.name.clone(),

@@ -109,7 +109,7 @@ impl Model {
         };
         // What cannot be opened is a wrong argument, not a failed run.
         let argument = |e: Error| match e {
-            Error::Io { action, message, .. } => Error::model(&file, "model.path", format!("{action}: {message}")),
+            Error::Io { path, action, message } => Error::model(path, "model.path", format!("{action}: {message}")),
             e => e,
         };
         if HfFolder::is_one(&file) {

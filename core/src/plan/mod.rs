@@ -193,10 +193,12 @@ impl Resolved {
                     None => forward::plan_room(&self.held, p, self.threads, e.with(config, i == 0), ledger),
                 }
             };
+            let depths = [0, prompt, seen].map(|at| (at, p.sequence_bytes(prompt, at)));
             let grow = |from: Option<usize>, to: usize, note: &mut dyn FnMut(Note)| {
                 note(Note::Rows { prompt, from, to });
-                let before = from.map_or(0, |from| p.sequence_bytes(prompt, from));
-                ledger.reserve(ROWS, p.sequence_bytes(prompt, to) - before)
+                // Every sequence grows by the same steps: each depth is computed once, however many they are.
+                let bytes = |at: usize| depths.iter().find(|(d, _)| *d == at).map_or(0, |(_, bytes)| *bytes);
+                ledger.reserve(ROWS, bytes(to) - from.map_or(0, bytes))
             };
             let trail = || {
                 let followed = self.followed.filter(|_| i == 0);

@@ -117,9 +117,18 @@ fn timeline_csv(report: &Report) -> String {
 /// # Errors
 /// A folder without events, or a damaged line before the last, named.
 pub fn replay(dir: &Path) -> Result<Report> {
+    let mut report = Report::default();
+    events(dir, &mut |event| report.add(&event))?;
+    Ok(report)
+}
+
+/// Tells each event of a run folder in order, as [`replay`] takes them.
+///
+/// # Errors
+/// As [`replay`].
+pub fn events(dir: &Path, each: &mut dyn FnMut(Numbered)) -> Result<()> {
     let path = dir.join("events.jsonl");
     let file = fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open the run folder's events", &e))?;
-    let mut report = Report::default();
     let mut lines = BufReader::new(file);
     let mut line = Vec::new();
     for i in 1.. {
@@ -130,11 +139,11 @@ pub fn replay(dir: &Path) -> Result<Report> {
             break;
         }
         match serde_json::from_slice::<Numbered>(&line) {
-            Ok(event) => report.add(&event),
+            Ok(event) => each(event),
             Err(e) => {
                 return Err(Error::model(&path, format!("line {i}"), format!("is not an event of this version: {e}")));
             }
         }
     }
-    Ok(report)
+    Ok(())
 }

@@ -291,6 +291,16 @@ impl Learner {
         Ok(self.buffer()?.at_mut(at))
     }
 
+    /// The gradient of parameter `id` as the last step left it; whole only where `train.grad_hold` is all.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] before [`Self::hold`].
+    pub fn gradient(&self, id: usize) -> Result<Src<'_>> {
+        let gradients = self.gradients.as_ref();
+        let gradients = gradients.ok_or_else(|| Error::Internal("gradients before they have a place".into()))?;
+        Ok(gradients.at(self.params[id].at))
+    }
+
     fn buffer(&mut self) -> Result<&mut Buf> {
         self.gradients.as_mut().ok_or_else(|| Error::Internal("gradients before they have a place".into()))
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::batch::{Batch, NO_LOSS};
 use super::cpu::{Cpu, scratch_bytes};
 use super::engine::{Setup, Stepped, Techniques, Trainer};
-use super::plan;
-use super::weights::ADAPTERS;
+use super::params::Role;
+use super::weights::{ADAPTERS, Bias};
+use super::{plan, state};
 use crate::blocks::BlockType;
 use crate::config::{Config, from_toml};
 use crate::ledger::{Category, Ledger, Measured, Tier};
@@ -354,4 +355,115 @@ fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
     assert_eq!(ledger.measured().tiers[&Tier::Device].peak, peak);
     let short = Ledger::new(peak - 1, u64::MAX, u64::MAX);
     assert_eq!(plan::walk(&config, &shape, &short).unwrap_err().exit_code(), 3);
+}
+
+/// `tests/scripts/make_train.py`: the same small model in PyTorch, float64.
+#[test]
+fn gradients_and_five_updates_are_those_of_pytorch() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/train/reference.json"));
+    let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let shape = shape(BlockType::F32, true);
+    for kind in ["plain", "bias"] {
+        let reference = &all[kind];
+        let config = config(&[
+            ("train.params", "full"),
+            ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.1 }"),
+            ("train.clip", "{ by = \"global\", at = 0.5 }"),
+        ]);
+        let train = config.train.as_ref().unwrap();
+        let biases: Vec<Bias> = (0..3)
+            .flat_map(|layer| [(Role::Q, 64), (Role::K, 32), (Role::V, 32)].map(|(role, n)| (layer, role, n)))
+            .map(|(layer, role, n)| Bias { layer, role, values: vec![0.0; n] })
+            .filter(|_| kind == "bias")
+            .collect();
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let techniques = Techniques::new(train).unwrap();
+        let sizes = techniques.sizes(train, &shape, 2);
+        let device = Cpu::new(&ledger, &Arc::new(Team::new(2).unwrap()), &sizes).unwrap();
+        let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases: &biases };
+        let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
+        let (d, learner) = t.parts();
+        for id in 0..learner.params().len() {
+            let p = learner.param_mut(id).unwrap();
+            let norm = p.name.contains("norm");
+            let wave = |i: usize| (0.7 * i as f64 + 1.3 * id as f64).sin();
+            let values: Vec<f32> =
+                (0..p.len()).map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32).collect();
+            d.upload(bytemuck::cast_slice(&values), p.buf.all_mut()).unwrap();
+        }
+        let same = |what: &str, got: &[f32], want: &serde_json::Value| {
+            let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let exact = want["norm"].as_f64().unwrap();
+            assert!((norm / exact - 1.0).abs() < 1e-4, "{kind} {what}: norm {norm}, {exact} in PyTorch");
+            let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+            let every = (got.len() / 24).max(1);
+            for (a, b) in got.iter().step_by(every).zip(&some) {
+                assert!((f64::from(*a) - b).abs() <= 1e-4 * size, "{kind} {what}: {a}, {b} in PyTorch (of {size})");
+            }
+        };
+        for step in 1..=5u64 {
+            let n = 60usize;
+            let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
+            let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
+            let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
+            let b = Batch { tokens, targets, segments, sequences: 3, length: 20 };
+            let s = t.backprop(&[b], step, 0.002, &mut |_| ()).unwrap();
+            let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();
+            assert!((s.loss / number("losses") - 1.0).abs() < 1e-5, "{kind} step {step}: {s:?}");
+            assert!((s.grad_norm / number("norms") - 1.0).abs() < 1e-4, "{kind} step {step}: {s:?}");
+            if step > 1 {
+                continue;
+            }
+            for (id, p) in t.learner.params().iter().enumerate() {
+                let mut g = vec![0.0f32; p.len()];
+                let from = t.learner.gradient(id).unwrap();
+                t.device().download(from, bytemuck::cast_slice_mut(&mut g)).unwrap();
+                same(&format!("gradient of {}", p.name), &g, &reference["gradients"][&p.name]);
+            }
+        }
+        for (id, p) in t.learner.params().iter().enumerate() {
+            same(&p.name, &values(&t, id), &reference["weights"][&p.name]);
+        }
+    }
+}
+
+#[test]
+fn a_state_that_is_taken_up_goes_on_bit_for_bit() {
+    let shape = shape(BlockType::Q8_0, true);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(state::FILE);
+    let bf16 = [("train.params", "full"), ("train.dtype", "bf16"), ("train.round", "kahan")];
+    let lora = [("train.params", "lora"), ("train.clip", "global"), ("train.optimizer", "sgd")];
+    for sets in [bf16, lora] {
+        let config = config(&sets);
+        let run = |t: &mut Trainer, steps: std::ops::RangeInclusive<u64>| -> Vec<(f64, f64)> {
+            let step = |i| t.backprop(&[batch(3, i)], i, 0.01, &mut |_| ()).unwrap();
+            steps.map(step).map(|s| (s.loss, s.grad_norm)).collect()
+        };
+        let standing =
+            state::Standing { step: 2, cursor: 6, seed: 7, data: "d".into(), model: "m".into(), choices: "c".into() };
+        let (mut t, _) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        run(&mut t, 1..=2);
+        state::save(&t, &standing, &path).unwrap();
+        let went_on = run(&mut t, 3..=5);
+        let (mut again, _) = trainer(&config, &shape, 1, u64::MAX).unwrap();
+        let mut saved = state::Saved::open(&path).unwrap().unwrap();
+        assert_eq!(saved.standing, standing);
+        saved.restore(&mut again).unwrap();
+        assert_eq!(run(&mut again, 3..=5), went_on);
+        assert!(all_values(&again) == all_values(&t));
+        let other = state::Standing { data: "e".into(), ..standing.clone() };
+        assert!(standing.matches(&other, &path).unwrap_err().to_string().contains("data"));
+    }
+    // A state of another run, a cut one and none: told apart, and never half taken up without a word.
+    let (mut t, _) = trainer(&config(&bf16), &shape, 1, u64::MAX).unwrap();
+    assert!(state::Saved::open(&path).unwrap().unwrap().restore(&mut t).is_err());
+    let whole = std::fs::read(&path).unwrap();
+    for n in [0, 7, 9, 200, whole.len() - 1] {
+        std::fs::write(&path, &whole[..n]).unwrap();
+        assert!(state::Saved::open(&path).is_err(), "{n} of {} bytes", whole.len());
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(state::Saved::open(&path).unwrap().is_none());
 }

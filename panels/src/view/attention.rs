@@ -29,6 +29,8 @@ pub struct Attention {
     pub note: String,
     /// Attention is being kept for display as configured.
     pub observed: bool,
+    /// Decoding step of each moment of the timeline, so that scrubbing there shows here; empty when there is none.
+    pub moments: Arc<Vec<usize>>,
 }
 
 /// Attention of the newest token over the cache's rows, pooled to a few columns, for every head and step.
@@ -42,6 +44,8 @@ pub struct Grid {
     pub rows: Vec<usize>,
     /// `(steps, layers, heads, bins)`: 255 is the head's largest weight in that step.
     pub values: Vec<u8>,
+    /// `(steps, layers, heads)`: that largest weight, 0 … 1; empty when it was not told.
+    pub largest: Vec<f32>,
 }
 
 impl Grid {
@@ -63,8 +67,16 @@ pub struct Map {
     pub columns: usize,
     /// `(queries, columns)`: the square root of the weight, 255 for 1. 0 where the key was not in the cache.
     pub values: Vec<u8>,
-    /// Which of `values` were in the cache at all: `(queries, columns)`, one bit each, rows padded to bytes.
+    /// Which of `values` were in the cache at all: `(queries, columns)`, one bit each, rows padded to bytes; when empty, every
+    /// key up to its query was.
     pub held: Vec<u8>,
+}
+
+impl Grid {
+    /// The largest weight of a head in a step, when it was told.
+    pub fn largest(&self, at: usize, (layer, head): (usize, usize), (layers, heads): (usize, usize)) -> Option<f32> {
+        self.largest.get((at * layers + layer) * heads + head).copied()
+    }
 }
 
 impl Map {
@@ -76,6 +88,9 @@ impl Map {
 
     /// True when the key of `column` was in the cache when `query` looked.
     pub fn held(&self, query: usize, column: usize) -> bool {
+        if self.held.is_empty() {
+            return self.queries.get(query).is_some_and(|&q| column <= q as usize);
+        }
         let stride = self.columns.div_ceil(8);
         self.held.get(query * stride + column / 8).is_some_and(|b| b >> (column % 8) & 1 == 1)
     }

@@ -20,7 +20,7 @@ pub use history::{Delta, History, Pair, RunLine};
 pub use places::{Moved, Piece, Places};
 pub use text::{Chat, Role, Text, Token, Turn, Written};
 pub use timeline::{Moment, Span, Timeline};
-pub use top::{Bars, Device, Field, Instant, Limit, ModelLine, Recent, Status, Tick, Top, WayBack};
+pub use top::{Bars, Device, Field, Instant, Limit, Mode, ModelLine, Recent, Status, Tick, Top, WayBack};
 
 /// What bytes are used for: which colour and which place in a bar they have. The order is the order in every bar, the
 /// second mark beside the colour.
@@ -81,6 +81,8 @@ impl UsedFor {
 /// Everything a frame shows. Long parts are shared, so that a new frame costs what changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
+    /// The modes there are; the switch shows when there is more than one.
+    pub modes: Vec<Mode>,
     /// Above the pictures: what, where, how much.
     pub top: Top,
     /// Below them: what is going on.

@@ -9,6 +9,8 @@ pub struct Text {
     pub system: String,
     /// Speaking through the chat template.
     pub chat: bool,
+    /// The model has a chat template.
+    pub chats: bool,
     /// The conversation so far, when chatting; the prompt is the newest message of the user.
     pub turns: Chat,
     /// What each sequence read and wrote.
@@ -19,6 +21,10 @@ pub struct Text {
     pub of_run: Option<String>,
     /// Speed and how it went, in words, once done.
     pub summary: String,
+    /// The decoding step scrubbed to: of what was written, only the first `step` tokens are shown; `None` for all.
+    pub step: Option<usize>,
+    /// Why it cannot be run now; empty when it can.
+    pub blocked: String,
 }
 
 /// A conversation.

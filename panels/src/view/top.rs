@@ -2,6 +2,19 @@
 
 use super::{BytesBar, Sets, Tier};
 
+/// A mode of the workbench, such as generating or fine-tuning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// What [`Action::Mode`](crate::Action::Mode) calls it.
+    pub id: String,
+    /// Its words on screen: `Generate`.
+    pub label: String,
+    /// One sentence on hover.
+    pub sentence: String,
+    /// The chosen one.
+    pub chosen: bool,
+}
+
 /// The strip above the pictures.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Top {
@@ -95,6 +108,8 @@ pub struct Field {
     pub min: u64,
     /// Most.
     pub max: u64,
+    /// The largest value that fits with everything else as chosen, 0 when none does; `None` where that is not computed.
+    pub fits: Option<u64>,
 }
 
 /// The memory limit and what is marked beside it.

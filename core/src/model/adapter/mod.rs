@@ -268,7 +268,7 @@ impl AdapterFile {
 
     fn read_header(path: &Path, model: &ModelShape, scale: f32) -> Result<Self> {
         let missing = |e: Error| match e {
-            Error::Io { action, message, .. } => Error::model(path, "model.adapter", format!("{action}: {message}")),
+            Error::Io { path, action, message } => Error::model(path, "model.adapter", format!("{action}: {message}")),
             e => e,
         };
         let mut hash = Sha256::new();

@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use save::{Tensors, save};
+pub use save::{Saved, Tensors, save};
 
 use super::adapter::permute;
 use super::llama_shape::{Names, Role};

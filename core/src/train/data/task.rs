@@ -128,7 +128,7 @@ mod tests {
             let task = Task::tova(seed);
             assert_eq!((task.train().len(), task.held_out().len()), (600, 120));
             let pairs = |of: &[Example]| -> BTreeSet<(String, String)> {
-                of.iter().map(|e| words_of(e)).map(|[c, a, _]| (c.to_owned(), a.to_owned())).collect()
+                of.iter().map(words_of).map(|[c, a, _]| (c.to_owned(), a.to_owned())).collect()
             };
             let (train, held) = (pairs(task.train()), pairs(task.held_out()));
             assert!(train.is_disjoint(&held));

@@ -128,16 +128,18 @@ impl SharedStored {
     unsafe fn with(&self, at: usize, n: usize, each: impl FnOnce(&mut [f32])) {
         let mut room = [0.0f32; PIECE];
         let room = &mut room[..n];
-        // SAFETY: promised by the caller, here and below.
         match self {
+            // SAFETY: promised by the caller.
             Self::F32(x) => each(unsafe { x.slice(at, n) }),
             Self::Nearest(x) => {
+                // SAFETY: promised by the caller.
                 let p = unsafe { x.slice(at, n) };
                 room.iter_mut().zip(&*p).for_each(|(x, p)| *x = wide(*p));
                 each(room);
                 p.iter_mut().zip(&*room).for_each(|(p, x)| *p = near(*x));
             }
             Self::Stochastic(x, by) => {
+                // SAFETY: promised by the caller.
                 let p = unsafe { x.slice(at, n) };
                 room.iter_mut().zip(&*p).for_each(|(x, p)| *x = wide(*p));
                 each(room);
@@ -151,6 +153,7 @@ impl SharedStored {
                 }
             }
             Self::Kahan(x, lost) => {
+                // SAFETY: promised by the caller.
                 let (p, lost) = unsafe { (x.slice(at, n), lost.slice(at, n)) };
                 room.iter_mut().zip(&*p).zip(&*lost).for_each(|((x, p), c)| *x = wide(*p) + wide(*c));
                 each(room);
@@ -160,6 +163,7 @@ impl SharedStored {
                 }
             }
             Self::Master(x, master) => {
+                // SAFETY: promised by the caller.
                 let (p, master) = unsafe { (x.slice(at, n), master.slice(at, n)) };
                 each(master);
                 p.iter_mut().zip(&*master).for_each(|(p, x)| *p = near(*x));

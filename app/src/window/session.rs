@@ -1,0 +1,530 @@
+//! The workbench without a screen: what is open, what was chosen, what runs; actions in, a view out.
+//!
+//! Nothing here waits: plans, models, files and runs are on threads of their own and answer with messages.
+
+mod hear;
+mod runs;
+mod talk;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use ullage_core::catalog;
+use ullage_core::config::{Config, from_toml};
+use ullage_core::job::Command;
+use ullage_core::machine::cards::CARDS;
+use ullage_core::machine::{self, Card as Familiar, Machine};
+use ullage_core::model::discover;
+use ullage_core::plan::{Inverse, Plan};
+use ullage_panels::Action;
+use ullage_panels::view::{Bars, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
+
+use super::Start;
+use super::document::Document;
+use super::files::{self, Asker, Done, Wish};
+use super::history::Card;
+use super::live::Live;
+use super::opener::{self, Found, Opened};
+use super::planner::{Planned, Planner, Priced, Question};
+use super::runner::{Line, Running, Told};
+use super::store::{self, Remembered};
+use super::worker::{Outbox, Wake, Worker};
+
+/// What workers tell the session.
+pub enum Message {
+    /// A plan's bars.
+    Planned(Box<Planned>),
+    /// A plan's prices.
+    Priced(Box<Priced>),
+    /// Something was opened, or why not.
+    Opened { path: String, found: Result<Found, String> },
+    /// From the run.
+    Run(Told),
+    /// From the file and dialog threads.
+    Files(Done),
+    /// Models that other programs brought to this disk.
+    Discovered(Vec<discover::Found>),
+    /// The probe: what it measures and how far it is.
+    Probing(String, f32),
+    /// The probe's end.
+    Probed(Result<Box<Machine>, String>),
+    /// A picture of the screen.
+    Shot { name: String, size: [usize; 2], rgba: Vec<u8> },
+    /// A worker failed.
+    Trouble { title: String, detail: String },
+}
+
+/// What only the window itself can do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Put text on the clipboard.
+    Copy(String),
+    /// Take a picture of this rectangle, in points.
+    Shoot { name: String, rect: egui::Rect },
+}
+
+pub(super) use runs::history_view;
+
+/// How a session starts.
+pub struct Setup {
+    /// Where runs and what is remembered are kept.
+    pub data: PathBuf,
+    /// What is remembered, and what was wrong with its file.
+    pub remembered: (Remembered, Option<String>),
+    /// What to open instead of the last configuration.
+    pub open: Option<Start>,
+    /// Asks for files.
+    pub ask: Asker,
+    /// Asks for a frame.
+    pub wake: Wake,
+}
+
+/// The first start: the bundled model under a limit that it exceeds.
+const FIRST: &str = include_str!("../../../assets/first.toml");
+
+/// A point of a sweep, waiting.
+pub(super) struct Point {
+    pub line: Line,
+    pub config: Config,
+}
+
+/// The workbench's state.
+pub struct Session {
+    pub(super) document: Document,
+    pub(super) data: PathBuf,
+    pub(super) remembered: Remembered,
+    saved: Remembered,
+    pub(super) opened: Option<Arc<Opened>>,
+    /// The path being opened as a model of the configuration.
+    pub(super) opening: Option<String>,
+    /// The model of the configuration that could not be opened.
+    pub(super) unopened: Option<String>,
+    pub(super) machine: Arc<Machine>,
+    /// The familiar machine that is planned for instead of this one.
+    pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
+    /// Names of this machine's GPUs that a run could use, by number.
+    pub(super) gpus: Vec<String>,
+    pub(super) discovered: Vec<discover::Found>,
+    pub(super) plan: Option<Box<Plan>>,
+    pub(super) no_plan: String,
+    pub(super) predicted: Option<Bars>,
+    pub(super) prompt_tokens: usize,
+    pub(super) sections: Arc<Vec<Section>>,
+    pub(super) inverse: Option<Inverse>,
+    pub(super) way_back: Option<WayBack>,
+    pub(super) pieces: Vec<Piece>,
+    asked: u64,
+    /// True while the newest question has no whole answer.
+    pub(super) planning: bool,
+    pub(super) running: Option<Running>,
+    pub(super) stopping: bool,
+    /// The run of this session, going on or over.
+    pub(super) live: Option<Live>,
+    /// A run of the history that is shown instead.
+    pub(super) replayed: Option<Live>,
+    /// Which sweep the run going on is a point of.
+    series: Line,
+    pub(super) queue: VecDeque<Point>,
+    pub(super) planned_points: Vec<Option<u64>>,
+    pub(super) cards: Arc<Vec<Card>>,
+    pub(super) curves: Vec<Series>,
+    pub(super) pair: Option<Box<Pair>>,
+    pub(super) moment: Option<usize>,
+    pub(super) probing: Option<(String, f32)>,
+    pub(super) notices: Vec<Notice>,
+    next_notice: u64,
+    effects: Vec<Effect>,
+    pub(super) view: View,
+    dirty: bool,
+    /// True when more has changed than what a run going on has told.
+    slow: bool,
+    planner: Planner,
+    opener: Worker<String>,
+    files: Worker<files::Order>,
+    dialogs: Worker<Wish>,
+    outbox: Outbox,
+    inbox: Receiver<Message>,
+}
+
+impl Session {
+    /// Starts the workers and what they do first; returns at once.
+    pub fn new(setup: Setup) -> Self {
+        let Setup { data, remembered: (remembered, damage), open, ask, wake } = setup;
+        let (outbox, inbox) = Outbox::new(wake);
+        let (runs, file, exports) = (data.join("runs"), store::file(&data), data.join("exports"));
+        let files =
+            Worker::start("ullage-files", outbox.clone(), move |o, out: &Outbox| files::work(o, &runs, &file, out));
+        let dialogs =
+            Worker::start("ullage-dialogs", outbox.clone(), move |w, out: &Outbox| files::wish(w, &ask, &exports, out));
+        let first = || from_toml(FIRST, &[]).unwrap_or_default();
+        let (config, wrong) = match remembered.config.as_str() {
+            "" => (first(), None),
+            text => from_toml(text, &[]).map_or_else(|e| (first(), Some(e.to_string())), |c| (c, None)),
+        };
+        let mut session = Self {
+            document: Document::new(config),
+            saved: remembered.clone(),
+            remembered,
+            data,
+            opened: None,
+            opening: None,
+            unopened: None,
+            machine: Arc::new(Machine::default_guess()),
+            familiar: None,
+            gpus: Vec::new(),
+            discovered: Vec::new(),
+            plan: None,
+            no_plan: String::new(),
+            predicted: None,
+            prompt_tokens: 0,
+            sections: Arc::default(),
+            inverse: None,
+            way_back: None,
+            pieces: Vec::new(),
+            asked: 0,
+            planning: false,
+            running: None,
+            stopping: false,
+            live: None,
+            replayed: None,
+            series: Line::default(),
+            queue: VecDeque::new(),
+            planned_points: Vec::new(),
+            cards: Arc::default(),
+            curves: Vec::new(),
+            pair: None,
+            moment: None,
+            probing: None,
+            notices: Vec::new(),
+            next_notice: 1,
+            effects: Vec::new(),
+            view: View::default(),
+            dirty: true,
+            slow: true,
+            planner: Planner::start(outbox.clone()),
+            opener: Worker::start("ullage-opener", outbox.clone(), |path, out: &Outbox| opener::work(path, out)),
+            files,
+            dialogs,
+            outbox,
+            inbox,
+        };
+        let entries: Vec<_> = catalog::entries().collect();
+        session.sections = Arc::new(super::show::cards::sections(session.document.config(), &entries));
+        session.files.order(files::Order::Begin);
+        session.plan_for(session.remembered.plan_for.clone());
+        let out = session.outbox.clone();
+        let look = move || out.send(Message::Discovered(discover::models()));
+        // Without it, only models opened before are listed.
+        let _ = std::thread::Builder::new().name("ullage-discover".into()).spawn(look);
+        if let Some(why) = damage {
+            session.notice("What was remembered is lost", &why, false);
+        }
+        if let Some(why) = wrong {
+            session.notice("The last configuration cannot be used", &why, false);
+        }
+        match open {
+            Some(Start::Path(path)) => session.open(absolute(path)),
+            Some(Start::Config(config)) => {
+                session.document = Document::new(*config);
+                session.changed();
+            }
+            None => session.changed(),
+        }
+        session
+    }
+
+    /// Where runs are kept.
+    pub(super) fn runs(&self) -> PathBuf {
+        self.data.join("runs")
+    }
+
+    /// The run on screen.
+    pub(super) fn shown(&self) -> Option<&Live> {
+        self.replayed.as_ref().or(self.live.as_ref())
+    }
+
+    /// A message that stays until it is put away.
+    pub fn notice(&mut self, title: &str, detail: &str, failure: bool) {
+        self.notice_with(title, detail, failure, None);
+    }
+
+    fn notice_with(&mut self, title: &str, detail: &str, failure: bool, remedy: Option<(String, Sets)>) {
+        // The same again is said once.
+        self.notices.retain(|n| n.title != title || n.detail != detail);
+        let id = self.next_notice;
+        self.next_notice += 1;
+        self.notices.push(Notice { id, title: title.into(), detail: detail.into(), failure, remedy });
+        (self.dirty, self.slow) = (true, true);
+    }
+
+    /// Carries out what a panel asks for.
+    pub fn act(&mut self, action: Action) {
+        (self.dirty, self.slow) = (true, true);
+        match action {
+            Action::OpenDialog => {
+                self.wish(Wish::Open);
+            }
+            Action::Open(path) => self.open(path),
+            Action::Set { what, sets, gesture } => self.set(&what, &sets, gesture),
+            // There is one mode so far.
+            Action::Mode(_) => {}
+            Action::Undo => {
+                if self.document.undo() {
+                    self.changed();
+                }
+            }
+            Action::Redo => {
+                if self.document.redo() {
+                    self.changed();
+                }
+            }
+            Action::PlanFor(id) => {
+                self.plan_for(id);
+                self.changed();
+            }
+            Action::Run => self.run(Line::default()),
+            Action::Pause => self.command(Command::Pause),
+            Action::Resume => self.command(Command::Resume),
+            Action::Step => self.command(Command::Step),
+            Action::Stop => {
+                self.queue.clear();
+                self.stopping = self.running.is_some();
+                self.command(Command::Cancel);
+            }
+            Action::Regenerate => self.regenerate(),
+            Action::Say(text) => self.say(&text),
+            Action::EditTurn { turn, content } => self.edit(turn, &content),
+            Action::ClearChat => self.clear_chat(),
+            Action::Sweep { name, points } => self.sweep(&name, points),
+            Action::StopSweep => {
+                self.queue.clear();
+                self.ask();
+            }
+            Action::ScrubTo(moment) => self.moment = moment,
+            Action::WatchHead(head) => self.watch(head),
+            Action::OpenRun(name) => self.open_run(name),
+            Action::TakeConfig(name) => self.take(&name),
+            Action::Compare(None) => self.pair = None,
+            Action::Compare(Some(pair)) => {
+                self.order(files::Order::Pair(pair));
+            }
+            Action::DeleteRun(name) => self.delete(name),
+            Action::ShowFolder => {
+                self.order(files::Order::Show(self.runs()));
+            }
+            Action::ExportDialog => {
+                if let Some(text) = self.export() {
+                    let name = self.opened.as_ref().map_or("ullage".to_owned(), |o| safe(&o.model.shape.name));
+                    self.wish(Wish::Save { name: format!("{name}.toml"), content: text.into_bytes() });
+                }
+            }
+            Action::CopyToml => {
+                if let Some(text) = self.export() {
+                    self.effects.push(Effect::Copy(text));
+                }
+            }
+            Action::Copy(text) => self.effects.push(Effect::Copy(text)),
+            Action::SaveFile { name, content } => self.wish(Wish::Save { name, content: content.into_bytes() }),
+            Action::SavePng { name, rect } => self.effects.push(Effect::Shoot { name, rect }),
+            Action::Probe => self.probe(),
+            Action::PutAway(id) => self.notices.retain(|n| n.id != id),
+        }
+    }
+
+    /// Takes pictures of the screen: name, width and height, and four bytes a pixel.
+    pub fn shutter(&self) -> impl FnOnce(String, [usize; 2], Vec<u8>) + Send + use<> {
+        let out = self.outbox.clone();
+        move |name, size, rgba| out.send(Message::Shot { name, size, rgba })
+    }
+
+    /// What only the window can do, since the last call.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn order(&mut self, order: files::Order) {
+        if !self.files.order(order) {
+            self.notice("The disk is busy", "Try again when what is being read or written is done.", true);
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        if !self.dialogs.order(wish) {
+            self.notice("A dialog is open already", "Answer it first.", false);
+        }
+    }
+
+    /// Opens whatever lies at `path`.
+    pub fn open(&mut self, path: String) {
+        (self.dirty, self.slow) = (true, true);
+        let path = home(path.trim().trim_matches('"'));
+        if path.is_empty() {
+            return;
+        }
+        self.opening = Some(path.clone());
+        if !self.opener.order(path) {
+            self.opening = None;
+            self.notice("Too much is being opened", "Wait until it is done.", true);
+        }
+    }
+
+    /// Sets keys of the configuration.
+    pub fn set(&mut self, what: &str, sets: &[(String, String)], gesture: Option<u64>) {
+        match self.document.set(what, sets, gesture) {
+            Ok(true) => self.changed(),
+            Ok(false) => {}
+            Err(e) => self.notice(&format!("{what}: not changed"), &e.to_string(), true),
+        }
+    }
+
+    /// After any change: the model that the configuration names is opened, and everything is planned again.
+    fn changed(&mut self) {
+        (self.dirty, self.slow) = (true, true);
+        let wanted = &self.document.config().model.path;
+        let is = |path: &Option<String>| path.as_ref() == Some(wanted);
+        let open = self.opened.as_ref().is_some_and(|o| o.asked == *wanted);
+        if !open && !is(&self.opening) && !is(&self.unopened) {
+            let path = wanted.clone();
+            self.unopened = None;
+            self.open(path);
+        }
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        let wanted = &self.document.config().model.path;
+        let Some(opened) = self.opened.as_ref().filter(|o| o.asked == *wanted) else { return };
+        self.asked += 1;
+        self.planning = true;
+        self.planner.ask(Question {
+            number: self.asked,
+            config: self.document.config().clone(),
+            opened: Arc::clone(opened),
+            machine: self.planned_machine(),
+            cards: Arc::clone(&self.cards),
+            points: self.queue.iter().map(|p| p.config.clone()).collect(),
+        });
+    }
+
+    /// The machine that plans are for.
+    fn planned_machine(&self) -> Arc<Machine> {
+        Arc::clone(self.familiar.as_ref().map_or(&self.machine, |(_, machine)| machine))
+    }
+
+    fn plan_for(&mut self, id: String) {
+        let found = CARDS.iter().find(|c| c.id == id || c.name == id);
+        self.familiar = found.map(|card| (card, Arc::new(Machine::like(card))));
+        self.remembered.plan_for = found.map_or(String::new(), |card| card.id.to_owned());
+    }
+
+    fn export(&mut self) -> Option<String> {
+        let config = self.document.config();
+        let card = self.opened.as_ref().map(|o| ullage_core::job::infer::card(&o.model));
+        let run = self.live.as_ref().filter(|l| l.finished() && l.config() == Some(config));
+        let machine = format!("{}, {} threads", self.machine.cpu.model, config.threads());
+        let run = run.map(|l| (l.name.as_str(), &l.report));
+        match files::export(config, card.as_ref(), &machine, self.plan.as_deref(), run) {
+            Ok(text) => Some(text),
+            Err(e) => {
+                self.notice("The configuration cannot be exported", &e.to_string(), true);
+                None
+            }
+        }
+    }
+
+    fn probe(&mut self) {
+        if self.running.is_some() || self.probing.is_some() {
+            self.notice("This machine cannot be measured now", "A run would disturb it; stop it first.", false);
+            return;
+        }
+        let out = self.outbox.clone();
+        let run = move || {
+            let done = machine::probe(&mut |what, part| out.send(Message::Probing(what.to_owned(), part)), &|| false);
+            let saved = done.and_then(|m| m.save().map(|_| Box::new(m)));
+            out.send(Message::Probed(saved.map_err(|e| e.to_string())));
+        };
+        match std::thread::Builder::new().name("ullage-probe".into()).spawn(run) {
+            Ok(_) => self.probing = Some(("starting".into(), 0.0)),
+            Err(e) => self.notice("This machine was not measured", &e.to_string(), true),
+        }
+    }
+
+    /// True when the newest configuration has its plan and its prices, and nothing is being opened.
+    pub fn settled(&self) -> bool {
+        !self.planning && self.opening.is_none()
+    }
+
+    /// What there is to draw.
+    pub fn view(&mut self) -> &View {
+        if std::mem::take(&mut self.dirty) {
+            let slow = std::mem::take(&mut self.slow);
+            super::show::top::refresh(self, slow);
+        }
+        &self.view
+    }
+
+    /// The moment scrubbed to.
+    pub fn moment(&self) -> Option<usize> {
+        self.moment
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        self.document.config()
+    }
+
+    /// Where the window stands and what its panels remember; saved when it differs from what is.
+    pub fn remember(&mut self, size: Option<[f32; 2]>, position: Option<[f32; 2]>, layout: serde_json::Value) {
+        let r = &mut self.remembered;
+        r.size = size.or(r.size);
+        r.position = position.or(r.position);
+        r.layout = layout;
+        r.config = self.document.config().to_toml().unwrap_or_default();
+        if *r != self.saved && self.files.order(files::Order::Remember(Box::new(r.clone()))) {
+            self.saved = r.clone();
+        }
+    }
+
+    /// Ends the run, keeping what it did, and what is being written.
+    pub fn close(&mut self) {
+        self.queue.clear();
+        self.command(Command::Cancel);
+        let mut over = self.running.is_none();
+        files::wait_until(Duration::from_secs(5), || {
+            while let Ok(message) = self.inbox.try_recv() {
+                over |= matches!(message, Message::Run(Told::Over));
+            }
+            over
+        });
+        // What was ordered of the disk is done before the process ends; nobody reads the answers any more.
+        let (_, nobody) = Outbox::new(Arc::new(|| ()));
+        self.inbox = nobody;
+        self.files.finish();
+    }
+}
+
+/// `~/x` under the home folder.
+fn home(path: &str) -> String {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest).display().to_string(),
+        _ => path.to_owned(),
+    }
+}
+
+/// A path of this folder's as one from anywhere; the names of bundled and random models stay.
+fn absolute(path: String) -> String {
+    if path.starts_with("bundled:") || path.starts_with("random:") {
+        return path;
+    }
+    std::path::absolute(&path).map_or(path, |p| p.display().to_string())
+}
+
+/// A file name of a model's name.
+fn safe(name: &str) -> String {
+    let safe: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "-._".contains(c) { c } else { '-' }).take(80).collect();
+    if safe.trim_matches(['-', '.']).is_empty() { "ullage".into() } else { safe }
+}

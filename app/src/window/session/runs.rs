@@ -1,0 +1,238 @@
+//! Runs: starting and ending them, sweeps, and those of the history.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ullage_core::config::Config;
+use ullage_core::job::protocol::Failure;
+use ullage_core::job::{Command, Order};
+use ullage_panels::view::{History, Sets};
+use ullage_panels::words as figures;
+
+use super::super::live::{Live, Prompt};
+use super::super::runner::{Line, Running, Told};
+use super::super::{document, files, planner};
+use super::{Point, Session};
+
+impl Session {
+    pub(super) fn replay(&mut self, live: Live) {
+        self.moment = None;
+        self.replayed = Some(live);
+    }
+
+    pub(super) fn open_run(&mut self, name: String) {
+        self.moment = None;
+        if self.live.as_ref().is_some_and(|l| l.name == name) {
+            self.replayed = None;
+        } else {
+            self.order(files::Order::Replay(name));
+        }
+    }
+
+    pub(super) fn take(&mut self, name: &str) {
+        let here = self.shown().filter(|l| l.name == name).and_then(|l| l.config().cloned());
+        let card = || self.cards.iter().find(|c| c.line.name == name).and_then(|c| c.config.clone());
+        match here.or_else(card) {
+            Some(config) => {
+                self.document.replace("Take a run's configuration", config, None);
+                self.changed();
+            }
+            None => {
+                self.notice("There is no configuration to take", &format!("Run {name} ended before it had one."), false)
+            }
+        }
+    }
+
+    pub(super) fn delete(&mut self, name: String) {
+        if self.running.is_some() && self.live.as_ref().is_some_and(|l| l.name == name) {
+            self.notice("The run was not deleted", "It is going on; stop it first.", false);
+            return;
+        }
+        if self.replayed.as_ref().is_some_and(|l| l.name == name) {
+            self.replayed = None;
+        }
+        if self.pair.as_ref().is_some_and(|p| p.names.contains(&name)) {
+            self.pair = None;
+        }
+        self.order(files::Order::Delete(name));
+    }
+
+    /// Why a run cannot begin now; empty when it can.
+    pub(in super::super) fn blocked(&self) -> String {
+        let wanted = &self.document.config().model.path;
+        match &self.opened {
+            _ if self.opening.is_some() => "A model is being opened.".into(),
+            Some(opened) if opened.asked == *wanted => match &self.plan {
+                _ if self.familiar.is_some() => {
+                    let name = self.familiar.as_ref().map_or("", |(card, _)| card.name);
+                    format!("This is a plan for {name}; choose a device of this machine to run.")
+                }
+                _ if self.probing.is_some() => "This machine is being measured.".into(),
+                None if self.planning => "It is being planned.".into(),
+                None => self.no_plan.clone(),
+                Some(plan) => plan.over.as_ref().map_or(String::new(), |over| {
+                    let beyond = over.needed.saturating_sub(over.budget);
+                    format!("It needs {} more than the memory limit.", ullage_panels::words::bytes(beyond))
+                }),
+            },
+            _ => "No model is open.".into(),
+        }
+    }
+
+    /// Starts the configuration as it is.
+    pub(super) fn run(&mut self, line: Line) {
+        let why = self.blocked();
+        // A plan that is being made anew is no reason to wait: the run plans for itself.
+        if !why.is_empty() && !self.planning {
+            self.notice("It cannot run yet", &why, false);
+            return;
+        }
+        let config = self.document.config().clone();
+        self.start(config, line);
+    }
+
+    pub(super) fn start(&mut self, config: Config, line: Line) {
+        if self.running.is_some() {
+            self.notice("A run is going on", "Stop it, or wait until it is done.", false);
+            return;
+        }
+        let Some(opened) = self.opened.clone().filter(|o| o.asked == config.model.path) else {
+            self.notice("There is nothing to run", &self.blocked(), false);
+            return;
+        };
+        let order = Order {
+            config,
+            model: Arc::clone(&opened.model),
+            machine: (*self.machine).clone(),
+            base: PathBuf::from("."),
+            dump: None,
+        };
+        self.moment = None;
+        self.stopping = false;
+        self.replayed = None;
+        self.series = line.clone();
+        match Running::start(order, opened, self.runs(), line, self.outbox.clone()) {
+            Ok(running) => {
+                self.running = Some(running);
+                self.live = Some(Live::new("new run".into(), Prompt::default()));
+            }
+            Err(e) => self.notice("The run did not start", &e.to_string(), true),
+        }
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        if let Some(running) = &self.running {
+            running.send(command);
+        }
+    }
+
+    pub(super) fn told(&mut self, told: Told) {
+        match told {
+            Told::Began { name, prompt } => self.live = Some(Live::new(name, prompt)),
+            Told::Events(events) => {
+                if let Some(live) = &mut self.live {
+                    events.iter().for_each(|e| live.add(e));
+                }
+            }
+            Told::Unsaved(why) => {
+                self.notice(
+                    "The run is not saved",
+                    &format!("{why}\nIt goes on; what it shows is lost when the window closes."),
+                    true,
+                );
+            }
+            Told::Over => self.over(),
+        }
+    }
+
+    pub(super) fn over(&mut self) {
+        self.running = None;
+        self.stopping = false;
+        let Some(live) = &mut self.live else { return };
+        live.close();
+        let config = live.config().cloned();
+        if let Some(error) = live.error().filter(|e| e.kind != "cancelled").cloned() {
+            let series = std::mem::take(&mut self.series);
+            match (error.needed, config) {
+                (Some(needed), Some(config)) => self.too_large(&error, needed, &config, &series),
+                _ => self.notice("The run failed", &error.message, true),
+            }
+        }
+        self.files.order(files::Order::List);
+        if let Some(Point { line, config }) = self.queue.pop_front() {
+            self.start(config, line);
+            if self.running.is_none() {
+                // What stopped this point would stop the others.
+                self.queue.clear();
+            }
+        }
+    }
+
+    /// A run was refused for a limit: on its own it is said with what would help, a point of a sweep joins those that did not fit.
+    fn too_large(&mut self, error: &Failure, needed: u64, config: &Config, line: &Line) {
+        let limit = config.budget.device.0;
+        let words = format!("{} of {}", figures::bytes(needed), figures::bytes(limit));
+        if line.series.is_empty() {
+            let remedy = error.hint.as_ref().map(|hint| {
+                let sets = planner::arguments(hint);
+                (planner::in_words(&sets), sets)
+            });
+            let remedy = remedy.filter(|(_, sets)| !sets.is_empty());
+            let detail = format!("It would hold {words} at its peak ({needed} B). It was stopped before it took them.");
+            self.notice_with("The run does not fit the memory limit", &detail, true, remedy);
+            return;
+        }
+        let title = format!("{}: not every point fits the memory limit", line.series);
+        let before = self.notices.iter().position(|n| n.title == title).map(|at| self.notices.remove(at).detail + "\n");
+        let detail = format!("{}{}: {words}", before.unwrap_or_default(), line.label);
+        self.notice(&title, &detail, false);
+    }
+
+    pub(super) fn sweep(&mut self, name: &str, points: Vec<Sets>) {
+        let base = self.document.config().clone();
+        for sets in points {
+            let label = point_label(&sets);
+            match document::with(&base, &sets) {
+                Ok(config) => {
+                    let line = Line { series: name.to_owned(), label };
+                    self.queue.push_back(Point { line, config });
+                }
+                Err(e) => self.notice(&format!("{name}: a point is left out"), &format!("{label}: {e}"), false),
+            }
+        }
+        if self.running.is_none()
+            && let Some(Point { line, config }) = self.queue.pop_front()
+        {
+            self.start(config, line);
+        }
+        self.ask();
+    }
+
+    pub(super) fn watch(&mut self, head: Option<(usize, usize)>) {
+        let value = head.map_or(String::new(), |(layer, head)| format!("[{layer}, {head}]"));
+        self.set("Keep a head at full size", &[("observe.head".into(), value)], None);
+    }
+}
+
+/// A point of a sweep in words: what it chooses, not what it measures.
+fn point_label(sets: &[(String, String)]) -> String {
+    let chooses = |key: &str| ["kv.", "weights.", "place.", "train."].iter().any(|p| key.starts_with(p));
+    let own: Vec<_> = sets.iter().filter(|(key, _)| chooses(key)).cloned().collect();
+    planner::in_words(if own.is_empty() { sets } else { &own })
+}
+
+/// The history's part of the view.
+pub(in super::super) fn history_view(session: &Session) -> History {
+    let open = session.shown().map_or("", |l| l.name.as_str());
+    let runs = session.cards.iter().map(|c| {
+        let mut line = c.line.clone();
+        line.open = line.name == open;
+        line
+    });
+    History {
+        runs: runs.collect(),
+        folder: session.runs().display().to_string(),
+        bytes: session.cards.iter().map(|c| c.line.bytes).sum(),
+        pair: session.pair.clone(),
+    }
+}

@@ -1,0 +1,472 @@
+//! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
+
+use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
+use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
+use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
+
+use super::words;
+
+/// The choice of an axis in `config`: `Err` with both when keys and values differ.
+fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
+    let all = config.choices();
+    let mut of = all.iter().filter(|(a, ..)| *a == axis).map(|(.., choice)| *choice);
+    let first = of.next()?;
+    Some(match of.next() {
+        Some(second) if second != first => Err((first, second)),
+        _ => Ok(first),
+    })
+}
+
+/// Every card of `config`, by section; prices and refusals are still to be filled in.
+pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
+    let mut out: Vec<Section> = Vec::new();
+    let mut put = |title: &str, card: Card| match out.iter_mut().find(|s| s.title == title) {
+        Some(section) => section.cards.push(card),
+        None => out.push(Section { title: title.to_owned(), cards: vec![card] }),
+    };
+    let mut axes: Vec<Axis> = Vec::new();
+    for entry in entries {
+        if !axes.contains(&entry.axis) {
+            axes.push(entry.axis);
+        }
+    }
+    for axis in axes {
+        let of: Vec<_> = entries.iter().copied().filter(|e| e.axis == axis).collect();
+        let title = axis.words().section;
+        match chosen(config, axis) {
+            Some(choice) => {
+                let card = card(config, axis, &of, choice);
+                // One value that asks for nothing is no choice.
+                if card.variants.len() > 1 || card.variants.iter().any(|v| !v.knobs.is_empty()) {
+                    put(title, card);
+                }
+            }
+            // An axis of which any number may be on.
+            None => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
+        }
+    }
+    put("Generation", generation(config));
+    put("Generation", computation(config));
+    put("Generation", observe(config));
+    out
+}
+
+fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
+    let key = axis.key();
+    let words = axis.words();
+    let variants = entries.iter().map(|entry| {
+        let given = choice.ok().filter(|c| c.id == entry.id);
+        Variant {
+            id: entry.id.into(),
+            title: entry.title.into(),
+            sentence: entry.sentence.into(),
+            paper: entry.paper.into(),
+            chosen: given.is_some(),
+            common: entry.common || given.is_some(),
+            sets: sets(config, key, entry),
+            knobs: given.map(|c| knobs(key, entry, &c.knobs)).unwrap_or_default(),
+            ..Variant::default()
+        }
+    });
+    Card {
+        key: key.into(),
+        title: words.title.into(),
+        sentence: words.sentence.into(),
+        advanced: words.advanced,
+        variants: variants.collect(),
+        mixed: choice.err().map(|(k, v)| format!("{} / {}", k.id, v.id)),
+        knobs: if axis == Axis::KvSelect { budget(config) } else { Vec::new() },
+    }
+}
+
+/// True when a policy keeps every row whatever the budget.
+pub fn keeps_all(entry: &Entry) -> bool {
+    match entry.role {
+        Role::Select(build) => entry
+            .knobs("kv.select", &Knobs::default())
+            .and_then(|knobs| build(&knobs))
+            .is_ok_and(|policy| policy.keeps_all()),
+        _ => false,
+    }
+}
+
+/// What choosing an entry sets: a policy that drops rows brings a budget along, so that two of them are compared at the same bytes.
+fn sets(config: &Config, key: &str, entry: &Entry) -> Vec<(String, String)> {
+    let mut out = vec![(key.to_owned(), entry.id.to_owned())];
+    if entry.axis == Axis::KvSelect {
+        match (keeps_all(entry), config.kv.budget) {
+            (true, Some(_)) => out.push(("kv.budget".into(), String::new())),
+            (false, None) => out.push(("kv.budget.ratio".into(), "0.2".into())),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn budget(config: &Config) -> Vec<Knob> {
+    let knob = |key: &str, label: &str, unit: &str, kind, value: String, sentence: &str| Knob {
+        key: key.into(),
+        label: label.into(),
+        unit: unit.into(),
+        kind,
+        value,
+        sentence: sentence.into(),
+        ..Knob::default()
+    };
+    match config.kv.budget {
+        Some(KvBudget::Ratio(r)) => vec![knob(
+            "kv.budget.ratio",
+            "Keep",
+            "of the context",
+            Kind::Float { min: 0.01, max: 1.0 },
+            r.to_string(),
+            "Rows that stay for each layer and head, as a share of the context; the same for every policy.",
+        )],
+        Some(KvBudget::Rows(n)) => vec![knob(
+            "kv.budget.rows",
+            "Keep",
+            "rows a head",
+            Kind::Int { min: 1, max: config.run.context.max(1) as i64 },
+            n.to_string(),
+            "Rows that stay for each layer and head; the same for every policy.",
+        )],
+        Some(KvBudget::Bytes(b)) => vec![knob(
+            "kv.budget.bytes",
+            "Keep",
+            "",
+            Kind::Text,
+            format!("{} B", b.0),
+            "Bytes of one sequence's cache; the same for every policy.",
+        )],
+        None => Vec::new(),
+    }
+}
+
+fn switch(config: &Config, entry: &'static Entry) -> Card {
+    let key = format!("{}.{}", entry.axis.key(), entry.id);
+    let on = config.eval.get(entry.id);
+    let variant = |id: &str, chosen: bool, value: &str| Variant {
+        id: id.into(),
+        title: words::capital(id),
+        sentence: if id == "on" { entry.sentence.into() } else { "Not measured.".into() },
+        paper: if id == "on" { entry.paper.into() } else { String::new() },
+        chosen,
+        common: true,
+        sets: vec![(key.clone(), value.to_owned())],
+        knobs: on.filter(|_| id == "on").map(|given| knobs(&key, entry, given)).unwrap_or_default(),
+        ..Variant::default()
+    };
+    Card {
+        title: entry.title.into(),
+        sentence: entry.sentence.into(),
+        variants: vec![variant("off", on.is_none(), ""), variant("on", on.is_some(), "{}")],
+        key: key.clone(),
+        ..Card::default()
+    }
+}
+
+/// The knobs of an entry with the values given, defaults elsewhere.
+pub fn knobs(key: &str, entry: &Entry, given: &Knobs) -> Vec<Knob> {
+    let text = |value: &KnobValue| value.to_string();
+    let of = |k: &catalog::Knob| {
+        let default = k.default_value().as_ref().map(text).unwrap_or_default();
+        Knob {
+            key: format!("{key}.{}", k.id),
+            label: k.label.into(),
+            paper_name: if k.paper_name == k.id { String::new() } else { k.paper_name.into() },
+            sentence: k.sentence.into(),
+            unit: k.unit.into(),
+            kind: match k.kind {
+                KnobKind::Int { min, max } => Kind::Int { min, max },
+                KnobKind::Float { min, max } => Kind::Float { min, max },
+                KnobKind::Bool => Kind::Bool,
+                KnobKind::Word { of } => Kind::Word(of.iter().map(|w| (*w).to_owned()).collect()),
+                KnobKind::Ints { .. } | KnobKind::Text => Kind::Text,
+            },
+            value: given.0.get(k.id).map_or_else(|| default.clone(), text),
+            default,
+        }
+    };
+    entry.knobs.iter().map(of).collect()
+}
+
+/// One knob that no catalogue entry has.
+fn plain(key: &str, label: &str, kind: Kind, value: String, default: &str, unit: &str, sentence: &str) -> Knob {
+    let (key, label, default, unit) = (key.into(), label.into(), default.into(), unit.into());
+    Knob { key, label, kind, value, default, unit, sentence: sentence.into(), paper_name: String::new() }
+}
+
+fn generation(config: &Config) -> Card {
+    let s = &config.run.sampling;
+    let float = |max| Kind::Float { min: 0.0, max };
+    let f = |v: f32| format!("{v}");
+    Card {
+        key: "run.sampling".into(),
+        title: "Next token".into(),
+        sentence: "How the next token is chosen from the model's scores.".into(),
+        advanced: true,
+        knobs: vec![
+            plain(
+                "run.sampling.temperature",
+                "Temperature",
+                float(2.0),
+                f(s.temperature),
+                "0",
+                "",
+                "Divides the scores; 0 always takes the most likely token.",
+            ),
+            plain(
+                "run.sampling.top_k",
+                "Top k",
+                Kind::Int { min: 0, max: 1 << 20 },
+                s.top_k.to_string(),
+                "0",
+                "tokens",
+                "Keep the k most likely; 0 for all.",
+            ),
+            plain(
+                "run.sampling.top_p",
+                "Top p",
+                float(1.0),
+                f(s.top_p),
+                "1",
+                "",
+                "Keep the smallest set of this probability; 1 for all.",
+            ),
+            plain(
+                "run.sampling.min_p",
+                "Min p",
+                float(1.0),
+                f(s.min_p),
+                "0",
+                "",
+                "Keep those at least this fraction of the most likely; 0 for all.",
+            ),
+            plain(
+                "run.seed",
+                "Seed",
+                Kind::Int { min: 0, max: i64::MAX },
+                config.run.seed.to_string(),
+                "0",
+                "",
+                "Of the random choices; sequence i uses seed + i.",
+            ),
+            plain(
+                "run.ignore_eos",
+                "Past the end",
+                Kind::Bool,
+                config.run.ignore_eos.to_string(),
+                "false",
+                "",
+                "Generate exactly as many tokens as asked for, past any end of text.",
+            ),
+        ],
+        ..Card::default()
+    }
+}
+
+fn computation(config: &Config) -> Card {
+    let compute = Kind::Word(vec!["exact".into(), "int8".into()]);
+    let now = serde_json::to_value(config.run.compute).ok().and_then(|v| v.as_str().map(str::to_owned));
+    Card {
+        key: "computation".into(),
+        title: "Computation".into(),
+        sentence: "How much is computed at once, and in which arithmetic.".into(),
+        advanced: true,
+        knobs: vec![
+            plain(
+                "run.batch",
+                "Prompt piece",
+                Kind::Int { min: 1, max: 8192 },
+                config.run.batch.to_string(),
+                "512",
+                "tokens",
+                "Prompt tokens computed at once: less scratch, more passes over the weights; the same results.",
+            ),
+            plain(
+                "run.compute",
+                "Arithmetic",
+                compute,
+                now.unwrap_or_default(),
+                "exact",
+                "",
+                "exact multiplies in 32-bit floats; int8 rounds activations as ggml does.",
+            ),
+            plain(
+                "machine.threads",
+                "Threads",
+                Kind::Int { min: 0, max: 1024 },
+                config.machine.threads.to_string(),
+                "0",
+                "",
+                "Threads of the engine; 0 for one a core.",
+            ),
+            plain(
+                "budget.host",
+                "RAM limit",
+                Kind::Text,
+                size(config.budget.host.0),
+                "unlimited",
+                "",
+                "How much RAM beside the device may be used.",
+            ),
+            plain(
+                "budget.disk",
+                "Disk limit",
+                Kind::Text,
+                size(config.budget.disk.0),
+                "unlimited",
+                "",
+                "How much of the disk may be used.",
+            ),
+        ],
+        ..Card::default()
+    }
+}
+
+fn size(bytes: u64) -> String {
+    serde_json::to_value(ullage_core::Bytes(bytes)).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn observe(config: &Config) -> Card {
+    let on = config.observe.as_ref();
+    let variant = |id: &str, title: &str, sentence: &str, chosen, sets: &[(&str, &str)]| Variant {
+        id: id.into(),
+        title: title.into(),
+        sentence: sentence.into(),
+        chosen,
+        common: true,
+        sets: sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..Variant::default()
+    };
+    let mut off = variant("off", "Nothing", "Nothing is kept for display.", on.is_none(), &[("observe", "")]);
+    off.knobs.clear();
+    let mut thumbnails = variant(
+        "thumbnails",
+        "All heads, small",
+        "The newest token's attention of every head, at every step, for the Attention picture; never the reason a run is refused.",
+        on.is_some(),
+        &[("observe.attention", "thumbnails")],
+    );
+    if let Some(o) = on {
+        thumbnails.knobs = vec![
+            plain(
+                "observe.bins",
+                "Columns",
+                Kind::Int { min: 1, max: 4096 },
+                o.bins.to_string(),
+                "64",
+                "",
+                "Columns of a small map.",
+            ),
+            plain(
+                "observe.limit",
+                "At most",
+                Kind::Text,
+                size(o.limit.0),
+                "16 MiB",
+                "",
+                "Steps after that are not kept.",
+            ),
+        ];
+    }
+    Card {
+        key: "observe".into(),
+        title: "Kept for display".into(),
+        sentence: "What is kept only to be looked at; it is part of the configuration because it costs bytes.".into(),
+        advanced: true,
+        variants: vec![off, thumbnails],
+        ..Card::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::super::super::document::with;
+    use super::*;
+    use ullage_core::catalog::{Default as Value, with_all};
+    use ullage_core::ledger::Category;
+
+    #[test]
+    fn every_entry_of_the_catalogue_is_on_a_card_and_every_variant_can_be_set() {
+        let entries: Vec<_> = catalog::entries().collect();
+        let config = Config::default();
+        let sections = sections(&config, &entries);
+        let cards: Vec<_> = sections.iter().flat_map(|s| &s.cards).collect();
+        for entry in &entries {
+            let own = format!("{}.{}", entry.axis.key(), entry.id);
+            let alone = entries.iter().filter(|e| e.axis == entry.axis).count() == 1;
+            let shown = cards
+                .iter()
+                .any(|c| c.key == own || c.key == entry.axis.key() && c.variants.iter().any(|v| v.id == entry.id));
+            assert!(shown || alone && entry.knobs.is_empty(), "{own}");
+        }
+        for variant in cards.iter().flat_map(|c| &c.variants) {
+            let set = with(&config, &variant.sets).unwrap_or_else(|e| panic!("{:?}: {e}", variant.sets));
+            let again = super::sections(&set, &entries);
+            let mut all = again.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants);
+            assert!(all.any(|v| v.id == variant.id && v.chosen && v.title == variant.title), "{:?}", variant.sets);
+        }
+        for knob in cards.iter().flat_map(|c| c.knobs.iter().chain(c.variants.iter().flat_map(|v| &v.knobs))) {
+            assert!(!knob.value.is_empty() || knob.default.is_empty(), "{}", knob.key);
+            if !knob.value.is_empty() {
+                assert_eq!(
+                    with(&config, &[(knob.key.clone(), knob.value.clone())]).unwrap().run,
+                    config.run,
+                    "{}",
+                    knob.key
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_nobody_has_heard_of_becomes_a_variant_with_its_knobs() {
+        static NEW: Entry = Entry {
+            id: "oracle_of_rows",
+            title: "Oracle of rows",
+            common: false,
+            axis: Axis::KvSelect,
+            paper: "nobody, 2031",
+            sentence: "Keeps what will be needed.",
+            knobs: &[catalog::Knob {
+                id: "foresight",
+                label: "Foresight",
+                paper_name: "φ",
+                kind: KnobKind::Float { min: 0.0, max: 1.0 },
+                default: Value::Float(0.5),
+                unit: "tokens",
+                sentence: "How far it sees.",
+            }],
+            composes: with_all,
+            role: Role::PlaceKv,
+        };
+        let entries: Vec<_> = catalog::entries().chain([&NEW]).collect();
+        let mut config = Config::default();
+        config.kv.select = "oracle_of_rows".into();
+        let sections = sections(&config, &entries);
+        let card = sections.iter().flat_map(|s| &s.cards).find(|c| c.key == "kv.select").unwrap();
+        let v = card.variants.last().unwrap();
+        assert_eq!((v.title.as_str(), v.chosen, v.common), ("Oracle of rows", true, true));
+        assert_eq!(v.sets[0], ("kv.select".into(), "oracle_of_rows".into()));
+        let [knob] = &v.knobs[..] else { panic!("{:?}", v.knobs) };
+        assert_eq!(
+            (knob.key.as_str(), knob.value.as_str(), knob.paper_name.as_str()),
+            ("kv.select.foresight", "0.5", "φ")
+        );
+        assert_eq!(card.variants.iter().filter(|v| v.chosen).count(), 1);
+    }
+
+    #[test]
+    fn bytes_lead_to_cards_that_exist() {
+        let entries: Vec<_> = catalog::entries().collect();
+        let mut config = Config::default();
+        config.observe = Some(ullage_core::config::Observe::default());
+        let sections = sections(&config, &entries);
+        for c in [Category::Weights, Category::KvCache, Category::Workspace, Category::Logits, Category::Observation] {
+            let key = words::governs(c);
+            assert!(sections.iter().flat_map(|s| &s.cards).any(|card| card.key == key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The window driven as a person or a screen reader does: by the names of what is on screen alone.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use egui::accesskit::Role;
+use egui::{Key, Modifiers, vec2};
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use tempfile::TempDir;
+use ullage::window::App;
+use ullage::window::files::{Answer, Ask, Asker};
+use ullage::window::session::{Session, Setup};
+use ullage::window::store;
+use ullage_core::config::from_toml;
+use ullage_core::ledger::alloc::CountingAlloc;
+
+#[global_allocator]
+static ALLOC: CountingAlloc = CountingAlloc;
+
+struct Screen {
+    harness: Harness<'static, App>,
+    room: TempDir,
+    answers: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+fn screen() -> Screen {
+    let room = tempfile::tempdir().unwrap();
+    let data = room.path().join("data");
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let mine = Arc::clone(&answers);
+    let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().map_or(Answer::Cancelled, Answer::Path));
+    let remembered = store::load(&store::file(&data));
+    let session = Session::new(Setup { data, remembered, open: None, ask, wake: Arc::new(|| ()) });
+    let context = egui::Context::default();
+    let app = App::new(&context, session, &serde_json::Value::Null);
+    let harness = Harness::builder()
+        .with_size(vec2(1280.0, 800.0))
+        .with_max_steps(64)
+        .with_context_setup(ullage_panels::theme::install)
+        .build_ui_state(
+            |ui, app: &mut App| {
+                app.listen(ui.ctx());
+                app.draw(ui);
+            },
+            app,
+        );
+    Screen { harness, room, answers }
+}
+
+impl Screen {
+    /// Steps until something is as wanted.
+    #[track_caller]
+    fn until(&mut self, what: &str, mut wanted: impl FnMut(&Harness<'static, App>) -> bool) {
+        let start = Instant::now();
+        loop {
+            self.harness.step();
+            if wanted(&self.harness) {
+                return;
+            }
+            if start.elapsed() > Duration::from_secs(120) {
+                let view = self.harness.state_mut().session().view();
+                panic!("waiting for {what}: {:?} {:?}", view.notices, view.status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[track_caller]
+    fn until_label(&mut self, part: &str) {
+        self.until(part, |h| h.query_all_by_label_contains(part).next().is_some());
+    }
+
+    fn click(&mut self, label: &str) {
+        self.harness.get_by_label(label).click();
+        self.harness.step();
+    }
+
+    fn settle(&mut self) {
+        self.until("the plan", |_| true);
+        let start = Instant::now();
+        while !self.harness.state_mut().session().settled() {
+            self.harness.step();
+            assert!(start.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.harness.step();
+    }
+
+    /// The label of a node that begins with this.
+    fn label(&self, start: &str) -> Option<String> {
+        let nodes = self.harness.query_all_by_label_contains(start);
+        nodes.filter_map(|n| n.accesskit_node().label()).find(|l| l.starts_with(start))
+    }
+}
+
+#[test]
+fn a_persons_first_minute() {
+    let mut s = screen();
+    // It opens on the bundled model, over its limit, with one button that brings it back.
+    s.until_label("Do it: ");
+    s.until_label("over the limit");
+    assert!(s.harness.query_all_by_label("Run").all(|n| n.accesskit_node().is_disabled()));
+
+    // Drag the limit up: it fits. Drag it down: it does not.
+    s.harness.get_by_role_and_label(Role::Slider, "Memory limit").set_value_accesskit(64.0 * 1_048_576.0);
+    s.until_label("to spare");
+    s.harness.get_by_role_and_label(Role::Slider, "Memory limit").set_value_accesskit(11.0 * 1_048_576.0);
+    s.until_label("over the limit");
+    s.settle();
+    let way_back = s.label("Do it: ").unwrap();
+    s.click(&way_back);
+    s.until_label("to spare");
+    s.settle();
+
+    // Run it: every measured stretch lands on its predicted one.
+    s.harness.get_all_by_label("Run").next().unwrap().click();
+    s.until("the run", |h| h.query_by_label("Stop").is_some());
+    s.until("the end", |h| h.query_by_label("Stop").is_none());
+    for used in ["weights", "KV cache"] {
+        let figure = |account: &str| {
+            let label = s.label(&format!("{account} {used}, ")).unwrap_or_else(|| panic!("no {account} {used}"));
+            label.trim_start_matches(account).trim().to_owned()
+        };
+        assert_eq!(figure("Predicted"), figure("Measured"));
+    }
+
+    // Scrub to its beginning: the bars show that moment.
+    s.click("Timeline");
+    s.until("the cursor", |h| h.query_by_role_and_label(Role::Slider, "Moment shown").is_some());
+    s.harness.get_by_role_and_label(Role::Slider, "Moment shown").set_value_accesskit(0.0);
+    s.until("the moment", |h| {
+        h.query_all_by_label_contains("At ").chain(h.query_all_by_label_contains("at 0")).next().is_some()
+    });
+    assert_eq!(s.harness.state_mut().session().moment(), Some(0));
+
+    // Take it home and bring it back.
+    let config = s.harness.state_mut().session().config().clone();
+    let path = s.room.path().join("mine.toml");
+    s.answers.lock().unwrap().push(path.clone());
+    s.harness.key_press_modifiers(Modifiers::COMMAND, Key::E);
+    s.until_label("mine.toml");
+    assert_eq!(from_toml(&std::fs::read_to_string(&path).unwrap(), &[]).unwrap(), config);
+    s.harness.get_by_role_and_label(Role::Slider, "Memory limit").set_value_accesskit(256.0 * 1_048_576.0);
+    s.until("the change", |_| true);
+    s.settle();
+    assert_ne!(*s.harness.state_mut().session().config(), config);
+    s.answers.lock().unwrap().push(path);
+    s.harness.key_press_modifiers(Modifiers::COMMAND, Key::O);
+    s.until("the import", |_| true);
+    let start = Instant::now();
+    while *s.harness.state_mut().session().config() != config {
+        s.harness.step();
+        assert!(start.elapsed() < Duration::from_secs(60), "the import");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    // Undo, by the keyboard.
+    s.harness.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+    s.harness.step();
+    assert_ne!(*s.harness.state_mut().session().config(), config);
+}
+
+#[test]
+fn nothing_new_means_no_frame() {
+    let mut s = screen();
+    s.until_label("Do it: ");
+    s.settle();
+    let start = Instant::now();
+    // What is found on the disk may still come; then there is silence.
+    let quiet = loop {
+        s.harness.run_steps(4);
+        let delay = s.harness.output().viewport_output.values().map(|v| v.repaint_delay).min().unwrap();
+        if delay > Duration::from_secs(60) || start.elapsed() > Duration::from_secs(20) {
+            break delay;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(quiet > Duration::from_secs(60), "{quiet:?}");
+}

@@ -1,0 +1,531 @@
+//! The workbench without a screen: what a person does, through the session's actions and view alone.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use ullage::window::Start;
+use ullage::window::files::{Answer, Ask, Asker};
+use ullage::window::session::{Effect, Session, Setup};
+use ullage::window::store;
+use ullage_core::config::from_toml;
+use ullage_core::ledger::alloc::CountingAlloc;
+use ullage_panels::Action;
+use ullage_panels::view::{Card, Tier, Variant, View};
+
+#[global_allocator]
+static ALLOC: CountingAlloc = CountingAlloc;
+
+/// A session in a folder of its own, and where its dialogs answer.
+struct Desk {
+    session: Session,
+    room: TempDir,
+    answers: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+fn desk(open: Option<Start>) -> Desk {
+    desk_in(tempfile::tempdir().unwrap(), open)
+}
+
+fn desk_in(room: TempDir, open: Option<Start>) -> Desk {
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    let mine = Arc::clone(&answers);
+    let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().map_or(Answer::Cancelled, Answer::Path));
+    let data = room.path().join("data");
+    let remembered = store::load(&store::file(&data));
+    let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()) });
+    Desk { session, room, answers }
+}
+
+impl Desk {
+    /// Waits until the view is as wanted.
+    #[track_caller]
+    fn until(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
+        let start = Instant::now();
+        loop {
+            self.session.tick();
+            let view = self.session.view();
+            if wanted(view) {
+                return view.clone();
+            }
+            let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
+            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {said:?} {:?}", view.status);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// As [`Self::until`], once the newest configuration is planned and priced.
+    #[track_caller]
+    fn settled(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
+        let start = Instant::now();
+        loop {
+            self.session.tick();
+            let settled = self.session.settled();
+            let view = self.session.view();
+            if settled && wanted(view) {
+                return view.clone();
+            }
+            let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
+            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {said:?} {:?}", view.status);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn set(&mut self, sets: &[(&str, &str)]) {
+        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.session.act(Action::Set { what: "set".into(), sets, gesture: None });
+    }
+
+    /// Waits for the prices of the present configuration.
+    #[track_caller]
+    fn priced(&mut self) -> View {
+        self.settled("prices", |v| v.top.predicted.is_some())
+    }
+
+    #[track_caller]
+    fn ready(&mut self) -> View {
+        self.settled("a plan", |v| v.top.predicted.is_some() && v.status.blocked.is_empty())
+    }
+
+    #[track_caller]
+    fn run(&mut self) -> View {
+        self.ready();
+        self.session.act(Action::Run);
+        self.until("the run to begin", |v| v.status.running || v.top.measured.is_some());
+        self.until("the run to end", |v| !v.status.running)
+    }
+
+    fn exported(&mut self) -> String {
+        self.session.act(Action::CopyToml);
+        let effects = self.session.effects();
+        let [Effect::Copy(text)] = &effects[..] else { panic!("{effects:?}") };
+        text.clone()
+    }
+
+    fn failures(&mut self) -> Vec<String> {
+        self.session.view().notices.iter().filter(|n| n.failure).map(|n| format!("{}: {}", n.title, n.detail)).collect()
+    }
+}
+
+fn card<'a>(view: &'a View, key: &str) -> &'a Card {
+    view.cards.iter().flat_map(|s| &s.cards).find(|c| c.key == key).unwrap_or_else(|| panic!("no card {key}"))
+}
+
+fn variant<'a>(view: &'a View, key: &str, id: &str) -> &'a Variant {
+    card(view, key).variants.iter().find(|v| v.id == id).unwrap_or_else(|| panic!("no variant {key} {id}"))
+}
+
+/// A run that is over in a blink.
+const SHORT: [(&str, &str); 3] = [("run.max_tokens", "12"), ("run.context", "96"), ("budget.device", "unlimited")];
+
+#[test]
+fn a_first_minute_over_the_limit_back_below_it_run_and_taken_home() {
+    let mut desk = desk(None);
+    // The first start: the bundled model, over the limit, one change away from fitting.
+    let view = desk.until("the first start", |v| v.top.way_back.is_some());
+    let bar = &view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1;
+    assert!(bar.overshoot() > 0 && !view.status.blocked.is_empty(), "{bar:?}");
+    let back = view.top.way_back.clone().unwrap();
+    assert!(back.change < 0, "{back:?}");
+    desk.session.act(Action::Set { what: back.words.clone(), sets: back.sets, gesture: None });
+    let view = desk.ready();
+    let predicted = view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1.clone();
+    assert_eq!(predicted.overshoot(), 0);
+    assert_eq!(view.status.undo.as_deref(), Some(back.words.as_str()));
+
+    // Run: what is measured lands on what was predicted.
+    let view = desk.run();
+    assert_eq!(desk.failures(), Vec::<String>::new());
+    let measured = view.top.measured.as_ref().unwrap();
+    assert!(!measured.live && !measured.stale, "{measured:?}");
+    let bar = &measured.instants[0].tiers[0].1;
+    let gap = predicted.total() as i64 - bar.total() as i64;
+    assert!((0..=(predicted.total() / 50).max(256 << 10) as i64).contains(&gap), "gap {gap}");
+    assert!(bar.measured && bar.total() > 0);
+    let text = &view.text.sequences[0];
+    assert!(text.tokens.len() > text.prompt && text.prompt > 0 && !text.stop.is_empty());
+    assert!(view.attention.grid.as_ref().is_some_and(|g| !g.steps.is_empty()), "the first start observes");
+    assert_eq!(view.attention.tokens.len(), text.tokens.len());
+
+    // Scrub: bars of a moment.
+    assert!(view.timeline.moments.len() > 1 && !view.timeline.live);
+    desk.session.act(Action::ScrubTo(Some(0)));
+    let view = desk.session.view();
+    let at = view.top.measured.as_ref().unwrap().instants.last().unwrap();
+    assert!(at.name.starts_with("at "), "{}", at.name);
+    assert_eq!(at.tiers[0].1.total(), view.timeline.moments[0].total(Tier::Device));
+
+    // Export and import: the same configuration, with its evidence.
+    let text = desk.exported();
+    assert_eq!(from_toml(&text, &[]).unwrap(), *desk.session.config());
+    assert!(text.contains("# predicted  peak device") && text.contains("# measured   peak device"), "{text}");
+    let path = desk.room.path().join("mine.toml");
+    desk.answers.lock().unwrap().push(path.clone());
+    desk.session.act(Action::ExportDialog);
+    desk.until("the export", |v| v.notices.iter().any(|n| n.title == "Saved"));
+    let config = desk.session.config().clone();
+    desk.set(&[("run.context", "64"), ("kv.format", "q4_0")]);
+    assert_ne!(*desk.session.config(), config);
+    desk.session.act(Action::Open(path.display().to_string()));
+    desk.until("the import", |v| v.status.undo.as_deref() == Some("Open a configuration"));
+    assert_eq!(*desk.session.config(), config);
+
+    // The history has the run, and opens it without the model.
+    let view = desk.until("the history", |v| v.history.runs.len() == 1);
+    let run = &view.history.runs[0];
+    assert_eq!((run.peak, run.error.as_str()), (Some(bar.total()), ""));
+    assert!(run.bytes > 0 && view.history.bytes == run.bytes);
+}
+
+#[test]
+fn undo_and_redo_go_over_every_change() {
+    let mut desk = desk(None);
+    desk.until("the model", |v| !v.top.model.name.is_empty());
+    let before = desk.session.config().clone();
+    for (i, mib) in [40, 30, 20].iter().enumerate() {
+        let sets = vec![("budget.device".to_owned(), format!("{mib} MiB"))];
+        desk.session.act(Action::Set { what: format!("limit {i}"), sets, gesture: Some(5) });
+    }
+    desk.set(&[("kv.select", "h2o"), ("kv.budget.ratio", "0.3")]);
+    let after = desk.session.config().clone();
+    desk.session.act(Action::Undo);
+    desk.session.act(Action::Undo);
+    assert_eq!(*desk.session.config(), before, "a drag is one step");
+    desk.session.act(Action::Redo);
+    desk.session.act(Action::Redo);
+    assert_eq!(*desk.session.config(), after);
+    // What is wrong changes nothing and is said.
+    desk.set(&[("run.context", "-3")]);
+    assert_eq!(*desk.session.config(), after);
+    assert!(desk.failures().iter().any(|f| f.contains("run.context")), "{:?}", desk.failures());
+}
+
+#[test]
+fn prices_are_known_before_the_click_and_come_true_after_it() {
+    let mut desk = desk(None);
+    let view = desk.priced();
+    let q8 = variant(&view, "kv.format", "q8_0").clone();
+    let price = q8.price.unwrap();
+    assert!(price.change() < 0, "{price:?}");
+    desk.session.act(Action::Set { what: "Precision".into(), sets: q8.sets, gesture: None });
+    let view = desk.settled("the new plan", |v| variant(v, "kv.format", "q8_0").chosen);
+    let bar = &view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1;
+    assert_eq!(bar.total(), price.after);
+    // A policy that drops rows is refused where it cannot work, with the reason.
+    let all = view.cards.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants);
+    for v in all.filter(|v| !v.refused.is_empty()) {
+        assert!(v.refused.len() > 10, "{}: {}", v.id, v.refused);
+    }
+}
+
+#[test]
+fn stopping_is_heard_at_once_and_what_was_done_is_kept() {
+    let mut desk = desk(None);
+    desk.ready_after(&[
+        ("run.max_tokens", "4000"),
+        ("run.context", "4096"),
+        ("run.ignore_eos", "true"),
+        ("budget.device", "unlimited"),
+    ]);
+    desk.session.act(Action::Run);
+    desk.until("tokens", |v| v.text.sequences.first().is_some_and(|s| s.tokens.len() > s.prompt + 5));
+    // Pause, one token, go on.
+    desk.session.act(Action::Pause);
+    let view = desk.until("the pause", |v| v.status.paused);
+    let paused = view.text.sequences[0].tokens.len();
+    desk.session.act(Action::Step);
+    let view = desk.until("one token", |v| v.status.paused && v.text.sequences[0].tokens.len() > paused);
+    assert_eq!(view.text.sequences[0].tokens.len(), paused + 1);
+    desk.session.act(Action::Resume);
+    desk.until("more", |v| !v.status.paused && v.text.sequences[0].tokens.len() > paused + 3);
+    desk.session.act(Action::Stop);
+    let view = desk.until("the end", |v| !v.status.running);
+    assert_eq!(view.text.summary, "stopped");
+    assert!(view.text.sequences[0].tokens.len() > paused && !view.timeline.live);
+    assert_eq!(desk.failures(), Vec::<String>::new(), "stopping is no failure");
+    let view = desk.until("the history", |v| v.history.runs.len() == 1);
+    assert!(view.history.runs[0].error.contains("cancelled"));
+    // The next run starts as any other.
+    desk.ready_after(&SHORT);
+    let view = desk.run();
+    assert!(view.top.measured.is_some_and(|m| !m.live));
+}
+
+impl Desk {
+    #[track_caller]
+    fn ready_after(&mut self, sets: &[(&str, &str)]) -> View {
+        self.until("the model", |v| v.top.predicted.is_some());
+        self.set(sets);
+        self.ready()
+    }
+}
+
+#[test]
+fn two_runs_stand_side_by_side_reopen_without_a_model_and_go_when_deleted() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    desk.run();
+    desk.ready_after(&[("kv.select", "window"), ("kv.budget.rows", "6")]);
+    desk.run();
+    let view = desk.until("the history", |v| v.history.runs.len() == 2);
+    let names = [view.history.runs[1].name.clone(), view.history.runs[0].name.clone()];
+    desk.session.act(Action::Compare(Some(names.clone())));
+    let view = desk.until("the pair", |v| v.history.pair.is_some());
+    let pair = view.history.pair.as_ref().unwrap();
+    assert_eq!(pair.names, names);
+    let (a, b) = (&pair.text[0].tokens, &pair.text[1].tokens);
+    match pair.first_difference {
+        Some(at) => assert!(a[..at] == b[..at] && a.get(at) != b.get(at)),
+        None => assert_eq!(a, b),
+    }
+    assert!(pair.choices.iter().any(|(k, [_, v])| k == "kv.select" && v == "window"), "{:?}", pair.choices);
+    let peaks: Vec<_> = pair.bars.iter().map(ullage_panels::view::BytesBar::total).collect();
+    assert!(peaks[1] < peaks[0], "{peaks:?}");
+
+    // Another start, a model that is not there: the run folder opens all the same.
+    let Desk { session, room, .. } = desk;
+    drop(session);
+    let folder = room.path().join("data/runs").join(&names[0]);
+    let text = std::fs::read_to_string(folder.join("config.toml")).unwrap();
+    std::fs::write(folder.join("config.toml"), text.replace("bundled:recall", "/gone.gguf")).unwrap();
+    let mut desk = desk_in(room, Some(Start::Path(folder.display().to_string())));
+    let view = desk.until("the run", |v| v.text.of_run.is_some());
+    assert!(view.text.sequences[0].tokens.len() > view.text.sequences[0].prompt);
+    assert!(view.top.measured.is_some() && !view.timeline.moments.is_empty());
+    desk.session.act(Action::DeleteRun(names[0].clone()));
+    desk.until("the deletion", |v| v.history.runs.len() == 1);
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_model_that_is_gone_or_damaged_is_a_notice_and_the_window_goes_on() {
+    let room = tempfile::tempdir().unwrap();
+    let model = room.path().join("mine.gguf");
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bundled/recall.gguf");
+    std::fs::copy(&bundled, &model).unwrap();
+    let path = model.display().to_string();
+    let mut desk = desk_in(room, Some(Start::Path(path.clone())));
+    desk.until("the model", |v| v.top.model.path == path);
+    // The file vanishes: what is open still runs or says why; opening it again says why.
+    std::fs::remove_file(&model).unwrap();
+    desk.ready_after(&SHORT);
+    desk.run();
+    desk.session.act(Action::Open(path.clone()));
+    desk.until("the notice", |v| v.notices.iter().any(|n| n.failure && n.detail.contains("mine.gguf")));
+    // Half a file.
+    let bytes = std::fs::read(&bundled).unwrap();
+    std::fs::write(&model, &bytes[..bytes.len() / 2]).unwrap();
+    for n in desk.session.view().notices.clone() {
+        desk.session.act(Action::PutAway(n.id));
+    }
+    desk.session.act(Action::Open(path));
+    desk.until("the notice", |v| v.notices.iter().any(|n| n.failure));
+    desk.session.act(Action::Open("bundled:recall".into()));
+    desk.until("the bundled model", |v| v.top.model.path == "bundled:recall" && v.top.predicted.is_some());
+    desk.ready_after(&SHORT);
+    assert!(desk.run().top.measured.is_some());
+}
+
+#[test]
+fn what_is_remembered_comes_back_and_a_damaged_file_is_a_notice() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    desk.set(&[("kv.format", "q8_0")]);
+    let config = desk.session.config().clone();
+    desk.session.remember(Some([900.0, 700.0]), Some([10.0, 20.0]), serde_json::json!({ "tab": 3 }));
+    desk.session.close();
+    let room = desk.room;
+    let mut desk = desk_in(room, None);
+    assert_eq!(*desk.session.config(), config);
+    let view = desk.until("the model", |v| !v.top.model.name.is_empty());
+    assert_eq!(view.top.recent[0].path, "bundled:recall");
+    desk.session.close();
+    let file = store::file(&desk.room.path().join("data"));
+    std::fs::write(&file, b"{ damaged").unwrap();
+    let mut desk = desk_in(desk.room, None);
+    let view = desk.until("the model", |v| !v.top.model.name.is_empty());
+    assert!(view.notices.iter().any(|n| n.detail.contains("window.json")), "{:?}", view.notices);
+}
+
+#[test]
+fn a_sweep_is_a_line_of_points_planned_before_they_are_run() {
+    let mut desk = desk(None);
+    let view = desk.ready_after(&[("budget.device", "unlimited"), ("run.context", "512"), ("run.max_tokens", "8")]);
+    let sweep = view.accuracy.sweeps.iter().find(|(name, _)| name.contains("H2O")).unwrap();
+    assert!(sweep.1.len() >= 3);
+    // A short one of the same kind.
+    let measure = ("eval.recall".to_owned(), "{ pairs = 8, questions = 4, samples = 1 }".to_owned());
+    let point = |ratio: &str| {
+        vec![
+            ("kv.select".to_owned(), "h2o".to_owned()),
+            ("kv.budget.ratio".to_owned(), ratio.to_owned()),
+            measure.clone(),
+        ]
+    };
+    desk.session.act(Action::Sweep { name: "short".into(), points: vec![point("0.1"), point("0.5"), point("0.9")] });
+    let view = desk.until("planned points", |v| v.accuracy.series.iter().any(|s| s.dots.iter().any(|d| d.planned)));
+    assert!(view.status.queued > 0);
+    let view = desk.until("the sweep", |v| {
+        !v.status.running
+            && v.accuracy
+                .series
+                .iter()
+                .any(|s| s.name == "short" && s.dots.len() == 3 && s.dots.iter().all(|d| !d.planned))
+    });
+    let line = view.accuracy.series.iter().find(|s| s.name == "short").unwrap();
+    assert!(line.dots.is_sorted_by(|a, b| a.bytes < b.bytes), "{line:?}");
+    assert_eq!(view.accuracy.axes[0].label, "recall");
+    for dot in &line.dots {
+        let (_, value) = &dot.values[0];
+        assert!((0.0..=1.0).contains(value) && !dot.run.is_empty() && !dot.sets.is_empty());
+    }
+    // Points that do not fit are said together, and the others are run.
+    desk.set(&[("budget.device", "9 MiB")]);
+    desk.session.act(Action::Sweep { name: "tight".into(), points: vec![point("0.95"), point("0.05"), point("1")] });
+    let view = desk.until("the tight sweep", |v| {
+        !v.status.running && v.status.queued == 0 && v.accuracy.series.iter().any(|s| s.name == "tight")
+    });
+    let notice = view.notices.iter().find(|n| n.title.starts_with("tight")).unwrap();
+    assert!(!notice.failure && notice.detail.lines().count() == 2, "{notice:?}");
+    for n in view.notices {
+        desk.session.act(Action::PutAway(n.id));
+    }
+    desk.set(&[("budget.device", "unlimited")]);
+    // What was measured is said on the card that chooses it.
+    desk.ready_after(&[("kv.select", "h2o"), ("kv.budget.ratio", "0.5")]);
+    let view = desk.priced();
+    assert!(variant(&view, "kv.select", "h2o").accuracy.contains("recall"), "{:?}", variant(&view, "kv.select", "h2o"));
+}
+
+#[test]
+fn closing_while_a_run_goes_on_keeps_what_it_did() {
+    let mut desk = desk(None);
+    desk.ready_after(&[
+        ("run.max_tokens", "4000"),
+        ("run.context", "4096"),
+        ("run.ignore_eos", "true"),
+        ("budget.device", "unlimited"),
+    ]);
+    desk.session.act(Action::Run);
+    desk.until("tokens", |v| v.text.sequences.first().is_some_and(|s| s.tokens.len() > s.prompt + 5));
+    desk.session.close();
+    let runs = desk.room.path().join("data/runs");
+    let folder = std::fs::read_dir(runs).unwrap().next().unwrap().unwrap().path();
+    let live = ullage::window::history::replay(&folder).unwrap();
+    assert!(live.written[0].tokens.len() > live.written[0].prompt + 5);
+    assert!(folder.join("report.json").is_file(), "the folder is whole");
+}
+
+#[test]
+fn a_run_that_cannot_be_saved_goes_on_and_says_so() {
+    let room = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(room.path().join("data")).unwrap();
+    // A file where the folder of runs would be.
+    std::fs::write(room.path().join("data/runs"), b"").unwrap();
+    let mut desk = desk_in(room, None);
+    desk.ready_after(&SHORT);
+    let view = desk.run();
+    assert!(
+        view.notices.iter().any(|n| n.title == "The run is not saved" && n.detail.contains("runs")),
+        "{:?}",
+        view.notices
+    );
+    assert!(view.top.measured.is_some() && view.text.sequences[0].tokens.len() > view.text.sequences[0].prompt);
+}
+
+#[test]
+fn a_conversation_has_a_history_that_can_be_changed() {
+    let mut desk = desk(None);
+    desk.ready_after(&[
+        ("run.chat", "true"),
+        ("run.max_tokens", "12"),
+        ("budget.device", "unlimited"),
+        ("run.prompt", "\"\""),
+    ]);
+    let mut say = |action: Action| {
+        desk.settled("the plan", |v| !v.status.running);
+        desk.session.act(action);
+        desk.settled("the answer", |v| {
+            !v.status.running && v.text.sequences.first().is_some_and(|s| !s.stop.is_empty())
+        });
+        let view = desk.session.view();
+        let answer = view.text.sequences[0].tokens[view.text.sequences[0].prompt..]
+            .iter()
+            .map(|t| t.text.as_str())
+            .collect::<String>();
+        (view.text.turns.clone(), view.text.prompt.clone(), answer)
+    };
+    let fox = "Tell me a story about a fox.";
+    let (turns, prompt, first) = say(Action::Say(fox.into()));
+    let said = |turns: &[ullage_panels::view::Turn]| turns.iter().map(|t| t.content.clone()).collect::<Vec<_>>();
+    assert_eq!((said(&turns), prompt.as_str()), (vec![fox.to_owned(), first.clone()], fox));
+    assert!(!first.is_empty());
+    let (turns, prompt, second) = say(Action::Say("And a lamb.".into()));
+    assert_eq!(said(&turns), [fox, &first, "And a lamb.", &second]);
+    assert_eq!(prompt, "And a lamb.");
+    let (turns, prompt, again) = say(Action::EditTurn { turn: 0, content: fox.into() });
+    assert_eq!(
+        (turns.len(), prompt.as_str(), again.as_str()),
+        (2, fox, first.as_str()),
+        "what came after is forgotten"
+    );
+    let (turns, _, again) = say(Action::Regenerate);
+    assert_eq!((turns.len(), again), (2, first), "greedy: the same answer");
+    desk.session.act(Action::ClearChat);
+    let view = desk.session.view();
+    assert!(view.text.turns.is_empty() && view.text.sequences.is_empty() && view.text.prompt.is_empty());
+    assert_eq!(desk.failures(), Vec::<String>::new());
+}
+
+#[test]
+fn one_head_is_kept_whole_when_it_is_watched() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    desk.session.act(Action::WatchHead(Some((2, 5))));
+    assert_eq!(desk.session.view().attention.chosen, Some((2, 5)));
+    let view = desk.run();
+    let map = view.attention.map.as_ref().unwrap();
+    let tokens = view.text.sequences[0].tokens.len();
+    // Every token but the last was a query, and saw no later one.
+    assert_eq!((map.head, map.queries.len(), map.columns), ((2, 5), tokens - 1, tokens - 1));
+    for q in 0..map.queries.len() {
+        let sum: f32 = (0..map.columns).map(|c| map.weight(q, c)).sum();
+        assert!((sum - 1.0).abs() < 0.05, "query {q}: weights sum to {sum}");
+        assert!((0..map.columns).all(|c| map.held(q, c) == (c <= q)));
+    }
+    desk.session.act(Action::WatchHead(None));
+    assert_eq!(desk.session.view().attention.chosen, None);
+}
+
+#[test]
+fn a_familiar_card_is_planned_for_but_not_run_on() {
+    let mut desk = desk(None);
+    let view = desk.ready_after(&SHORT);
+    let here = view.top.predicted_speed.unwrap().1;
+    let tick = view.top.limit.ticks.iter().find(|t| t.label.contains("RTX 4090")).unwrap();
+    desk.session.act(Action::PlanFor(tick.device.clone().unwrap()));
+    let view = desk.settled("the plan", |v| v.top.predicted_speed.is_some_and(|(_, s)| s != here));
+    assert!(view.top.predicted_speed.unwrap().1 > 5.0 * here);
+    assert!(view.status.blocked.contains("plan for"), "{}", view.status.blocked);
+    assert_eq!(view.top.devices.iter().filter(|d| d.chosen).count(), 1);
+    desk.session.act(Action::Run);
+    assert!(!desk.session.view().status.running);
+    desk.session.act(Action::PlanFor(String::new()));
+    desk.settled("this machine", |v| v.status.blocked.is_empty());
+}
+
+#[test]
+fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
+    let mut desk = desk(None);
+    desk.ready_after(&SHORT);
+    let path = desk.room.path().join("server.csv");
+    std::fs::write(&path, "label,bytes,recall.accuracy,machine\nh2o 0.2,7000000,0.5,H200\nall,12000000,0.99,H200\n")
+        .unwrap();
+    desk.session.act(Action::Open(path.display().to_string()));
+    let view = desk.until("the curve", |v| v.accuracy.series.iter().any(|s| s.name == "server"));
+    let line = view.accuracy.series.iter().find(|s| s.name == "server").unwrap();
+    assert_eq!((line.machine.as_str(), line.dots.len(), line.dots[0].label.as_str()), ("H200", 2, "h2o 0.2"));
+    assert_eq!(view.accuracy.axes[0].label, "recall");
+}

@@ -1,0 +1,100 @@
+//! Textures: their pixels are with the graphics card, so whoever uploads one that should be saved with its picture says so here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use egui::{Color32, ColorImage, Context, Id, Rect, TextureId};
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+
+use super::{Writer, num};
+
+/// Pixels of the textures that are remembered.
+pub type Pixels = Arc<BTreeMap<u64, Arc<ColorImage>>>;
+
+fn key(texture: TextureId) -> u64 {
+    match texture {
+        TextureId::Managed(id) => 2 * id,
+        TextureId::User(id) => 2 * id + 1,
+    }
+}
+
+fn home() -> Id {
+    Id::unique("pixels of textures")
+}
+
+/// Keeps the pixels of a texture, so that a saved picture has them; `None` forgets them.
+pub fn remember(context: &Context, texture: TextureId, pixels: Option<Arc<ColorImage>>) {
+    context.data_mut(|data| {
+        let all = data.get_temp_mut_or_default::<Pixels>(home());
+        let all = Arc::make_mut(all);
+        match pixels {
+            Some(pixels) => all.insert(key(texture), pixels),
+            None => all.remove(&key(texture)),
+        };
+    });
+}
+
+pub(super) fn all(context: &Context) -> Pixels {
+    context.data(|data| data.get_temp::<Pixels>(home())).unwrap_or_default()
+}
+
+impl Writer<'_> {
+    /// The part `uv` of a texture over `rect`; its outline when its pixels are not known.
+    pub(super) fn picture(&mut self, texture: TextureId, rect: Rect, uv: Rect, tint: Color32) {
+        let png = self.pixels.get(&key(texture)).and_then(|pixels| png(pixels, uv));
+        let Some(png) = png else {
+            let area = self.area(rect);
+            let _ = writeln!(self.out, "<rect {area} fill=\"none\" stroke=\"#808080\" stroke-dasharray=\"4 4\"/>");
+            return;
+        };
+        let opacity = f32::from(tint.a()) / 255.0;
+        let opacity = if opacity < 1.0 { format!(" opacity=\"{}\"", num(opacity)) } else { String::new() };
+        let _ = writeln!(
+            self.out,
+            "<image {} preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\"{opacity} href=\"data:image/png;base64,{}\"/>",
+            self.area(rect),
+            base64(&png)
+        );
+    }
+}
+
+/// The part `uv` of an image as PNG; `None` when there is nothing in it.
+fn png(image: &ColorImage, uv: Rect) -> Option<Vec<u8>> {
+    let [w, h] = image.size;
+    let cut = |low: f32, high: f32, n: usize| {
+        let low = ((low * n as f32).round().max(0.0) as usize).min(n);
+        let high = ((high * n as f32).round().max(0.0) as usize).min(n);
+        low..high.max(low)
+    };
+    let (columns, rows) = (cut(uv.left(), uv.right(), w), cut(uv.top(), uv.bottom(), h));
+    if columns.is_empty() || rows.is_empty() || image.pixels.len() < w * h {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(columns.len() * rows.len() * 4);
+    for row in rows.clone() {
+        for pixel in &image.pixels[row * w + columns.start..row * w + columns.end] {
+            bytes.extend_from_slice(&pixel.to_srgba_unmultiplied());
+        }
+    }
+    let mut out = Cursor::new(Vec::new());
+    let (width, height) = (u32::try_from(columns.len()).ok()?, u32::try_from(rows.len()).ok()?);
+    PngEncoder::new(&mut out).write_image(&bytes, width, height, ExtendedColorType::Rgba8).ok()?;
+    Some(out.into_inner())
+}
+
+/// RFC 4648, with padding.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let at = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
+        let word = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            let index = (word >> (18 - 6 * digit) & 63) as usize;
+            out.push(if digit <= three.len() { char::from(DIGITS[index]) } else { '=' });
+        }
+    }
+    out
+}
