@@ -283,8 +283,8 @@ pub struct Sizes {
 /// `add` says whether an output is added to or overwritten. No op allocates: scratch is the device's own, sized at its
 /// opening by [`Sizes`] and counted as `workspace`.
 pub trait Device: Send {
-    /// The type of activations and of their gradients: f32, or what this machine multiplies fastest. Logits, statistics and
-    /// the gradients of parameters are f32 on every device.
+    /// The type of activations and of their gradients: f32, or what this machine multiplies fastest. Logits and
+    /// statistics are f32 on every device.
     fn activations(&self) -> BlockType {
         BlockType::F32
     }
@@ -556,7 +556,8 @@ pub trait Device: Send {
     ) -> Result<bool>;
 
     /// One AdamW step, in one pass and without temporaries: `m ← β1 m + (1−β1) g`, `v ← β2 v + (1−β2) g²`,
-    /// `p ← p − lr (m / c1 / (√(v / c2) + eps) + λ p)`. Moments are f32 or bf16 (to the nearest), the gradient is f32.
+    /// `p ← p − lr (m / c1 / (√(v / c2) + eps) + λ p)`. Moments are f32 or bf16 (to the nearest); the gradient is f32, on a GPU
+    /// bf16 too.
     ///
     /// # Errors
     /// The device's.
