@@ -82,6 +82,12 @@ impl Axis {
         Self::KvAlloc,
         Self::PlaceWeights,
         Self::PlaceKv,
+        Self::TrainParams,
+        Self::TrainGradient,
+        Self::TrainOptimizer,
+        Self::TrainActivations,
+        Self::TrainLoss,
+        Self::TrainOrder,
         Self::Eval,
     ];
 
@@ -120,6 +126,13 @@ impl Axis {
             Self::Eval => ("Accuracy", "Measured by", false, "What a run is measured by after it has generated."),
         };
         AxisWords { section, title, advanced, sentence }
+    }
+
+    /// Its title, with its section before it where another axis is called the same: `KV cache precision`.
+    pub fn name(self) -> String {
+        let words = self.words();
+        let alone = Self::ALL.iter().filter(|other| other.words().title == words.title).count() == 1;
+        if alone { words.title.to_owned() } else { format!("{} {}", words.section, words.title.to_lowercase()) }
     }
 }
 

@@ -323,7 +323,7 @@ pub fn in_words(sets: &[(String, String)]) -> String {
         match (axis, key.as_str()) {
             (Some(axis), _) => {
                 let entry = catalog::variants(axis).find(|e| e.id == value);
-                format!("{} {}", axis.words().title, entry.map_or(value.as_str(), |e| e.title))
+                format!("{} {}", axis.name(), entry.map_or(value.as_str(), |e| e.title))
             }
             (None, "run.context") => format!("Context {value}"),
             (None, "run.sequences") => format!("Sequences {value}"),

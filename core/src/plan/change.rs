@@ -87,7 +87,7 @@ impl Candidates<'_> {
 }
 
 fn words(axis: Axis, entry: &Entry) -> String {
-    format!("{} {}", axis.words().title, entry.title)
+    format!("{} {}", axis.name(), entry.title)
 }
 
 /// Bits an element of the cache costs in this format.

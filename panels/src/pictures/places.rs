@@ -70,7 +70,11 @@ pub fn show(ui: &mut Ui, data: &Places, state: &mut PlacesState, linked: &mut Li
         // The table comes first where there is no room for both.
         let lists = if list.height() < 50.0 * GRID { 0.0 } else { beside::height(data).min(0.4 * list.height()) };
         let (table, under) = list.split_top_bottom_at_y(list.bottom() - lists);
-        table::show(ui, table, data, state, pointed, linked);
+        ui.scope(|ui| {
+            // A row that is cut in two does not run into the lists below.
+            ui.set_clip_rect(table.intersect(ui.clip_rect()));
+            table::show(ui, table, data, state, pointed, linked);
+        });
         beside::show(ui, under, data);
     });
 }

@@ -3,6 +3,8 @@
 
 mod accuracy;
 mod attention;
+#[path = "../device/mod.rs"]
+mod device;
 mod places;
 mod samples;
 
@@ -56,6 +58,9 @@ fn look<D: Clone + 'static, S: Default + 'static>(
     data: &D,
     prepare: impl Fn(&mut Harness<'static, Shown<D, S>>),
 ) {
+    if !device::draws() {
+        return;
+    }
     for (theme, word) in [(Theme::Dark, "dark"), (Theme::Light, "light")] {
         let mut harness = harness(draw, data.clone(), theme, SMALL);
         prepare(&mut harness);
