@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::text::Words;
-use crate::config::train::Train;
+use crate::config::train::{LossOn, Train};
 use crate::error::{Error, Result};
 use crate::rng::Philox;
 use crate::train::batch::{Batch, Ready, Rows};
@@ -30,7 +30,10 @@ pub(super) fn open(train: &Train, words: &Words, base: &Path, seed: u64) -> Resu
             seed,
             ..Options::new(&train.data)
         };
-        return Ok(Box::new(Packed::new(Dataset::open(&options, words, base)?, train.length, train.packing)?));
+        let packed = Packed::new(Dataset::open(&options, words, base)?, train.length, train.packing)?;
+        // A task's responses are answers, right or wrong as a whole.
+        let task = train.data.starts_with("bundled:") && train.loss_on == LossOn::Responses;
+        return Ok(Box::new(packed.with_answers(task)));
     };
     let n: usize = n.trim().parse().ok().filter(|n| (1..=1 << 20).contains(n)).ok_or_else(|| {
         Error::config("train.data", format!("`{}` is not tokens:ROWS, from 1 to {}", train.data, 1 << 20))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -192,6 +192,10 @@ impl Device for Dry {
     }
 
     fn lse(&self, _: Src<'_>, _: usize, _: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn argmax(&self, _: Src<'_>, _: usize, _: usize, _: &mut [Best]) -> Result<()> {
         Ok(())
     }
 
