@@ -46,7 +46,8 @@ fn accuracy_and_samples_are_those_of_the_adapter_that_was_written() {
     let adapter = folder.path().join("adapter.gguf");
     let path = adapter.display().to_string();
     let model = Arc::new(Model::open("bundled:recall", ".".as_ref()).unwrap().with_adapter(&adapter, 1.0).unwrap());
-    let asked = [("model.adapter", &*path), ("eval.task.samples", "120"), ("run.max_tokens", "1"), ("run.context", "128")];
+    let asked =
+        [("model.adapter", &*path), ("eval.task.samples", "120"), ("run.max_tokens", "1"), ("run.context", "128")];
     let task = &run(&model, &config(&asked)).eval["task"];
     assert_eq!(task["n"], 120);
     let told = task["accuracy"].as_f64().unwrap();
@@ -100,10 +101,12 @@ fn accuracy_and_samples_are_those_of_the_adapter_that_was_written() {
 fn data_that_is_no_task_has_samples_and_no_answers() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("notes.txt");
-    let text: String = (0..40).map(|i| format!("The note number {i} says that the tank is half empty today.\n\n")).collect();
+    let text: String =
+        (0..40).map(|i| format!("The note number {i} says that the tank is half empty today.\n\n")).collect();
     std::fs::write(&data, text).unwrap();
     let data = data.display().to_string();
-    let more = [("train.data", &*data), ("train.steps", "2"), ("train.validate_every", "1"), ("train.validation", "0.2")];
+    let more =
+        [("train.data", &*data), ("train.steps", "2"), ("train.validate_every", "1"), ("train.validation", "0.2")];
     let (_, report) = train(&folder.path().join("out"), &more);
     let trained = report.train.unwrap();
     assert!(trained.task_accuracy.is_empty(), "a text is no answer");

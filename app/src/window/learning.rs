@@ -55,9 +55,8 @@ pub fn of(report: &Report, run: &str) -> Option<Course> {
     let train = config.train.as_ref()?;
     let peak = |r: &ullage_core::report::ByteReport| r.peak.get(&Tier::Device).copied();
     let bytes = peak(&report.measured).unwrap_or(0);
-    let seconds = |curve: &str, i: usize| {
-        report.curves.get(curve).and_then(|c| c.get(i)).map_or(0.0, |(seconds, _)| *seconds)
-    };
+    let seconds =
+        |curve: &str, i: usize| report.curves.get(curve).and_then(|c| c.get(i)).map_or(0.0, |(seconds, _)| *seconds);
     let marks = |curve: &str, values: &mut dyn Iterator<Item = (u64, f64)>| -> Vec<Mark> {
         values.enumerate().map(|(i, (step, value))| Mark { step, seconds: seconds(curve, i), bytes, value }).collect()
     };
@@ -179,7 +178,14 @@ mod tests {
         };
         all.push(held(0, Some(0.0)));
         for step in 1..=30 {
-            all.push(Event::TrainStep { step, loss: 4.0 / step as f64, lr: 1e-3, grad_norm: 1.0, tokens: 8, seconds: 0.25 });
+            all.push(Event::TrainStep {
+                step,
+                loss: 4.0 / step as f64,
+                lr: 1e-3,
+                grad_norm: 1.0,
+                tokens: 8,
+                seconds: 0.25,
+            });
             if step == 15 {
                 all.push(held(15, Some(0.25)));
             }
@@ -219,10 +225,19 @@ mod tests {
 
     #[test]
     fn what_was_said_is_sorted_by_question() {
-        let said = |step, index, text: &str| Said { step, index, prompt: format!("q{index}"), text: text.into(), expected: None };
+        let said = |step, index, text: &str| Said {
+            step,
+            index,
+            prompt: format!("q{index}"),
+            text: text.into(),
+            expected: None,
+        };
         let all = asked(&[said(0, 0, "a"), said(0, 1, "b"), said(9, 0, "c"), said(9, 1, "d")]);
         assert_eq!(all.len(), 2);
         assert_eq!(all[1].said, [(0, "b".to_owned()), (9, "d".to_owned())]);
-        assert_eq!(often(&Train { steps: 50, ..Train::default() }), [("train.validate_every".to_owned(), "5".to_owned())]);
+        assert_eq!(
+            often(&Train { steps: 50, ..Train::default() }),
+            [("train.validate_every".to_owned(), "5".to_owned())]
+        );
     }
 }

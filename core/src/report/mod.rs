@@ -275,11 +275,8 @@ impl Report {
                 t.steps_table.push((*step, *loss, *grad_norm, *lr));
             }
             Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
-                let figures = [
-                    ("validation", Some(*loss)),
-                    ("task_accuracy", *accuracy),
-                    ("token_accuracy", *token_accuracy),
-                ];
+                let figures =
+                    [("validation", Some(*loss)), ("task_accuracy", *accuracy), ("token_accuracy", *token_accuracy)];
                 for (name, value) in figures {
                     let Some(value) = value else { continue };
                     let curve = self.curves.entry(name.to_owned()).or_default();

@@ -65,7 +65,7 @@ impl Figure {
     fn label(self) -> &'static str {
         match self {
             Self::Loss => "loss of each step",
-            Self::HeldOut => "loss on what is held out",
+            Self::HeldOut => "held-out loss",
             Self::Answers => "right answers",
             Self::Tokens => "right next tokens",
         }
@@ -82,7 +82,9 @@ impl Figure {
                 "The share of held-out answers that are right to the last token: every token is the most likely one \
                  after the right ones before it, which is what greedy decoding gets right."
             }
-            Self::Tokens => "The share of held-out tokens that are the most likely one after the right ones before them.",
+            Self::Tokens => {
+                "The share of held-out tokens that are the most likely one after the right ones before them."
+            }
         }
     }
 
@@ -142,12 +144,16 @@ pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mu
                 waiting(ui, rect, data, actions);
                 return;
             }
-            let (top, below) = rect.split_top_bottom_at_y(rect.top() + 9.0 * GRID);
+            let (top, below) = rect.split_top_bottom_at_y(rect.top() + 10.0 * GRID);
+            let top = Rect::from_min_max(top.min, pos2(top.right(), top.bottom() - GRID));
             controls(ui, top, data, state);
             let beside = below.width() >= 560.0;
             let wide = if beside { 232.0 } else { 0.0 };
             let right = Rect::from_min_max(pos2(below.right() - wide, below.top()), below.max);
-            let left = Rect::from_min_max(below.min, pos2(right.left() - if beside { 4.0 * GRID } else { 0.0 }, below.bottom()));
+            let left = Rect::from_min_max(
+                below.min,
+                pos2(right.left() - if beside { 4.0 * GRID } else { 0.0 }, below.bottom()),
+            );
             let others: Vec<&Course> =
                 if state.alone { Vec::new() } else { data.others.iter().map(|c| &**c).take(MOST).collect() };
             match state.over {
@@ -177,8 +183,8 @@ fn waiting(ui: &mut Ui, rect: Rect, data: &Learning, actions: &mut Vec<Action>) 
 
 fn controls(ui: &mut Ui, rect: Rect, data: &Learning, state: &mut LearningState) {
     ui.scope_builder(UiBuilder::new().max_rect(rect).layout(Layout::left_to_right(Align::Center)), |ui| {
-        let choices =
-            [(Over::Steps, "Steps"), (Over::Seconds, "Seconds"), (Over::Bytes, "Bytes")].map(|(o, w)| (o, w.to_owned()));
+        let choices = [(Over::Steps, "Steps"), (Over::Seconds, "Seconds"), (Over::Bytes, "Bytes")]
+            .map(|(o, w)| (o, w.to_owned()));
         if let Some(over) = say::one_of(ui, "Against", state.over, &choices) {
             state.over = over;
         }

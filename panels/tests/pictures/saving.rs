@@ -93,9 +93,11 @@ fn a_course_is_copied_mark_by_mark_and_saved_as_painted() {
     let Action::Copy(csv) = save(&mut h, learning::QUESTION, "Copy data") else { panic!() };
     let lines: Vec<_> = csv.lines().collect();
     assert_eq!(lines.len(), 1 + 9 + 2);
-    assert_eq!(lines[11], "\"a, run\",,loss on what is held out,9,9.000000,1048576,0.25");
+    assert_eq!(lines[11], "\"a, run\",,held-out loss,9,9.000000,1048576,0.25");
     let mut h = driven(learning::show, data);
-    let Action::SaveFile { name, content } = save(&mut h, learning::QUESTION, "Save picture (SVG)…") else { panic!() };
+    let Action::SaveFile { name, content } = save(&mut h, learning::QUESTION, "Save picture (SVG)…") else {
+        panic!()
+    };
     assert_eq!(name, "learning.svg");
     let svg = roxmltree::Document::parse(&content).unwrap();
     let texts: Vec<_> = svg.descendants().filter(|n| n.has_tag_name("text")).filter_map(|n| n.text()).collect();

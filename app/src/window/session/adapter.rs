@@ -13,10 +13,10 @@ use ullage_core::train::export::ADAPTER_GGUF;
 use ullage_core::weights::format::Target;
 use ullage_panels::view::{Adapter, AdapterUse};
 
+use super::super::clock;
 use super::super::live::Live;
 use super::super::opener::{self, Wanted};
 use super::super::worker::{Outbox, panic_text};
-use super::super::clock;
 use super::{Message, Session};
 
 /// An adapter and the model it is for.
@@ -121,7 +121,8 @@ impl Session {
         let state = live.report.train.as_ref().and_then(|t| t.state.clone());
         let adapter = state.filter(|path| Path::new(path).ends_with(ADAPTER_GGUF) && Path::new(path).is_file());
         let (Some(adapter), Some(config)) = (adapter, live.config()) else { return false };
-        self.adapted = Some(self.adapted_of(Wanted { path: config.model.path.clone(), adapter: Some(adapter), scale: 1.0 }));
+        self.adapted =
+            Some(self.adapted_of(Wanted { path: config.model.path.clone(), adapter: Some(adapter), scale: 1.0 }));
         true
     }
 

@@ -58,7 +58,9 @@ pub fn show(ui: &mut Ui, rect: Rect, (mine, others): Runs<'_>, over: Over, state
         }
     };
     let mut plots = Vec::new();
-    for (place, figures, title) in [(upper, &losses, "loss (nats), less is better ↓"), (lower, &shares, "right, more is better ↑")] {
+    for (place, figures, title) in
+        [(upper, &losses, "loss (nats), less is better ↓"), (lower, &shares, "right, more is better ↑")]
+    {
         let Some(place) = place else { continue };
         let inner = inner(place, place.bottom() >= rect.bottom() - 1.0);
         if !inner.is_positive() {
@@ -195,7 +197,8 @@ fn other(painter: &Painter, plot: &Plot, i: usize, course: &Course, figure: Figu
 /// Reads the values at a step: where the pointer is, or where the arrow keys have moved to.
 fn read(ui: &Ui, rect: Rect, plots: &[Plot], course: &Course, over: Over, state: &mut LearningState) {
     let Some(first) = plots.first() else { return };
-    let area = Rect::from_min_max(first.inner.min, pos2(first.inner.right(), plots.last().map_or(0.0, |p| p.inner.bottom())));
+    let area =
+        Rect::from_min_max(first.inner.min, pos2(first.inner.right(), plots.last().map_or(0.0, |p| p.inner.bottom())));
     let response = ui.interact(area, Id::unique("learning read"), Sense::click_and_drag());
     let mut steps: Vec<Mark> = course.loss.iter().chain(&course.held_out).copied().collect();
     steps.sort_by_key(|m| m.step);

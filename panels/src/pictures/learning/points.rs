@@ -22,10 +22,18 @@ fn value(course: &Course, figure: Figure) -> Option<f64> {
 }
 
 /// Draws loss, and below it what is right, against the peak.
-pub fn show(ui: &mut Ui, rect: Rect, (mine, others): Runs<'_>, state: &LearningState, linked: &mut Linked, actions: &mut Vec<Action>) {
+pub fn show(
+    ui: &mut Ui,
+    rect: Rect,
+    (mine, others): Runs<'_>,
+    state: &LearningState,
+    linked: &mut Linked,
+    actions: &mut Vec<Action>,
+) {
     let all: Vec<&Course> = mine.iter().copied().chain(others.iter().copied()).filter(|c| c.peak.is_some()).collect();
     let has = |f: Figure| !state.hidden.contains(&f) && all.iter().any(|c| value(c, f).is_some());
-    let loss = if has(Figure::HeldOut) || state.hidden.contains(&Figure::Loss) { Figure::HeldOut } else { Figure::Loss };
+    let loss =
+        if has(Figure::HeldOut) || state.hidden.contains(&Figure::Loss) { Figure::HeldOut } else { Figure::Loss };
     let right = [Figure::Answers, Figure::Tokens].into_iter().find(|f| has(*f));
     let places = match (has(loss), right) {
         (true, Some(right)) => {
@@ -59,7 +67,8 @@ pub fn show(ui: &mut Ui, rect: Rect, (mine, others): Runs<'_>, state: &LearningS
         };
         let p = Palette::of(ui.theme());
         if let Some(course) = mine.filter(|_| figure != Figure::Loss) {
-            let points: Vec<_> = figure.of(course).iter().filter(|m| m.bytes > 0).map(|m| at(m.bytes, m.value)).collect();
+            let points: Vec<_> =
+                figure.of(course).iter().filter(|m| m.bytes > 0).map(|m| at(m.bytes, m.value)).collect();
             if points.len() > 1 {
                 ui.painter().add(egui::Shape::line(points.clone(), Stroke::new(1.0, p.accent.gamma_multiply(0.6))));
             }

@@ -76,7 +76,8 @@ pub fn show(
     if !data.validate.is_empty() && !data.live && y + 12.0 * GRID < body.bottom() {
         let place = Rect::from_min_max(pos2(body.left(), body.bottom() - 8.0 * GRID), body.max);
         let pressed = kit::row(ui, place, |ui| {
-            let hint = "The next run measures what is held out before its first step, too, so that the curve has a beginning.";
+            let hint =
+                "The next run measures what is held out before its first step, too, so that the curve has a beginning.";
             ui.button("Measure on the way").on_hover_text(hint).clicked()
         });
         if pressed {
@@ -86,13 +87,7 @@ pub fn show(
 }
 
 /// Predicted and measured: time of a step, peak of memory.
-fn costs(
-    ui: &Ui,
-    course: &Course,
-    y: &mut f32,
-    line: &dyn Fn(&Ui, &mut f32, &str, &str, Color32),
-    p: &Palette,
-) {
+fn costs(ui: &Ui, course: &Course, y: &mut f32, line: &dyn Fn(&Ui, &mut f32, &str, &str, Color32), p: &Palette) {
     let time = |s: Option<f64>| s.filter(|s| s.is_finite() && *s > 0.0).map_or(words::UNKNOWN.to_owned(), step_time);
     let bytes = |b: Option<u64>| b.map_or(words::UNKNOWN.to_owned(), words::bytes);
     line(ui, y, "a step, predicted", &time(course.predicted_step_seconds), p.weak_text);
@@ -103,7 +98,11 @@ fn costs(
 
 /// `84 ms`, `1.32 s`.
 fn step_time(seconds: f64) -> String {
-    if seconds < 1.0 { format!("{} ms", words::number(1000.0 * seconds)) } else { format!("{} s", words::number(seconds)) }
+    if seconds < 1.0 {
+        format!("{} ms", words::number(1000.0 * seconds))
+    } else {
+        format!("{} s", words::number(seconds))
+    }
 }
 
 /// A figure: its line, its name and its value; pressed, it is hidden or shown.
@@ -115,7 +114,9 @@ fn entry(ui: &Ui, row: Rect, figure: Figure, value: Option<String>, state: &mut 
     }
     let on = !state.hidden.contains(&figure);
     response.widget_info(|| WidgetInfo::selected(Role::CheckBox, true, on, figure.label()));
-    ui.accesskit_node_builder(response.id, |node| node.set_value(value.clone().unwrap_or_else(|| words::UNKNOWN.into())));
+    ui.accesskit_node_builder(response.id, |node| {
+        node.set_value(value.clone().unwrap_or_else(|| words::UNKNOWN.into()))
+    });
     let fade = |c: Color32| if on { c } else { c.gamma_multiply(0.45) };
     let (ink, width, dotted) = look(p, figure);
     let (y, left) = (row.center().y, row.left() + GRID);

@@ -74,7 +74,8 @@ fn question(ui: &mut Ui, i: usize, asked: &Asked, rect: Rect) {
                 let label = egui::Label::new(RichText::new(shown).monospace().size(TEXT[1]).color(ink)).wrap();
                 let response = ui.add(label);
                 let spoken = format!("{name}: {}", shown.trim());
-                ui.accesskit_node_builder(response.id, |node| node.set_label(spoken.clone()));
+                // Words alone are known by their value.
+                ui.accesskit_node_builder(response.id, |node| node.set_value(spoken.clone()));
                 if !note.is_empty() {
                     say::note(ui, note);
                 }
