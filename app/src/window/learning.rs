@@ -107,13 +107,7 @@ pub fn view(s: &Session) -> Option<Arc<Learning>> {
     let model = s.opened.as_ref().map_or("", |o| o.model.hash.as_str());
     let others = s.cards.iter().filter(|c| c.model == model && c.line.name != name);
     Some(Arc::new(Learning {
-        run: shown.map(|l| {
-            let mut course = Arc::clone(&l.course);
-            if course.run != l.name {
-                Arc::make_mut(&mut course).run.clone_from(&l.name);
-            }
-            course
-        }),
+        run: shown.map(|l| Arc::clone(&l.course)),
         others: others.filter_map(|c| c.course.clone()).collect(),
         live: s.running.is_some() && s.replayed.is_none() && shown.is_some(),
         blocked: s.blocked(),

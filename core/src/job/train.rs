@@ -330,7 +330,7 @@ impl Run<'_> {
         let said = {
             let Self { trainer, samples, tell, last, cancel, .. } = self;
             let mut gate = |done: usize| {
-                if let Some(event) = progress(last, start, "samples", done, rounds * passes) {
+                if let Some(event) = progress(last, start, "asking held-out questions", done, rounds * passes) {
                     tell.snapshot(event);
                 }
                 if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }

@@ -71,7 +71,9 @@ fn name(on: &Wanted) -> String {
         }
     }
     take(&on.scale.to_le_bytes());
-    format!("{hash:016x}.gguf")
+    let model = Path::new(on.path.rsplit(':').next().unwrap_or_default()).file_stem();
+    let model = super::safe(&model.unwrap_or_default().to_string_lossy());
+    format!("{model} with adapter {:08x}.gguf", hash as u32 ^ (hash >> 32) as u32)
 }
 
 /// Writes the model that `adapted` names with its adapter in its weights, as `ullage merge` does.
@@ -103,9 +105,15 @@ impl Session {
         std::path::absolute(&dir).ok()
     }
 
+    /// Where merged models are kept.
+    pub(super) fn merges(&self) -> PathBuf {
+        let merged = self.data.join("merged");
+        std::path::absolute(&merged).unwrap_or(merged)
+    }
+
     fn adapted_of(&self, on: Wanted) -> Adapted {
-        let merged = self.data.join("merged").join(name(&on));
-        Adapted { merged: std::path::absolute(&merged).unwrap_or(merged), on }
+        let merged = self.merges().join(name(&on));
+        Adapted { merged, on }
     }
 
     /// After any change: an adapter that the configuration names is the one to switch.

@@ -87,7 +87,10 @@ impl Session {
                     name: super::super::show::top::file_name(&path).unwrap_or_else(|| opened.model.shape.name.clone()),
                     bytes: opened.model.file_bytes,
                 };
-                self.remembered.opened(recent);
+                // What the switch of an adapter made comes back with that switch.
+                if !std::path::Path::new(&path).starts_with(self.merges()) {
+                    self.remembered.opened(recent);
+                }
                 self.opened = Some(opened);
                 self.unopened = None;
                 let mut config = self.document.config().clone();
