@@ -11,7 +11,7 @@ use crate::kit::{self, BODY, SMALL};
 use crate::pictures::Tab;
 use crate::theme::{CORNER, GRID};
 use crate::top;
-use crate::view::{Card, View};
+use crate::view::{AdapterUse, Card, View};
 use crate::words;
 
 const WIDE: f32 = 600.0;
@@ -88,6 +88,12 @@ pub(crate) fn all(view: &View) -> Vec<Command> {
             format!("Ctrl-{}", i + 1),
             Does::Show(tab),
         ));
+    }
+    if let Some(adapter) = view.text.adapter.as_ref().filter(|a| !a.merging) {
+        let uses = [(AdapterUse::On, "on"), (AdapterUse::Off, "off"), (AdapterUse::Merged, "merged")];
+        for (how, words) in uses.into_iter().filter(|(how, _)| *how != adapter.now) {
+            list.push(command(format!("Adapter {words}"), "", ask(Action::Adapter(how))));
+        }
     }
     for mode in view.modes.iter().filter(|m| !m.chosen) {
         list.push(command(format!("Mode: {}", mode.label), "", ask(Action::Mode(mode.id.clone()))));

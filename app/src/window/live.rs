@@ -113,7 +113,15 @@ impl Live {
         let timeline = Timeline { run: name.clone(), live: true, ..Timeline::default() };
         let written = vec![Written { prompt: tokens.len(), tokens, ..Written::default() }];
         let course = Arc::new(Course { run: name.clone(), ..Course::default() });
-        Self { name, course, prompt, written, timeline: Arc::new(timeline), attention: Arc::new(attention), ..Self::default() }
+        Self {
+            name,
+            course,
+            prompt,
+            written,
+            timeline: Arc::new(timeline),
+            attention: Arc::new(attention),
+            ..Self::default()
+        }
     }
 
     /// The configuration, once the run has begun.

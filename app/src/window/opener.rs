@@ -120,7 +120,7 @@ pub fn open(wanted: &Wanted) -> Result<Found> {
 /// Does one order of the opener's thread.
 pub fn work(wanted: Wanted, outbox: &Outbox) {
     let found = open(&wanted);
-    outbox.send(Message::Opened { wanted, found: found.map_err(|e| e.to_string()) });
+    outbox.send(Message::Opened { wanted: Box::new(wanted), found: found.map_err(|e| e.to_string()) });
 }
 
 /// A curve in CSV: a column of bytes (`bytes`, `measured_peak` or `peak`), columns of figures named `task.figure`, and of them

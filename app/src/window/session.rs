@@ -42,11 +42,11 @@ pub enum Message {
     /// A plan's prices.
     Priced(Box<Priced>),
     /// Something was opened, or why not.
-    Opened { wanted: Wanted, found: Result<Found, String> },
+    Opened { wanted: Box<Wanted>, found: Result<Found, String> },
     /// A merge: bytes done and in all.
     Merging(u64, u64),
     /// Its end: the file, or why there is none.
-    Merged(Result<Adapted, String>),
+    Merged(Result<Box<Adapted>, String>),
     /// From the run.
     Run(Told),
     /// From the file and dialog threads.

@@ -5,7 +5,7 @@ use egui::{Key, Theme};
 use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use ullage_panels::pictures::{learning, text};
-use ullage_panels::view::{Asked, Course, Learning, Mark, Samples, Text};
+use ullage_panels::view::{Adapter, AdapterUse, Asked, Course, Learning, Mark, Samples, Text};
 use ullage_panels::{Action, Linked};
 
 use crate::{asked, driven, look, sized};
@@ -153,6 +153,30 @@ fn answers_before_and_after_stand_under_their_question() {
     assert_eq!(asked(&mut none), [Action::Run]);
 }
 
+/// A prompt with an adapter that is on.
+fn with_adapter() -> Text {
+    let name = "runs/adapter.gguf".to_owned();
+    let adapter = Some(Adapter { now: AdapterUse::On, name, merging: false });
+    Text { prompt: "English: the red fox sleeps\nTova:".into(), chats: true, adapter, ..Text::default() }
+}
+
+#[test]
+fn an_adapter_is_switched_unless_it_is_being_merged() {
+    let mut h = driven(text::show, with_adapter());
+    h.get_by_label("Adapter: Off").click();
+    assert_eq!(asked(&mut h), [Action::Adapter(AdapterUse::Off)]);
+    h.get_by_label("Adapter: On").click();
+    assert_eq!(asked(&mut h), [], "it is on");
+    let mut data = with_adapter();
+    if let Some(adapter) = &mut data.adapter {
+        adapter.merging = true;
+    }
+    let mut h = driven(text::show, data);
+    h.get_by_label("Adapter: Merged").click();
+    assert_eq!(asked(&mut h), []);
+    assert!(driven(text::show, Text::default()).query_by_label("Adapter: On").is_none());
+}
+
 #[test]
 fn learning_looks_like_this() {
     let mut results = SnapshotResults::new();
@@ -160,5 +184,6 @@ fn learning_looks_like_this() {
     let live = Learning { others: Vec::new(), live: true, ..runs() };
     look(&mut results, "learning_live", learning::show, &live, &Linked::default());
     look(&mut results, "learning_empty", learning::show, &Learning::default(), &Linked::default());
+    look(&mut results, "adapter", text::show, &with_adapter(), &Linked::default());
     look(&mut results, "samples", text::show, &said(), &Linked::default());
 }

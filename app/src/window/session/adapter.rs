@@ -204,7 +204,7 @@ impl Session {
         let work = move || {
             let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make(&adapted, threads, &flag, &out)));
             let result = match made {
-                Ok(Ok(())) => Ok(adapted),
+                Ok(Ok(())) => Ok(Box::new(adapted)),
                 Ok(Err(e)) => Err(e.to_string()),
                 Err(panic) => Err(panic_text(&*panic)),
             };
@@ -222,11 +222,11 @@ impl Session {
         }
     }
 
-    pub(super) fn merged(&mut self, result: std::result::Result<Adapted, String>) {
+    pub(super) fn merged(&mut self, result: std::result::Result<Box<Adapted>, String>) {
         self.merging = None;
         match result {
             // Another adapter may have been chosen meanwhile; this one's file is kept for when it is again.
-            Ok(adapted) if self.adapted.as_ref() == Some(&adapted) => {
+            Ok(adapted) if self.adapted.as_ref() == Some(&*adapted) => {
                 self.adopt("Adapter merged", Wanted::at(adapted.merged.display().to_string()));
             }
             Ok(_) => {}

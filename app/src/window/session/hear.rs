@@ -53,7 +53,7 @@ impl Session {
                 self.planning = false;
             }
             Message::Planned(_) | Message::Priced(_) => {}
-            Message::Opened { wanted, found } => self.found(wanted, found),
+            Message::Opened { wanted, found } => self.found(*wanted, found),
             Message::Merging(done, total) => self.merge_goes_on(done, total),
             Message::Merged(result) => self.merged(result),
             Message::Run(told) => self.told(told),

@@ -183,7 +183,8 @@ fn own(painter: &Painter, plot: &Plot, course: &Course, figure: Figure, ui: &Ui)
 
 fn other(painter: &Painter, plot: &Plot, i: usize, course: &Course, figure: Figure, ui: &Ui) {
     let p = Palette::of(ui.theme());
-    let mark = marks::mark(p, i, true);
+    // The first mark is the run's on screen.
+    let mark = marks::mark(p, i + 1, true);
     let ink = p.weak_text.gamma_multiply(0.75);
     let points = thinned(figure.of(course).iter().map(|m| plot.at(m)));
     if points.len() > 1 {

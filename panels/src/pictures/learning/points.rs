@@ -30,8 +30,11 @@ pub fn show(
     linked: &mut Linked,
     actions: &mut Vec<Action>,
 ) {
-    let all: Vec<&Course> = mine.iter().copied().chain(others.iter().copied()).filter(|c| c.peak.is_some()).collect();
-    let has = |f: Figure| !state.hidden.contains(&f) && all.iter().any(|c| value(c, f).is_some());
+    // The first mark is the run's on screen, as in the legend.
+    let others = others.iter().enumerate().map(|(i, c)| (i + 1, *c));
+    let all: Vec<(usize, &Course)> =
+        mine.iter().map(|c| (0, *c)).chain(others).filter(|(_, c)| c.peak.is_some()).collect();
+    let has = |f: Figure| !state.hidden.contains(&f) && all.iter().any(|(_, c)| value(c, f).is_some());
     let loss =
         if has(Figure::HeldOut) || state.hidden.contains(&Figure::Loss) { Figure::HeldOut } else { Figure::Loss };
     let right = [Figure::Answers, Figure::Tokens].into_iter().find(|f| has(*f));
@@ -45,10 +48,14 @@ pub fn show(
         (false, None) => Vec::new(),
     };
     if places.is_empty() {
-        say::empty(ui, rect, "No run has a measured peak yet.", None, "");
+        let none = all.iter().all(|(_, c)| c.loss.is_empty() && c.held_out.is_empty());
+        let why = if none { "No run has a measured peak yet." } else { "Every figure is switched off in the legend." };
+        say::empty(ui, rect, why, None, "");
         return;
     }
-    let x = Side::around(all.iter().filter_map(|c| c.peak).map(|b| b as f64), true, false);
+    let on_the_way = mine.into_iter().flat_map(|c| c.held_out.iter().chain(&c.answers)).map(|m| m.bytes);
+    let bytes = all.iter().filter_map(|(_, c)| c.peak).chain(on_the_way).filter(|b| *b > 0);
+    let x = Side::around(bytes.map(|b| b as f64), true, false);
     for (place, figure) in places {
         let last = place.bottom() >= rect.bottom() - 1.0;
         let inner = inner(place, last);
@@ -56,7 +63,7 @@ pub fn show(
             return;
         }
         let trail = mine.into_iter().flat_map(|c| if figure == Figure::Loss { &[] } else { figure.of(c) });
-        let values = all.iter().filter_map(|c| value(c, figure)).chain(trail.map(|m| m.value));
+        let values = all.iter().filter_map(|(_, c)| value(c, figure)).chain(trail.map(|m| m.value));
         let y = if figure.share() { Side::from_zero(1.0) } else { Side::around(values, false, true) };
         scales(ui, place, inner, (x, y), figure, last);
         let at = |bytes: u64, v: f64| {
@@ -76,10 +83,9 @@ pub fn show(
                 ui.painter().circle_stroke(*point, 2.5, Stroke::new(1.0, p.accent.gamma_multiply(0.8)));
             }
         }
-        for (i, course) in all.iter().enumerate() {
+        for (i, course) in &all {
             let (Some(bytes), Some(v)) = (course.peak, value(course, figure)) else { continue };
-            let here = mine.is_some_and(|m| std::ptr::eq(m, *course));
-            point(ui, (i, here), course, figure, v, at(bytes, v), linked, actions);
+            point(ui, (*i, *i == 0), course, figure, v, at(bytes, v), linked, actions);
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn show(
             if row.bottom() > body.bottom() {
                 break;
             }
-            other(ui, row, i + usize::from(mine.is_some_and(|c| c.peak.is_some())), course, state, actions);
+            other(ui, row, i + 1, course, state, actions);
             y = row.bottom();
         }
     }

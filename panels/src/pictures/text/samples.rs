@@ -70,10 +70,10 @@ fn question(ui: &mut Ui, i: usize, asked: &Asked, rect: Rect) {
             let (place, _) = ui.allocate_exact_size(vec2(wide, 5.0 * GRID), egui::Sense::hover());
             crate::kit::line(ui.painter(), place, Align::Min, name, say::captions(), p.weak_text);
             ui.vertical(|ui| {
-                let shown = if text.trim().is_empty() { "(nothing)" } else { text.trim_matches('\n') };
+                let shown = if text.trim().is_empty() { "(nothing)" } else { text.trim() };
                 let label = egui::Label::new(RichText::new(shown).monospace().size(TEXT[1]).color(ink)).wrap();
                 let response = ui.add(label);
-                let spoken = format!("{name}: {}", shown.trim());
+                let spoken = format!("{name}: {shown}");
                 // Words alone are known by their value.
                 ui.accesskit_node_builder(response.id, |node| node.set_value(spoken.clone()));
                 if !note.is_empty() {
