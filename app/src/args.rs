@@ -203,6 +203,9 @@ pub struct CheckPlan {
     /// Check training: what learns × optimizer × activations × loss × gradients held
     #[arg(long)]
     pub train: bool,
+    /// Where: cpu, or cuda:0, whose memory pool is then the second account; what it does not run is passed over
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
 }
 
 #[derive(Debug, ClapArgs)]

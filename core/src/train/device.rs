@@ -277,6 +277,15 @@ pub struct Sizes {
     pub load: usize,
 }
 
+/// Predicted seconds of what was asked of a dry device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Forward and backward: once for every micro-batch.
+    pub pass: f64,
+    /// Norms of gradients and updates: once a step.
+    pub update: f64,
+}
+
 /// A machine that trains. Every op checks lengths, runs or enqueues, and returns [`Error::Cancelled`] once the job's flag
 /// is set; results that the host sees ([`Self::download`]) are complete.
 ///
@@ -295,6 +304,11 @@ pub trait Device: Send {
     /// The device's.
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
         Ok(Vec::new())
+    }
+
+    /// How long what was asked so far will take, on a device that computes nothing.
+    fn spent(&self) -> Spent {
+        Spent::default()
     }
 
     /// A zeroed buffer.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, NO_LOSS};
 use super::cpu::{Cpu, scratch_bytes};
+use super::dry::Rates;
 use super::engine::{Setup, Stepped, Techniques, Trainer};
 use super::params::Role;
 use super::weights::{ADAPTERS, Bias};
@@ -302,7 +303,7 @@ fn plans_are_what_ledgers_measure() {
                             let sets: Vec<_> =
                                 params.iter().chain(&rest).copied().chain([("train.grad_hold", hold)]).collect();
                             let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-                            plan::walk(&config(&sets), &shape, &free).unwrap();
+                            plan::walk(&config(&sets), &shape, &free, None).unwrap();
                             let (_, _, measured) = three(&sets, &shape, 2);
                             let (p, m) = (&free.measured().tiers[&Tier::Device], &measured.tiers[&Tier::Device]);
                             assert_eq!(p, m, "{sets:?}");
@@ -327,7 +328,7 @@ fn gradients_and_moments_have_the_bytes_of_the_formulas() {
         crate::model::random::shape(&crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap()).unwrap();
     let planned = |sets: &[(&str, &str)]| {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        plan::walk(&config(sets), &shape, &ledger).unwrap();
+        plan::walk(&config(sets), &shape, &ledger, None).unwrap();
         let bytes = ledger.measured().tiers[&Tier::Device].bytes.clone();
         (bytes[&Category::Gradients], bytes[&Category::Optimizer])
     };
@@ -344,17 +345,53 @@ fn gradients_and_moments_have_the_bytes_of_the_formulas() {
 }
 
 #[test]
+fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
+    let shape = shape(BlockType::F32, true);
+    let spent = |sets: &[(&str, &str)], rates: Rates| {
+        let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config(sets), &shape, &free, Some(rates)).unwrap()
+    };
+    // A machine that only its arithmetic holds up: seconds are operations.
+    let arithmetic = Rates { flops: 1.0, bytes: f64::INFINITY, launch: 0.0 };
+    let full = [("train.params", "full"), ("train.activations", "keep"), ("train.loss", "full")];
+    let train = config(&full).train.unwrap();
+    let m = (train.batch * train.length) as f64;
+    // A product forward and two backward; attention has two products forward and seven backward over half of all pairs.
+    let linears: usize =
+        shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1).map(|t| t.rows * t.cols).sum();
+    let pairs: usize = shape.layers.iter().map(|l| l.heads * l.head_dim * train.length).sum();
+    let head = (shape.vocab * shape.hidden) as f64;
+    let expected = 6.0 * m * (linears as f64 + head) + 9.0 * m * pairs as f64;
+    let step = spent(&full, arithmetic);
+    assert!((step.pass / expected - 1.0).abs() < 1e-9, "{} is not {expected}", step.pass);
+    assert!(step.update == 0.0);
+    // A forward more of everything but the head.
+    let again = [full[0], ("train.activations", "recompute"), full[2]];
+    let more = spent(&again, arithmetic).pass - step.pass;
+    let forward = 2.0 * m * (linears + pairs) as f64;
+    assert!(more > 0.5 * forward && more <= forward, "{more} of {forward}");
+    // A machine that only its memory holds up: an update reads and writes weights and moments, and reads gradients twice.
+    let memory = Rates { flops: f64::INFINITY, bytes: 1.0, launch: 0.0 };
+    let parameters: usize = shape.tensors().map(|t| t.rows * t.cols).sum();
+    assert_eq!(spent(&full, memory).update, (4 * (2 * 3 + 2) * parameters) as f64);
+    // A machine that only its launches hold up: adapters have more of them.
+    let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0 };
+    let (whole, adapters) = (spent(&full, launches), spent(&[("train.params", "lora")], launches));
+    assert!(whole.pass > 50.0 && adapters.pass > whole.pass);
+}
+
+#[test]
 fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
     let shape = shape(BlockType::F32, true);
     let config = config(&[("train.params", "full")]);
     let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    plan::walk(&config, &shape, &free).unwrap();
+    plan::walk(&config, &shape, &free, None).unwrap();
     let peak = free.measured().tiers[&Tier::Device].peak;
     let (mut t, ledger) = trainer(&config, &shape, 2, peak).unwrap();
     t.backprop(&[batch(3, 1)], 1, 0.01, &mut |_| ()).unwrap();
     assert_eq!(ledger.measured().tiers[&Tier::Device].peak, peak);
     let short = Ledger::new(peak - 1, u64::MAX, u64::MAX);
-    assert_eq!(plan::walk(&config, &shape, &short).unwrap_err().exit_code(), 3);
+    assert_eq!(plan::walk(&config, &shape, &short, None).unwrap_err().exit_code(), 3);
 }
 
 /// `tests/scripts/make_train.py`: the same small model in PyTorch, float64.

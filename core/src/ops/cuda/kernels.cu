@@ -5,9 +5,9 @@
 #include "blocks.cuh"
 
 // y (m, ldy)[:, row] = W (rows, cols) · x (m, cols): a warp for each row of W and MT rows of x. A result's order of
-// additions depends on cols alone. Grid (rows / 8, m / MT), block (32, 8).
+// additions depends on cols alone. With `add`, scale times the product is added to what y holds. Grid (rows / 8, m / MT), block (32, 8).
 template <class T, int MT>
-DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) {
+DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {
     int row = blockIdx.x * blockDim.y + threadIdx.y, lane = threadIdx.x, first = blockIdx.y * MT;
     if (row >= rows) return;
     const uint8_t* at = w + (size_t)row * (cols / T::N) * T::BYTES;
@@ -21,7 +21,10 @@ DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, 
 #pragma unroll
     for (int t = 0; t < MT; t++) {
         float sum = warp_sum(acc[t]);
-        if (lane == 0 && first + t < m) y[(size_t)(first + t) * ldy + row] = sum;
+        if (lane == 0 && first + t < m) {
+            float* to = y + (size_t)(first + t) * ldy + row;
+            *to = add ? __fmaf_rn(scale, sum, *to) : sum;
+        }
     }
 }
 
@@ -33,11 +36,13 @@ DEV void lookup(const uint8_t* table, const uint32_t* ids, float* out, int cols)
 }
 
 #define TYPE(name, T)                                                                                                      \
-    extern "C" __global__ void linear_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
-        linear<T, 8>(w, x, y, rows, cols, m, ldy);                                                                         \
+    extern "C" __global__ void linear_##name(                                                                              \
+        const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
+        linear<T, 8>(w, x, y, rows, cols, m, ldy, add, scale);                                                             \
     }                                                                                                                      \
-    extern "C" __global__ void linear1_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
-        linear<T, 1>(w, x, y, rows, cols, m, ldy);                                                                         \
+    extern "C" __global__ void linear1_##name(                                                                             \
+        const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
+        linear<T, 1>(w, x, y, rows, cols, m, ldy, add, scale);                                                             \
     }                                                                                                                      \
     extern "C" __global__ void lookup_##name(const uint8_t* table, const uint32_t* ids, float* out, int cols) {            \
         lookup<T>(table, ids, out, cols);                                                                                  \

@@ -173,13 +173,45 @@ impl Kernels {
         y: View<'_>,
         ldy: usize,
     ) -> Result<()> {
+        self.multiply(ty, w, (rows, cols), x, m, y, ldy, None)
+    }
+
+    /// `y (m, rows) += scale · x (m, cols) · Wᵀ`.
+    ///
+    /// # Errors
+    /// As [`Self::linear`].
+    pub fn linear_add(
+        &self,
+        ty: BlockType,
+        w: View<'_>,
+        (rows, cols): (usize, usize),
+        x: View<'_>,
+        m: usize,
+        y: View<'_>,
+        scale: f32,
+    ) -> Result<()> {
+        self.multiply(ty, w, (rows, cols), x, m, y, rows, Some(scale))
+    }
+
+    fn multiply(
+        &self,
+        ty: BlockType,
+        w: View<'_>,
+        (rows, cols): (usize, usize),
+        x: View<'_>,
+        m: usize,
+        y: View<'_>,
+        ldy: usize,
+        add: Option<f32>,
+    ) -> Result<()> {
         let bytes = ty.row_bytes(cols).unwrap_or(usize::MAX).saturating_mul(rows);
         if w.len() < bytes || ldy < rows || m == 0 {
             return Err(Error::Internal(format!("{m} rows times {rows} x {cols} as {ty}, {} bytes given", w.len())));
         }
         floats("linear, x", x, m * cols)?;
         floats("linear, y", y, (m - 1) * ldy + rows)?;
-        let args = [w.into(), x.into(), y.into(), int(rows), int(cols), int(m), int(ldy)];
+        let (adds, scale) = (Arg::Int(i32::from(add.is_some())), Arg::Float(add.unwrap_or(1.0)));
+        let args = [w.into(), x.into(), y.into(), int(rows), int(cols), int(m), int(ldy), adds, scale];
         // The two kernels differ only in how many rows share a read of W.
         let (kind, share) = if m == 1 { ("linear1", 1) } else { ("linear", 8) };
         self.launch(kind, Some(ty), (rows.div_ceil(8), m.div_ceil(share)), (32, 8), &args)

@@ -36,7 +36,7 @@ fn a_plan_of_a_gpu_has_its_scratch_and_its_activations() {
     let planned = |sets: &[(&str, &str)]| {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let config = config(&[&[("train.activations", "keep")], sets].concat());
-        plan::walk(&config, &shape, &ledger).unwrap();
+        plan::walk(&config, &shape, &ledger, None).unwrap();
         ledger.measured().tiers[&Tier::Device].bytes.clone()
     };
     let f32 = planned(&[("machine.device", "cuda:0"), ("train.compute", "f32")]);
@@ -121,7 +121,7 @@ mod cuda {
         }
         here.evaluate(&batch(3, 9)).unwrap();
         let planned = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        plan::walk(&config, &shape, &planned).unwrap();
+        plan::walk(&config, &shape, &planned, None).unwrap();
         let peak = |l: &Ledger| l.measured().tiers[&Tier::Device].peak;
         assert_eq!(peak(&planned), peak(&ledger), "the plan of {sets:?}");
         let used = device.counts().unwrap().into_iter().find(|(n, _)| *n == "pool used at most").unwrap().1;
