@@ -35,6 +35,7 @@ pub struct DeviceRoom {
     layer: DeviceBuffer,
     ids: DeviceBuffer,
     low: DeviceBuffer,
+    attention: DeviceBuffer,
     angles: DeviceBuffer,
     logits: DeviceBuffer,
     host: Buffer,
@@ -221,7 +222,7 @@ impl GpuForward {
             k.rope(keys, (span.rows, s.kv_heads, d), turn)?;
             let cache = self.attend(l, &seq.layers[l]);
             k.append(cache, keys, values, seq.seen, span.rows)?;
-            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?)?;
+            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, room.attention.view())?;
         }
         linear(4, normed, out)?;
         k.add(x, out, m * hidden)?;
@@ -249,7 +250,7 @@ impl Runner for GpuForward {
 
     fn room(&self, _team: &Team, e: Extent) -> Result<DeviceRoom> {
         let sizes = Sizes::new(&self.shape, e);
-        let [residual, layer, ids, low, angles, logits, (host_tag, host)] = sizes.rows();
+        let [residual, layer, ids, low, attention, angles, logits, (host_tag, host)] = sizes.rows();
         let buffer = |(tag, bytes)| self.kernels.device().buffer(&self.ledger, tag, bytes);
         Ok(DeviceRoom {
             sizes,
@@ -257,6 +258,7 @@ impl Runner for GpuForward {
             layer: buffer(layer)?,
             ids: buffer(ids)?,
             low: buffer(low)?,
+            attention: buffer(attention)?,
             angles: buffer(angles)?,
             logits: buffer(logits)?,
             host: self.ledger.buffer(host_tag, host)?,

@@ -48,6 +48,14 @@ pub const WEIGHT_TYPES: &[BlockType] = &[
 /// Types of cache rows, in the kernels' numbering.
 pub const KV_TYPES: &[BlockType] = &[BlockType::F32, BlockType::F16, BlockType::Bf16, BlockType::Q8_0, BlockType::Q4_0];
 
+/// Rows of the cache that one block of a single query's attention reads, as in `kernels.cu`.
+pub(crate) const PART: usize = 128;
+
+/// Floats in which the parts of a single query's attention over `rows` rows wait to be joined; none for a short cache.
+pub(crate) fn parts_elements(heads: usize, dim: usize, rows: usize) -> usize {
+    if rows <= PART { 0 } else { heads * rows.div_ceil(PART) * (dim + 2) }
+}
+
 /// Largest head that attention holds in registers.
 const HEAD_DIM: usize = 256;
 
@@ -116,6 +124,7 @@ const LAYER: Tag = Tag::device(Category::Activations, "layer activations");
 /// Ax of an adapter.
 const LOW: Tag = Tag::device(Category::Activations, "adapter activations");
 const IDS: Tag = Tag::device(Category::Activations, "token ids");
+const ATTENTION: Tag = Tag::device(Category::Workspace, "attention parts");
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 /// Logits as the sampler reads them.
@@ -143,7 +152,7 @@ fn adapter_upload_bytes(held: &ModelShape) -> usize {
 /// Kernels that one decoding step of `sequences` launches, as the forward pass has them: what makes small models slow.
 pub fn launches(shape: &ModelShape, sequences: usize) -> usize {
     let adapted = shape.adapter.iter().flat_map(|a| &a.layers).flatten().flatten().count();
-    shape.layers.len() * (12 + 5 * sequences) + 2 * adapted + sequences + 3
+    shape.layers.len() * (12 + 6 * sequences) + 2 * adapted + sequences + 3
 }
 
 /// What an [`Extent`] needs, in bytes.
@@ -155,6 +164,8 @@ struct Sizes {
     ids: usize,
     /// Ax of the adapter on one linear.
     low: usize,
+    /// Parts of attention.
+    attention: usize,
     angles: usize,
     logits: usize,
 }
@@ -170,18 +181,20 @@ impl Sizes {
             parts: [q.max(hidden), wide, hidden].map(|width| 4 * e.batch * width),
             ids: 4 * e.batch,
             low: 4 * e.batch * shape.adapter.as_ref().map_or(0, AdapterShape::rank),
+            attention: 4 * max(&|l| parts_elements(l.heads, l.head_dim, e.rows)),
             angles: 4 * e.batch * 2 * (shape.rope.dim / 2),
             logits: 4 * e.sequences * shape.vocab,
         }
     }
 
     /// By ledger row.
-    fn rows(&self) -> [(Tag, usize); 7] {
+    fn rows(&self) -> [(Tag, usize); 8] {
         [
             (RESIDUAL, self.residual),
             (LAYER, self.parts.iter().sum()),
             (IDS, self.ids),
             (LOW, self.low),
+            (ATTENTION, self.attention),
             (ROTATIONS, self.angles),
             (LOGITS, self.logits),
             (HOST_LOGITS, self.logits),

@@ -17,6 +17,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaModule, CudaStr
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
+use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
 
 /// Steps in which a pool takes memory from the driver (seen on an H200, driver 580).
@@ -25,6 +26,12 @@ const STEP: u64 = 32 << 20;
 /// What the driver said, as our error.
 pub(super) fn driver(doing: &str) -> impl Fn(DriverError) -> Error + '_ {
     move |e| Error::Device(format!("{doing}: {e}"))
+}
+
+/// Loads compiled kernels. Code is the program's, not the job's.
+fn load(context: &Arc<CudaContext>, image: &[u8]) -> Result<Arc<CudaModule>> {
+    alloc::scoped(Scope::Program, || context.load_module(Ptx::from_binary(image.to_vec())))
+        .map_err(driver("cannot load the kernels"))
 }
 
 /// The pool of one job, the device's current one while it lives.
@@ -115,8 +122,7 @@ impl Device {
             Ok((total - free) as u64)
         };
         let context_bytes = used()?;
-        let image = Ptx::from_binary(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")).to_vec());
-        let module = context.load_module(image).map_err(driver("cannot load the kernels"))?;
+        let module = load(&context, include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")))?;
         let stream = context.new_stream().map_err(driver("cannot make a stream"))?;
         let kernel_bytes = used()?.saturating_sub(context_bytes);
         let pool = Pool::new(&context, budget)?;
@@ -129,8 +135,7 @@ impl Device {
     /// The driver's.
     pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
         let before = self.used()?;
-        let module =
-            self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
+        let module = load(&self.context, image)?;
         Ok((module, self.used()?.saturating_sub(before)))
     }
 
