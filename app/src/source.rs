@@ -68,9 +68,9 @@ pub fn anchor(config: &mut Config, base: &Path) {
         *adapter = whole(adapter);
     }
     let path = &mut config.model.path;
-    match path.strip_prefix("random:").map(|spec| spec.split_once('@').unwrap_or((spec, ""))) {
-        Some((file, ty)) if file.ends_with(".json") => {
-            *path = format!("random:{}{}{ty}", whole(file), if ty.is_empty() { "" } else { "@" });
+    match path.strip_prefix("random:").map(|spec| spec.split_at(spec.find(['@', '#']).unwrap_or(spec.len()))) {
+        Some((file, rest)) if file.ends_with(".json") || file.ends_with(".gguf") => {
+            *path = format!("random:{}{rest}", whole(file));
         }
         Some(_) => {}
         None if path.starts_with("bundled:") => {}

@@ -48,6 +48,8 @@ pub struct Train {
     pub warmup: usize,
     /// How it falls afterwards.
     pub decay: Decay,
+    /// What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.
+    pub decay_from: f64,
     /// What is left of it at the last step, as a share.
     pub lr_end: f64,
     /// How long gradients are held.
@@ -97,6 +99,7 @@ impl Default for Train {
             lr: 2e-4,
             warmup: 0,
             decay: Decay::Constant,
+            decay_from: 0.0,
             lr_end: 0.0,
             grad_hold: Hold::All,
             clip: Clip { by: ClipBy::None, at: 1.0 },
@@ -263,13 +266,15 @@ impl Train {
         ]
     }
 
-    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, then the decay.
+    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, a plateau up to
+    /// `decay_from`, then the decay.
     pub fn share(&self, t: u64) -> f64 {
         let (t, warm, steps) = (t as f64, self.warmup as f64, self.steps as f64);
         if t <= warm {
             return t / warm;
         }
-        let done = ((t - warm) / (steps - warm).max(1.0)).clamp(0.0, 1.0);
+        let from = warm.max(self.decay_from * steps);
+        let done = ((t - from) / (steps - from).max(1.0)).clamp(0.0, 1.0);
         let left = match self.decay {
             Decay::Constant => return 1.0,
             Decay::Linear => 1.0 - done,
@@ -298,6 +303,7 @@ impl Train {
         }
         let numbers = [
             ("train.lr", self.lr, 0.0, 100.0),
+            ("train.decay_from", self.decay_from, 0.0, 1.0),
             ("train.lr_end", self.lr_end, 0.0, 1.0),
             ("train.validation", self.validation, 0.0, 0.9),
             ("train.clip.at", f64::from(self.clip.at), 1e-12, 1e12),
@@ -405,5 +411,8 @@ mod tests {
             (t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9
         );
         assert!((11..=110).all(|i| t.share(i) >= t.share(i + 1)));
+        (t.decay, t.decay_from) = (Decay::Linear, 0.5);
+        assert_eq!((t.share(11), t.share(55)), (1.0, 1.0));
+        assert!((t.share(66) - (0.1 + 0.9 * 0.8)).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     // Data and words are the program's, not the job's.
     let rows = alloc::scoped(Scope::Program, || {
         let words = Words::of(model)?;
-        train_data::open(train, &words, base, config.run.seed)
+        train_data::open(train, words, base, config.run.seed, config.threads())
     })?;
     let workload = Workload::default();
     let mut planned = plan::plan(&model.shape, &workload, config, machine)?;

@@ -8,18 +8,24 @@ use crate::config::train::Train;
 use crate::error::{Error, Result};
 use crate::rng::Philox;
 use crate::train::batch::{Batch, Ready, Rows};
+use crate::train::data::recall::{self, Recall};
 use crate::train::data::{Dataset, Options, Packed, Validation};
 
-/// The data of `train`, packed.
+/// The data of `train`, packed; written on `threads` threads where it is written as it is read.
 ///
 /// # Errors
 /// A file that cannot be read; what is wrong in it, with file, line and field.
-pub(super) fn open(train: &Train, words: &Words, base: &Path, seed: u64) -> Result<Box<dyn Rows>> {
+pub(super) fn open(train: &Train, words: Words, base: &Path, seed: u64, threads: usize) -> Result<Box<dyn Rows>> {
+    if train.data.strip_prefix("bundled:") == Some(recall::NAME) {
+        let rows = train.steps.saturating_mul(train.batch).saturating_mul(train.accumulate);
+        let held = if train.validation > 0.0 { ((rows as f64 * train.validation).round() as usize).max(1) } else { 0 };
+        return Ok(Box::new(Recall::new(words, seed, rows, held, train.length, threads)?));
+    }
     let Some(n) = train.data.strip_prefix("tokens:") else {
         if train.data.is_empty() {
             return Err(Error::config(
                 "train.data",
-                "names nothing to learn from; name a .jsonl or text file, or bundled:task-tova",
+                "names nothing to learn from; name a .jsonl or text file, bundled:task-tova or bundled:recall",
             ));
         }
         let options = Options {
@@ -30,7 +36,7 @@ pub(super) fn open(train: &Train, words: &Words, base: &Path, seed: u64) -> Resu
             seed,
             ..Options::new(&train.data)
         };
-        return Ok(Box::new(Packed::new(Dataset::open(&options, words, base)?, train.length, train.packing)?));
+        return Ok(Box::new(Packed::new(Dataset::open(&options, &words, base)?, train.length, train.packing)?));
     };
     let n: usize = n.trim().parse().ok().filter(|n| (1..=1 << 20).contains(n)).ok_or_else(|| {
         Error::config("train.data", format!("`{}` is not tokens:ROWS, from 1 to {}", train.data, 1 << 20))

@@ -394,7 +394,7 @@ impl Learner {
                 }
                 _ => Round::Nearest,
             };
-            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp };
+            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp, matrix: p.rows > 1 };
             let g = Src { buf: gradients, at: p.at };
             self.optimizer.update(d, &mut p.buf, g, &mut p.state, round, at)?;
         }

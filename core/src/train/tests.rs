@@ -94,8 +94,9 @@ pub(crate) fn trainer(
     let team = Arc::new(Team::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;
     let source = crate::model::Source::Random {
-        spec: crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap(),
-        seed: 3,
+        spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),
+        spread: crate::model::random::Spread::ByColumns,
+        like: None,
     };
     let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
     let trainer = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ())?;

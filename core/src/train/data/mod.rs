@@ -6,6 +6,7 @@
 mod encode;
 mod pack;
 mod read;
+pub mod recall;
 pub mod task;
 
 use std::path::{Path, PathBuf};

@@ -108,8 +108,9 @@ mod cuda {
         let team = Arc::new(Team::new(2).unwrap());
         let gpu = Gpu::new(&device, &ledger, &team, &sizes, Precision::of(train)).unwrap();
         let source = crate::model::Source::Random {
-            spec: crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap(),
-            seed: 3,
+            spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),
+            spread: crate::model::random::Spread::ByColumns,
+            like: None,
         };
         let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
         let mut here = Trainer::new(Box::new(gpu), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
