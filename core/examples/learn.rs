@@ -25,7 +25,7 @@ fn main() -> ullage_core::Result<()> {
                 "step {step}: loss {loss:.4}, norm {grad_norm:.3}, lr {lr:.2e}, {seconds:.2} s, {:.0} tokens/s",
                 *tokens as f64 / seconds
             ),
-            Event::Validation { step, loss, tokens } => println!("step {step}: held out {loss:.4} over {tokens}"),
+            Event::Validation { step, loss, tokens, .. } => println!("step {step}: held out {loss:.4} over {tokens}"),
             Event::Failed { error } => println!("error: {}", error.message),
             _ => {}
         }

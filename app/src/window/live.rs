@@ -221,7 +221,7 @@ impl Live {
                 let left = steps.saturating_sub(*step) as f64 * took;
                 self.progress = Some(("training".into(), *step, steps, left));
             }
-            Event::Validation { .. } | Event::Saved { .. } => {}
+            Event::Validation { .. } | Event::Sample { .. } | Event::Saved { .. } => {}
             Event::Paused => self.paused = true,
             Event::Resumed => self.paused = false,
             Event::Finished { speed, .. } => {

@@ -64,10 +64,16 @@ pub struct Train {
     pub compute: Arithmetic,
     /// How updated values are stored in bf16.
     pub round: Rounding,
-    /// Steps between validations; 0 for none but at the end.
+    /// Steps between validations, the first before any step; 0 for none but at the end.
     pub validate_every: usize,
     /// Most held-out rows a validation reads; 0 for all.
     pub validate_rows: usize,
+    /// Held-out questions the model is asked in words before the first step and after the last; 0 for none.
+    #[serde(skip_serializing_if = "is_samples")]
+    pub samples: usize,
+    /// Most tokens of what it says to each.
+    #[serde(skip_serializing_if = "is_sample_tokens")]
+    pub sample_tokens: usize,
     /// Steps between saves of the training state; 0 for the end only.
     pub save_every: usize,
     /// Folder of the training state and of what was learned. Empty: nothing is written.
@@ -75,6 +81,18 @@ pub struct Train {
     pub out: String,
     /// Goes on from the training state in `out`, where there is one.
     pub resume: bool,
+}
+
+const SAMPLES: usize = 3;
+const SAMPLE_TOKENS: usize = 16;
+
+// What only tells is left out of a file where it is the default, so that training states from before these keys still match.
+fn is_samples(n: &usize) -> bool {
+    *n == SAMPLES
+}
+
+fn is_sample_tokens(n: &usize) -> bool {
+    *n == SAMPLE_TOKENS
 }
 
 impl Default for Train {
@@ -109,6 +127,8 @@ impl Default for Train {
             round: Rounding::Nearest,
             validate_every: 0,
             validate_rows: 0,
+            samples: SAMPLES,
+            sample_tokens: SAMPLE_TOKENS,
             save_every: 0,
             out: String::new(),
             resume: false,
@@ -294,6 +314,8 @@ impl Train {
             ("train.length", self.length, 2, 1 << 20),
             ("train.accumulate", self.accumulate, 1, 65536),
             ("train.warmup", self.warmup, 0, self.steps),
+            ("train.samples", self.samples, 0, 16),
+            ("train.sample_tokens", self.sample_tokens, 1, 256),
         ];
         for (key, value, min, max) in whole {
             if !(min..=max).contains(&value) {
@@ -377,6 +399,8 @@ mod tests {
             ("[train]\ngrad_hold = \"matrix\"\nclip = { by = \"layer\", at = 0.5 }", &["layer", "matrix"]),
             ("[train]\nround = \"kahan\"", &["train.round", "bf16"]),
             ("[train]\nsteps = 0", &["train.steps", "`0`"]),
+            ("[train]\nsamples = 17", &["train.samples", "`17`", "0 to 16"]),
+            ("[train]\nsample_tokens = 0", &["train.sample_tokens", "`0`"]),
             ("[train]\nparams = \"lora2\"", &["train.params", "lora2", "full"]),
             ("[train]\nparams = { use = \"lora\", rank = 3 }", &["train.params.rank", "lora_alpha"]),
             ("[train]\noptimizer = { use = \"adamw\", state_dtype = \"f8\" }", &["state_dtype", "bf16"]),

@@ -13,6 +13,7 @@ pub mod text;
 pub mod train;
 mod train_data;
 mod train_place;
+mod train_show;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;

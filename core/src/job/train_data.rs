@@ -2,9 +2,10 @@
 //! are asked for.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::text::Words;
-use crate::config::train::Train;
+use crate::config::train::{LossOn, Train};
 use crate::error::{Error, Result};
 use crate::rng::Philox;
 use crate::train::batch::{Batch, Ready, Rows};
@@ -15,11 +16,11 @@ use crate::train::data::{Dataset, Options, Packed, Validation};
 ///
 /// # Errors
 /// A file that cannot be read; what is wrong in it, with file, line and field.
-pub(super) fn open(train: &Train, words: Words, base: &Path, seed: u64, threads: usize) -> Result<Box<dyn Rows>> {
+pub(super) fn open(train: &Train, words: &Arc<Words>, base: &Path, seed: u64, threads: usize) -> Result<Box<dyn Rows>> {
     if train.data.strip_prefix("bundled:") == Some(recall::NAME) {
         let rows = train.steps.saturating_mul(train.batch).saturating_mul(train.accumulate);
         let held = if train.validation > 0.0 { ((rows as f64 * train.validation).round() as usize).max(1) } else { 0 };
-        return Ok(Box::new(Recall::new(words, seed, rows, held, train.length, threads)?));
+        return Ok(Box::new(Recall::new(Arc::clone(words), seed, rows, held, train.length, threads)?));
     }
     let Some(n) = train.data.strip_prefix("tokens:") else {
         if train.data.is_empty() {
@@ -36,7 +37,10 @@ pub(super) fn open(train: &Train, words: Words, base: &Path, seed: u64, threads:
             seed,
             ..Options::new(&train.data)
         };
-        return Ok(Box::new(Packed::new(Dataset::open(&options, &words, base)?, train.length, train.packing)?));
+        let packed = Packed::new(Dataset::open(&options, words, base)?, train.length, train.packing)?;
+        // A task's responses are answers, right or wrong as a whole.
+        let task = train.data.starts_with("bundled:") && train.loss_on == LossOn::Responses;
+        return Ok(Box::new(packed.with_answers(task)));
     };
     let n: usize = n.trim().parse().ok().filter(|n| (1..=1 << 20).contains(n)).ok_or_else(|| {
         Error::config("train.data", format!("`{}` is not tokens:ROWS, from 1 to {}", train.data, 1 << 20))

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
@@ -366,6 +366,10 @@ impl Device for Cpu {
     ) -> Result<()> {
         let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
         vjp::lse(&self.team, a, n, first, targets, floats_mut(lse, m)?, floats_mut(picked, m)?)
+    }
+
+    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+        vjp::argmax(&self.team, floats(a, best.len() * n)?, n, first, best)
     }
 
     fn softmax_vjp(

@@ -250,6 +250,32 @@ pub struct Sgd {
     pub clamp: f32,
 }
 
+/// The most likely entry of the vocabulary so far, of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    /// Its logit.
+    pub logit: f32,
+    /// Which.
+    pub id: u32,
+}
+
+impl Default for Best {
+    fn default() -> Self {
+        Self { logit: f32::NEG_INFINITY, id: 0 }
+    }
+}
+
+impl Best {
+    /// Takes in `logits` of the entries from `first` on: as choosing greedily does, ties to the lower entry and never NaN.
+    pub fn take(&mut self, logits: &[f32], first: usize) {
+        for (i, logit) in logits.iter().enumerate() {
+            if *logit > self.logit {
+                *self = Self { logit: *logit, id: (first + i) as u32 };
+            }
+        }
+    }
+}
+
 /// The largest calls of a run, by which a device sizes its scratch before the run starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
@@ -550,6 +576,24 @@ pub trait Device: Send {
         lse: Dst<'_>,
         picked: Dst<'_>,
     ) -> Result<()>;
+
+    /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into `best (m)`: the largest logit of
+    /// each row and its entry. Ties go to the lower entry, and NaN is never taken. A device's default is by the host, a few
+    /// kilobytes at a time.
+    ///
+    /// # Errors
+    /// The device's; [`Error::Internal`] when lengths differ.
+    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+        let mut piece = [0.0f32; 2048];
+        for (i, best) in best.iter_mut().enumerate() {
+            for at in (0..n).step_by(piece.len()) {
+                let here = &mut piece[..2048.min(n - at)];
+                self.download(a.buf.at(a.at + i * n + at), bytemuck::cast_slice_mut(here))?;
+                best.take(here, first + at);
+            }
+        }
+        Ok(())
+    }
 
     /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − lse) − [target])`, zeros in rows
     /// without a target. Returns false when every element before scaling is below `eps` in size, so that the caller may

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes};
 use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -297,6 +297,10 @@ impl Device for Dry {
 
     fn lse(&self, a: Src<'_>, m: usize, n: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
         self.took(0.0, read(a, m * n))
+    }
+
+    fn argmax(&self, _: Src<'_>, _: usize, _: usize, _: &mut [Best]) -> Result<()> {
+        Ok(())
     }
 
     fn softmax_vjp(

@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use documents::{Encoder, Exam, Maker, Marked, Special};
 use grammar::{Dice, Lexicon, lexicon};
@@ -45,7 +45,7 @@ type Known = HashMap<Box<str>, Box<[u32]>>;
 /// Rows of the bundled model's text.
 #[derive(Debug)]
 pub struct Recall {
-    words: Words,
+    words: Arc<Words>,
     special: Special,
     lexicon: &'static Lexicon,
     seed: u64,
@@ -73,7 +73,14 @@ impl Recall {
     ///
     /// # Errors
     /// [`Error::Refused`] for other words, [`Error::Config`] for rows too short for a document.
-    pub fn new(words: Words, seed: u64, rows: usize, held_out: usize, length: usize, threads: usize) -> Result<Self> {
+    pub fn new(
+        words: Arc<Words>,
+        seed: u64,
+        rows: usize,
+        held_out: usize,
+        length: usize,
+        threads: usize,
+    ) -> Result<Self> {
         if length < 64 {
             return Err(Error::config(
                 "train.length",

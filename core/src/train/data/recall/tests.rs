@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::*;
 use crate::model::Model;
 
-fn words() -> Words {
-    Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap()
+fn words() -> Arc<Words> {
+    Arc::new(Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap())
 }
 
 fn recall(rows: usize, length: usize, threads: usize) -> Recall {
@@ -107,7 +108,7 @@ fn answers_of_exams_stand_in_their_text_before_they_are_asked() {
 #[test]
 fn other_words_and_short_rows_are_refused() {
     let none = Words::of(&Model::open("random:llama-1b@q4_0", Path::new(".")).unwrap()).unwrap();
-    let error = Recall::new(none, 0, 1, 0, 256, 1).unwrap_err().to_string();
+    let error = Recall::new(Arc::new(none), 0, 1, 0, 256, 1).unwrap_err().to_string();
     assert!(error.contains("random:bundled:recall"), "{error}");
     let error = Recall::new(words(), 0, 1, 0, 32, 1).unwrap_err().to_string();
     assert!(error.contains("train.length") && error.contains("64"), "{error}");
