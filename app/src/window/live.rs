@@ -38,7 +38,7 @@ pub struct Live {
     /// The prompt.
     pub prompt: Prompt,
     /// What each sequence read and wrote.
-    pub written: Vec<Written>,
+    pub written: Arc<Vec<Written>>,
     /// What was held when.
     pub timeline: Arc<Timeline>,
     /// What each head looked at.
@@ -57,6 +57,8 @@ pub struct Live {
     decoded: Option<((f64, usize), (f64, usize))>,
     /// True when rows left without being named, so that shares of what is held are unknown.
     unnamed: bool,
+    /// How many caches each position of sequence 0 has left, and how many evictions are counted in it.
+    gone: (Vec<u32>, usize),
     pending: Step,
     shown: u64,
     /// Over: no event will come.
@@ -109,7 +111,7 @@ impl Live {
             ..Attention::default()
         };
         let timeline = Timeline { run: name.clone(), live: true, ..Timeline::default() };
-        let written = vec![Written { prompt: tokens.len(), tokens, ..Written::default() }];
+        let written = Arc::new(vec![Written { prompt: tokens.len(), tokens, ..Written::default() }]);
         Self { name, prompt, written, timeline: Arc::new(timeline), attention: Arc::new(attention), ..Self::default() }
     }
 
@@ -139,13 +141,14 @@ impl Live {
     }
 
     fn sequence(&mut self, i: usize) -> &mut Written {
-        while self.written.len() <= i {
-            let first = self.written.first();
+        let written = Arc::make_mut(&mut self.written);
+        while written.len() <= i {
+            let first = written.first();
             let prompt = first.map_or(0, |w| w.prompt);
             let tokens = first.map(|w| w.tokens[..prompt.min(w.tokens.len())].to_vec()).unwrap_or_default();
-            self.written.push(Written { tokens, prompt, ..Written::default() });
+            written.push(Written { tokens, prompt, ..Written::default() });
         }
-        &mut self.written[i]
+        &mut written[i]
     }
 
     /// Takes one more event in.
@@ -317,7 +320,7 @@ impl Live {
         let text = self.config().map_or(String::new(), |c| c.run.prompt.clone());
         let mut prompt = vec![Token::default(); tokens];
         prompt[0].text = text;
-        for written in &mut self.written {
+        for written in Arc::make_mut(&mut self.written) {
             let wrote = std::mem::take(&mut written.tokens).split_off(written.prompt);
             written.tokens = prompt.iter().cloned().chain(wrote).collect();
             written.prompt = tokens;
@@ -378,6 +381,35 @@ impl Live {
             }
         }
         gone.into_iter().map(|n| (1.0 - n as f32 / all as f32).max(0.0)).collect()
+    }
+
+    /// What each sequence read and wrote by now, with the share of caches that still hold each of its positions; what is new is
+    /// counted, what was counted before is not.
+    pub fn told(&mut self) -> Arc<Vec<Written>> {
+        let (layers, _, kv_heads) = self.prompt.heads;
+        let all = layers * kv_heads;
+        let (gone, counted) = &mut self.gone;
+        for e in self.attention.evictions.get(*counted..).unwrap_or(&[]) {
+            let at = e.position as usize;
+            // A position beyond the context names nothing.
+            if at < self.written.first().map_or(0, |w| w.tokens.len()) {
+                gone.resize(gone.len().max(at + 1), 0);
+                gone[at] += 1;
+            }
+        }
+        let news = *counted != self.attention.evictions.len();
+        *counted = self.attention.evictions.len();
+        let known = *counted > 0 && !self.unnamed && all > 0;
+        let positions = self.written.first().map_or(0, |w| if known { w.tokens.len() } else { 0 });
+        if news || self.written.first().is_some_and(|w| w.kept.len() != positions) {
+            let gone = self.gone.0.iter().copied().chain(std::iter::repeat(0)).take(positions);
+            let kept = gone.map(|n| (1.0 - n as f32 / all as f32).max(0.0));
+            if let Some(first) = Arc::make_mut(&mut self.written).first_mut() {
+                first.kept.clear();
+                first.kept.extend(kept);
+            }
+        }
+        Arc::clone(&self.written)
     }
 
     /// What was held at a moment of the timeline.

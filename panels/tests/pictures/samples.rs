@@ -96,7 +96,7 @@ pub fn text() -> Text {
     Text {
         prompt: STORY.into(),
         chats: true,
-        sequences: vec![written(true)],
+        sequences: vec![written(true)].into(),
         of_run: Some("run 3 · H2O keeps 20 % of tokens".into()),
         summary: "92 tok/s · 84 tokens in 0.9 s".into(),
         ..Text::default()
@@ -122,7 +122,7 @@ pub fn chat() -> Text {
             turn(Role::User, "What is ullage?"),
             turn(Role::Assistant, answer),
         ],
-        sequences: vec![Written { tokens: all, prompt, stop: "end of turn".into(), kept: Vec::new() }],
+        sequences: vec![Written { tokens: all, prompt, stop: "end of turn".into(), kept: Vec::new() }].into(),
         ..Text::default()
     }
 }

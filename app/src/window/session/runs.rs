@@ -111,7 +111,7 @@ impl Session {
         self.stopping = false;
         self.replayed = None;
         self.series = line.clone();
-        match Running::start(order, opened, self.runs(), line, self.outbox.clone()) {
+        match Running::start(order, opened, self.runs(), line, self.pace.clone(), self.outbox.clone()) {
             Ok(running) => {
                 self.running = Some(running);
                 self.live = Some(Live::new("new run".into(), Prompt::default()));
@@ -130,6 +130,10 @@ impl Session {
         match told {
             Told::Began { name, prompt } => self.live = Some(Live::new(name, prompt)),
             Told::Events(events) => {
+                // The view lets go of what it shares, so that what comes is added in place and not to a copy of it all.
+                self.view.text = Arc::default();
+                self.view.timeline = Arc::default();
+                self.view.attention = Arc::default();
                 if let Some(live) = &mut self.live {
                     events.iter().for_each(|e| live.add(e));
                 }

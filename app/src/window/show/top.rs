@@ -25,12 +25,18 @@ use super::{bars, cards, words};
 /// Fills in the view. What is long is shared, so that this costs what changed; what a run going on does not change is made
 /// anew only when something else did (`slow`).
 pub fn refresh(s: &mut Session, slow: bool) {
+    let text = Arc::new(text(s));
     let view = View {
         modes: modes(s),
-        top: top(s),
+        top: if slow {
+            top(s)
+        } else {
+            let measured = s.shown().and_then(|l| measured(s, l));
+            Top { measured, ..std::mem::take(&mut s.view.top) }
+        },
         status: status(s),
         cards: Arc::clone(&s.sections),
-        text: Arc::new(text(s)),
+        text,
         timeline: s.shown().map_or_else(Arc::<Timeline>::default, |l| Arc::clone(&l.timeline)),
         attention: attention(s),
         accuracy: if slow { Arc::new(accuracy(s)) } else { Arc::clone(&s.view.accuracy) },
@@ -396,7 +402,8 @@ fn status(s: &Session) -> Status {
     out
 }
 
-fn text(s: &Session) -> Text {
+fn text(s: &mut Session) -> Text {
+    let written = s.replayed.as_mut().or(s.live.as_mut()).map(Live::told);
     let config = s.document.config();
     let mut out = Text {
         prompt: config.run.prompt.clone(),
@@ -409,11 +416,12 @@ fn text(s: &Session) -> Text {
     };
     out.turns = conversation(s);
     let Some(live) = s.shown() else { return out };
-    out.sequences.clone_from(&live.written);
-    let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
-    out.step = step;
-    if let Some(first) = out.sequences.first_mut() {
-        first.kept = live.kept(step);
+    out.sequences = written.unwrap_or_default();
+    out.step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
+    if out.step.is_some()
+        && let Some(first) = Arc::make_mut(&mut out.sequences).first_mut()
+    {
+        first.kept = live.kept(out.step);
     }
     if s.replayed.is_some() {
         out.of_run = Some(format!("run {}", live.name));
