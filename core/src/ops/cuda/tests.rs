@@ -157,9 +157,9 @@ fn attention_matches_a_reference_over_rows_encoded_as_on_the_cpu() {
         assert!(!parts.is_empty(), "a cache long enough to be read in parts");
         kernels.attend(at, q_there.view(), before, m, out.view(), parts.view()).unwrap();
         // The last query alone, in parts.
-        let (from, row) = (4 * (m - 1) * heads * dim, 4 * heads * dim);
-        let last = device.buffer(&ledger, TAG, row).unwrap();
-        let query = q_there.part(from, row).unwrap();
+        let (from, len) = (4 * (m - 1) * heads * dim, 4 * heads * dim);
+        let last = device.buffer(&ledger, TAG, len).unwrap();
+        let query = q_there.part(from, len).unwrap();
         kernels.attend(at, query, before + m - 1, 1, last.view(), parts.view()).unwrap();
         let (out, last) = (get(&device, out.view()), get(&device, last.view()));
         let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
