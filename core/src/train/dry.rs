@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -188,6 +188,10 @@ impl Device for Dry {
     }
 
     fn swiglu_vjp(&self, _: Src<'_>, _: Dst<'_>, _: Dst<'_>, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn dropout(&self, _: Src<'_>, _: Dst<'_>, _: usize, _: Mask, _: bool) -> Result<()> {
         Ok(())
     }
 
