@@ -97,13 +97,13 @@ fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
     let text: String = (0..60).map(|i| format!("The {i} sparrows of the valley sing {} songs.\n\n", i * 7)).collect();
     room.write("text.txt", text);
     // Each life is killed after a few steps, so that there are more steps than lives can make.
-    let steps = (8 * KILLS + 8).to_string();
+    let steps = (6 * KILLS + 8).to_string();
     let args = |out: &str, save_every: &str, folder: &str| -> Vec<String> {
         let sets = [
             "train.data=text.txt".to_owned(),
             format!("train.steps={steps}"),
             "train.batch=1".into(),
-            "train.length=24".into(),
+            "train.length=16".into(),
             "train.lr=0.003".into(),
             "train.warmup=5".into(),
             "train.decay=cosine".into(),
@@ -113,7 +113,7 @@ fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
             "train.validate_every=9".into(),
             "train.validate_rows=2".into(),
             "train.resume=true".into(),
-            "machine.threads=2".into(),
+            "machine.threads=1".into(),
             format!("train.out={out}"),
             format!("train.save_every={save_every}"),
         ];
