@@ -87,7 +87,12 @@ fn training() -> Vec<Sets> {
     let all = cross(all, &[&[("train.optimizer", "adamw")], &[("train.optimizer", "sgd")]]);
     let all = cross(all, &[&[("train.activations", "keep")], &[("train.activations", "recompute")]]);
     let all = cross(all, &[&[("train.loss", "full")], &[("train.loss", "chunked")], &[("train.loss", "cut")]]);
-    cross(all, &[&[("train.grad_hold", "all")], &[("train.grad_hold", "layer")]])
+    let mut all = cross(all, &[&[("train.grad_hold", "all")], &[("train.grad_hold", "layer")]]);
+    // What dropout leaves of an input has a place of its own.
+    let dropout = [("train.params.lora_dropout", "0.1"), ("train.params.use", "lora")];
+    let some: Vec<Sets> = all.iter().filter(|s| s.iter().any(|(_, v)| v == "lora")).step_by(5).cloned().collect();
+    all.extend(some.into_iter().map(|s| [s, sets(&dropout)].concat()));
+    all
 }
 
 /// Keys that every configuration of a matrix has alike.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ullage_core::config::train::Validation;
 use ullage_core::config::{Config, KnobValue, from_toml};
 use ullage_core::job::Order;
 use ullage_core::machine::Machine;
@@ -75,6 +76,18 @@ pub fn anchor(config: &mut Config, base: &Path) {
         Some(_) => {}
         None if path.starts_with("bundled:") => {}
         None => *path = whole(path),
+    }
+    if let Some(train) = &mut config.train {
+        let named = |path: &str| !path.is_empty();
+        if named(&train.data) && !train.generated() {
+            train.data = whole(&train.data);
+        }
+        if named(&train.out) {
+            train.out = whole(&train.out);
+        }
+        if let Validation::File(path) = &mut train.validation {
+            *path = whole(path);
+        }
     }
     for knobs in config.eval.values_mut() {
         if let Some(KnobValue::Text(file)) = knobs.0.get_mut("file")

@@ -96,8 +96,8 @@ fn train(args: &args::TrainBundled) -> Result<Report> {
         set("train.accumulate", args.accumulate),
         set("train.length", args.length),
         set("train.validation", format!("{:?}", (HELD_OUT / rows).min(0.5))),
-        set("train.validate_every", (args.steps / 24).max(1)),
-        set("train.save_every", (args.steps / 24).max(1)),
+        set("train.validate_every", (args.steps / 24).max(10)),
+        set("train.save_every", (args.steps / 24).max(10)),
         set("train.params", quoted("full")),
         // A GPU has room to keep what the forward pass computed.
         set("train.activations", quoted(if gpu { "keep" } else { "recompute" })),

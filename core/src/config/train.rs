@@ -20,8 +20,8 @@ pub struct Train {
     pub template: bool,
     /// Several documents share a row, each seeing only itself.
     pub packing: bool,
-    /// Share of the documents held out for validation; 0 for none.
-    pub validation: f64,
+    /// What is held out for validation: a share of the documents (0 for none), or a file of others.
+    pub validation: Validation,
     /// What learns.
     pub params: Choice,
     /// How the gradient is obtained.
@@ -103,7 +103,7 @@ impl Default for Train {
             documents: Split::BlankLines,
             template: true,
             packing: true,
-            validation: 0.05,
+            validation: Validation::default(),
             params: "lora".into(),
             gradient: "backprop".into(),
             optimizer: "adamw".into(),
@@ -132,6 +132,31 @@ impl Default for Train {
             save_every: 0,
             out: String::new(),
             resume: false,
+        }
+    }
+}
+
+/// `train.validation`: what is held back to measure with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a share from 0 to 0.9, or the path of a file")]
+pub enum Validation {
+    /// This share of the documents, chosen by the seed; 0 for none.
+    Share(f64),
+    /// The documents of another file, relative to the configuration.
+    File(String),
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self::Share(0.05)
+    }
+}
+
+impl std::fmt::Display for Validation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{share}"),
+            Self::File(path) => f.write_str(path),
         }
     }
 }
@@ -303,6 +328,11 @@ impl Train {
         self.lr_end + (1.0 - self.lr_end) * left
     }
 
+    /// Whether the data is made and not read: `bundled:NAME`, `tokens:ROWS`.
+    pub fn generated(&self) -> bool {
+        self.data.starts_with("bundled:") || self.data.starts_with("tokens:")
+    }
+
     /// The rules that need no model.
     ///
     /// # Errors
@@ -327,13 +357,28 @@ impl Train {
             ("train.lr", self.lr, 0.0, 100.0),
             ("train.decay_from", self.decay_from, 0.0, 1.0),
             ("train.lr_end", self.lr_end, 0.0, 1.0),
-            ("train.validation", self.validation, 0.0, 0.9),
             ("train.clip.at", f64::from(self.clip.at), 1e-12, 1e12),
         ];
         for (key, value, min, max) in numbers {
             if !(min..=max).contains(&value) {
                 return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
             }
+        }
+        match &self.validation {
+            Validation::Share(share) if !(0.0..=0.9).contains(share) => {
+                let allowed = format!("`{share}` is not allowed; a number from 0 to 0.9, or the path of a file");
+                return Err(Error::config("train.validation", allowed));
+            }
+            Validation::File(path) if path.is_empty() => {
+                return Err(Error::config("train.validation", "`` is no file; name one, or set a share, such as 0.05"));
+            }
+            Validation::File(path) if self.generated() => {
+                return Err(Error::refused(
+                    format!("train.validation = {path} with train.data = {}", self.data),
+                    "generated data brings what is held out from it; set a share, such as train.validation=0.05",
+                ));
+            }
+            _ => {}
         }
         if config.gpu().is_none() {
             if self.compute == Arithmetic::Bf16 {
@@ -406,6 +451,13 @@ mod tests {
             ("[train]\noptimizer = { use = \"adamw\", state_dtype = \"f8\" }", &["state_dtype", "bf16"]),
             ("[train]\nclip = \"norm\"", &["train"]),
             ("[train]\nspeed = 1", &["train.speed", "steps"]),
+            ("[train]\nvalidation = 0.95", &["train.validation", "`0.95`", "0.9", "file"]),
+            ("[train]\nvalidation = true", &["train", "share", "file"]),
+            ("[train]\nvalidation = \"\"", &["train.validation", "share"]),
+            (
+                "[train]\ndata = \"bundled:task-tova\"\nvalidation = \"held.jsonl\"",
+                &["held.jsonl", "bundled:task-tova"],
+            ),
             ("[place]\nweights = \"stream\"\n[train]\nsteps = 3", &["place.weights", "resident"]),
         ] {
             let error = fails(text);
@@ -422,6 +474,15 @@ mod tests {
         let train = config.train.clone().unwrap();
         assert_eq!((train.steps, train.clip.by, train.params.knobs.int("r")), (7, ClipBy::Layer, Some(4)));
         assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        for (text, validation) in [
+            ("0", Validation::Share(0.0)),
+            ("0.25", Validation::Share(0.25)),
+            ("held/out.jsonl", Validation::File("held/out.jsonl".into())),
+        ] {
+            let config = from_toml("[train]", &[("train.validation".into(), text.into())]).unwrap();
+            assert_eq!(config.train.clone().unwrap().validation, validation, "{text}");
+            assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        }
     }
 
     #[test]

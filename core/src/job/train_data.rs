@@ -17,9 +17,11 @@ use crate::train::data::{Dataset, Options, Packed, Validation};
 /// # Errors
 /// A file that cannot be read; what is wrong in it, with file, line and field.
 pub(super) fn open(train: &Train, words: &Arc<Words>, base: &Path, seed: u64, threads: usize) -> Result<Box<dyn Rows>> {
+    // Generated data is never held out from a file: the configuration's own check refuses it.
+    let share = if let Validation::Share(share) = train.validation { share } else { 0.0 };
     if train.data.strip_prefix("bundled:") == Some(recall::NAME) {
         let rows = train.steps.saturating_mul(train.batch).saturating_mul(train.accumulate);
-        let held = if train.validation > 0.0 { ((rows as f64 * train.validation).round() as usize).max(1) } else { 0 };
+        let held = if share > 0.0 { ((rows as f64 * share).round() as usize).max(1) } else { 0 };
         return Ok(Box::new(Recall::new(Arc::clone(words), seed, rows, held, train.length, threads)?));
     }
     let Some(n) = train.data.strip_prefix("tokens:") else {
@@ -30,7 +32,7 @@ pub(super) fn open(train: &Train, words: &Arc<Words>, base: &Path, seed: u64, th
             ));
         }
         let options = Options {
-            validation: Validation::Fraction(train.validation),
+            validation: train.validation.clone(),
             loss_on: train.loss_on,
             split: train.documents,
             template: train.template,
@@ -47,7 +49,7 @@ pub(super) fn open(train: &Train, words: &Arc<Words>, base: &Path, seed: u64, th
     })?;
     let (length, random) = (train.length, Philox::new(seed).stream(1 << 62));
     let ids: Vec<u32> = (0..(n * length + 1) as u64).map(|i| random.below(i, words.vocab() as u64) as u32).collect();
-    let held = ((n as f64 * train.validation).round() as usize).min(n - 1);
+    let held = ((n as f64 * share).round() as usize).min(n - 1);
     let part = |rows: std::ops::Range<usize>| {
         let (from, to) = (rows.start * length, rows.end * length);
         Batch {

@@ -60,3 +60,32 @@ pub fn write_like(model: &Model, like: &Gguf, out: &Path) -> Result<u64> {
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_like_itself_is_itself_and_another_shape_is_refused() {
+        let open = |path: &str| Model::open(path, Path::new(".")).unwrap();
+        let bundled = open("bundled:recall");
+        let file = bundled.source.gguf().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("same.gguf");
+        assert_eq!(write_like(&bundled, file, &out).unwrap(), std::fs::metadata(&out).unwrap().len());
+        let same = open(&out.display().to_string());
+        assert_eq!(same.shape.tensors().collect::<Vec<_>>(), bundled.shape.tensors().collect::<Vec<_>>());
+        for t in bundled.shape.tensors() {
+            let read = |model: &Model| {
+                let mut bytes = vec![0; t.bytes() as usize];
+                model.source.read_rows(t, 0, t.rows, &mut bytes).unwrap();
+                bytes
+            };
+            assert!(read(&bundled) == read(&same), "{}", t.name);
+        }
+        let other = folder.path().join("other.gguf");
+        let error = write_like(&open("random:smollm2-135m"), file, &other).unwrap_err().to_string();
+        assert!(error.contains("49152 × 576") && error.contains("1024 × 256"), "{error}");
+        assert!(!other.exists());
+    }
+}

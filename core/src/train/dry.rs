@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes};
+use super::device::{
+    AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes,
+};
 use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -293,6 +295,10 @@ impl Device for Dry {
 
     fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
         self.took(0.0, read(dp, len) + 2 * write(&g, len) + 2 * write(&u, len))
+    }
+
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, _: Mask, add: bool) -> Result<()> {
+        self.took(0.0, read(x, len) + (1 + usize::from(add)) * write(&y, len))
     }
 
     fn lse(&self, a: Src<'_>, m: usize, n: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {

@@ -160,6 +160,72 @@ fn recomputing_holding_and_threads_change_no_bit() {
     }
 }
 
+const DROPOUT: [(&str, &str); 2] = [("train.params", "lora"), ("train.params.lora_dropout", "0.4")];
+
+#[test]
+fn dropout_drops_the_same_when_recomputed_held_and_on_any_threads() {
+    let shape = shape(BlockType::Q8_0, false);
+    let base = [DROPOUT[0], DROPOUT[1], ("train.accumulate", "2"), ("train.activations", "keep")];
+    let (steps, weights, _) = three(&base, &shape, 1);
+    for other in [
+        &[("train.activations", "recompute")][..],
+        &[("train.activations", "recompute"), ("train.activations.every", "2")],
+        &[("train.activations", "keep")],
+    ] {
+        let sets: Vec<_> = base.iter().chain(other).copied().collect();
+        let (s, w, _) = three(&sets, &shape, 3);
+        assert!(w == weights && s == steps, "{other:?}");
+    }
+    // The first step has nothing to drop, as B is zero; later ones have.
+    let (plain, _, _) = three(&[DROPOUT[0], base[2]], &shape, 1);
+    assert_eq!(plain[0].loss, steps[0].loss);
+    assert!(plain[2].loss != steps[2].loss);
+}
+
+#[test]
+fn gradients_with_dropout_are_those_of_the_loss_and_answers_drop_nothing() {
+    let shape = shape(BlockType::F32, false);
+    let (mut t, _) = trainer(&config(&DROPOUT), &shape, 2, u64::MAX).unwrap();
+    let (mut plain, _) = trainer(&config(&DROPOUT[..1]), &shape, 2, u64::MAX).unwrap();
+    let values: Vec<Vec<f32>> = (t.learner.params().iter().enumerate())
+        .map(|(id, p)| {
+            let random = Philox::new(11).stream(id as u64);
+            (0..p.len() as u64).map(|i| 0.1 * (2.0 * random.uniform(i) - 1.0)).collect()
+        })
+        .collect();
+    let put = |t: &mut Trainer, along: &[Vec<f32>], by: f32| {
+        let (d, learner) = t.parts();
+        for (id, (value, along)) in values.iter().zip(along).enumerate() {
+            let moved: Vec<f32> = value.iter().zip(along).map(|(v, a)| v + by * a).collect();
+            d.upload(bytemuck::cast_slice(&moved), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
+        }
+    };
+    let step = |t: &mut Trainer, step: u64| t.backprop(&[batch(3, 1)], step, 0.0, &mut |_| ()).unwrap().loss;
+    for t in [&mut plain, &mut t] {
+        put(t, &values, 0.0);
+        let here = step(t, 5);
+        let gradient: Vec<Vec<f32>> = (0..values.len())
+            .map(|id| {
+                let mut g = vec![0.0f32; values[id].len()];
+                t.device().download(t.learner.gradient(id).unwrap(), bytemuck::cast_slice_mut(&mut g)).unwrap();
+                g
+            })
+            .collect();
+        let norm = gradient.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
+        // Along the gradient the loss of the same step rises by its norm; a mask that backward did not share would show.
+        let h = 1e-3 / norm as f32;
+        put(t, &gradient, h);
+        let up = step(t, 5);
+        put(t, &gradient, -h);
+        let slope = (up - step(t, 5)) / (2.0 * f64::from(h) * norm);
+        assert!((slope / norm - 1.0).abs() < 0.01, "{slope} and not {norm} around {here}");
+        put(t, &values, 0.0);
+        assert_eq!(step(t, 5), here);
+    }
+    assert!(step(&mut t, 6) != step(&mut t, 5) && step(&mut plain, 6) == step(&mut plain, 5));
+    assert_eq!(t.evaluate(&batch(3, 2)).unwrap(), plain.evaluate(&batch(3, 2)).unwrap());
+}
+
 #[test]
 fn clipping_by_layer_is_the_same_however_long_gradients_are_held() {
     let shape = shape(BlockType::F32, false);
@@ -295,7 +361,8 @@ fn plans_are_what_ledgers_measure() {
     let mut seen = 0;
     for (ty, tied) in [(BlockType::F32, true), (BlockType::Q4_1, false)] {
         let shape = shape(ty, tied);
-        for params in [&[("train.params", "full")][..], &[("train.params", "lora"), ("train.params.r", "3")]] {
+        let (lora, r) = (("train.params", "lora"), ("train.params.r", "3"));
+        for params in [&[("train.params", "full")][..], &[lora, r], &[lora, r, ("train.params.lora_dropout", "0.1")]] {
             for optimizer in [("train.optimizer", "adamw"), ("train.optimizer", "sgd")] {
                 for activations in ["keep", "recompute"] {
                     for loss in ["full", "chunked", "cut"] {

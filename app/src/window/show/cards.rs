@@ -1,7 +1,7 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
 use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
-use ullage_core::config::train::Train;
+use ullage_core::config::train::{Train, Validation};
 use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
@@ -102,7 +102,10 @@ fn data(t: &Train) -> Card {
             plain(
                 "train.validation",
                 "Held out",
-                Kind::Float { min: 0.0, max: 0.9 },
+                match t.validation {
+                    Validation::Share(_) => Kind::Float { min: 0.0, max: 0.9 },
+                    Validation::File(_) => Kind::Text,
+                },
                 t.validation.to_string(),
                 "0.05",
                 "of the documents",

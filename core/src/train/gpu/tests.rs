@@ -140,6 +140,7 @@ mod cuda {
                 most,
             );
             same(BlockType::Q8_0, &[("train.params", "lora")], most);
+            same(BlockType::Q8_0, &[("train.params", "lora"), ("train.params.lora_dropout", "0.3")], most);
         }
     }
 }
