@@ -126,7 +126,7 @@ fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
     let mut sets = sets.clone();
     sets.push(("model.path".into(), format!("{:?}", model.path)));
     let config = from_toml("", &sets)?;
-    Ok(Order { config, model: Arc::clone(model), machine: machine.clone(), base: ".".into(), dump: None })
+    Ok(Order { config, model: Arc::clone(model), machine: machine.clone(), base: ".".into(), dump: None, keep: None })
 }
 
 pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {

@@ -110,6 +110,7 @@ pub fn order(loaded: &Loaded) -> Result<Order> {
         machine: machine(),
         base: loaded.base.clone(),
         dump: None,
+        keep: None,
     })
 }
 

@@ -17,7 +17,7 @@ fn main() -> ullage_core::Result<()> {
     let config = from_toml(&text, &sets)?;
     let base = Path::new(&path).parent().unwrap_or(Path::new(".")).to_path_buf();
     let model = Arc::new(Model::open(&config.model.path, &base)?);
-    let job = Job::start(Order { config, model, machine: Machine::load_or_guess().0, base, dump: None })?;
+    let job = Job::start(Order { config, model, machine: Machine::load_or_guess().0, base, dump: None, keep: None })?;
     let mut report = Report::default();
     while let Ok(event) = job.events.recv() {
         match &event.event {

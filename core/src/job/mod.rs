@@ -45,6 +45,8 @@ pub struct Order {
     pub base: PathBuf,
     /// Where tensors go (`--dump`).
     pub dump: Option<PathBuf>,
+    /// Where what is learned goes when the configuration names no folder (`train.out`); `None`: nowhere.
+    pub keep: Option<PathBuf>,
 }
 
 /// A running job.

@@ -98,7 +98,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
             tell.snapshot(Event::Progress { done: (share * 1000.0) as u64, total: 1000, seconds_left: left, what });
         }
     })?;
-    let out = (!train.out.is_empty()).then(|| base.join(&train.out));
+    let out = if train.out.is_empty() { order.keep.clone() } else { Some(base.join(&train.out)) };
     if let Some(dir) = &out {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
     }
@@ -330,7 +330,7 @@ impl Run<'_> {
         let said = {
             let Self { trainer, samples, tell, last, cancel, .. } = self;
             let mut gate = |done: usize| {
-                if let Some(event) = progress(last, start, "samples", done, rounds * passes) {
+                if let Some(event) = progress(last, start, "asking held-out questions", done, rounds * passes) {
                     tell.snapshot(event);
                 }
                 if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }

@@ -5,6 +5,7 @@
 
 mod change;
 mod formula;
+mod formula_train;
 mod pieces;
 mod solve;
 mod solve_train;

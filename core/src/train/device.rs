@@ -609,15 +609,15 @@ pub trait Device: Send {
 
     /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into `best (m)`: the largest logit of
     /// each row and its entry. Ties go to the lower entry, and NaN is never taken. A device's default is by the host, a few
-    /// kilobytes at a time.
+    /// dozen kilobytes at a time.
     ///
     /// # Errors
     /// The device's; [`Error::Internal`] when lengths differ.
     fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
-        let mut piece = [0.0f32; 2048];
+        let mut piece = [0.0f32; 16384];
         for (i, best) in best.iter_mut().enumerate() {
             for at in (0..n).step_by(piece.len()) {
-                let here = &mut piece[..2048.min(n - at)];
+                let here = &mut piece[..16384.min(n - at)];
                 self.download(a.buf.at(a.at + i * n + at), bytemuck::cast_slice_mut(here))?;
                 best.take(here, first + at);
             }

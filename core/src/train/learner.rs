@@ -161,6 +161,11 @@ impl Learner {
         &self.params
     }
 
+    /// All parameters, and nothing else of it.
+    pub fn into_params(self) -> Vec<Param> {
+        self.params
+    }
+
     /// Parameter `id`, to change.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use super::device::Spent;
 use super::dry::{Dry, Rates};
 use super::engine::{Setup, Techniques, Trainer};
 use super::gpu::Precision;
+use super::learner::Param;
 use crate::config::Config;
 use crate::config::train::Train;
 use crate::error::{Error, Result};
@@ -56,6 +57,20 @@ pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Op
     let spent = trainer.device().spent();
     trainer.evaluate(&batch)?;
     Ok(spent)
+}
+
+/// What learns in a run of `config`, without values: the parameters of a trainer that is only planned.
+///
+/// # Errors
+/// As [`walk`].
+pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<Vec<Param>> {
+    let train = section(config)?;
+    check(config, shape)?;
+    let techniques = Techniques::new(train)?;
+    let dry = Dry::new(ledger, 0, 0)?;
+    let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
+    let trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, 0, &mut |_| ())?;
+    Ok(trainer.learner.into_params())
 }
 
 /// What a shape forbids.
