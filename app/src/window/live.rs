@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use ullage_core::config::Config;
+use ullage_core::config::{Choice, Config};
 use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
-use ullage_panels::view::{Attention, Eviction, Grid, Map, Moment, Span, Timeline, Token, Written};
+use ullage_panels::view::{Attention, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written};
 
 use super::show::words;
 
@@ -72,6 +72,17 @@ fn stop(stop: Stop) -> &'static str {
         Stop::Length => "as long as asked for",
         Stop::Context => "the context is full",
     }
+}
+
+/// How keys and values are kept: one choice for all layers so far. Fine-tuning has no cache.
+fn formats(config: &Config) -> Option<[Kept; 2]> {
+    let format = &config.kv.format;
+    let kept = |key: &str, choice: &Choice| {
+        let bits = ullage_core::kv::format::bits(key, choice).ok()?;
+        Some(Kept { name: choice.id.clone(), bits })
+    };
+    let of = config.train.is_none();
+    of.then(|| Some([kept("kv.format.k", &format.k)?, kept("kv.format.v", &format.v)?])).flatten()
 }
 
 /// A map grows by this many columns at once.
@@ -165,6 +176,7 @@ impl Live {
                 let observed =
                     config.observe.as_ref().is_some_and(|o| o.attention != ullage_core::config::Attention::None);
                 let attention = Arc::make_mut(&mut self.attention);
+                attention.formats = Arc::new(formats(config).into_iter().collect());
                 attention.observed = observed;
                 if !observed {
                     attention.note = "This run kept no attention for display.".into();
@@ -213,6 +225,18 @@ impl Live {
                     Arc::make_mut(evictions).extend(rows.iter().map(row));
                 }
             }
+            Event::Merged { sequence: 0, step, rows, .. } => {
+                let merges = &mut Arc::make_mut(&mut self.attention).merges;
+                let row = |(layer, head, position, survivor): &(u16, u16, u32, u32)| Merge {
+                    step: *step,
+                    layer: *layer,
+                    head: *head,
+                    position: *position,
+                    survivor: *survivor,
+                };
+                Arc::make_mut(merges).extend(rows.iter().map(row));
+            }
+            Event::Merged { .. } => {}
             Event::Attention { sequence: 0, step, layer, rows, bins } => self.attention(*step, *layer, *rows, bins),
             Event::HeadMap { sequence: 0, layer, head, query, runs, weights } => {
                 self.map((*layer, *head), *query, runs, weights);
@@ -282,6 +306,10 @@ impl Live {
         for layer in pending.layers.into_iter().flatten() {
             for head in 0..attention.heads {
                 let row = layer.get(head).map_or(&[][..], Vec::as_slice);
+                if row.len() == columns {
+                    grid.values.extend_from_slice(row);
+                    continue;
+                }
                 // A short row has fewer columns than the picture: each is drawn wider.
                 let cell = |c: usize| row.get(c * row.len() / columns).copied().unwrap_or(0);
                 grid.values.extend((0..columns).map(cell));
