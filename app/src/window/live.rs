@@ -563,6 +563,51 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_piece_by_piece_is_what_is_counted_at_once() {
+        let gone = |step, rows: &[(u16, u16, u32)]| Event::Evicted {
+            sequence: 0,
+            step,
+            count: rows.len() as u64,
+            rows: rows.to_vec(),
+        };
+        let events = [
+            token(0),
+            gone(0, &[(0, 0, 0)]),
+            token(1),
+            gone(1, &[(1, 0, 0), (0, 0, 2), (1, 0, u32::MAX)]),
+            token(2),
+            gone(2, &[(0, 0, 1)]),
+        ];
+        let mut live = Live::new("run".into(), prompt());
+        assert!(live.told()[0].kept.is_empty(), "nothing was dropped");
+        for (i, event) in events.into_iter().enumerate() {
+            // A view that holds what was told before is not changed by what comes.
+            let before = live.told();
+            let had = before[0].tokens.len();
+            live.add(&Numbered { n: i as u64 + 1, seconds: i as f64, event });
+            let now = live.told();
+            assert_eq!((before[0].tokens.len(), now[0].kept.clone()), (had, live.kept(None)), "event {i}");
+        }
+        assert_eq!(live.told()[0].kept, [0.0, 0.5, 0.5, 1.0, 1.0]);
+        assert!(Arc::ptr_eq(&live.told(), &live.told()), "nothing new is nothing to copy");
+        let silent = Event::Evicted { sequence: 0, step: 3, count: 9, rows: Vec::new() };
+        live.add(&Numbered { n: 9, seconds: 9.0, event: silent });
+        assert!(live.told()[0].kept.is_empty(), "shares are unknown from then on");
+    }
+
+    #[test]
+    fn merges_and_formats_are_shown_as_the_run_has_them() {
+        let mut config = Config::default();
+        config.kv.format.k = "q4_0".into();
+        let [key, value] = formats(&config).unwrap();
+        assert_eq!((key.name.as_str(), key.bits, value.name.as_str(), value.bits), ("q4_0", 4.5, "f16", 16.0));
+        let merged = |sequence| Event::Merged { sequence, step: 4, count: 1, rows: vec![(1, 0, 3, 5)] };
+        let live = fold(vec![merged(0), merged(1)], prompt());
+        let expected = Merge { step: 4, layer: 1, head: 0, position: 3, survivor: 5 };
+        assert_eq!(live.attention.merges[..], [expected], "the picture is sequence 0's");
+    }
+
+    #[test]
     fn moments_phases_and_the_speed_so_far() {
         let held = |kv| Held([(Tier::Device, ByCategory::from([(Category::KvCache, kv)]))].into());
         let events = vec![
