@@ -66,7 +66,7 @@ fn stop(model: &str, phase: &str, i: usize) -> Option<f64> {
         ask,
         wake: Arc::new(|| ()),
     });
-    let mut until = |session: &mut Session, wanted: &dyn Fn(&View) -> bool| {
+    let until = |session: &mut Session, wanted: &dyn Fn(&View) -> bool| {
         loop {
             session.tick();
             if session.settled() && wanted(session.view()) {

@@ -166,6 +166,8 @@ fn how_it_looks() {
         Timeline { live: true, evicted: Vec::new(), limits: [Some(24 << 30), None, None], ..samples::timeline(9) };
     look(r, "timeline_live", show, &live, &Linked::default());
     look(r, "timeline_empty", show, &Timeline::default(), &Linked::default());
+    let blocked = Timeline { blocked: "It needs 100 MiB more than the memory limit.".into(), ..Timeline::default() };
+    look(r, "timeline_blocked", show, &blocked, &Linked::default());
 }
 
 #[test]
