@@ -76,7 +76,8 @@ fn main() {
                     };
                 }
                 ratios.push(pair[1] / pair[0]);
-                (rates[0].push(pair[0]), rates[1].push(pair[1]));
+                rates[0].push(pair[0]);
+                rates[1].push(pair[1]);
             }
             all.extend(ratios.iter().copied());
             let (mut alone, mut open) = (rates[0].clone(), rates[1].clone());

@@ -131,6 +131,7 @@ fn cost() {
         timeline::show(ui, &long, &mut state, &mut linked, &mut Vec::new())
     });
     let all = std::mem::take(&mut long.moments);
+    long.live = true;
     frames("timeline, a moment more each frame", 200, |ui, i| {
         let to = 99_000 + i;
         long.moments.extend_from_slice(&all[long.moments.len()..to]);

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use ullage_core::config::Config;
+use ullage_core::config::{Choice, Config};
 use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
-use ullage_panels::view::{Attention, Course, Eviction, Grid, Map, Moment, Span, Timeline, Token, Written};
+use ullage_panels::view::{
+    Attention, Course, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written,
+};
 
 use super::show::words;
 
@@ -74,6 +76,17 @@ fn stop(stop: Stop) -> &'static str {
         Stop::Length => "as long as asked for",
         Stop::Context => "the context is full",
     }
+}
+
+/// How keys and values are kept: one choice for all layers so far. Fine-tuning has no cache.
+fn formats(config: &Config) -> Option<[Kept; 2]> {
+    let format = &config.kv.format;
+    let kept = |key: &str, choice: &Choice| {
+        let bits = ullage_core::kv::format::bits(key, choice).ok()?;
+        Some(Kept { name: choice.id.clone(), bits })
+    };
+    let of = config.train.is_none();
+    of.then(|| Some([kept("kv.format.k", &format.k)?, kept("kv.format.v", &format.v)?])).flatten()
 }
 
 /// A map grows by this many columns at once.
@@ -171,6 +184,7 @@ impl Live {
                 let observed =
                     config.observe.as_ref().is_some_and(|o| o.attention != ullage_core::config::Attention::None);
                 let attention = Arc::make_mut(&mut self.attention);
+                attention.formats = Arc::new(formats(config).into_iter().collect());
                 attention.observed = observed;
                 if !observed {
                     attention.note = "This run kept no attention for display.".into();
@@ -219,6 +233,18 @@ impl Live {
                     Arc::make_mut(evictions).extend(rows.iter().map(row));
                 }
             }
+            Event::Merged { sequence: 0, step, rows, .. } => {
+                let merges = &mut Arc::make_mut(&mut self.attention).merges;
+                let row = |(layer, head, position, survivor): &(u16, u16, u32, u32)| Merge {
+                    step: *step,
+                    layer: *layer,
+                    head: *head,
+                    position: *position,
+                    survivor: *survivor,
+                };
+                Arc::make_mut(merges).extend(rows.iter().map(row));
+            }
+            Event::Merged { .. } => {}
             Event::Attention { sequence: 0, step, layer, rows, bins } => self.attention(*step, *layer, *rows, bins),
             Event::HeadMap { sequence: 0, layer, head, query, runs, weights } => {
                 self.map((*layer, *head), *query, runs, weights);
@@ -287,6 +313,10 @@ impl Live {
         for layer in pending.layers.into_iter().flatten() {
             for head in 0..attention.heads {
                 let row = layer.get(head).map_or(&[][..], Vec::as_slice);
+                if row.len() == columns {
+                    grid.values.extend_from_slice(row);
+                    continue;
+                }
                 // A short row has fewer columns than the picture: each is drawn wider.
                 let cell = |c: usize| row.get(c * row.len() / columns).copied().unwrap_or(0);
                 grid.values.extend((0..columns).map(cell));
@@ -545,6 +575,51 @@ mod tests {
             fold(vec![token(0), silent], prompt()).kept(None).is_empty(),
             "a policy that does not say is not guessed at"
         );
+    }
+
+    #[test]
+    fn what_is_told_piece_by_piece_is_what_is_counted_at_once() {
+        let gone = |step, rows: &[(u16, u16, u32)]| Event::Evicted {
+            sequence: 0,
+            step,
+            count: rows.len() as u64,
+            rows: rows.to_vec(),
+        };
+        let events = [
+            token(0),
+            gone(0, &[(0, 0, 0)]),
+            token(1),
+            gone(1, &[(1, 0, 0), (0, 0, 2), (1, 0, u32::MAX)]),
+            token(2),
+            gone(2, &[(0, 0, 1)]),
+        ];
+        let mut live = Live::new("run".into(), prompt());
+        assert!(live.told()[0].kept.is_empty(), "nothing was dropped");
+        for (i, event) in events.into_iter().enumerate() {
+            // A view that holds what was told before is not changed by what comes.
+            let before = live.told();
+            let had = before[0].tokens.len();
+            live.add(&Numbered { n: i as u64 + 1, seconds: i as f64, event });
+            let now = live.told();
+            assert_eq!((before[0].tokens.len(), now[0].kept.clone()), (had, live.kept(None)), "event {i}");
+        }
+        assert_eq!(live.told()[0].kept, [0.0, 0.5, 0.5, 1.0, 1.0]);
+        assert!(Arc::ptr_eq(&live.told(), &live.told()), "nothing new is nothing to copy");
+        let silent = Event::Evicted { sequence: 0, step: 3, count: 9, rows: Vec::new() };
+        live.add(&Numbered { n: 9, seconds: 9.0, event: silent });
+        assert!(live.told()[0].kept.is_empty(), "shares are unknown from then on");
+    }
+
+    #[test]
+    fn merges_and_formats_are_shown_as_the_run_has_them() {
+        let mut config = Config::default();
+        config.kv.format.k = "q4_0".into();
+        let [key, value] = formats(&config).unwrap();
+        assert_eq!((key.name.as_str(), key.bits, value.name.as_str(), value.bits), ("q4_0", 4.5, "f16", 16.0));
+        let merged = |sequence| Event::Merged { sequence, step: 4, count: 1, rows: vec![(1, 0, 3, 5)] };
+        let live = fold(vec![merged(0), merged(1)], prompt());
+        let expected = Merge { step: 4, layer: 1, head: 0, position: 3, survivor: 5 };
+        assert_eq!(live.attention.merges[..], [expected], "the picture is sequence 0's");
     }
 
     #[test]

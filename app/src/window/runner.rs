@@ -244,3 +244,24 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
         outbox.send(Message::Run(Told::Events(waiting)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_cost_more_are_rarer_within_what_an_eye_takes() {
+        let ms = Duration::from_millis;
+        let pace = Pace::default();
+        assert_eq!(pace.batch(), BATCH[0], "nothing was drawn yet");
+        pace.took(ms(1));
+        assert_eq!(pace.batch(), ms(60));
+        // One long frame does not make the next ones rare.
+        pace.took(ms(2));
+        assert!(pace.batch() > ms(60) && pace.batch() < ms(70), "{:?}", pace.batch());
+        (0..60).for_each(|_| pace.took(ms(50)));
+        assert_eq!(pace.batch(), BATCH[1]);
+        (0..200).for_each(|_| pace.clone().took(Duration::from_micros(90)));
+        assert_eq!(pace.batch(), BATCH[0]);
+    }
+}

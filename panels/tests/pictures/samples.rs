@@ -49,6 +49,7 @@ pub fn timeline(steps: usize) -> Timeline {
         evicted,
         live: false,
         gpu: false,
+        ..Timeline::default()
     }
 }
 
@@ -154,7 +155,7 @@ pub fn history() -> History {
     (runs[2].peak, runs[2].speed) = (None, None);
     runs[2].error = "over the memory limit: the KV cache needs 360 MiB, 100 MiB are left".into();
     let bytes = runs.iter().map(|run| run.bytes).sum();
-    History { runs, folder: "/home/ada/.local/share/ullage/runs".into(), bytes, pair: None }
+    History { runs, folder: "/home/ada/.local/share/ullage/runs".into(), bytes, ..History::default() }
 }
 
 /// Two of them side by side.

@@ -244,5 +244,9 @@ pub(in super::super) fn history_view(session: &Session) -> History {
         folder: session.runs().display().to_string(),
         bytes: session.cards.iter().map(|c| c.line.bytes).sum(),
         pair: session.pair.clone(),
+        blocked: match session.running {
+            Some(_) => "A run is going on.".into(),
+            None => session.blocked(),
+        },
     }
 }
