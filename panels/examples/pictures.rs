@@ -5,6 +5,7 @@
 #[path = "../tests/pictures/samples.rs"]
 mod samples;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use egui::{Theme, Ui, Vec2};
@@ -69,8 +70,8 @@ fn all(folder: &str) {
     let scrub = Text { step: Some(30), ..samples::text() };
     shot(&at("text_scrubbed"), text::show, &scrub, &none, None, wide);
     let mut live = Text { running: true, of_run: None, ..samples::text() };
-    live.sequences =
-        (0..3).map(|i| Written { stop: String::new(), ..cut(&samples::written(i == 1), 20 + 9 * i) }).collect();
+    let sequences = (0..3).map(|i| Written { stop: String::new(), ..cut(&samples::written(i == 1), 20 + 9 * i) });
+    live.sequences = Arc::new(sequences.collect());
     shot(&at("text_live"), text::show, &live, &none, None, wide);
     shot(&at("text_empty"), text::show, &Text { chats: true, ..Text::default() }, &none, None, wide);
     shot(&at("text_narrow"), text::show, &samples::text(), &none, None, narrow);
@@ -78,7 +79,7 @@ fn all(folder: &str) {
     shot(
         &at("chat_empty"),
         text::show,
-        &Text { turns: Vec::new(), sequences: Vec::new(), ..samples::chat() },
+        &Text { turns: Vec::new(), sequences: Arc::default(), ..samples::chat() },
         &none,
         None,
         wide,
@@ -130,6 +131,7 @@ fn cost() {
         timeline::show(ui, &long, &mut state, &mut linked, &mut Vec::new())
     });
     let all = std::mem::take(&mut long.moments);
+    long.live = true;
     frames("timeline, a moment more each frame", 200, |ui, i| {
         let to = 99_000 + i;
         long.moments.extend_from_slice(&all[long.moments.len()..to]);
@@ -140,12 +142,12 @@ fn cost() {
     let tokens: Vec<_> = base.tokens.iter().cycle().take(8192).cloned().collect();
     data.prompt = tokens.iter().map(|t| t.text.as_str()).collect();
     data.sequences =
-        vec![Written { tokens: tokens[..7900].to_vec(), prompt: 7800, stop: String::new(), kept: Vec::new() }];
+        vec![Written { tokens: tokens[..7900].to_vec(), prompt: 7800, stop: String::new(), kept: Vec::new() }].into();
     data.running = true;
     let (mut state, mut linked) = (text::TextState::default(), Linked::default());
     frames("text, 8,000 tokens, one more each frame", 200, |ui, _| {
         let n = data.sequences[0].tokens.len();
-        data.sequences[0].tokens.push(tokens[n].clone());
+        Arc::make_mut(&mut data.sequences)[0].tokens.push(tokens[n].clone());
         text::show(ui, &data, &mut state, &mut linked, &mut Vec::new());
     });
 }

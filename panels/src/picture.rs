@@ -71,6 +71,9 @@ impl Picture<'_> {
             .close_behavior(close)
             .accessible_name(name.clone())
             .show(&mut menu);
+        // A menu that is open is chosen from in a later frame: what it would save is made ready until then.
+        let opened = [&button, &response].map(|r| Popup::is_id_open(ui.ctx(), Popup::default_response_id(r)));
+        crate::svg::want(ui.ctx(), opened.contains(&true));
         ui.advance_cursor_after_rect(whole);
         response
     }

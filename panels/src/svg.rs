@@ -15,7 +15,8 @@ use std::ops::Range;
 use egui::epaint::{ClippedShape, ColorMode, CornerRadius, PathShape, PathStroke, RectShape};
 use egui::{Color32, Context, LayerId, Pos2, Rect, Shape, Stroke, StrokeKind};
 
-pub use image::{Pixels, remember};
+pub(crate) use image::want;
+pub use image::{Pixels, remember, wanted};
 
 /// The shapes `range` of a layer that lie in `rect` (points), as an SVG document on `background`, called `title` for whoever cannot
 /// see it.

@@ -14,7 +14,7 @@ use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
 use ullage_core::model::adapter::Held;
-use ullage_core::model::forward::{Forward, Sequence, Unwatched};
+use ullage_core::model::forward::{Forward, Sequence, Unwatched, Watch};
 use ullage_core::ops::Team;
 use ullage_core::place;
 use ullage_core::plan::{Plan, Resolved};
@@ -132,6 +132,24 @@ impl Rig {
             out.push(room.logits(0, f.shape.vocab).to_vec());
         }
         Ok(out)
+    }
+
+    /// Reads `prompt`, then feeds `forced` one by one, with `watch` told of everything.
+    ///
+    /// # Errors
+    /// What a job would report.
+    pub fn watched(&mut self, prompt: &[u32], forced: &[u32], watch: &mut dyn Watch) -> Result<Sequence> {
+        let f = &mut self.forward;
+        let mut room = f.room(self.team.threads(), Forward::prefill_extent(&f.pipeline, prompt.len(), self.batch))?;
+        let mut seq = f.sequence(prompt.len())?;
+        f.prefill(&mut seq, prompt, &mut room, &self.team, watch)?;
+        drop(room);
+        let extent = Forward::decode_extent(&f.pipeline, &f.shape, prompt.len(), prompt.len() + forced.len(), 1);
+        let mut room = f.room(self.team.threads(), extent)?;
+        for token in forced {
+            f.decode(std::slice::from_mut(&mut seq), &[*token], &mut room, &self.team, watch)?;
+        }
+        Ok(seq)
     }
 
     /// Logits after the prompt and after each forced token.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use ullage_core::config::Config;
+use ullage_core::config::{Choice, Config};
 use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
-use ullage_panels::view::{Attention, Course, Eviction, Grid, Map, Moment, Span, Timeline, Token, Written};
+use ullage_panels::view::{
+    Attention, Course, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written,
+};
 
 use super::show::words;
 
@@ -38,7 +40,7 @@ pub struct Live {
     /// The prompt.
     pub prompt: Prompt,
     /// What each sequence read and wrote.
-    pub written: Vec<Written>,
+    pub written: Arc<Vec<Written>>,
     /// What was held when.
     pub timeline: Arc<Timeline>,
     /// What each head looked at.
@@ -59,6 +61,8 @@ pub struct Live {
     decoded: Option<((f64, usize), (f64, usize))>,
     /// True when rows left without being named, so that shares of what is held are unknown.
     unnamed: bool,
+    /// How many caches each position of sequence 0 has left, and how many evictions are counted in it.
+    gone: (Vec<u32>, usize),
     pending: Step,
     shown: u64,
     /// Over: no event will come.
@@ -72,6 +76,17 @@ fn stop(stop: Stop) -> &'static str {
         Stop::Length => "as long as asked for",
         Stop::Context => "the context is full",
     }
+}
+
+/// How keys and values are kept: one choice for all layers so far. Fine-tuning has no cache.
+fn formats(config: &Config) -> Option<[Kept; 2]> {
+    let format = &config.kv.format;
+    let kept = |key: &str, choice: &Choice| {
+        let bits = ullage_core::kv::format::bits(key, choice).ok()?;
+        Some(Kept { name: choice.id.clone(), bits })
+    };
+    let of = config.train.is_none();
+    of.then(|| Some([kept("kv.format.k", &format.k)?, kept("kv.format.v", &format.v)?])).flatten()
 }
 
 /// A map grows by this many columns at once.
@@ -111,17 +126,10 @@ impl Live {
             ..Attention::default()
         };
         let timeline = Timeline { run: name.clone(), live: true, ..Timeline::default() };
-        let written = vec![Written { prompt: tokens.len(), tokens, ..Written::default() }];
+        let written = Arc::new(vec![Written { prompt: tokens.len(), tokens, ..Written::default() }]);
         let course = Arc::new(Course { run: name.clone(), ..Course::default() });
-        Self {
-            name,
-            course,
-            prompt,
-            written,
-            timeline: Arc::new(timeline),
-            attention: Arc::new(attention),
-            ..Self::default()
-        }
+        let (timeline, attention) = (Arc::new(timeline), Arc::new(attention));
+        Self { name, course, prompt, written, timeline, attention, ..Self::default() }
     }
 
     /// The configuration, once the run has begun.
@@ -150,13 +158,14 @@ impl Live {
     }
 
     fn sequence(&mut self, i: usize) -> &mut Written {
-        while self.written.len() <= i {
-            let first = self.written.first();
+        let written = Arc::make_mut(&mut self.written);
+        while written.len() <= i {
+            let first = written.first();
             let prompt = first.map_or(0, |w| w.prompt);
             let tokens = first.map(|w| w.tokens[..prompt.min(w.tokens.len())].to_vec()).unwrap_or_default();
-            self.written.push(Written { tokens, prompt, ..Written::default() });
+            written.push(Written { tokens, prompt, ..Written::default() });
         }
-        &mut self.written[i]
+        &mut written[i]
     }
 
     /// Takes one more event in.
@@ -175,6 +184,7 @@ impl Live {
                 let observed =
                     config.observe.as_ref().is_some_and(|o| o.attention != ullage_core::config::Attention::None);
                 let attention = Arc::make_mut(&mut self.attention);
+                attention.formats = Arc::new(formats(config).into_iter().collect());
                 attention.observed = observed;
                 if !observed {
                     attention.note = "This run kept no attention for display.".into();
@@ -223,6 +233,18 @@ impl Live {
                     Arc::make_mut(evictions).extend(rows.iter().map(row));
                 }
             }
+            Event::Merged { sequence: 0, step, rows, .. } => {
+                let merges = &mut Arc::make_mut(&mut self.attention).merges;
+                let row = |(layer, head, position, survivor): &(u16, u16, u32, u32)| Merge {
+                    step: *step,
+                    layer: *layer,
+                    head: *head,
+                    position: *position,
+                    survivor: *survivor,
+                };
+                Arc::make_mut(merges).extend(rows.iter().map(row));
+            }
+            Event::Merged { .. } => {}
             Event::Attention { sequence: 0, step, layer, rows, bins } => self.attention(*step, *layer, *rows, bins),
             Event::HeadMap { sequence: 0, layer, head, query, runs, weights } => {
                 self.map((*layer, *head), *query, runs, weights);
@@ -291,6 +313,10 @@ impl Live {
         for layer in pending.layers.into_iter().flatten() {
             for head in 0..attention.heads {
                 let row = layer.get(head).map_or(&[][..], Vec::as_slice);
+                if row.len() == columns {
+                    grid.values.extend_from_slice(row);
+                    continue;
+                }
                 // A short row has fewer columns than the picture: each is drawn wider.
                 let cell = |c: usize| row.get(c * row.len() / columns).copied().unwrap_or(0);
                 grid.values.extend((0..columns).map(cell));
@@ -329,7 +355,7 @@ impl Live {
         let text = self.config().map_or(String::new(), |c| c.run.prompt.clone());
         let mut prompt = vec![Token::default(); tokens];
         prompt[0].text = text;
-        for written in &mut self.written {
+        for written in Arc::make_mut(&mut self.written) {
             let wrote = std::mem::take(&mut written.tokens).split_off(written.prompt);
             written.tokens = prompt.iter().cloned().chain(wrote).collect();
             written.prompt = tokens;
@@ -390,6 +416,35 @@ impl Live {
             }
         }
         gone.into_iter().map(|n| (1.0 - n as f32 / all as f32).max(0.0)).collect()
+    }
+
+    /// What each sequence read and wrote by now, with the share of caches that still hold each of its positions; what is new is
+    /// counted, what was counted before is not.
+    pub fn told(&mut self) -> Arc<Vec<Written>> {
+        let (layers, _, kv_heads) = self.prompt.heads;
+        let all = layers * kv_heads;
+        let (gone, counted) = &mut self.gone;
+        for e in self.attention.evictions.get(*counted..).unwrap_or(&[]) {
+            let at = e.position as usize;
+            // A position beyond the context names nothing.
+            if at < self.written.first().map_or(0, |w| w.tokens.len()) {
+                gone.resize(gone.len().max(at + 1), 0);
+                gone[at] += 1;
+            }
+        }
+        let news = *counted != self.attention.evictions.len();
+        *counted = self.attention.evictions.len();
+        let known = *counted > 0 && !self.unnamed && all > 0;
+        let positions = self.written.first().map_or(0, |w| if known { w.tokens.len() } else { 0 });
+        if news || self.written.first().is_some_and(|w| w.kept.len() != positions) {
+            let gone = self.gone.0.iter().copied().chain(std::iter::repeat(0)).take(positions);
+            let kept = gone.map(|n| (1.0 - n as f32 / all as f32).max(0.0));
+            if let Some(first) = Arc::make_mut(&mut self.written).first_mut() {
+                first.kept.clear();
+                first.kept.extend(kept);
+            }
+        }
+        Arc::clone(&self.written)
     }
 
     /// What was held at a moment of the timeline.
@@ -520,6 +575,51 @@ mod tests {
             fold(vec![token(0), silent], prompt()).kept(None).is_empty(),
             "a policy that does not say is not guessed at"
         );
+    }
+
+    #[test]
+    fn what_is_told_piece_by_piece_is_what_is_counted_at_once() {
+        let gone = |step, rows: &[(u16, u16, u32)]| Event::Evicted {
+            sequence: 0,
+            step,
+            count: rows.len() as u64,
+            rows: rows.to_vec(),
+        };
+        let events = [
+            token(0),
+            gone(0, &[(0, 0, 0)]),
+            token(1),
+            gone(1, &[(1, 0, 0), (0, 0, 2), (1, 0, u32::MAX)]),
+            token(2),
+            gone(2, &[(0, 0, 1)]),
+        ];
+        let mut live = Live::new("run".into(), prompt());
+        assert!(live.told()[0].kept.is_empty(), "nothing was dropped");
+        for (i, event) in events.into_iter().enumerate() {
+            // A view that holds what was told before is not changed by what comes.
+            let before = live.told();
+            let had = before[0].tokens.len();
+            live.add(&Numbered { n: i as u64 + 1, seconds: i as f64, event });
+            let now = live.told();
+            assert_eq!((before[0].tokens.len(), now[0].kept.clone()), (had, live.kept(None)), "event {i}");
+        }
+        assert_eq!(live.told()[0].kept, [0.0, 0.5, 0.5, 1.0, 1.0]);
+        assert!(Arc::ptr_eq(&live.told(), &live.told()), "nothing new is nothing to copy");
+        let silent = Event::Evicted { sequence: 0, step: 3, count: 9, rows: Vec::new() };
+        live.add(&Numbered { n: 9, seconds: 9.0, event: silent });
+        assert!(live.told()[0].kept.is_empty(), "shares are unknown from then on");
+    }
+
+    #[test]
+    fn merges_and_formats_are_shown_as_the_run_has_them() {
+        let mut config = Config::default();
+        config.kv.format.k = "q4_0".into();
+        let [key, value] = formats(&config).unwrap();
+        assert_eq!((key.name.as_str(), key.bits, value.name.as_str(), value.bits), ("q4_0", 4.5, "f16", 16.0));
+        let merged = |sequence| Event::Merged { sequence, step: 4, count: 1, rows: vec![(1, 0, 3, 5)] };
+        let live = fold(vec![merged(0), merged(1)], prompt());
+        let expected = Merge { step: 4, layer: 1, head: 0, position: 3, survivor: 5 };
+        assert_eq!(live.attention.merges[..], [expected], "the picture is sequence 0's");
     }
 
     #[test]

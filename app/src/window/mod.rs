@@ -44,6 +44,8 @@ pub struct App {
     session: Session,
     workbench: Workbench,
     looked: Instant,
+    /// When the frame began.
+    began: Instant,
 }
 
 impl App {
@@ -52,7 +54,7 @@ impl App {
         theme::install(context);
         // A layout of another version is no layout.
         let workbench = serde_json::from_value(layout.clone()).unwrap_or_default();
-        Self { session, workbench, looked: Instant::now() }
+        Self { session, workbench, looked: Instant::now(), began: Instant::now() }
     }
 
     /// The session, for tests.
@@ -60,16 +62,17 @@ impl App {
         &mut self.session
     }
 
-    /// Hears the workers and the window; asks for a frame when there is something new.
+    /// Hears the workers and the window. What they tell is drawn in the frame that this begins; only what a run going on tells needs
+    /// no further frame to settle.
     pub fn listen(&mut self, context: &egui::Context) {
-        let mut any = self.session.tick();
+        self.began = Instant::now();
+        if self.session.tick() {
+            context.request_repaint();
+        }
         let path = |f: &Arc<dyn egui::DroppedFile + Send + Sync>| f.path().display().to_string();
         let dropped: Vec<String> = context.input(|input| input.raw.dropped_files.iter().map(path).collect());
         for path in dropped {
             self.session.act(Action::Open(path));
-            any = true;
-        }
-        if any {
             context.request_repaint();
         }
     }
@@ -98,6 +101,7 @@ impl App {
                 }
             }
         }
+        self.session.frame_took(self.began.elapsed());
         if self.looked.elapsed() >= REMEMBER {
             self.remember(ui.ctx());
         }
@@ -150,6 +154,12 @@ impl eframe::App for App {
     }
 }
 
+/// Asks for one frame. A request without delay would be two: the window asks for the second itself where there is something to settle.
+pub fn waker(context: &egui::Context) -> worker::Wake {
+    let context = context.clone();
+    Arc::new(move || context.request_repaint_after(Duration::from_millis(1)))
+}
+
 /// Why there is no window here, when that is known without trying.
 pub fn no_display() -> Option<&'static str> {
     let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
@@ -183,8 +193,7 @@ pub fn run(open: Option<Start>) -> Result<u8, String> {
     let there = Arc::clone(&opened);
     let create: eframe::AppCreator<'_> = Box::new(move |creation| {
         there.store(true, Ordering::Relaxed);
-        let context = creation.egui_ctx.clone();
-        let wake: worker::Wake = Arc::new(move || context.request_repaint());
+        let wake = waker(&creation.egui_ctx);
         let session = Session::new(Setup { data, remembered, open, ask: files::system_dialogs(), wake });
         Ok(Box::new(App::new(&creation.egui_ctx, session, &layout)))
     });

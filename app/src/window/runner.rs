@@ -3,8 +3,8 @@
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,33 @@ use super::opener::Opened;
 use super::session::Message;
 use super::worker::{Outbox, panic_text};
 
-/// Least time between two batches: the window need not draw more often than an eye follows.
-const BATCH: Duration = Duration::from_millis(33);
-/// How often commands are looked for while nothing comes from the job.
+/// Time between two looks at what the job has told: waking once for many events disturbs the engine less than once for each.
 const LOOK: Duration = Duration::from_millis(10);
+/// Events taken at a look. As many as that, and the next look follows at once, so that the job does not wait for it.
+const LOT: usize = 256;
+/// Least and most time between two batches: an eye follows no more, and sees no less as going on.
+const BATCH: [Duration; 2] = [Duration::from_millis(33), Duration::from_millis(100)];
+/// How many times a frame's own work lies between two batches: what the window may take from the engine is a share of a core.
+const SHARE: u32 = 60;
+
+/// How often a window draws what runs: rarer where its frames cost more, because every core it works on is one that the engine
+/// waits for.
+#[derive(Clone, Debug, Default)]
+pub struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    /// Takes in how long a frame's logic and layout took; tessellation comes on top, and is allowed for.
+    pub fn took(&self, frame: Duration) {
+        // Only the window's thread writes. The mean follows slowly: a single long frame changes nothing.
+        let (before, now) = (self.0.load(Ordering::Relaxed), frame.as_nanos().min(1 << 40) as u64);
+        self.0.store(if before == 0 { now } else { before - before / 8 + now / 8 }, Ordering::Relaxed);
+    }
+
+    /// Least time between two batches.
+    pub fn batch(&self) -> Duration {
+        (Duration::from_nanos(self.0.load(Ordering::Relaxed)) * SHARE).clamp(BATCH[0], BATCH[1])
+    }
+}
 
 /// Which line of the accuracy picture a run belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +81,14 @@ impl Running {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(order: Order, opened: Arc<Opened>, runs: PathBuf, line: Line, outbox: Outbox) -> Result<Self> {
+    pub fn start(
+        order: Order,
+        opened: Arc<Opened>,
+        runs: PathBuf,
+        line: Line,
+        pace: Pace,
+        outbox: Outbox,
+    ) -> Result<Self> {
         let (commands, inbox) = sync_channel(16);
         let (config, model) = (order.config.clone(), Arc::clone(&order.model));
         let job = Job::start(order)?;
@@ -66,7 +96,7 @@ impl Running {
         let run = move || {
             let told = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 let prompt = prompt(&config, &model.shape, &opened);
-                follow(job, &inbox, &runs, prompt, &line, &outbox);
+                follow(job, &inbox, &runs, prompt, &line, &pace, &outbox);
             }));
             if let Err(panic) = told {
                 let error = Failure::from(&Error::Internal(panic_text(&*panic)));
@@ -135,7 +165,7 @@ fn folder(runs: &Path, prompt: &Prompt, line: &Line) -> Result<(String, Folder, 
     Ok((name, folder, dir))
 }
 
-fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line: &Line, outbox: &Outbox) {
+fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line: &Line, pace: &Pace, outbox: &Outbox) {
     let unsaved = |e: &Error| outbox.send(Message::Run(Told::Unsaved(e.to_string())));
     let (name, mut folder, dir) = match folder(runs, &prompt, line) {
         Ok((name, folder, dir)) => (name, Some(folder), Some(dir)),
@@ -149,7 +179,7 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
     let (mut waiting, mut last) = (Vec::new(), Instant::now());
     // The job never waits for the window: what the window has no room for waits here.
     let pass_on = |waiting: &mut Vec<Numbered>, last: &mut Instant, now: bool| {
-        if !waiting.is_empty() && (now || last.elapsed() >= BATCH) {
+        if !waiting.is_empty() && (now || last.elapsed() >= pace.batch()) {
             *last = Instant::now();
             if let Err(Message::Run(Told::Events(back))) =
                 outbox.offer(Message::Run(Told::Events(std::mem::take(waiting))))
@@ -158,28 +188,39 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
             }
         }
     };
+    let mut lot = Vec::with_capacity(LOT);
     loop {
         while let Ok(command) = inbox.try_recv() {
             job.send(command);
         }
-        match job.events.recv_timeout(LOOK) {
-            Ok(event) => {
-                if let Some(f) = &mut folder
-                    && let Err(e) = f.event(&event)
-                {
-                    unsaved(&e);
-                    folder = None;
+        let mut over = false;
+        while lot.len() < LOT {
+            match job.events.try_recv() {
+                Ok(event) => lot.push(event),
+                Err(e) => {
+                    over = e == TryRecvError::Disconnected;
+                    break;
                 }
-                report.add(&event);
-                let now = matches!(
-                    event.event,
-                    Event::Paused | Event::Resumed | Event::Finished { .. } | Event::Failed { .. }
-                );
-                waiting.push(event);
-                pass_on(&mut waiting, &mut last, now);
             }
-            Err(RecvTimeoutError::Timeout) => pass_on(&mut waiting, &mut last, false),
-            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some(f) = &mut folder
+            && let Err(e) = f.events(&lot)
+        {
+            unsaved(&e);
+            folder = None;
+        }
+        lot.iter().for_each(|event| report.add(event));
+        let turn = |e: &Numbered| {
+            matches!(e.event, Event::Paused | Event::Resumed | Event::Finished { .. } | Event::Failed { .. })
+        };
+        let (now, full) = (lot.iter().any(turn), lot.len() == LOT);
+        waiting.append(&mut lot);
+        pass_on(&mut waiting, &mut last, now);
+        if over {
+            break;
+        }
+        if !full {
+            std::thread::sleep(LOOK);
         }
     }
     // The folder is whole before the window hears the end, so that the history finds it.
@@ -201,5 +242,26 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
     }
     if !waiting.is_empty() {
         outbox.send(Message::Run(Told::Events(waiting)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_cost_more_are_rarer_within_what_an_eye_takes() {
+        let ms = Duration::from_millis;
+        let pace = Pace::default();
+        assert_eq!(pace.batch(), BATCH[0], "nothing was drawn yet");
+        pace.took(ms(1));
+        assert_eq!(pace.batch(), ms(60));
+        // One long frame does not make the next ones rare.
+        pace.took(ms(2));
+        assert!(pace.batch() > ms(60) && pace.batch() < ms(70), "{:?}", pace.batch());
+        (0..60).for_each(|_| pace.took(ms(50)));
+        assert_eq!(pace.batch(), BATCH[1]);
+        (0..200).for_each(|_| pace.clone().took(Duration::from_micros(90)));
+        assert_eq!(pace.batch(), BATCH[0]);
     }
 }

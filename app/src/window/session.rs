@@ -31,7 +31,7 @@ use super::history::Card;
 use super::live::Live;
 use super::opener::{self, Found, Opened, Wanted};
 use super::planner::{Planned, Planner, Priced, Question};
-use super::runner::{Line, Running, Told};
+use super::runner::{Line, Pace, Running, Told};
 use super::store::{self, Remembered};
 use super::worker::{Outbox, Wake, Worker};
 
@@ -135,6 +135,8 @@ pub struct Session {
     /// True while the newest question has no whole answer.
     pub(super) planning: bool,
     pub(super) running: Option<Running>,
+    /// How often what runs is drawn.
+    pub(super) pace: Pace,
     pub(super) stopping: bool,
     /// The run of this session, going on or over.
     pub(super) live: Option<Live>,
@@ -206,6 +208,7 @@ impl Session {
             asked: 0,
             planning: false,
             running: None,
+            pace: Pace::default(),
             stopping: false,
             live: None,
             replayed: None,
@@ -515,6 +518,11 @@ impl Session {
             super::show::top::refresh(self, slow);
         }
         &self.view
+    }
+
+    /// Says how long a frame's logic and layout took: what runs is drawn the rarer, the more a frame costs.
+    pub fn frame_took(&self, frame: Duration) {
+        self.pace.took(frame);
     }
 
     /// The moment scrubbed to.

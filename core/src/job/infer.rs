@@ -277,14 +277,16 @@ fn pool(row: &[f32], bins: usize) -> Vec<u8> {
     (0..bins).map(|i| (row[edge(i)..edge(i + 1)].iter().copied().fold(0.0, f32::max) * scale).round() as u8).collect()
 }
 
-/// Most rows of an [`Event::Evicted`] that are told by name: an event stays small whatever the model's size.
+/// Most rows of an [`Event::Evicted`] or [`Event::Merged`] that are told by name: an event stays small whatever the model's size.
 const NAMED: usize = 4096;
 
-/// Rows that one sequence lost in a pass.
+/// Rows that one sequence lost in a pass, and those of them that others took up.
 #[derive(Default)]
 struct Lost {
     count: u64,
     rows: Vec<(u16, u16, u32)>,
+    merged: u64,
+    into: Vec<(u16, u16, u32, u32)>,
 }
 
 /// Collects what a pass tells and passes it on at the step's end.
@@ -311,9 +313,14 @@ impl<'a> Watcher<'a> {
     }
 
     fn flush(self) {
-        for (i, Lost { count, rows }) in self.lost {
+        for (i, Lost { count, rows, merged, into }) in self.lost {
             let (sequence, step) = self.writing[i];
-            self.tell.event(Event::Evicted { sequence, step, count, rows });
+            if merged > 0 {
+                self.tell.event(Event::Merged { sequence, step, count: merged, rows: into });
+            }
+            if count > 0 {
+                self.tell.event(Event::Evicted { sequence, step, count, rows });
+            }
         }
     }
 }
@@ -333,6 +340,13 @@ impl Watch for Watcher<'_> {
         lost.count += count as u64;
         let room = NAMED.saturating_sub(lost.rows.len());
         lost.rows.extend(positions.iter().take(room).map(|p| (layer as u16, head as u16, *p)));
+    }
+
+    fn merged(&mut self, sequence: usize, layer: usize, head: usize, pairs: &[(u32, u32)], count: usize) {
+        let lost = self.lost.entry(sequence).or_default();
+        lost.merged += count as u64;
+        let room = NAMED.saturating_sub(lost.into.len());
+        lost.into.extend(pairs.iter().take(room).map(|(p, into)| (layer as u16, head as u16, *p, *into)));
     }
 
     fn attention(&mut self, sequence: usize, layer: usize, seen: &[f32], rows: usize) {
@@ -399,6 +413,7 @@ struct Writing {
 impl<R: Runner> Engine<'_, R> {
     /// At a step's edge: takes commands, waits while paused.
     fn gate(&mut self) -> Result<()> {
+        super::fault::check(&self.order.config.run.prompt);
         if std::mem::take(&mut self.step_once) {
             self.paused = true;
             self.tell.event(Event::Paused);

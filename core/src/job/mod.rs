@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub mod bench;
+pub mod fault;
 pub mod infer;
 mod packed;
 pub mod protocol;

@@ -215,6 +215,17 @@ pub enum Event {
         /// `(layer, KV head, position)` of each, where the policy keeps positions and one head lost few.
         rows: Vec<(u16, u16, u32)>,
     },
+    /// Rows were folded into others in a step, before they left the cache; told before they are.
+    Merged {
+        /// Which sequence.
+        sequence: usize,
+        /// Decoding step; 0 at the end of the prompt.
+        step: usize,
+        /// How many rows, over all layers and heads.
+        count: u64,
+        /// `(layer, KV head, position, position of the row that survives it)` of each, where the policy keeps positions.
+        rows: Vec<(u16, u16, u32, u32)>,
+    },
     /// The last query's attention of every query head of a layer, pooled over the cache's rows; told until `observe.limit`.
     Attention {
         /// Which sequence.

@@ -44,8 +44,8 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     }
     // Data and words are the program's, not the job's.
     let (rows, samples) = alloc::scoped(Scope::Program, || {
-        let words = Words::of(model)?;
-        let rows = train_data::open(train, &words, base, config.run.seed)?;
+        let words = Arc::new(Words::of(model)?);
+        let rows = train_data::open(train, &words, base, config.run.seed, config.threads())?;
         let samples = Samples::of(train, &*rows, words);
         Ok::<_, Error>((rows, samples))
     })?;

@@ -1,5 +1,6 @@
 //! What a training job shows of what the model can do: the held-out questions it is asked in words, before and after.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::infer::SNAPSHOT;
@@ -11,14 +12,14 @@ use crate::train::batch::Rows;
 
 /// Held-out questions in tokens and in words.
 pub(super) struct Samples {
-    pub(super) words: Words,
+    pub(super) words: Arc<Words>,
     pub(super) prompts: Vec<Vec<u32>>,
     shown: Vec<(String, Option<String>)>,
 }
 
 impl Samples {
     /// The first `train.samples` held-out documents whose question leaves room in a row for a token of the answer.
-    pub(super) fn of(train: &Train, rows: &dyn Rows, words: Words) -> Self {
+    pub(super) fn of(train: &Train, rows: &dyn Rows, words: Arc<Words>) -> Self {
         scoped(Scope::Program, || {
             let mut out = Self { words, prompts: Vec::new(), shown: Vec::new() };
             if out.words.tokenizer.is_none() {

@@ -99,10 +99,15 @@ pub trait Split: Send + Sync {
     fn quota(&self, rows: usize, layer: usize, head: usize) -> usize;
 }
 
+/// Told by a merge of every row that it folds: the layer, the row, and the row that survives it; both as they stand before anything
+/// is dropped.
+pub type Folded<'a> = dyn FnMut(&cache::LayerCache, u32, u32) + 'a;
+
 /// kv.merge: what happens to rows that go.
 pub trait Merge: Send + Sync {
-    /// Folds the rows of `head` not in `kept` (ascending) into those that are, before they are dropped.
-    fn fold(&self, layer: &mut cache::LayerCache, head: usize, kept: &[u32]);
+    /// Folds the rows of `head` not in `kept` (ascending) into those that are, before they are dropped, and tells `folded` which
+    /// went into which. A row that is not told is gone with all it held.
+    fn fold(&self, layer: &mut cache::LayerCache, head: usize, kept: &[u32], folded: &mut Folded<'_>);
 }
 
 /// kv.channels: which dimensions stay.

@@ -252,6 +252,9 @@ pub trait Watch {
     fn progress(&mut self, _done: usize, _total: usize) {}
     /// Rows left the cache: the sequence's index, layer, KV head, their positions where kept, and how many.
     fn evicted(&mut self, _sequence: usize, _layer: usize, _head: usize, _positions: &[u32], _count: usize) {}
+    /// Rows were folded into others before they left: the sequence's index, layer, KV head, positions of row and survivor where kept,
+    /// and how many.
+    fn merged(&mut self, _sequence: usize, _layer: usize, _head: usize, _pairs: &[(u32, u32)], _count: usize) {}
     /// The last query's attention of each query head, `(heads, stride)`, the first `rows` of a head being cache rows.
     fn attention(&mut self, _sequence: usize, _layer: usize, _seen: &[f32], _rows: usize) {}
     /// One head's attention for each query of a pass.
@@ -837,7 +840,7 @@ impl Forward {
             };
             let quota = p.quota(l, h, seq.prompt);
             let n = p.select.keep(crate::kv::HeadView { rows, scores, quota, newcomers: 0, prompt: seq.prompt }, keep);
-            p.merge.fold(stage, h, &keep[..n]);
+            fold(p, stage, h, &keep[..n], (index, l), watch);
             report(stage, h, rows, &keep[..n], (index, l), watch);
             let cache = &mut seq.layers[l];
             cache.ensure(&self.ledger, h, n)?;
@@ -883,9 +886,36 @@ fn drop_rows(
     watch: &mut dyn Watch,
 ) {
     let n = p.select.keep(view, keep);
-    p.merge.fold(cache, h, &keep[..n]);
+    fold(p, cache, h, &keep[..n], (index, l), watch);
     report(cache, h, view.rows, &keep[..n], (index, l), watch);
     ledger.moved("cache shift", cache.retain(h, &keep[..n]));
+}
+
+/// Folds what goes into what stays, and tells the watcher which went into which.
+fn fold(
+    p: &Pipeline,
+    cache: &mut LayerCache,
+    h: usize,
+    keep: &[u32],
+    (index, l): (usize, usize),
+    watch: &mut dyn Watch,
+) {
+    // Told in pieces, so that a prompt of any length needs no memory for it.
+    let (mut pairs, mut named, mut count) = ([(0u32, 0u32); 16], 0, 0);
+    p.merge.fold(cache, h, keep, &mut |cache, row, survivor| {
+        count += 1;
+        if let (Some(row), Some(survivor)) = (cache.position(h, row as usize), cache.position(h, survivor as usize)) {
+            pairs[named] = (row, survivor);
+            named += 1;
+        }
+        if named == pairs.len() {
+            watch.merged(index, l, h, &pairs, count);
+            (named, count) = (0, 0);
+        }
+    });
+    if count > 0 {
+        watch.merged(index, l, h, &pairs[..named], count);
+    }
 }
 
 /// Tells the watcher which rows go.

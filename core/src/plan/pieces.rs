@@ -69,7 +69,7 @@ impl Draft {
     pub fn new(stored: &ModelShape, workload: &Workload, config: &Config) -> Result<Self> {
         let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, true);
         if config.train.is_some() {
-            train::plan::walk(config, stored, &ledger)?;
+            train::plan::walk(config, stored, &ledger, None)?;
             let resolved = Resolved::new(&Config::default(), stored)?;
             let (trace, training) = (ledger.trace(), true);
             return Ok(Self { resolved, trace, rows: Vec::new(), rooms: Vec::new(), training });

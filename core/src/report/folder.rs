@@ -55,16 +55,30 @@ impl Folder {
     /// # Errors
     /// The file system's, such as a full disk.
     pub fn event(&mut self, event: &Numbered) -> Result<()> {
+        self.events(std::slice::from_ref(event))
+    }
+
+    /// Appends events in their order, with one write to the disk for them all.
+    ///
+    /// # Errors
+    /// The file system's, such as a full disk.
+    pub fn events(&mut self, events: &[Numbered]) -> Result<()> {
         let path = self.dir.join("events.jsonl");
         let io = |e: std::io::Error| Error::io(&path, "cannot write", &e);
-        serde_json::to_writer(&mut self.events, event)
-            .map_err(|e| Error::Internal(format!("writing an event: {e}")))?;
-        self.events.write_all(b"\n").map_err(io)?;
-        // What may be dropped need not be on disk at once.
-        if !matches!(
-            event.event,
-            Event::Memory { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::HeadMap { .. }
-        ) {
+        let mut due = false;
+        for event in events {
+            serde_json::to_writer(&mut self.events, event).map_err(|e| match e.io_error_kind() {
+                Some(kind) => io(kind.into()),
+                None => Error::Internal(format!("writing an event: {e}")),
+            })?;
+            self.events.write_all(b"\n").map_err(io)?;
+            // What may be dropped need not be on disk at once.
+            due |= !matches!(
+                event.event,
+                Event::Memory { .. } | Event::Progress { .. } | Event::Attention { .. } | Event::HeadMap { .. }
+            );
+        }
+        if due {
             self.events.flush().map_err(io)?;
         }
         Ok(())

@@ -305,6 +305,7 @@ impl Report {
             Event::Failed { error } => self.error = Some(error.clone()),
             Event::Phase { .. }
             | Event::Progress { .. }
+            | Event::Merged { .. }
             | Event::Attention { .. }
             | Event::HeadMap { .. }
             | Event::Paused

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
@@ -352,6 +352,10 @@ impl Device for Cpu {
 
     fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
         vjp::swiglu_vjp(&self.team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
+    }
+
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
+        vjp::dropout(&self.team, floats(x, len)?, mask, floats_mut(y, len)?, add)
     }
 
     fn lse(

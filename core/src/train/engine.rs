@@ -287,10 +287,12 @@ impl Trainer {
         let each = 2 * self.weights.layers.len() + 1;
         for (i, batch) in batches.iter().enumerate() {
             let mut within = |phase, done| watch(Here { phase, done: i * each + done, total: batches.len() * each });
+            self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
             loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut within)?;
             tokens += batch.rows();
         }
+        self.learner.learn_from(None);
         self.ledger.enter(Phase::Update);
         let square = self.learner.end(&*self.d)?;
         self.d.wait()?;
@@ -330,6 +332,7 @@ impl Trainer {
 
     fn read(&mut self, batch: &Batch, best: Option<&mut [Best]>) -> Result<(f64, usize)> {
         self.ledger.enter(Phase::Forward);
+        self.learner.learn_from(None);
         let (m, counted) = self.upload(batch)?;
         let (d, w) = (&*self.d, self.widths);
         let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;

@@ -105,7 +105,7 @@ fn waiting(ui: &mut Ui, rect: Rect, data: &Accuracy, actions: &mut Vec<Action>) 
     };
     let stop = data.queued > 0;
     let label = if stop { Some("Stop".to_owned()) } else { first.map(|(name, _)| format!("Run “{name}”")) };
-    if super::waiting::show(ui, rect, "Accuracy against memory", &why, label.as_deref()) {
+    if super::waiting::show(ui, rect, "Accuracy against memory", &why, label.as_deref(), "") {
         actions.push(match first {
             Some((name, points)) if !stop => Action::Sweep { name: name.clone(), points: points.clone() },
             _ => Action::StopSweep,

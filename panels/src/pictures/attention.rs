@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::color::{Code, Scale};
 use crate::picture::{Picture, field};
 use crate::theme::{GRID, Palette};
-use crate::view::Attention;
+use crate::view::{Attention, Kept};
 use crate::{Action, Linked};
 
 /// What the picture remembers.
@@ -75,7 +75,7 @@ fn waiting(ui: &mut Ui, rect: Rect, data: &Attention, actions: &mut Vec<Action>)
     let note = if data.note.is_empty() { String::new() } else { format!("\n{}.", data.note.trim_end_matches('.')) };
     if data.observed {
         let why = format!("A small map of every layer and head fills in while the answer is written.{note}");
-        if super::waiting::show(ui, rect, "What each head looks at", &why, Some("Run")) {
+        if super::waiting::show(ui, rect, "What each head looks at", &why, Some("Run"), &data.blocked) {
             actions.push(Action::Run);
         }
     } else {
@@ -83,7 +83,7 @@ fn waiting(ui: &mut Ui, rect: Rect, data: &Attention, actions: &mut Vec<Action>)
             "Attention is not kept for display. Keeping a small map of every layer and head takes RAM beside the memory \
              limit, at most what observe.limit says, and does not change what is computed.{note}"
         );
-        if super::waiting::show(ui, rect, "What each head looks at", &why, Some("Keep attention for display")) {
+        if super::waiting::show(ui, rect, "What each head looks at", &why, Some("Keep attention for display"), "") {
             actions.push(Action::Set {
                 what: "keep attention for display".into(),
                 sets: vec![(KEEP.0.into(), KEEP.1.into())],
@@ -158,6 +158,13 @@ fn token(data: &Attention, position: usize) -> Option<String> {
     let text = data.tokens.get(position)?;
     let shown = text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
     Some(shown)
+}
+
+/// How a layer's keys and values are kept, where either is quantized.
+fn kept_words(data: &Attention, layer: usize) -> Option<String> {
+    let [key, value] = data.kept(layer).filter(|kept| kept.iter().any(Kept::quantized))?;
+    let said = |kept: &Kept| format!("{} ({} bits)", kept.name, crate::words::number(kept.bits));
+    Some(format!("keys {}, values {}", said(key), said(value)))
 }
 
 /// Splits what is left into a body and the line under it that reads out what is pointed at.

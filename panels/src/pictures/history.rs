@@ -63,7 +63,7 @@ pub fn show(ui: &mut Ui, data: &History, state: &mut HistoryState, linked: &mut 
     picture.show(ui, actions, || csv(data), |ui, rect, actions| {
         if data.runs.is_empty() {
             let what = "Every run is kept here with what was chosen and what came of it, to open, to compare, to take over.";
-            if say::empty(ui, rect, what, Some("Run"), "") {
+            if say::empty(ui, rect, what, Some("Run"), &data.blocked) {
                 actions.push(Action::Run);
             }
             return;

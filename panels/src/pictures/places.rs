@@ -45,7 +45,7 @@ pub fn show(ui: &mut Ui, data: &Places, state: &mut PlacesState, linked: &mut Li
         if data.pieces.iter().all(|p| p.bytes == 0) {
             let why = "Every tensor, cache and buffer with its bytes, by where it lives: predicted as soon as a model \
                        is open, measured after a run.";
-            if super::waiting::show(ui, rect, "Every byte has a place", why, Some("Open a model…")) {
+            if super::waiting::show(ui, rect, "Every byte has a place", why, Some("Open a model…"), "") {
                 actions.push(Action::OpenDialog);
             }
             return;

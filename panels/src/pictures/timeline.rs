@@ -136,7 +136,13 @@ pub fn show(ui: &mut Ui, data: &Timeline, state: &mut TimelineState, linked: &mu
             if data.moments.is_empty() {
                 let what = "What the run holds, byte by byte and moment by moment, will be drawn here.";
                 let button = (!data.live).then_some("Run");
-                if say::empty(ui, rect, if data.live { "Waiting for the first bytes…" } else { what }, button, "") {
+                if say::empty(
+                    ui,
+                    rect,
+                    if data.live { "Waiting for the first bytes…" } else { what },
+                    button,
+                    &data.blocked,
+                ) {
                     actions.push(Action::Run);
                 }
                 return;

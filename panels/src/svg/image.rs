@@ -36,6 +36,26 @@ pub fn remember(context: &Context, texture: TextureId, pixels: Option<Arc<ColorI
     });
 }
 
+fn asked() -> Id {
+    Id::unique("pixels of textures are wanted")
+}
+
+/// True while a picture may be about to be saved: whoever draws textures then says what is in them with [`remember`]. At any other
+/// time nothing need be kept of them.
+pub fn wanted(context: &Context) -> bool {
+    context.data(|data| data.get_temp(asked())).unwrap_or(false)
+}
+
+/// Says whether a picture may be about to be saved; when it no longer may, what was remembered is forgotten.
+pub(crate) fn want(context: &Context, whether: bool) {
+    if wanted(context) != whether {
+        context.data_mut(|data| {
+            data.insert_temp(asked(), whether);
+            data.insert_temp(home(), Pixels::default());
+        });
+    }
+}
+
 pub(super) fn all(context: &Context) -> Pixels {
     context.data(|data| data.get_temp::<Pixels>(home())).unwrap_or_default()
 }
@@ -43,7 +63,15 @@ pub(super) fn all(context: &Context) -> Pixels {
 impl Writer<'_> {
     /// The part `uv` of a texture over `rect`; its outline when its pixels are not known.
     pub(super) fn picture(&mut self, texture: TextureId, rect: Rect, uv: Rect, tint: Color32) {
-        let png = self.pixels.get(&key(texture)).and_then(|pixels| png(pixels, uv));
+        let pixels = self.pixels.get(&key(texture));
+        // More than rounding beyond the texture's edge.
+        let once = Rect::from_min_max(egui::Pos2::ZERO, egui::pos2(1.0, 1.0)).expand(0.01);
+        if let Some(pixels) = pixels
+            && !once.contains_rect(uv)
+        {
+            return self.repeated(pixels, rect, uv);
+        }
+        let png = pixels.and_then(|pixels| png(pixels, uv));
         let Some(png) = png else {
             let area = self.area(rect);
             let _ = writeln!(self.out, "<rect {area} fill=\"none\" stroke=\"#808080\" stroke-dasharray=\"4 4\"/>");
@@ -56,6 +84,25 @@ impl Writer<'_> {
             "<image {} preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\"{opacity} href=\"data:image/png;base64,{}\"/>",
             self.area(rect),
             base64(&png)
+        );
+    }
+}
+
+impl Writer<'_> {
+    /// A texture that repeats over `rect`, the corner of which is at `uv.min`.
+    fn repeated(&mut self, pixels: &ColorImage, rect: Rect, uv: Rect) {
+        let whole = Rect::from_min_max(egui::Pos2::ZERO, egui::pos2(1.0, 1.0));
+        let Some(png) = png(pixels, whole).filter(|_| uv.is_positive()) else { return };
+        let tile = rect.size() / uv.size();
+        let (x, y) = self.at(rect.min - uv.min.to_vec2() * tile);
+        let (w, h) = (num(tile.x), num(tile.y));
+        // Where it stands in the file is a name that nothing else has.
+        let name = format!("p{}", self.out.len());
+        let _ = writeln!(
+            self.out,
+            "<pattern id=\"{name}\" patternUnits=\"userSpaceOnUse\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"><image width=\"{w}\" height=\"{h}\" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/></pattern>\n<rect {} fill=\"url(#{name})\"/>",
+            base64(&png),
+            self.area(rect)
         );
     }
 }

@@ -21,6 +21,10 @@ pub struct Attention {
     pub chosen: Option<(usize, usize)>,
     /// Rows that left a head's cache.
     pub evictions: Arc<Vec<Eviction>>,
+    /// Those of them that another row took up.
+    pub merges: Arc<Vec<Merge>>,
+    /// How keys and values are kept, by layer; the last stands for all layers after it. Empty when it is not known.
+    pub formats: Arc<Vec<[Kept; 2]>>,
     /// Tokens of the sequence by position, the prompt's first.
     pub tokens: Arc<Vec<String>>,
     /// Tokens of the prompt.
@@ -29,8 +33,33 @@ pub struct Attention {
     pub note: String,
     /// Attention is being kept for display as configured.
     pub observed: bool,
+    /// Why it cannot be run now; empty when it can.
+    pub blocked: String,
     /// Decoding step of each moment of the timeline, so that scrubbing there shows here; empty when there is none.
     pub moments: Arc<Vec<usize>>,
+}
+
+impl Attention {
+    /// How the keys and the values of a layer are kept, where it is known.
+    pub fn kept(&self, layer: usize) -> Option<&[Kept; 2]> {
+        self.formats.get(layer).or(self.formats.last())
+    }
+}
+
+/// In what type elements are kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Its name: `q4_0`.
+    pub name: String,
+    /// Bits an element costs.
+    pub bits: f64,
+}
+
+impl Kept {
+    /// Fewer bits than the half-precision floats that a model computes with.
+    pub fn quantized(&self) -> bool {
+        self.bits < 16.0
+    }
 }
 
 /// Attention of the newest token over the cache's rows, pooled to a few columns, for every head and step.
@@ -107,4 +136,19 @@ pub struct Eviction {
     pub head: u16,
     /// Position of its token.
     pub position: u32,
+}
+
+/// A row that was folded into another before it left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merge {
+    /// Decoding step; 0 at the end of the prompt.
+    pub step: usize,
+    /// Layer.
+    pub layer: u16,
+    /// KV head.
+    pub head: u16,
+    /// Position of its token.
+    pub position: u32,
+    /// Position of the token whose row survives it.
+    pub survivor: u32,
 }

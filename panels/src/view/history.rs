@@ -13,6 +13,8 @@ pub struct History {
     pub bytes: u64,
     /// The two being compared.
     pub pair: Option<Box<Pair>>,
+    /// Why nothing can be run now; empty when it can.
+    pub blocked: String,
 }
 
 /// One run.

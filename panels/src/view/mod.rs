@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use accuracy::{Accuracy, Axis, Dot, Series};
-pub use attention::{Attention, Eviction, Grid, Map};
+pub use attention::{Attention, Eviction, Grid, Kept, Map, Merge};
 pub use cards::{Card, Kind, Knob, Price, Section, Variant};
 pub use history::{Delta, History, Pair, RunLine};
 pub use learning::{Asked, Course, Learning, Mark, Samples};

@@ -1,5 +1,7 @@
 //! What was read and written, token by token.
 
+use std::sync::Arc;
+
 /// The text picture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Text {
@@ -13,8 +15,8 @@ pub struct Text {
     pub chats: bool,
     /// The conversation so far, when chatting; the prompt is the newest message of the user.
     pub turns: Chat,
-    /// What each sequence read and wrote.
-    pub sequences: Vec<Written>,
+    /// What each sequence read and wrote; shared, because it is long while the rest changes with every token.
+    pub sequences: Arc<Vec<Written>>,
     /// A run is going on.
     pub running: bool,
     /// It is a run from the disk or from before the configuration changed: said above the text.

@@ -19,6 +19,8 @@ pub struct Timeline {
     pub live: bool,
     /// The limited tier is a GPU's.
     pub gpu: bool,
+    /// Why it cannot be run now; empty when it can.
+    pub blocked: String,
 }
 
 /// What was held at one instant.

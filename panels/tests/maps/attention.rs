@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use egui::{Key, Theme, vec2};
-use egui_kittest::kittest::Queryable as _;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use ullage_panels::pictures::attention::{AttentionState, show};
 use ullage_panels::view::{Attention, Grid};
 use ullage_panels::{Action, Linked};
@@ -73,6 +73,14 @@ fn nothing_kept_offers_to_keep_it_and_kept_but_not_run_offers_to_run() {
     shown.get_by_label("Run").click();
     shown.run();
     assert_eq!(shown.state().actions, [Action::Run]);
+    let blocked = "It needs 9 MiB more than the memory limit.";
+    let data = Attention { blocked: blocked.into(), ..shown.state().data.clone() };
+    let mut shown = harness(show, data, Theme::Dark, SMALL);
+    shown.get_by_label(blocked);
+    assert!(shown.get_by_label("Run").accesskit_node().is_disabled());
+    shown.get_by_label("Run").click();
+    shown.run();
+    assert_eq!(shown.state().actions, []);
 }
 
 #[test]
@@ -203,6 +211,101 @@ fn a_double_click_scrubs_the_timeline_to_the_query() {
     assert_eq!(shown.state().actions, [Action::ScrubTo(Some(20))]);
 }
 
+/// What a PNG in a data URI shows: its size and its colours, row by row.
+fn pixels(uri: &str) -> ([usize; 2], Vec<[u8; 4]>) {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let text = uri.strip_prefix("data:image/png;base64,").unwrap().trim_end_matches('=');
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0, 0u32);
+    for digit in text.chars() {
+        held = held << 6 | DIGITS.find(digit).unwrap() as u32;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+            held &= (1 << bits) - 1;
+        }
+    }
+    let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png).unwrap().to_rgba8();
+    ([image.width() as usize, image.height() as usize], image.pixels().map(|p| p.0).collect())
+}
+
+/// The pictures in an SVG that the menu saves.
+fn saved(
+    shown: &mut egui_kittest::Harness<'static, super::Shown<Attention, AttentionState>>,
+) -> Vec<([usize; 2], Vec<[u8; 4]>)> {
+    shown.get_by_label("Copy or save: Which tokens did each head look at, and which are gone?").click();
+    shown.run();
+    shown.get_by_label("Save picture (SVG)…").click();
+    shown.run();
+    let Some(Action::SaveFile { name, content }) = shown.state_mut().actions.pop() else { panic!() };
+    assert_eq!(name, "attention.svg");
+    let svg = roxmltree::Document::parse(&content).unwrap();
+    let images = svg.descendants().filter(|n| n.has_tag_name("image"));
+    images.map(|n| pixels(n.attribute("href").unwrap())).collect()
+}
+
+#[test]
+fn a_saved_map_has_the_colours_of_its_weights() {
+    use ullage_panels::pictures::attention::color::{Code, Scale, table};
+    let data = samples::attention(16, 40);
+    let map = data.map.clone().unwrap();
+    let mut shown = harness(show, data, Theme::Dark, [900.0, 500.0]);
+    shown.state_mut().state = AttentionState::large();
+    shown.state_mut().linked.head = Some((3, 2));
+    shown.run();
+    let images = saved(&mut shown);
+    let colors = table(Theme::Dark, Scale::Log, Code::Root { top: 1.0 });
+    let (_, cells) = images.iter().find(|(size, _)| *size == [56, 56]).expect("56 queries and keys");
+    for query in 0..56 {
+        for key in 0..56 {
+            let value = if map.held(query, key) { map.values[query * 56 + key].max(1) } else { 0 };
+            let expected = colors[usize::from(value)].to_srgba_unmultiplied();
+            assert_eq!(cells[query * 56 + key], expected, "query {query}, key {key}");
+        }
+    }
+    assert!(images.iter().any(|(size, _)| *size == [8, 8]), "what left is hatched");
+    // All heads: a picture each, and not twice the same.
+    shown.state_mut().state.large = false;
+    shown.run();
+    let images = saved(&mut shown);
+    assert_eq!(images.len(), samples::LAYERS * samples::HEADS);
+    assert!(images.iter().all(|(_, p)| p.iter().any(|p| p[3] == 255)) && images[0] != images[1]);
+}
+
+#[test]
+fn a_merged_key_names_its_survivor_and_quantized_keys_say_their_type() {
+    let data = samples::folded(16, 40);
+    let map = data.map.clone().unwrap();
+    let merge = data.merges[0];
+    let dropped = *data.evictions.iter().find(|e| e.step == 0).unwrap();
+    let mut shown = harness(show, data.clone(), Theme::Dark, [900.0, 500.0]);
+    shown.state_mut().linked.head = Some((3, 2));
+    shown.run();
+    assert!(shown.get_by_label(HEADS).value().unwrap().ends_with("keys q4_0 (4.5 bits), values q8_0 (8.5 bits)"));
+    shown.state_mut().state = AttentionState::large();
+    shown.run();
+    assert!(shown.get_by_label(MAP).value().unwrap().ends_with("keys q4_0 (4.5 bits), values q8_0 (8.5 bits)"));
+    let mut said = |row: usize, column: u32| {
+        let rect = shown.get_by_label(MAP).rect();
+        let at = vec2(column as f32 + 0.5, row as f32 + 0.5) / 56.0;
+        shown.hover_at(rect.min + rect.size() * at);
+        shown.run();
+        shown.get_by_label(MAP).value().unwrap()
+    };
+    let text = said(55, merge.position);
+    let into = format!("({})", merge.survivor);
+    assert!(text.contains("merged into “") && text.contains(&into), "{text}");
+    assert!(text.ends_with(&format!("at step {}", merge.step)), "{text}");
+    assert!(said(55, dropped.position).contains("dropped at step 0"), "not every key that left was merged");
+    let kept = (0..40).find(|&p| map.held(55, p)).unwrap() as u32;
+    assert!(said(55, kept).ends_with("kept as q4_0, its value as q8_0"));
+    // Half-precision keys are nothing to be told of.
+    let plain = ullage_panels::view::Kept { name: "f16".into(), bits: 16.0 };
+    let data = Attention { formats: Arc::new(vec![[plain.clone(), plain]]), ..data };
+    let shown = harness(show, data, Theme::Dark, [900.0, 500.0]);
+    assert!(!shown.get_by_label(HEADS).value().unwrap().contains("f16"));
+}
+
 #[test]
 fn damaged_maps_show_without_harm() {
     let whole = samples::attention(8, 24);
@@ -250,6 +353,11 @@ fn how_it_looks() {
         h.state_mut().linked.head = Some((3, 2));
     };
     look(&mut results, "attention_map", show, &data, large);
+    look(&mut results, "attention_map_folded", show, &samples::folded(16, 24), large);
+    let folded = |h: &mut egui_kittest::Harness<'static, super::Shown<Attention, AttentionState>>| {
+        h.state_mut().linked.head = Some((3, 2));
+    };
+    look(&mut results, "attention_heads_folded", show, &samples::folded(24, 40), folded);
     look(&mut results, "attention_map_scrubbed", show, &data, |h| {
         large(h);
         h.state_mut().linked.moment = Some(20);

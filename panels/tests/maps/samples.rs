@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ullage_panels::view::{
-    Accuracy, Attention, Axis, Dot, Eviction, Grid, Map, Moved, Piece, Places, Series, Tier, UsedFor,
+    Accuracy, Attention, Axis, Dot, Eviction, Grid, Kept, Map, Merge, Moved, Piece, Places, Series, Tier, UsedFor,
 };
 
 pub const LAYERS: usize = 30;
@@ -144,7 +144,28 @@ pub fn attention(steps: usize, prompt: usize) -> Attention {
         note: String::new(),
         observed: true,
         moments: Arc::new((0..2 * steps).map(|m| m / 2).collect()),
+        ..Attention::default()
     }
+}
+
+/// As [`attention`], with keys of few bits, and every key that left after the prompt merged into a neighbour.
+pub fn folded(steps: usize, prompt: usize) -> Attention {
+    let whole = attention(steps, prompt);
+    let survivor = |e: &Eviction| {
+        let gone = |p: u32| whole.evictions.iter().any(|e| e.position == p);
+        (e.position + 1..).find(|p| !gone(*p)).unwrap_or_default()
+    };
+    let merges = whole.evictions.iter().filter(|e| e.step > 0).map(|e| Merge {
+        step: e.step,
+        layer: e.layer,
+        head: e.head,
+        position: e.position,
+        survivor: survivor(e),
+    });
+    let merges = Arc::new(merges.collect());
+    let kept = |name: &str, bits| Kept { name: name.into(), bits };
+    let formats = Arc::new(vec![[kept("q4_0", 4.5), kept("q8_0", 8.5)]]);
+    Attention { merges, formats, ..whole }
 }
 
 fn dot(run: &str, label: &str, mib: f64, recall: f64, kl: f64, error: f64) -> Dot {

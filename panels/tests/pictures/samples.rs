@@ -49,6 +49,7 @@ pub fn timeline(steps: usize) -> Timeline {
         evicted,
         live: false,
         gpu: false,
+        ..Timeline::default()
     }
 }
 
@@ -96,7 +97,7 @@ pub fn text() -> Text {
     Text {
         prompt: STORY.into(),
         chats: true,
-        sequences: vec![written(true)],
+        sequences: vec![written(true)].into(),
         of_run: Some("run 3 · H2O keeps 20 % of tokens".into()),
         summary: "92 tok/s · 84 tokens in 0.9 s".into(),
         ..Text::default()
@@ -122,7 +123,7 @@ pub fn chat() -> Text {
             turn(Role::User, "What is ullage?"),
             turn(Role::Assistant, answer),
         ],
-        sequences: vec![Written { tokens: all, prompt, stop: "end of turn".into(), kept: Vec::new() }],
+        sequences: vec![Written { tokens: all, prompt, stop: "end of turn".into(), kept: Vec::new() }].into(),
         ..Text::default()
     }
 }
@@ -154,7 +155,7 @@ pub fn history() -> History {
     (runs[2].peak, runs[2].speed) = (None, None);
     runs[2].error = "over the memory limit: the KV cache needs 360 MiB, 100 MiB are left".into();
     let bytes = runs.iter().map(|run| run.bytes).sum();
-    History { runs, folder: "/home/ada/.local/share/ullage/runs".into(), bytes, pair: None }
+    History { runs, folder: "/home/ada/.local/share/ullage/runs".into(), bytes, ..History::default() }
 }
 
 /// Two of them side by side.

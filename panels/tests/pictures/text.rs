@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use egui::accesskit::Role as Kind;
 use egui::{Key, pos2};
 use egui_kittest::SnapshotResults;
@@ -95,14 +97,14 @@ fn tokens_come_one_by_one_and_long_texts_draw_only_what_is_seen() {
     let long: Vec<Token> = samples::written(false).tokens.iter().cycle().take(8000).cloned().collect();
     let data = Text {
         running: true,
-        sequences: vec![Written { tokens: long, prompt: 7990, ..Written::default() }],
+        sequences: vec![Written { tokens: long, prompt: 7990, ..Written::default() }].into(),
         ..Text::default()
     };
     let mut h = open(data);
     let drawn = h.output().shapes.len();
     assert!(drawn < 400, "{drawn} shapes for 8,000 tokens");
     let next = Token { id: 9, text: " lighthouse".into() };
-    h.state_mut().data.sequences[0].tokens.push(next);
+    Arc::make_mut(&mut h.state_mut().data.sequences)[0].tokens.push(next);
     h.run();
     assert!(h.get_by_label("Sequence 1").value().unwrap().ends_with(" lighthouse"));
     let view = h.ctx.content_rect().bottom();
@@ -113,7 +115,7 @@ fn tokens_come_one_by_one_and_long_texts_draw_only_what_is_seen() {
 #[test]
 fn sequences_lie_side_by_side_or_behind_tabs() {
     let sequences: Vec<_> = (0..3).map(|i| samples::written(i == 1)).collect();
-    let mut h = open(Text { sequences, ..samples::text() });
+    let mut h = open(Text { sequences: sequences.into(), ..samples::text() });
     let [a, b] = ["Sequence 1", "Sequence 3"].map(|name| h.get_by_label(name).rect());
     assert!(a.right() <= b.left(), "side by side");
     h.get_by_label("Sequences: One by one").click();
@@ -204,7 +206,7 @@ fn how_it_looks() {
     look(r, "text_done", show, &samples::text(), &none);
     look(r, "text_scrubbed", show, &Text { step: Some(9), ..samples::text() }, &none);
     let mut live = Text { running: true, of_run: None, ..samples::text() };
-    for written in &mut live.sequences {
+    for written in Arc::make_mut(&mut live.sequences) {
         written.tokens.truncate(written.prompt + 12);
         written.stop.clear();
     }

@@ -1,7 +1,7 @@
 use egui::accesskit::Role;
 use egui::{Event, Key, MouseWheelUnit, TouchPhase, pos2, vec2};
 use egui_kittest::SnapshotResults;
-use egui_kittest::kittest::Queryable;
+use egui_kittest::kittest::{NodeT as _, Queryable};
 use ullage_panels::pictures::timeline::{TimelineState, show};
 use ullage_panels::view::{Tier, Timeline, UsedFor};
 use ullage_panels::{Action, Linked};
@@ -166,4 +166,19 @@ fn how_it_looks() {
         Timeline { live: true, evicted: Vec::new(), limits: [Some(24 << 30), None, None], ..samples::timeline(9) };
     look(r, "timeline_live", show, &live, &Linked::default());
     look(r, "timeline_empty", show, &Timeline::default(), &Linked::default());
+    let blocked = Timeline { blocked: "It needs 100 MiB more than the memory limit.".into(), ..Timeline::default() };
+    look(r, "timeline_blocked", show, &blocked, &Linked::default());
+}
+
+#[test]
+fn an_empty_timeline_runs_only_what_can_be_run() {
+    let mut h = driven(show, Timeline::default());
+    h.get_by_label("Run").click();
+    assert_eq!(asked(&mut h), [Action::Run]);
+    let blocked = "It needs 9 MiB more than the memory limit.";
+    let mut h = driven(show, Timeline { blocked: blocked.into(), ..Timeline::default() });
+    h.get_by_label(blocked);
+    assert!(h.get_by_label("Run").accesskit_node().is_disabled());
+    h.get_by_label("Run").click();
+    assert_eq!(asked(&mut h), []);
 }

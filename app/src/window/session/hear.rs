@@ -13,16 +13,16 @@ use super::super::store::Recent;
 use super::{Message, Session};
 
 impl Session {
-    /// Takes in what workers have told; true when something changed.
+    /// Takes in what workers have told; true when there was more than what a run going on tells.
     pub fn tick(&mut self) -> bool {
-        let mut any = false;
+        let mut more = false;
         while let Ok(message) = self.inbox.try_recv() {
-            any = true;
-            self.slow |= !matches!(message, Message::Run(Told::Events(_)));
+            more |= !matches!(message, Message::Run(Told::Events(_)));
+            self.dirty = true;
             self.hear(message);
         }
-        self.dirty |= any;
-        any
+        self.slow |= more;
+        more
     }
 
     pub(super) fn hear(&mut self, message: Message) {

@@ -116,7 +116,7 @@ impl Session {
         self.stopping = false;
         self.replayed = None;
         self.series = line.clone();
-        match Running::start(order, opened, self.runs(), line, self.outbox.clone()) {
+        match Running::start(order, opened, self.runs(), line, self.pace.clone(), self.outbox.clone()) {
             Ok(running) => {
                 self.running = Some(running);
                 self.live = Some(Live::new("new run".into(), Prompt::default()));
@@ -135,6 +135,10 @@ impl Session {
         match told {
             Told::Began { name, prompt } => self.live = Some(Live::new(name, prompt)),
             Told::Events(events) => {
+                // The view lets go of what it shares, so that what comes is added in place and not to a copy of it all.
+                self.view.text = Arc::default();
+                self.view.timeline = Arc::default();
+                self.view.attention = Arc::default();
                 if let Some(live) = &mut self.live {
                     events.iter().for_each(|e| live.add(e));
                 }
@@ -240,5 +244,9 @@ pub(in super::super) fn history_view(session: &Session) -> History {
         folder: session.runs().display().to_string(),
         bytes: session.cards.iter().map(|c| c.line.bytes).sum(),
         pair: session.pair.clone(),
+        blocked: match session.running {
+            Some(_) => "A run is going on.".into(),
+            None => session.blocked(),
+        },
     }
 }

@@ -1,7 +1,7 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
 use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
-use ullage_core::config::train::Train;
+use ullage_core::config::train::{Train, Validation};
 use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
@@ -102,7 +102,10 @@ fn data(t: &Train) -> Card {
             plain(
                 "train.validation",
                 "Held out",
-                Kind::Float { min: 0.0, max: 0.9 },
+                match t.validation {
+                    Validation::Share(_) => Kind::Float { min: 0.0, max: 0.9 },
+                    Validation::File(_) => Kind::Text,
+                },
                 t.validation.to_string(),
                 "0.05",
                 "of the documents",
@@ -304,40 +307,21 @@ fn sets(config: &Config, key: &str, entry: &Entry) -> Vec<(String, String)> {
 }
 
 fn budget(config: &Config) -> Vec<Knob> {
-    let knob = |key: &str, label: &str, unit: &str, kind, value: String, sentence: &str| Knob {
-        key: key.into(),
-        label: label.into(),
-        unit: unit.into(),
-        kind,
-        value,
-        sentence: sentence.into(),
-        ..Knob::default()
+    let rows = "Rows that stay for each layer and head; the same for every policy.";
+    let share = "Rows that stay for each layer and head, as a share of the context; the same for every policy.";
+    let bytes = "Bytes of one sequence's cache; the same for every policy.";
+    let knob = |key: &str, kind, value: String, unit: &str, sentence: &str| {
+        vec![plain(&format!("kv.budget.{key}"), "Keep", kind, value, "", unit, sentence)]
     };
     match config.kv.budget {
-        Some(KvBudget::Ratio(r)) => vec![knob(
-            "kv.budget.ratio",
-            "Keep",
-            "of the context",
-            Kind::Float { min: 0.01, max: 1.0 },
-            r.to_string(),
-            "Rows that stay for each layer and head, as a share of the context; the same for every policy.",
-        )],
-        Some(KvBudget::Rows(n)) => vec![knob(
-            "kv.budget.rows",
-            "Keep",
-            "rows a head",
-            Kind::Int { min: 1, max: config.run.context.max(1) as i64 },
-            n.to_string(),
-            "Rows that stay for each layer and head; the same for every policy.",
-        )],
-        Some(KvBudget::Bytes(b)) => vec![knob(
-            "kv.budget.bytes",
-            "Keep",
-            "",
-            Kind::Text,
-            format!("{} B", b.0),
-            "Bytes of one sequence's cache; the same for every policy.",
-        )],
+        Some(KvBudget::Ratio(r)) => {
+            knob("ratio", Kind::Float { min: 0.01, max: 1.0 }, r.to_string(), "of the context", share)
+        }
+        Some(KvBudget::Rows(n)) => {
+            let kind = Kind::Int { min: 1, max: config.run.context.max(1) as i64 };
+            knob("rows", kind, n.to_string(), "rows a head", rows)
+        }
+        Some(KvBudget::Bytes(b)) => knob("bytes", Kind::Text, format!("{} B", b.0), "", bytes),
         None => Vec::new(),
     }
 }
@@ -466,8 +450,6 @@ fn generation(config: &Config) -> Card {
 }
 
 fn computation(config: &Config) -> Card {
-    let compute = Kind::Word(vec!["exact".into(), "int8".into()]);
-    let now = serde_json::to_value(config.run.compute).ok().and_then(|v| v.as_str().map(str::to_owned));
     Card {
         key: "computation".into(),
         title: "Computation".into(),
@@ -486,8 +468,8 @@ fn computation(config: &Config) -> Card {
             plain(
                 "run.compute",
                 "Arithmetic",
-                compute,
-                now.unwrap_or_default(),
+                words_of(&["exact", "int8"]),
+                word(&config.run.compute),
                 "exact",
                 "",
                 "exact multiplies in 32-bit floats; int8 rounds activations as ggml does.",
@@ -505,7 +487,7 @@ fn computation(config: &Config) -> Card {
                 "budget.host",
                 "RAM limit",
                 Kind::Text,
-                size(config.budget.host.0),
+                word(&config.budget.host),
                 "unlimited",
                 "",
                 "How much RAM beside the device may be used.",
@@ -514,7 +496,7 @@ fn computation(config: &Config) -> Card {
                 "budget.disk",
                 "Disk limit",
                 Kind::Text,
-                size(config.budget.disk.0),
+                word(&config.budget.disk),
                 "unlimited",
                 "",
                 "How much of the disk may be used.",
@@ -522,10 +504,6 @@ fn computation(config: &Config) -> Card {
         ],
         ..Card::default()
     }
-}
-
-fn size(bytes: u64) -> String {
-    serde_json::to_value(ullage_core::Bytes(bytes)).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn observe(config: &Config) -> Card {
@@ -539,8 +517,7 @@ fn observe(config: &Config) -> Card {
         sets: sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         ..Variant::default()
     };
-    let mut off = variant("off", "Nothing", "Nothing is kept for display.", on.is_none(), &[("observe", "")]);
-    off.knobs.clear();
+    let off = variant("off", "Nothing", "Nothing is kept for display.", on.is_none(), &[("observe", "")]);
     let mut thumbnails = variant(
         "thumbnails",
         "All heads, small",
@@ -563,7 +540,7 @@ fn observe(config: &Config) -> Card {
                 "observe.limit",
                 "At most",
                 Kind::Text,
-                size(o.limit.0),
+                word(&o.limit),
                 "16 MiB",
                 "",
                 "Steps after that are not kept.",

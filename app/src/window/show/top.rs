@@ -26,13 +26,19 @@ use super::{bars, cards, words};
 /// Fills in the view. What is long is shared, so that this costs what changed; what a run going on does not change is made
 /// anew only when something else did (`slow`).
 pub fn refresh(s: &mut Session, slow: bool) {
+    let text = Arc::new(text(s));
     let view = View {
         modes: modes(s),
-        top: top(s),
+        top: if slow {
+            top(s)
+        } else {
+            let measured = s.shown().and_then(|l| measured(s, l));
+            Top { measured, ..std::mem::take(&mut s.view.top) }
+        },
         status: status(s),
         cards: Arc::clone(&s.sections),
-        text: Arc::new(text(s)),
-        timeline: s.shown().map_or_else(Arc::<Timeline>::default, |l| Arc::clone(&l.timeline)),
+        text,
+        timeline: timeline(s),
         attention: attention(s),
         accuracy: if slow { Arc::new(accuracy(s)) } else { Arc::clone(&s.view.accuracy) },
         learning: learning::view(s),
@@ -208,55 +214,47 @@ fn rate(bytes_per_second: f64, measured: bool) -> String {
     format!("{}/s{guess}", figures::bytes(bytes_per_second.max(0.0) as u64))
 }
 
+/// What there is to do, as numbers: of a prompt's generation, or of fine-tuning.
 fn workload(s: &Session, config: &Config) -> Vec<Field> {
-    if let Some(train) = &config.train {
-        return train_workload(s, train);
-    }
     let run = &config.run;
-    let trained = s.opened.as_ref().map_or(run.context, |o| o.model.shape.context);
-    let fits = |of: fn(&Inverse) -> usize| s.inverse.as_ref().map(|i| of(i) as u64);
-    let field = |key: &str, label: &str, sentence: String, value: usize, min: u64, max: usize| Field {
+    let trained = s.opened.as_ref().map(|o| o.model.shape.context as u64);
+    let field = |key: &str, label: &str, sentence: &str, value: usize, range: (u64, u64), fits: Option<usize>| Field {
         key: key.into(),
         label: label.into(),
-        sentence,
+        sentence: sentence.into(),
         value: value as u64,
-        min,
-        max: max.max(value) as u64,
-        fits: match key {
-            "run.context" => fits(|i| i.longest_context),
-            "run.sequences" => fits(|i| i.most_sequences),
-            _ => None,
-        },
+        min: range.0,
+        max: range.1.max(value as u64),
+        fits: fits.map(|n| n as u64),
     };
-    vec![
-        field(
-            "run.context",
-            "Context",
-            format!(
-                "Room of one sequence in tokens, the prompt's {} included; this model is trained for {}.",
-                figures::count(s.prompt_tokens as u64),
-                figures::count(trained as u64)
+    if let Some(t) = &config.train {
+        let fits = |of: fn(&TrainInverse) -> usize| s.train_inverse.as_ref().map(of);
+        let rows = fits(|i| i.largest_batch);
+        return vec![
+            field("train.batch", "Batch", "Rows of a micro-batch.", t.batch, (1, 4096), rows),
+            field(
+                "train.length",
+                "Length",
+                "Tokens of a row.",
+                t.length,
+                (2, trained.unwrap_or(0)),
+                fits(|i| i.longest_length),
             ),
-            run.context,
-            1,
-            trained,
-        ),
-        field(
-            "run.sequences",
-            "Sequences",
-            "Decoded side by side, each with its own cache.".into(),
-            run.sequences,
-            1,
-            1024,
-        ),
-        field(
-            "run.max_tokens",
-            "Generate",
-            "Most tokens to generate for each sequence.".into(),
-            run.max_tokens,
-            0,
-            1 << 24,
-        ),
+            field("train.steps", "Steps", "Updates.", t.steps, (1, 1 << 32), None),
+        ];
+    }
+    let fits = |of: fn(&Inverse) -> usize| s.inverse.as_ref().map(of);
+    let room = format!(
+        "Room of one sequence in tokens, the prompt's {} included; this model is trained for {}.",
+        figures::count(s.prompt_tokens as u64),
+        figures::count(trained.unwrap_or(run.context as u64))
+    );
+    let side = "Decoded side by side, each with its own cache.";
+    let most = "Most tokens to generate for each sequence.";
+    vec![
+        field("run.context", "Context", &room, run.context, (1, trained.unwrap_or(0)), fits(|i| i.longest_context)),
+        field("run.sequences", "Sequences", side, run.sequences, (1, 1024), fits(|i| i.most_sequences)),
+        field("run.max_tokens", "Generate", most, run.max_tokens, (0, 1 << 24), None),
     ]
 }
 
@@ -276,32 +274,6 @@ fn modes(s: &Session) -> Vec<Mode> {
             "Learns from data: what each byte of gradients, optimizer state and activations costs.",
             training,
         ),
-    ]
-}
-
-fn train_workload(s: &Session, train: &config::train::Train) -> Vec<Field> {
-    let trained = s.opened.as_ref().map_or(train.length, |o| o.model.shape.context);
-    let fits = |of: fn(&TrainInverse) -> usize| s.train_inverse.as_ref().map(|i| of(i) as u64);
-    let field = |key: &str, label: &str, sentence: &str, value: usize, (min, max), fits| Field {
-        key: key.into(),
-        label: label.into(),
-        sentence: sentence.into(),
-        value: value as u64,
-        min,
-        max: u64::max(max, value as u64),
-        fits,
-    };
-    vec![
-        field("train.batch", "Batch", "Rows of a micro-batch.", train.batch, (1, 4096), fits(|i| i.largest_batch)),
-        field(
-            "train.length",
-            "Length",
-            "Tokens of a row.",
-            train.length,
-            (2, trained as u64),
-            fits(|i| i.longest_length),
-        ),
-        field("train.steps", "Steps", "Updates.", train.steps, (1, 1 << 32), None),
     ]
 }
 
@@ -402,7 +374,8 @@ fn status(s: &Session) -> Status {
     out
 }
 
-fn text(s: &Session) -> Text {
+fn text(s: &mut Session) -> Text {
+    let written = s.replayed.as_mut().or(s.live.as_mut()).map(Live::told);
     let config = s.document.config();
     let mut out = Text {
         prompt: config.run.prompt.clone(),
@@ -417,11 +390,12 @@ fn text(s: &Session) -> Text {
     };
     out.turns = conversation(s);
     let Some(live) = s.shown() else { return out };
-    out.sequences.clone_from(&live.written);
-    let step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
-    out.step = step;
-    if let Some(first) = out.sequences.first_mut() {
-        first.kept = live.kept(step);
+    out.sequences = written.unwrap_or_default();
+    out.step = s.moment.and_then(|m| live.timeline.moments.get(m)).map(|m| m.step);
+    if out.step.is_some()
+        && let Some(first) = Arc::make_mut(&mut out.sequences).first_mut()
+    {
+        first.kept = live.kept(out.step);
     }
     if s.replayed.is_some() {
         out.of_run = Some(format!("run {}", live.name));
@@ -478,6 +452,14 @@ fn turn(turn: &config::Turn) -> Turn {
     Turn { role, content: turn.content.clone() }
 }
 
+fn timeline(s: &Session) -> Arc<Timeline> {
+    let mut shown = s.shown().map_or_else(Arc::<Timeline>::default, |l| Arc::clone(&l.timeline));
+    if shown.moments.is_empty() && !shown.live {
+        Arc::make_mut(&mut shown).blocked = s.blocked();
+    }
+    shown
+}
+
 fn attention(s: &Session) -> Arc<Attention> {
     let observe = s.document.config().observe.as_ref();
     let chosen = observe.and_then(|o| o.head).map(|[layer, head]| (layer, head));
@@ -486,6 +468,12 @@ fn attention(s: &Session) -> Arc<Attention> {
         if shown.chosen != chosen {
             // What is long in it is shared: this copies a few words.
             Arc::make_mut(&mut shown).chosen = chosen;
+        }
+        if shown.grid.is_none() && shown.map.is_none() {
+            Arc::make_mut(&mut shown).blocked = match s.running {
+                Some(_) => "A run is going on.".into(),
+                None => s.blocked(),
+            };
         }
         return shown;
     }
@@ -497,6 +485,7 @@ fn attention(s: &Session) -> Arc<Attention> {
         heads: head.map_or(0, |l| l.heads),
         kv_heads: head.map_or(0, |l| l.kv_heads),
         observed,
+        blocked: s.blocked(),
         chosen,
         note: if observed { String::new() } else { "Nothing is kept for display as configured.".into() },
         ..Attention::default()

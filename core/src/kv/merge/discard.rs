@@ -1,7 +1,7 @@
 //! Rows that go are gone.
 
 use crate::catalog::{Axis, Entry, Role, with_all};
-use crate::kv::{Merge, cache::LayerCache};
+use crate::kv::{Folded, Merge, cache::LayerCache};
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
@@ -19,5 +19,5 @@ pub static ENTRY: Entry = Entry {
 struct Discard;
 
 impl Merge for Discard {
-    fn fold(&self, _layer: &mut LayerCache, _head: usize, _kept: &[u32]) {}
+    fn fold(&self, _layer: &mut LayerCache, _head: usize, _kept: &[u32], _folded: &mut Folded<'_>) {}
 }

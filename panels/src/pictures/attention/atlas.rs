@@ -1,6 +1,8 @@
 //! Small maps of all heads in one texture: a strip a layer, the heads side by side in it; new steps are added at the bottom of
 //! every strip.
 
+use std::sync::Arc;
+
 use egui::{Color32, ColorImage, Context, Rect, TextureHandle, TextureOptions, pos2};
 
 use crate::view::Grid;
@@ -48,17 +50,20 @@ impl Atlas {
         let steps_a_row = steps.div_ceil(room).next_power_of_two();
         let fold = [steps_a_row, bins_a_column];
         let shape = [layers, heads, grid.bins.div_ceil(bins_a_column)];
-        let grown = self.run == run
+        let longer = self.run == run
             && self.shape == shape
-            && self.fold == fold
+            && self.fold[1] == fold[1]
             && self.room == room
             && self.colors == colors
             && self.steps <= steps
             && self.steps.checked_sub(1).is_none_or(|last| grid.steps.get(last).copied() == self.newest);
+        let grown = longer && self.fold == fold;
         if grown && self.steps == steps {
             return;
         }
-        if !grown {
+        if longer && self.fold[0] < fold[0] && self.steps > 0 {
+            self.fold_rows(fold[0]);
+        } else if !grown {
             *self = Self { run: run.to_owned(), shape, fold, room, colors: colors.to_vec(), ..Self::default() };
         }
         let first = self.steps / steps_a_row;
@@ -76,13 +81,49 @@ impl Atlas {
             }
             return;
         }
-        let mut pixels = Vec::with_capacity(heads * shape[2] * layers * room);
+        self.texture = Some(context.load_texture("attention heads", self.image(), TextureOptions::NEAREST));
+    }
+
+    /// The whole texture.
+    fn image(&self) -> ColorImage {
+        let [layers, heads, columns] = self.shape;
+        let (width, rows) = (heads * columns, self.steps.div_ceil(self.fold[0]));
+        let mut pixels = Vec::with_capacity(width * layers * self.room);
         for layer in 0..layers {
             pixels.extend(self.pixels(layer, 0..rows));
-            pixels.resize(heads * shape[2] * (layer + 1) * room, Color32::TRANSPARENT);
+            pixels.resize(width * (layer + 1) * self.room, Color32::TRANSPARENT);
         }
-        let image = ColorImage::new([heads * shape[2], layers * room], pixels);
-        self.texture = Some(context.load_texture("attention heads", image, TextureOptions::NEAREST));
+        ColorImage::new([width, layers * self.room], pixels)
+    }
+
+    /// Leaves the pixels for the file of the picture.
+    pub fn remember(&self, context: &Context) {
+        if let Some(texture) = &self.texture {
+            crate::svg::remember(context, texture.id(), Some(Arc::new(self.image())));
+        }
+    }
+
+    /// More steps a row, from the rows there are: the steps themselves are not read again. Both numbers are powers of two.
+    fn fold_rows(&mut self, steps_a_row: usize) {
+        let [layers, heads, columns] = self.shape;
+        let line = layers * heads * columns;
+        let by = steps_a_row / self.fold[0];
+        let rows = self.pooled.len() / line;
+        for row in 0..rows {
+            let (from, to) = (row * line, row / by * line);
+            if from == to {
+                continue;
+            }
+            let (before, here) = self.pooled.split_at_mut(from);
+            let here = &here[..line];
+            if row % by == 0 {
+                before[to..to + line].copy_from_slice(here);
+            } else {
+                before[to..to + line].iter_mut().zip(here).for_each(|(o, v)| *o = (*o).max(*v));
+            }
+        }
+        self.pooled.truncate(rows.div_ceil(by) * line);
+        self.fold[0] = steps_a_row;
     }
 
     fn pool(&mut self, grid: &Grid, steps: usize) {
@@ -122,5 +163,37 @@ impl Atlas {
         let (x, y) = (1.0 / heads as f32, 1.0 / layers as f32);
         let min = pos2(head as f32 * x, layer as f32 * y);
         Some((texture.id(), Rect::from_min_max(min, pos2(min.x + x, min.y + y * rows / self.room as f32))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(steps: usize) -> Grid {
+        let (layers, heads, bins) = (2, 3, 8);
+        let value = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8;
+        Grid {
+            bins,
+            steps: (1..=steps).collect(),
+            rows: vec![9; steps],
+            values: (0..steps * layers * heads * bins).map(value).collect(),
+            ..Grid::default()
+        }
+    }
+
+    #[test]
+    fn rows_folded_as_steps_come_are_those_made_at_once() {
+        let context = Context::default();
+        let colors = [Color32::BLACK; 256];
+        let mut grown = Atlas::default();
+        for steps in 1..=100 {
+            grown.follow(&context, "run", &grid(steps), [2, 3], [8, 16], &colors);
+            let mut whole = Atlas::default();
+            whole.follow(&context, "run", &grid(steps), [2, 3], [8, 16], &colors);
+            assert_eq!((grown.fold, grown.steps), (whole.fold, whole.steps), "{steps}");
+            assert!(grown.pooled == whole.pooled, "{steps} steps");
+        }
+        assert_eq!(grown.fold, [8, 1], "the rows were folded three times");
     }
 }

@@ -3,23 +3,39 @@
 use egui::epaint::Mesh;
 use egui::{Align2, FontId, Painter, Rect, Shape, Theme, pos2, vec2};
 
-use super::color::{Code, Scale, ends, place, ramp};
+use super::color::{Code, Scale, dim, ends, place, ramp};
 use crate::theme::{GRID, Palette, TEXT};
+use crate::view::Kept;
 use crate::words;
 
 /// Points that the bar and its words take at the right.
 pub const WIDTH: f32 = 22.0 * GRID;
 
-/// Draws the bar in `rect`.
-pub fn show(painter: &Painter, rect: Rect, theme: Theme, scale: Scale, code: Code) {
+/// Height of a line under the bar.
+const LINE: f32 = 4.0 * GRID;
+
+/// What is said of quantized keys and values; nothing of others.
+pub fn notes(kept: Option<&[Kept; 2]>) -> Vec<String> {
+    let Some([key, value]) = kept.filter(|kept| kept.iter().any(Kept::quantized)) else { return Vec::new() };
+    let mut out = vec![format!("keys {}", key.name), format!("values {}", value.name)];
+    if key.quantized() {
+        out.extend(["fewer bits,".into(), "dimmer".into()]);
+    }
+    out
+}
+
+/// Draws the bar in `rect`, and under it how keys and values are kept where they are quantized.
+pub fn show(painter: &Painter, rect: Rect, theme: Theme, scale: Scale, code: Code, kept: Option<&[Kept; 2]>) {
     let palette = Palette::of(theme);
     let font = FontId::proportional(TEXT[0]);
     let title = if matches!(code, Code::Share) { "of largest" } else { "weight" };
     let left = rect.left() + 3.0 * GRID;
     painter.text(pos2(left, rect.top()), Align2::LEFT_TOP, title, font.clone(), palette.weak_text);
     let top = rect.top() + 6.0 * GRID;
-    let bar =
-        Rect::from_min_size(pos2(left, top), vec2(3.0 * GRID, (rect.bottom() - top - 2.0 * GRID).clamp(1.0, 160.0)));
+    let notes = notes(kept);
+    let under = if notes.is_empty() { 0.0 } else { notes.len() as f32 * LINE + 2.0 * GRID };
+    let room = rect.bottom() - top - 2.0 * GRID - under;
+    let bar = Rect::from_min_size(pos2(left, top), vec2(3.0 * GRID, room.clamp(1.0, 160.0)));
     let colors = ramp(theme);
     let mut mesh = Mesh::default();
     for i in 0..=32_u32 {
@@ -33,6 +49,13 @@ pub fn show(painter: &Painter, rect: Rect, theme: Theme, scale: Scale, code: Cod
         }
     }
     painter.add(Shape::mesh(mesh));
+    if let Some([key, _]) = kept.filter(|_| !notes.is_empty()) {
+        painter.rect_filled(bar, 0.0, palette.background.gamma_multiply(dim(key.bits)));
+    }
+    for (i, note) in notes.iter().enumerate() {
+        let at = pos2(left, bar.bottom() + 4.0 * GRID + i as f32 * LINE);
+        painter.text(at, Align2::LEFT_CENTER, note, font.clone(), palette.weak_text);
+    }
     let range = ends(scale, code);
     for (i, &tick) in ticks(scale, range).iter().enumerate() {
         let y = bar.bottom() - bar.height() * place(tick, scale, range);

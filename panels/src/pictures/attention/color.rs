@@ -56,6 +56,12 @@ pub fn round_up(largest: f32) -> f32 {
     top
 }
 
+/// How much of the background lies over the cells of keys that are kept in so many bits: none over 16, more the fewer they are. Even
+/// those of few bits stay to be read.
+pub fn dim(bits: f64) -> f32 {
+    if bits.is_finite() { 0.6 * (1.0 - (bits / 16.0).clamp(0.0, 1.0)) as f32 } else { 0.0 }
+}
+
 /// Colours of the 256 stored bytes.
 pub fn table(theme: Theme, scale: Scale, code: Code) -> [Color32; 256] {
     let (ramp, ends) = (ramp(theme), ends(scale, code));

@@ -1,6 +1,8 @@
 //! When which key of a head left the cache.
 
-use crate::view::{Attention, Map};
+use std::collections::BTreeMap;
+
+use crate::view::{Attention, Map, Merge};
 
 /// Evictions of one head by position, and how many every head has had; both follow a list that only grows.
 #[derive(Default)]
@@ -12,6 +14,9 @@ pub struct Gone {
     steps: Vec<u32>,
     /// `(layers, kv_heads)`.
     counts: Vec<u32>,
+    /// Merges taken in, and what the head's keys went into, by position.
+    merged: usize,
+    survivors: BTreeMap<u32, u32>,
 }
 
 /// The KV head that a query head reads.
@@ -24,7 +29,11 @@ impl Gone {
     /// Takes in what is new, for the query head shown.
     pub fn follow(&mut self, data: &Attention, head: (usize, usize)) {
         let kv = (head.0, kv_head(data, head.1));
-        if self.run != data.run || self.seen > data.evictions.len() || self.head != kv {
+        if self.run != data.run
+            || self.seen > data.evictions.len()
+            || self.merged > data.merges.len()
+            || self.head != kv
+        {
             *self = Self { run: data.run.clone(), head: kv, ..Self::default() };
         }
         let kv_heads = data.kv_heads.max(1);
@@ -45,6 +54,14 @@ impl Gone {
             }
         }
         self.seen = data.evictions.len();
+        let own = |m: &&Merge| (usize::from(m.layer), usize::from(m.head)) == kv;
+        self.survivors.extend(data.merges[self.merged..].iter().filter(own).map(|m| (m.position, m.survivor)));
+        self.merged = data.merges.len();
+    }
+
+    /// The position whose row took up that of another, when one did.
+    pub fn survivor(&self, position: usize) -> Option<usize> {
+        self.survivors.get(&u32::try_from(position).ok()?).map(|&p| p as usize)
     }
 
     /// The step at which a position left, when it did.
@@ -79,6 +96,26 @@ mod tests {
 
     use super::*;
     use crate::view::Eviction;
+
+    #[test]
+    fn a_merged_key_points_at_its_survivor_in_its_own_head_alone() {
+        let merge = |layer, head, position, survivor| Merge { step: 1, layer, head, position, survivor };
+        let mut data = Attention {
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            merges: Arc::new(vec![merge(1, 1, 2, 5), merge(0, 1, 3, 6)]),
+            ..Attention::default()
+        };
+        let mut gone = Gone::default();
+        gone.follow(&data, (1, 3));
+        assert_eq!((gone.survivor(2), gone.survivor(3)), (Some(5), None));
+        Arc::make_mut(&mut data.merges).push(merge(1, 1, 3, 7));
+        gone.follow(&data, (1, 3));
+        assert_eq!((gone.survivor(2), gone.survivor(3), gone.survivor(usize::MAX)), (Some(5), Some(7), None));
+        gone.follow(&data, (0, 2));
+        assert_eq!((gone.survivor(2), gone.survivor(3)), (None, Some(6)));
+    }
 
     #[test]
     fn a_key_is_gone_from_its_step_on_for_the_heads_that_share_it() {

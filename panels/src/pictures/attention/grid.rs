@@ -7,7 +7,7 @@ use egui::{
 };
 
 use super::atlas::Atlas;
-use super::color::{Code, table};
+use super::color::{Code, dim, table};
 use super::gone::Gone;
 use super::{AttentionState, bar, readout, scrubbed, with_readout};
 use crate::Linked;
@@ -111,6 +111,15 @@ pub fn show(ui: &mut Ui, rect: Rect, data: &Attention, grid: &Grid, state: &mut 
         }
     }
     painter.extend(mesh.map(Shape::mesh));
+    for layer in 0..data.layers {
+        if let Some([key, _]) = data.kept(layer)
+            && key.quantized()
+        {
+            let last = cells.cell(layer, data.heads - 1);
+            let row = Rect::from_min_max(cells.cell(layer, 0).min, last.max);
+            painter.rect_filled(row, 0.0, palette.background.gamma_multiply(dim(key.bits)));
+        }
+    }
     if let Some(step) = scrubbed(data, linked) {
         veil(&painter, cells, grid, step, palette);
     }
@@ -132,7 +141,11 @@ pub fn show(ui: &mut Ui, rect: Rect, data: &Attention, grid: &Grid, state: &mut 
     if response.has_focus() {
         painter.rect_stroke(inner.expand(3.0), 2.0, Stroke::new(1.0, palette.accent), StrokeKind::Outside);
     }
-    bar::show(ui.painter(), legend, ui.theme(), state.scale, Code::Share);
+    if crate::svg::wanted(ui.ctx()) {
+        state.grid.atlas.remember(ui.ctx());
+    }
+    let kept = data.kept(shown.map_or(0, |(layer, _)| layer));
+    bar::show(ui.painter(), legend, ui.theme(), state.scale, Code::Share, kept);
     readout(ui, line, &words);
 }
 
@@ -212,6 +225,9 @@ fn describe(data: &Attention, grid: &Grid, gone: &Gone, linked: &Linked, head: (
     let left = gone.count(data, head);
     if left > 0 {
         text += &format!(" · {} dropped so far", words::count(u64::from(left)));
+    }
+    if let Some(kept) = super::kept_words(data, head.0) {
+        text += &format!(" · {kept}");
     }
     text
 }

@@ -1,6 +1,7 @@
 //! One head large: queries downwards, keys across, token text along both where it fits, keys that left struck out.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use egui::epaint::{Mesh, TextShape};
 use egui::{
@@ -8,13 +9,13 @@ use egui::{
     TextureHandle, TextureOptions, Ui, WidgetInfo, pos2, vec2,
 };
 
-use super::color::table;
+use super::color::{dim, table};
 use super::gone::Gone;
 use super::grid::held_rows;
 use super::lens::Lens;
 use super::pyramid::Cells;
 use super::tiles::{Sight, Tiles};
-use super::{AttentionState, bar, code, readout, scrubbed, token, with_readout};
+use super::{AttentionState, bar, code, kept_words, readout, scrubbed, token, with_readout};
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Attention, Grid, Map};
 use crate::{Action, Linked, words};
@@ -106,7 +107,7 @@ pub fn show(
     };
     let head = if let Source::Full(map) = source { map.head } else { head };
     if source.rows() == 0 || source.columns() == 0 {
-        super::super::waiting::show(ui, rect, "No query yet", "Its rows appear while the answer is written.", None);
+        super::super::waiting::show(ui, rect, "No query yet", "Its rows appear while the answer is written.", None, "");
         return;
     }
     let palette = Palette::of(ui.theme());
@@ -162,9 +163,14 @@ pub fn show(
     if !complete {
         ui.ctx().request_repaint();
     }
+    let kept = data.kept(head.0);
+    if let Some([key, _]) = kept.filter(|[key, _]| key.quantized()) {
+        painter.rect_filled(inner, 0.0, palette.background.gamma_multiply(dim(key.bits)));
+    }
     let last = scrubbed(data, linked).map(|step| rows_until(data, source, step));
     if let Source::Full(map) = source {
         strike(&painter, inner, data, map, sight, last, map_state, palette);
+        point(&painter, inner, data, map, sight, last, &map_state.gone, shown.map(|c| c[0]).or(marked), palette);
     }
     if let Some(rows) = last {
         let y = sight.to_screen(inner, 0.0, rows as f64).y.clamp(inner.top(), inner.bottom());
@@ -183,7 +189,7 @@ pub fn show(
     let frame = if response.has_focus() { palette.accent } else { palette.line };
     ui.painter().rect_stroke(inner, 0.0, Stroke::new(1.0, frame), StrokeKind::Outside);
     axes(ui.painter(), body, inner, data, source, sight, words_fit, &map_state.gone, shown, palette);
-    bar::show(ui.painter(), legend, ui.theme(), state.scale, code);
+    bar::show(ui.painter(), legend, ui.theme(), state.scale, code, kept);
     readout(ui, line, &said);
 }
 
@@ -275,15 +281,16 @@ fn quoted(data: &Attention, position: usize) -> String {
 
 fn summary(data: &Attention, head: (usize, usize), source: Source<'_>) -> String {
     let size = format!("{} queries", words::count(source.rows() as u64));
+    let kept = kept_words(data, head.0).map_or_else(String::new, |kept| format!(" · {kept}"));
     match source {
         Source::Full(map) => format!(
-            "Layer {}, head {} at full size: {size} × {} keys · scroll to zoom, drag to move",
+            "Layer {}, head {} at full size: {size} × {} keys · scroll to zoom, drag to move{kept}",
             head.0,
             head.1,
             words::count(map.columns as u64)
         ),
         Source::Small { grid, .. } => format!(
-            "Layer {}, head {}: {size} of {}, keys pooled to {} columns from the oldest held to the newest",
+            "Layer {}, head {}: {size} of {}, keys pooled to {} columns from the oldest held to the newest{kept}",
             head.0,
             head.1,
             if data.run.is_empty() { "the run" } else { &data.run },
@@ -311,11 +318,17 @@ fn describe(data: &Attention, source: Source<'_>, gone: &Gone, row: usize, colum
             if column > at {
                 return format!("Query {} → key {key}: it comes later", quoted(data, at));
             }
+            let went = |step: usize| match gone.survivor(column) {
+                Some(into) => format!("merged into {} at step {step}", quoted(data, into)),
+                None => format!("dropped at step {step}"),
+            };
             let state = match gone.step(column) {
-                Some(step) if gone.row(data, map, column).is_some_and(|r| r <= row) => {
-                    format!("dropped at step {step}")
+                Some(step) if gone.row(data, map, column).is_some_and(|r| r <= row) => went(step),
+                Some(step) => format!("kept here, {}", went(step)),
+                None if map.held(row, column) && data.kept(map.head.0).is_some_and(|[key, _]| key.quantized()) => {
+                    let [key, value] = data.kept(map.head.0).cloned().unwrap_or_default();
+                    format!("kept as {}, its value as {}", key.name, value.name)
                 }
-                Some(step) => format!("kept here, dropped at step {step}"),
                 None if map.held(row, column) => "kept".into(),
                 None => "not in the cache".into(),
             };
@@ -324,6 +337,12 @@ fn describe(data: &Attention, source: Source<'_>, gone: &Gone, row: usize, colum
             format!("Query {} → key {key}: weight {weight}, {state}", quoted(data, at))
         }
     }
+}
+
+/// One tile of the hatch.
+fn stripes(ink: Color32) -> ColorImage {
+    let pixel = |i: usize| if (i % 8 + i / 8).is_multiple_of(8) { ink } else { Color32::TRANSPARENT };
+    ColorImage::new([8, 8], (0..64).map(pixel).collect())
 }
 
 /// Hatches what keys that left would have covered, from the step at which they went.
@@ -353,12 +372,13 @@ fn strike(
     }
     let ink = palette.weak_text.gamma_multiply(0.55);
     if state.hatch.as_ref().is_none_or(|(color, _)| *color != ink) {
-        let pixel = |i: usize| if (i % 8 + i / 8).is_multiple_of(8) { ink } else { Color32::TRANSPARENT };
-        let image = ColorImage::new([8, 8], (0..64).map(pixel).collect());
-        let texture = painter.ctx().load_texture("hatch", image, TextureOptions::NEAREST_REPEAT);
+        let texture = painter.ctx().load_texture("hatch", stripes(ink), TextureOptions::NEAREST_REPEAT);
         state.hatch = Some((ink, texture));
     }
     let Some((_, hatch)) = &state.hatch else { return };
+    if crate::svg::wanted(painter.ctx()) {
+        crate::svg::remember(painter.ctx(), hatch.id(), Some(Arc::new(stripes(ink))));
+    }
     let per_tile = 8.0 / painter.pixels_per_point();
     let mut mesh = Mesh::with_texture(hatch.id());
     let bottom = sight.to_screen(inner, 0.0, rows as f64).y.min(inner.bottom());
@@ -381,6 +401,37 @@ fn strike(
         }
     }
     painter.add(Shape::mesh(mesh));
+}
+
+/// Points from where a key was merged to the column of the one that took it up; all of them where they can be told apart, else that of
+/// the key pointed at.
+fn point(
+    painter: &Painter,
+    inner: Rect,
+    data: &Attention,
+    map: &Map,
+    sight: Sight,
+    last: Option<usize>,
+    gone: &Gone,
+    at: Option<usize>,
+    palette: &Palette,
+) {
+    let rows = last.unwrap_or(map.queries.len()).min(map.queries.len());
+    let all = sight.cell(inner)[0] >= 6.0;
+    let first = sight.from[0].max(0.0) as usize;
+    let end = ((sight.from[0] + sight.size[0]).ceil() as usize).min(map.columns);
+    for column in (first..end).filter(|c| all || at == Some(*c)) {
+        let Some(survivor) = gone.survivor(column).filter(|s| *s < map.columns) else { continue };
+        let Some(row) = gone.row(data, map, column).filter(|r| *r < rows) else { continue };
+        let marked = at == Some(column);
+        let ink = if marked { palette.accent } else { palette.text.gamma_multiply(0.8) };
+        let stroke = Stroke::new(if marked { 2.0 } else { 1.0 }, ink);
+        let [from, to] = [column, survivor].map(|c| sight.to_screen(inner, c as f64 + 0.5, row as f64));
+        painter.circle_filled(from, 2.0, ink);
+        painter.line_segment([from, to], stroke);
+        let (side, size) = (if to.x > from.x { -1.0 } else { 1.0 }, 4.0);
+        painter.line(vec![to + vec2(side * size, -size), to, to + vec2(side * size, size)], stroke);
+    }
 }
 
 fn crosshair(painter: &Painter, inner: Rect, sight: Sight, [column, row]: [usize; 2], palette: &Palette) {

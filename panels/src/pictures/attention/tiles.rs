@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use egui::{Color32, ColorImage, Painter, Rect, TextureHandle, TextureOptions, pos2};
 
@@ -16,6 +17,8 @@ const KEPT: usize = 256;
 
 struct Tile {
     texture: TextureHandle,
+    /// The bytes whose colours it has, row by row: what is on the graphics card cannot be saved with the picture.
+    values: Vec<u8>,
     /// Rows of texels in it, and rows of the source they came from.
     rows: usize,
     source_rows: usize,
@@ -153,6 +156,15 @@ impl Tiles {
             let frame = self.frame;
             self.tiles.retain(|_, tile| tile.used == frame);
         }
+        if crate::svg::wanted(context) {
+            for tile in self.tiles.values().filter(|tile| tile.used == self.frame) {
+                let [width, height] = tile.texture.size();
+                let mut pixels: Vec<Color32> = tile.values.iter().map(|&v| self.colors[v as usize]).collect();
+                pixels.resize(width * height, Color32::TRANSPARENT);
+                let image = ColorImage::new([width, height], pixels);
+                crate::svg::remember(context, tile.texture.id(), Some(Arc::new(image)));
+            }
+        }
         done
     }
 
@@ -191,17 +203,19 @@ impl Tiles {
             return false;
         }
         *left = left.saturating_sub((end - start) * row_cells);
-        let mut line = vec![0; width];
-        let mut pixels = Vec::with_capacity(width * side);
-        for row in start..end {
-            self.pyramid.read(source, fold, first + row, from, &mut line);
-            pixels.extend(line.iter().map(|&v| self.colors[v as usize]));
+        let mut values = vec![0; width * (end - start)];
+        for (row, line) in (start..end).zip(values.chunks_exact_mut(width)) {
+            self.pyramid.read(source, fold, first + row, from, line);
         }
+        let mut pixels = Vec::with_capacity(width * side);
+        pixels.extend(values.iter().map(|&v| self.colors[v as usize]));
         let source_rows = if end == height { source_rows } else { (first + end) << fold[1] };
         match self.tiles.get_mut(&(fold, at)) {
             Some(tile) => {
                 let image = ColorImage::new([width, end - start], pixels);
                 tile.texture.set_partial([0, start], image, TextureOptions::NEAREST);
+                tile.values.truncate(width * start);
+                tile.values.append(&mut values);
                 (tile.rows, tile.source_rows) = (end, source_rows);
             }
             None => {
@@ -210,7 +224,7 @@ impl Tiles {
                 let image = ColorImage::new([width, side], pixels);
                 let name = format!("attention map {fold:?} {at:?}");
                 let texture = context.load_texture(name, image, TextureOptions::NEAREST);
-                self.tiles.insert((fold, at), Tile { texture, rows: end, source_rows, used: self.frame });
+                self.tiles.insert((fold, at), Tile { texture, values, rows: end, source_rows, used: self.frame });
             }
         }
         end == height

@@ -20,11 +20,16 @@ pub struct Totals {
     /// Tiers that ever held anything.
     pub tiers: [bool; 3],
     peak: Option<usize>,
+    /// Moments of the least and of the greatest total of each whole block of [`BLOCK`] moments, then of as many blocks, and so on.
+    blocks: Vec<Vec<(usize, usize)>>,
     /// Grows with every change.
     pub version: u64,
     /// The tier and categories they are of, and the first and last moment they were made from.
     of: Option<(Tier, [bool; 9], Moment, Moment)>,
 }
+
+/// Moments of a block, and blocks of the next larger.
+const BLOCK: usize = 16;
 
 /// Bytes of a moment that are shown: those of a tier, without what is hidden.
 pub fn shown(moment: &Moment, tier: Tier, hidden: &[bool; 9]) -> u64 {
@@ -56,6 +61,7 @@ impl Totals {
                 self.peak = Some(self.bytes.len());
             }
             self.bytes.push(bytes);
+            self.block();
             for (seen, held) in self.tiers.iter_mut().zip(&moment.held) {
                 *seen |= held.iter().any(|bytes| *bytes > 0);
             }
@@ -68,6 +74,50 @@ impl Totals {
             (Some(first), Some(last)) => Some((tier, *hidden, *first, *last)),
             _ => None,
         };
+    }
+
+    /// Closes the blocks that the newest moment fills.
+    fn block(&mut self) {
+        let (mut filled, mut level) = (self.bytes.len(), 0);
+        while filled.is_multiple_of(BLOCK) {
+            let to = filled;
+            filled /= BLOCK;
+            let whole = match level {
+                0 => (to - BLOCK..to).map(|i| (i, i)).reduce(|a, b| self.both(a, b)),
+                _ => self.blocks[level - 1][to - BLOCK..to].iter().copied().reduce(|a, b| self.both(a, b)),
+            };
+            if self.blocks.len() == level {
+                self.blocks.push(Vec::new());
+            }
+            self.blocks[level].extend(whole);
+            level += 1;
+        }
+    }
+
+    /// Of two pairs of least and greatest the least and the greatest; the earlier of equals, `a` being the earlier.
+    fn both(&self, a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+        let least = if self.bytes[b.0] < self.bytes[a.0] { b.0 } else { a.0 };
+        let most = if self.bytes[b.1] > self.bytes[a.1] { b.1 } else { a.1 };
+        (least, most)
+    }
+
+    /// As if each of `moments` came after `first`: those of the least and the greatest total, in about as many looks as the number of
+    /// moments has digits.
+    fn extremes(&self, first: usize, moments: Range<usize>) -> (usize, usize) {
+        let (mut out, mut i) = ((first, first), moments.start);
+        while i < moments.end {
+            let (mut step, mut found) = (1, (i, i));
+            for level in &self.blocks {
+                let wide = step * BLOCK;
+                if !i.is_multiple_of(wide) || i + wide > moments.end {
+                    break;
+                }
+                (step, found) = (wide, level[i / wide]);
+            }
+            out = self.both(out, found);
+            i += step;
+        }
+        out
     }
 
     /// The moment that holds at a time: the last that is not later; `None` before the first.
@@ -114,9 +164,19 @@ pub fn columns(totals: &Totals, window: Range<f64>, columns: usize) -> Vec<Colum
     let mut c = 0;
     while c < columns {
         let (begin, held) = (next, next.checked_sub(1));
-        while next < end && column(next) == c {
-            next += 1;
+        // Moments never go back in time, so those of a column are found by halving.
+        let (mut known, mut step) = (next, 1);
+        while known < end && column(known) == c {
+            next = known + 1;
+            known += step;
+            step *= 2;
         }
+        let (mut low, mut high) = (next, known.min(end));
+        while begin < next && low < high {
+            let middle = low + (high - low) / 2;
+            if column(middle) == c { low = middle + 1 } else { high = middle }
+        }
+        next = low;
         if begin == next {
             let to = if next < end { column(next) } else { columns };
             if let Some(i) = held {
@@ -127,11 +187,7 @@ pub fn columns(totals: &Totals, window: Range<f64>, columns: usize) -> Vec<Colum
         }
         // Whatever held before does not reach into this column when the first change is on its very edge.
         let first = held.filter(|_| place(begin) > c as f64).unwrap_or(begin);
-        let (mut least, mut most) = (first, first);
-        for i in begin..next {
-            least = if totals.bytes[i] < totals.bytes[least] { i } else { least };
-            most = if totals.bytes[i] > totals.bytes[most] { i } else { most };
-        }
+        let (least, most) = totals.extremes(first, begin..next);
         out.push(Column { from: c, to: c + 1, first, last: next - 1, least, most });
         c += 1;
     }

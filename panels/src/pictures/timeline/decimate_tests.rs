@@ -34,7 +34,7 @@ fn holding(totals: &Totals, window: &Range<f64>, columns_: usize, c: usize) -> V
 proptest! {
     #[test]
     fn no_extreme_is_lost_and_columns_run_left_to_right(
-        steps in prop::collection::vec((0u32..40, 0u64..1000), 1..200),
+        steps in prop::collection::vec((0u32..40, 0u64..1000), 1..600),
         start in 0u32..500, length in 1u32..3000, wide in 1usize..64,
     ) {
         let mut now = 0;

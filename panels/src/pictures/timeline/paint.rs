@@ -10,7 +10,8 @@ use crate::theme::GRID;
 use crate::view::UsedFor;
 use crate::words;
 
-/// Pixel columns of a stack, at most: more would be drawn and not seen.
+/// Pixel columns of a stack, at most: more would be drawn and not seen. Half of them while it grows, when it is made anew with every
+/// moment.
 const COLUMNS: usize = 2000;
 
 /// Axes with their marks and units, and the phases.
@@ -75,7 +76,7 @@ pub fn stack(ui: &Ui, frame: &Frame<'_>, mesh: &mut Arc<Mesh>, made_of: &mut Opt
         window: (frame.window.start, frame.window.end),
         plot: frame.plot,
         top: frame.top,
-        columns: wide.min(COLUMNS),
+        columns: wide.min(if frame.data.live { COLUMNS / 2 } else { COLUMNS }),
         dimmed: dimmed.filter(|u| frame.totals.present[*u as usize] && !frame.hidden[*u as usize]),
         limit: frame.limit(),
         ink: frame.palette.background,

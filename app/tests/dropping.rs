@@ -1,0 +1,245 @@
+//! Files dropped on the window, and what becomes of a dialog's answer.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
+
+mod desk;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use desk::{Desk, SHORT, copy_of_model};
+use egui::vec2;
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use ullage::window::App;
+use ullage::window::files::{Answer, Ask, Asker};
+use ullage::window::session::{Session, Setup};
+use ullage_core::ledger::alloc::CountingAlloc;
+use ullage_panels::Action;
+use ullage_panels::view::View;
+
+#[global_allocator]
+static ALLOC: CountingAlloc = CountingAlloc;
+
+#[derive(Debug)]
+struct Dropped(PathBuf);
+
+impl egui::DroppedFile for Dropped {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        panic!("the window opens files by path, away from its thread")
+    }
+}
+
+struct Window(Harness<'static, App>);
+
+impl Window {
+    fn new(room: &Path) -> Self {
+        let ask: Asker = Arc::new(|_: &Ask| Answer::Cancelled);
+        let data = room.join("data");
+        let session =
+            Session::new(Setup { data, remembered: Default::default(), open: None, ask, wake: Arc::new(|| ()) });
+        let app = App::new(&egui::Context::default(), session, &serde_json::Value::Null);
+        let harness = Harness::builder()
+            .with_size(vec2(1280.0, 800.0))
+            .with_max_steps(64)
+            .with_context_setup(ullage_panels::theme::install)
+            .build_ui_state(
+                |ui, app: &mut App| {
+                    app.listen(ui.ctx());
+                    app.draw(ui);
+                },
+                app,
+            );
+        let mut window = Self(harness);
+        window.until("the first plan", |v| v.top.predicted.is_some());
+        window
+    }
+
+    fn drop_files(&mut self, paths: &[&Path]) {
+        for path in paths {
+            self.0.input_mut().dropped_files.push(Arc::new(Dropped(path.to_path_buf())));
+        }
+        self.0.step();
+    }
+
+    #[track_caller]
+    fn until(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) {
+        let start = Instant::now();
+        loop {
+            self.0.step();
+            let view = self.0.state_mut().session().view();
+            if wanted(view) {
+                return;
+            }
+            let (notices, status) = (&view.notices, &view.status);
+            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {notices:?} {status:?}");
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+
+    fn put_away(&mut self) {
+        for n in self.0.state_mut().session().view().notices.clone() {
+            self.0.state_mut().session().act(Action::PutAway(n.id));
+        }
+    }
+
+    /// What a failure says, on screen and in the view.
+    #[track_caller]
+    fn refused(&mut self, path: &Path) -> String {
+        self.put_away();
+        self.drop_files(&[path]);
+        self.until("the refusal", |v| v.notices.iter().any(|n| n.failure));
+        self.0.step();
+        let notice = self.0.state_mut().session().view().notices.iter().find(|n| n.failure).unwrap().clone();
+        assert!(self.0.query_all_by_label_contains(&notice.title).next().is_some(), "{notice:?} is on screen");
+        format!("{}: {}", notice.title, notice.detail)
+    }
+}
+
+#[test]
+fn models_configurations_curves_and_runs_open_where_they_are_dropped() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    // A run folder of an earlier window.
+    let mut desk = Desk::new(None);
+    desk.ready_after(&SHORT);
+    desk.run();
+    let run = desk.folder();
+
+    let mut window = Window::new(room.path());
+    let model = at("dropped model.gguf");
+    copy_of_model(&model);
+    window.drop_files(&[&model]);
+    window.until("the model", |v| v.top.model.path == model.display().to_string() && v.top.predicted.is_some());
+
+    std::fs::write(at("mine.toml"), "schema = 1\n[model]\npath = \"bundled:recall\"\n[run]\ncontext = 333\n").unwrap();
+    window.drop_files(&[&at("mine.toml")]);
+    window.until("the configuration", |v| v.top.workload.iter().any(|f| f.value == 333));
+    assert_eq!(window.0.state_mut().session().config().model.path, "bundled:recall");
+
+    std::fs::write(at("h200.csv"), "label,bytes,recall.accuracy\nall,12000000,0.99\n").unwrap();
+    window.drop_files(&[&at("h200.csv")]);
+    window.until("the curve", |v| v.accuracy.series.iter().any(|s| s.name == "h200"));
+
+    window.drop_files(&[&run]);
+    window.until("the run", |v| v.text.of_run.is_some());
+    let name = run.file_name().unwrap().to_string_lossy().into_owned();
+    let of_run = window.0.state_mut().session().view().text.of_run.clone().unwrap();
+    assert!(of_run.contains(&name), "{of_run}");
+
+    // Several at once: each is opened.
+    std::fs::write(at("l4.csv"), "label,bytes,recall.accuracy\nall,12000000,0.98\n").unwrap();
+    std::fs::write(at("next.toml"), "schema = 1\n[run]\ncontext = 444\n").unwrap();
+    window.drop_files(&[&at("l4.csv"), &at("next.toml")]);
+    window.until("both", |v| {
+        v.accuracy.series.iter().any(|s| s.name == "l4") && v.top.workload.iter().any(|f| f.value == 444)
+    });
+    assert!(window.0.state_mut().session().view().notices.iter().all(|n| !n.failure));
+}
+
+#[test]
+fn nonsense_is_refused_by_name_and_changes_nothing() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    let mut window = Window::new(room.path());
+    let config = window.0.state_mut().session().config().clone();
+    std::fs::write(at("holiday.jpeg"), [0xFF, 0xD8, 0xFF, 0xE0, 0, 16, b'J', b'F', b'I', b'F']).unwrap();
+    std::fs::write(at("empty.gguf"), []).unwrap();
+    std::fs::write(at("wrong.toml"), "schema = 1\n[run]\ncontext = \"long\"\n").unwrap();
+    std::fs::write(at("words.csv"), "a,b\n1,2\n").unwrap();
+    std::fs::create_dir(at("photos")).unwrap();
+    for (name, word) in [
+        ("holiday.jpeg", "gguf"),
+        ("empty.gguf", "empty.gguf"),
+        ("wrong.toml", "run.context"),
+        ("words.csv", "bytes"),
+        ("photos", "photos"),
+        ("gone.gguf", "gone.gguf"),
+    ] {
+        let said = window.refused(&at(name));
+        assert!(said.contains(name) && said.to_lowercase().contains(word), "{name}: {said}");
+        assert_eq!(*window.0.state_mut().session().config(), config, "{name}");
+    }
+    // A file dropped after all of these opens.
+    window.put_away();
+    copy_of_model(&at("mine.gguf"));
+    window.drop_files(&[&at("mine.gguf")]);
+    window.until("the model", |v| v.top.model.path.ends_with("mine.gguf") && v.top.predicted.is_some());
+}
+
+#[test]
+fn files_held_over_the_window_say_what_dropping_does() {
+    let room = tempfile::tempdir().unwrap();
+    let mut window = Window::new(room.path());
+    let before = window.0.output().shapes.len();
+    window.0.input_mut().hovered_files.push(egui::HoveredFile { path: Some("m.gguf".into()), ..Default::default() });
+    window.0.step();
+    assert!(window.0.output().shapes.len() > before, "the veil and its words");
+}
+
+#[test]
+fn a_dialogs_answer_is_opened_or_written_and_none_changes_nothing() {
+    let mut desk = Desk::new(None);
+    desk.ready_after(&SHORT);
+    let config = desk.session.config().clone();
+    let answer = |desk: &Desk, answer| desk.answers.lock().unwrap().push(answer);
+
+    // Put away without an answer.
+    desk.session.act(Action::OpenDialog);
+    desk.session.act(Action::CopyToml);
+    let model = desk.room.path().join("chosen.gguf");
+    copy_of_model(&model);
+    // The next one can be asked only when the last is answered.
+    let start = Instant::now();
+    loop {
+        answer(&desk, Answer::Path(model.clone()));
+        desk.session.act(Action::OpenDialog);
+        std::thread::sleep(Duration::from_millis(50));
+        desk.session.tick();
+        if desk.session.view().top.model.path.ends_with("chosen.gguf") {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+    assert_eq!(desk.session.config().run, config.run);
+
+    // Where nothing can be written: said with the path, and nothing is left behind.
+    desk.answers.lock().unwrap().clear();
+    let nowhere = desk.room.path().join("missing/folder/mine.toml");
+    answer(&desk, Answer::Path(nowhere.clone()));
+    desk.session.act(Action::ExportDialog);
+    let view = desk.until("the refusal", |v| v.notices.iter().any(|n| n.failure));
+    let notice = view.notices.iter().find(|n| n.failure).unwrap();
+    assert!(notice.title.contains("mine.toml") && notice.detail.contains("untouched"), "{notice:?}");
+    assert!(!nowhere.exists());
+
+    // A system without dialogs: opening says what to do instead, saving goes to a folder that it names.
+    for n in view.notices {
+        desk.session.act(Action::PutAway(n.id));
+    }
+    answer(&desk, Answer::NoDialogs);
+    desk.session.act(Action::OpenDialog);
+    desk.until("the advice", |v| v.notices.iter().any(|n| n.detail.contains("drop the file on the window")));
+    answer(&desk, Answer::NoDialogs);
+    desk.session.act(Action::SaveFile { name: "timeline.csv".into(), content: "seconds\n1\n".into() });
+    let view = desk.until("the file", |v| v.notices.iter().any(|n| n.title == "Saved"));
+    let path = view.notices.iter().find(|n| n.title == "Saved").unwrap().detail.clone();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "seconds\n1\n");
+    assert!(Path::new(&path).starts_with(desk.room.path().join("data/exports")));
+}
+
+#[test]
+fn a_picture_of_the_screen_is_written_as_png() {
+    let mut desk = Desk::new(None);
+    desk.until("the model", |v| v.top.predicted.is_some());
+    let path = desk.room.path().join("timeline.png");
+    desk.answers.lock().unwrap().push(Answer::Path(path.clone()));
+    desk.session.shutter()("timeline.png".into(), [2, 1], vec![255, 0, 0, 255, 0, 0, 255, 255]);
+    desk.until("the file", |v| v.notices.iter().any(|n| n.title == "Saved"));
+    let image = image::open(&path).unwrap().to_rgba8();
+    assert_eq!((image.dimensions(), image.get_pixel(1, 0).0), ((2, 1), [0, 0, 255, 255]));
+}
