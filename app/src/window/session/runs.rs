@@ -141,7 +141,10 @@ impl Session {
             Told::Unsaved(why) => {
                 self.notice(
                     "The run is not saved",
-                    &format!("{why}\nIt goes on; what it shows is lost when the window closes."),
+                    &format!(
+                        "{why}\nIt goes on; what it shows is lost when the window closes. Save what is to be kept from the \
+                         pictures’ menus; before the next run, make room there or see that the folder can be written."
+                    ),
                     true,
                 );
             }
