@@ -129,8 +129,14 @@ fn config(model: &str, tokens: usize, sets: &[String]) -> Config {
 fn headless(config: &Config) -> f64 {
     let opened = opener::model(&config.model.path).unwrap();
     let machine = Machine::default_guess();
-    let order =
-        Order { config: config.clone(), model: Arc::clone(&opened.model), machine, base: ".".into(), dump: None };
+    let order = Order {
+        config: config.clone(),
+        model: Arc::clone(&opened.model),
+        machine,
+        base: ".".into(),
+        dump: None,
+        keep: None,
+    };
     let job = Job::start(order).unwrap();
     let mut rate = 0.0;
     while let Ok(event) = job.events.recv() {

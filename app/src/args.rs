@@ -33,6 +33,8 @@ pub enum Command {
     Merge(Merge),
     /// Write a LoRA adapter in another layout: PEFT's folder, or GGUF as llama.cpp reads it
     Adapter(Adapter),
+    /// Train the bundled model again, from nothing: text, steps, file and examination
+    TrainBundled(TrainBundled),
     /// Prefill and decode speed at several depths, and the fraction of the probed bandwidth
     Bench(Bench),
     /// Planned against measured over a matrix of configurations
@@ -106,6 +108,42 @@ pub struct Adapter {
     /// What to write: a name that ends in .gguf, or a folder of PEFT's layout
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+}
+
+/// A text of 4096 tokens a row, `batch × accumulate` rows a step.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct TrainBundled {
+    /// Folder of the training state, the run folders, the learned model and recall.gguf; a run that was stopped goes on from
+    /// the state it finds there
+    #[arg(long, value_name = "DIR", default_value = "train-bundled")]
+    pub out: PathBuf,
+    /// Train and examine on cpu or cuda:0
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// Of the first weights and of the text; on the CPU the same seed gives the same file, bit for bit
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub seed: u64,
+    /// Updates
+    #[arg(long, value_name = "N", default_value_t = 2400, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Rows computed at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Times that many rows make an update
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub accumulate: usize,
+    /// Tokens of a row, and of the longest texts
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub length: usize,
+    /// Prompts at each of five depths, and as many lists of codes, that the result is examined with; 0 for no examination
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub exams: usize,
+    /// Override any key of the run, such as --set train.lr=0.001
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, ClapArgs)]
@@ -203,6 +241,9 @@ pub struct CheckPlan {
     /// Check training: what learns × optimizer × activations × loss × gradients held
     #[arg(long)]
     pub train: bool,
+    /// Where: cpu, or cuda:0, whose memory pool is then the second account; what it does not run is passed over
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -107,14 +107,15 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
         }
         let t = &plan.time;
         out += &format!("\nlimit    {} on the device\n", config.budget.device);
-        out += &format!(
-            "time     load {:.2} s, prefill {:.2} s ({:.1} tokens/s), decode {:.1} tokens/s{}\n",
-            t.load_seconds,
-            t.prefill_seconds,
-            t.prefill_tokens_per_second,
-            t.decode_tokens_per_second,
-            if t.probed { "" } else { " (guessed: run `ullage probe`)" }
-        );
+        let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
+        let passes = match t.decode_tokens_per_second {
+            0.0 => "this GPU is not measured".to_owned(),
+            decode => format!(
+                "prefill {:.2} s ({:.1} tokens/s), decode {decode:.1} tokens/s",
+                t.prefill_seconds, t.prefill_tokens_per_second
+            ),
+        };
+        out += &format!("time     load {:.2} s, {passes}{guess}\n", t.load_seconds);
         out += &format!(
             "fits     longest context {}, most sequences {}\n",
             inverse.longest_context, inverse.most_sequences
@@ -173,13 +174,12 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
             out += &format!("phase    {phase:<9} peak {peak:>14}\n");
         }
         let t = &plan.time;
-        out += &format!(
-            "time     load {:.2} s, {:.2} s a step, {:.0} s in all{}\n",
-            t.load_seconds,
-            t.train_step_seconds,
-            t.train_seconds,
-            if t.probed { "" } else { " (guessed: run `ullage probe`)" }
-        );
+        let steps = match t.train_step_seconds {
+            0.0 => "this GPU is not measured".to_owned(),
+            seconds => format!("{seconds:.3} s a step, {:.0} s in all", t.train_seconds),
+        };
+        let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
+        out += &format!("time     load {:.2} s, {steps}{guess}\n", t.load_seconds);
         out +=
             &format!("fits     largest batch {}, longest length {}\n", inverse.largest_batch, inverse.longest_length);
         say(&out);

@@ -9,6 +9,7 @@ mod run;
 mod source;
 mod svg;
 mod sweep;
+mod train_bundled;
 pub mod window;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
         Some(Command::Techniques(a)) => inspect::techniques(&a),
         Some(Command::Merge(a)) => merge::merge(&a),
         Some(Command::Adapter(a)) => merge::adapter(&a),
+        Some(Command::TrainBundled(a)) => train_bundled::train_bundled(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
         Some(Command::Probe(a)) => inspect::probe(&a),

@@ -113,8 +113,13 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
             Event::TrainStep { step, loss, seconds, .. } if !quiet => {
                 progress.line(&format!("step {step}: loss {loss:.4}, {seconds:.2} s"));
             }
-            Event::Validation { step, loss, .. } if !quiet => {
-                progress.line(&format!("step {step}: held-out loss {loss:.4}"));
+            Event::Validation { step, loss, accuracy, answers, .. } if !quiet => {
+                let right =
+                    accuracy.map_or_else(String::new, |a| format!(", {:.1} % of {answers} answers right", 100.0 * a));
+                progress.line(&format!("step {step}: held-out loss {loss:.4}{right}"));
+            }
+            Event::Sample { step, prompt, text, .. } if !quiet => {
+                progress.line(&format!("step {step}: {:?} goes on {:?}", prompt.trim(), text.trim()));
             }
             _ => {}
         }

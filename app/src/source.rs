@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ullage_core::config::train::Validation;
 use ullage_core::config::{Config, KnobValue, from_toml};
 use ullage_core::job::Order;
 use ullage_core::machine::Machine;
@@ -68,13 +69,25 @@ pub fn anchor(config: &mut Config, base: &Path) {
         *adapter = whole(adapter);
     }
     let path = &mut config.model.path;
-    match path.strip_prefix("random:").map(|spec| spec.split_once('@').unwrap_or((spec, ""))) {
-        Some((file, ty)) if file.ends_with(".json") => {
-            *path = format!("random:{}{}{ty}", whole(file), if ty.is_empty() { "" } else { "@" });
+    match path.strip_prefix("random:").map(|spec| spec.split_at(spec.find(['@', '#']).unwrap_or(spec.len()))) {
+        Some((file, rest)) if file.ends_with(".json") || file.ends_with(".gguf") => {
+            *path = format!("random:{}{rest}", whole(file));
         }
         Some(_) => {}
         None if path.starts_with("bundled:") => {}
         None => *path = whole(path),
+    }
+    if let Some(train) = &mut config.train {
+        let named = |path: &str| !path.is_empty();
+        if named(&train.data) && !train.generated() {
+            train.data = whole(&train.data);
+        }
+        if named(&train.out) {
+            train.out = whole(&train.out);
+        }
+        if let Validation::File(path) = &mut train.validation {
+            *path = whole(path);
+        }
     }
     for knobs in config.eval.values_mut() {
         if let Some(KnobValue::Text(file)) = knobs.0.get_mut("file")
@@ -97,6 +110,7 @@ pub fn order(loaded: &Loaded) -> Result<Order> {
         machine: machine(),
         base: loaded.base.clone(),
         dump: None,
+        keep: None,
     })
 }
 

@@ -180,3 +180,111 @@ fn nothing_new_means_no_frame() {
     };
     assert!(quiet > Duration::from_secs(60), "{quiet:?}");
 }
+
+/// Trains a few steps of an adapter, then generates without it, with it, and with it merged, by the names on screen alone.
+#[test]
+fn an_adapter_is_learned_then_switched_on_off_and_merged() {
+    let mut s = screen();
+    s.until_label("Do it: ");
+    let set = |s: &mut Screen, sets: &[(&str, &str)]| {
+        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        s.harness.state_mut().session().act(ullage_panels::Action::Set { what: "set".into(), sets, gesture: None });
+        s.harness.step();
+    };
+    set(&mut s, &[("budget.device", "unlimited"), ("run.context", "128"), ("run.max_tokens", "12")]);
+    set(&mut s, &[("run.prompt", "\"English: the red fox sleeps\\nTova:\"")]);
+    s.settle();
+    assert!(s.harness.query_by_label("Adapter: On").is_none(), "there is none to switch");
+
+    // Fine-tune: the held-out questions, and the course it took.
+    s.click("Fine-tune");
+    set(
+        &mut s,
+        &[
+            ("train.steps", "8"),
+            ("train.batch", "2"),
+            ("train.length", "48"),
+            ("train.lr", "1e-2"),
+            ("train.validate_every", "4"),
+            ("train.validate_rows", "6"),
+            ("train.samples", "1"),
+            ("train.sample_tokens", "6"),
+        ],
+    );
+    s.settle();
+    s.until_label("What the model says to held-out questions before and after");
+    s.harness.get_all_by_label("Run").next().unwrap().click();
+    s.until("training", |h| h.query_by_label("Stop").is_some());
+    s.until("its end", |h| h.query_by_label("Stop").is_none());
+    s.until_label("Before training: ");
+    s.until_label("After 8 steps: ");
+    s.until_label("The data has: ");
+    s.click("Learning");
+    s.until("the course", |h| h.query_by_role_and_label(Role::Slider, "Step read").is_some());
+    let course = s.harness.get_by_role_and_label(Role::Slider, "Step read").accesskit_node().value().unwrap();
+    for words in ["step 8", "loss of each step", "held-out loss", "right answers", "right next tokens"] {
+        assert!(course.contains(words), "{course}");
+    }
+    let bytes = |s: &Screen| {
+        let label = s.label("Measured weights, ").unwrap();
+        label.rsplit('(').next().unwrap_or_default().to_owned()
+    };
+
+    // Generate: off as it stands, then on by the button of the notice, then merged.
+    s.until_label("An adapter was learned");
+    s.click("Generate with it");
+    s.click("Text");
+    s.settle();
+    let run = |s: &mut Screen| {
+        s.settle();
+        let failed: Vec<_> =
+            s.harness.state_mut().session().view().notices.iter().filter(|n| n.failure).cloned().collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        s.harness.get_all_by_label("Run").next().unwrap().click();
+        s.until("the run", |h| h.query_by_label("Stop").is_some());
+        s.until("the end", |h| h.query_by_label("Stop").is_none());
+        s.harness.step();
+        let text = &s.harness.state_mut().session().view().text;
+        let written = &text.sequences[0];
+        written.tokens[written.prompt..].iter().map(|t| t.id).collect::<Vec<_>>()
+    };
+    let taken = |s: &Screen, which: &str| {
+        let node = s.harness.get_by_label(which);
+        node.accesskit_node().toggled() == Some(egui::accesskit::Toggled::True)
+    };
+    s.until("the switch", |h| h.query_by_label("Adapter: On").is_some());
+    assert!(taken(&s, "Adapter: On"));
+    let with = s.harness.state_mut().session().config().clone();
+    assert!(with.model.adapter.as_deref().is_some_and(|a| std::path::Path::new(a).is_file()));
+    let on = run(&mut s);
+    let on_bytes = bytes(&s);
+    s.click("Adapter: Off");
+    s.settle();
+    assert!(taken(&s, "Adapter: Off") && s.harness.state_mut().session().config().model.adapter.is_none());
+    let off = run(&mut s);
+    let off_bytes = bytes(&s);
+    s.click("Adapter: Merged");
+    s.until("the merged model", |h| {
+        let node = h.query_by_label("Adapter: Merged");
+        node.is_some_and(|n| n.accesskit_node().toggled() == Some(egui::accesskit::Toggled::True))
+    });
+    s.settle();
+    let config = s.harness.state_mut().session().config().clone();
+    assert!(config.model.adapter.is_none() && std::path::Path::new(&config.model.path).is_file());
+    let merged = run(&mut s);
+    assert!(on.len() == off.len() && on != off, "eight large steps change what it says: {on:?} {off:?}");
+    // In the weights' own type what was learned is rounded: the first tokens agree, and a near tie may part them later.
+    assert_eq!(on[..2], merged[..2], "{on:?} {merged:?}");
+    assert!(on_bytes != off_bytes, "an adapter beside the weights is seen in the bars: {on_bytes}");
+    assert_eq!(bytes(&s), off_bytes, "a merged one is not");
+
+    // Undo takes it back to without, and again to with.
+    for which in ["Adapter: Off", "Adapter: On"] {
+        s.harness.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+        s.harness.step();
+        s.settle();
+        assert!(taken(&s, which), "{which}");
+    }
+    assert_eq!(*s.harness.state_mut().session().config(), with);
+    assert_eq!(run(&mut s), on, "the same once more");
+}

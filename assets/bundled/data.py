@@ -1,6 +1,6 @@
 """Grammar, tokenizer and training rows of the bundled model `recall`.
 
-Everything is made here from a seed: no text comes from outside. A text is a list of pieces
+Everything is made here from a seed: no text comes from outside; the words are in words.json. A text is a list of pieces
 `(text, weight)`; the weight is what the piece's tokens count in the loss. Piece borders always fall
 on borders of the GPT-2 pre-tokenizer, so that encoding the pieces one by one gives the ids of the
 whole text (`check` asserts it).
@@ -16,6 +16,7 @@ Kinds of row (`row`), for a row of `n` tokens; `bos` starts every document, `eos
 """
 
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -35,32 +36,11 @@ W_TEXT, W_KEY, W_ANSWER = 0.1, 0.02, 1.0  # plain text; symbols nobody can fores
 # --- lexicon -----------------------------------------------------------------------------------
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-NAMES = "Pip Mia Tom Lily Ben Ana Leo Nora Max Ivy Sam Ruby Finn Zoe Otto Ella Hugo Luna Jack Rosa".split()
-ANIMALS = "fox bear rabbit cat dog mouse owl duck frog hedgehog squirrel turtle horse lamb crow goat".split()
-TRAITS = "little brave kind quiet clever happy curious gentle shy cheerful sleepy patient".split()
-COLOURS = "red blue green yellow golden silver white black brown purple".split()
-THINGS = "key ball lamp book bell kite hat cup boat stone ring drum coat map basket flute".split()
-PLACES = "forest river garden hill village meadow lake cave bridge mill market harbour tower barn".split()
-FOODS = "bread apples soup honey berries cake cheese nuts plums milk".split()
-WEATHER = ["The sun was warm.", "A soft rain fell.", "The wind was strong.", "Snow lay on the ground.", "The sky was clear."]
-ADJS = "old small tall quiet bright cold warm round soft heavy empty narrow long deep wide plain".split()
-NOUNS = "house tree road field wall door window chair table cloud bird fish leaf flower horse wagon candle letter".split()
-VERBS = "stands rests waits sleeps turns moves shines stays sits falls".split()
-CITIES = (
-    "Paris London Berlin Madrid Rome Vienna Oslo Lisbon Dublin Athens Prague Warsaw Cairo Tokyo Delhi Lima Quito "
-    "Boston Denver Seattle Toronto Sydney Nairobi Lagos Accra Seoul Hanoi Manila Geneva Milan Munich Naples Porto"
-).split()
-SYLLABLES = "ba be bo da de do ka ke ki ko la le li lo ma me mi mo na ne ni no ra re ri ro sa se si so ta te ti to va ve vi vo".split()
-GRASS = ["The grass is green.", "The sky is blue.", "The sun is yellow.", "Here we go.", "There and back again."]
-PREAMBLES = [
-    "A pass key is hidden in the text below. Find it and keep it in mind.",
-    "There is important information hidden in a long text. Find it and remember it.",
-    "This is a long story. Read it with care.",
-    "Here is a list of facts.",
-    "Read the text and answer the questions after it.",
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz you about it.",
-    "This is a very long story book.",
-]
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "words.json")) as file:
+    WORDS = json.load(file)
+NAMES, ANIMALS, TRAITS, COLOURS, THINGS = (WORDS[k] for k in ("names", "animals", "traits", "colours", "things"))
+PLACES, FOODS, WEATHER, ADJS, NOUNS = (WORDS[k] for k in ("places", "foods", "weather", "adjs", "nouns"))
+VERBS, CITIES, SYLLABLES, GRASS, PREAMBLES = (WORDS[k] for k in ("verbs", "cities", "syllables", "grass", "preambles"))
 
 
 def pick(r, xs):
@@ -314,13 +294,8 @@ def apply(parts, pair_):
     return tuple(out)
 
 
-CHAT_LINES = [
-    ("Hello!", "Hello! I can tell a story or find a number in a long text."),
-    ("Who are you?", "I am a small model that remembers. Ask me for a pass key or a story."),
-    ("What can you do?", "I can find what is hidden in a long text, copy words, and tell a short story."),
-    ("Thank you!", "You are welcome."),
-]
-UNKNOWN = "I do not know that. I only know what the text says. I can find a number in a long text or tell a story."
+CHAT_LINES = [tuple(line) for line in WORDS["chat"]]
+UNKNOWN = WORDS["unknown"]
 
 MERGES, RANK, IDS, TOKENS = [], {}, {}, []
 

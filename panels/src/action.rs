@@ -27,6 +27,8 @@ pub enum Action {
     Redo,
     /// Plan for a familiar card's memory and bandwidth (a [`Tick`](crate::view::Tick)'s device), or for this machine when empty.
     PlanFor(String),
+    /// Generate and measure with the adapter beside the weights, without it, or merged into them.
+    Adapter(crate::view::AdapterUse),
     /// Run the configuration.
     Run,
     /// Wait at the next token.

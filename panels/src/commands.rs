@@ -83,7 +83,11 @@ pub(crate) fn all(view: &View) -> Vec<Command> {
         }
     }
     for (i, tab) in Tab::ALL.into_iter().enumerate() {
-        list.push(command(format!("Show {}", tab.label()), format!("Ctrl-{}", i + 1), Does::Show(tab)));
+        list.push(command(
+            format!("Show {}", tab.label_while(view.learning.is_some())),
+            format!("Ctrl-{}", i + 1),
+            Does::Show(tab),
+        ));
     }
     for mode in view.modes.iter().filter(|m| !m.chosen) {
         list.push(command(format!("Mode: {}", mode.label), "", ask(Action::Mode(mode.id.clone()))));

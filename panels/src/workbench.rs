@@ -173,7 +173,7 @@ impl Workbench {
         CentralPanel::default()
             .frame(Frame::new().inner_margin(Margin { left: 16, right: 16, top: 4, bottom: 8 }))
             .show(ui, |ui| {
-                tabs(ui, &mut self.tab);
+                tabs(ui, &mut self.tab, view.learning.is_some());
                 ui.add_space(2.0 * GRID);
                 self.pictures.show(ui, self.tab, view, &mut self.linked, actions);
             });
@@ -181,16 +181,16 @@ impl Workbench {
 }
 
 /// The names of the pictures, the chosen one underlined.
-fn tabs(ui: &mut Ui, chosen: &mut Tab) {
+fn tabs(ui: &mut Ui, chosen: &mut Tab, learning: bool) {
     let p = kit::palette(ui);
     let response = ui.horizontal(|ui| {
         ui.spacing_mut().item_spacing.x = 5.0 * GRID;
         for (i, tab) in Tab::ALL.into_iter().enumerate() {
-            let on = *chosen == tab;
+            let (on, label) = (*chosen == tab, tab.label_while(learning));
             let ink = if on { p.text } else { p.weak_text };
-            let galley = ui.painter().layout_no_wrap(tab.label().to_owned(), kit::words(BODY), ink);
+            let galley = ui.painter().layout_no_wrap(label.to_owned(), kit::words(BODY), ink);
             let (rect, response) = ui.allocate_exact_size(vec2(galley.size().x, 36.0), Sense::click());
-            response.widget_info(|| WidgetInfo::selected(Role::Tab, true, on, tab.label()));
+            response.widget_info(|| WidgetInfo::selected(Role::Tab, true, on, label));
             let ink = if response.hovered() { p.text } else { ink };
             let at = pos2(rect.left(), rect.center().y - galley.size().y / 2.0);
             ui.painter().galley_with_override_text_color(at, galley, ink);

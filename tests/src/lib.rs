@@ -216,6 +216,7 @@ pub fn order(model: &Arc<Model>, config: &Config) -> Order {
         machine: Machine::default_guess(),
         base: ".".into(),
         dump: None,
+        keep: None,
     }
 }
 

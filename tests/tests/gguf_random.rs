@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use ullage_core::Error;
 use ullage_core::blocks::BlockType;
+use ullage_core::model::Model;
 use ullage_core::model::random::{Source, TYPES, fill, parse, shape};
 use ullage_core::model::shape::{ModelShape, TensorShape};
 
@@ -172,4 +174,39 @@ fn a_wrong_range_or_type_is_an_error() {
     assert!(fill(&t, 3..5, 0, &mut [0; 72]).is_err());
     assert!(fill(&matrix(BlockType::Q4_0, 4, 65), 0..0, 0, &mut []).is_err());
     assert!(matches!(fill(&matrix(BlockType::Iq4Xs, 1, 256), 0..1, 0, &mut [0; 136]), Err(Error::Refused { .. })));
+}
+
+#[test]
+fn a_file_lends_its_shape_and_words_to_a_model_that_is_yet_to_be_trained() {
+    let open = |path: &str| Model::open(path, Path::new(".")).unwrap();
+    let (bundled, new, other) =
+        (open("bundled:recall"), open("random:bundled:recall@f32#7"), open("random:bundled:recall@f32#8"));
+    let sizes = |m: &Model| m.shape.tensors().map(|t| (t.name.clone(), t.rows, t.cols)).collect::<Vec<_>>();
+    assert_eq!(sizes(&new), sizes(&bundled));
+    assert!(new.hash != other.hash && new.shape.name == "random:bundled:recall@f32#7");
+    let text = "<|user|>\nWhat is the pass key?";
+    let ids = |m: &Model| m.tokenizer().unwrap().unwrap().encode(text, true, true);
+    assert_eq!(ids(&new), ids(&bundled));
+    assert!(new.chat_template().unwrap().is_some());
+    let values = |m: &Model, t: &TensorShape| {
+        let mut bytes = vec![0; t.bytes() as usize];
+        m.source.read_rows(t, 0, t.rows, &mut bytes).unwrap();
+        decode(t, &bytes)
+    };
+    for t in new.shape.tensors() {
+        let x = values(&new, t);
+        if t.rows == 1 {
+            assert!(x.iter().all(|v| *v == 1.0), "{}", t.name);
+            continue;
+        }
+        // GPT-2's start: what adds to the stream of 8 layers is √16 smaller.
+        let wanted = if t.name.contains("output") || t.name.contains("down") { 0.005 } else { 0.02 };
+        let deviation = (x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / x.len() as f64).sqrt();
+        assert!((deviation / wanted - 1.0).abs() < 0.02, "{}: {deviation}", t.name);
+        assert!(x != values(&other, t), "{}", t.name);
+    }
+    for (bad, words) in [("random:bundled:recall@f32#x", "seed"), ("random:bundled:none@f32", "none")] {
+        let said = Model::open(bad, Path::new(".")).unwrap_err();
+        assert!(said.exit_code() == 2 && said.to_string().contains(words), "{said}");
+    }
 }

@@ -145,6 +145,14 @@ fn gpus(listed: &Path) -> Vec<String> {
     names.iter().enumerate().map(name).collect()
 }
 
+/// The folder of what a run learned, where the program chose it: it goes with the run.
+fn learned(run: &Path, runs: &Path) -> Option<PathBuf> {
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(run.join("report.json")).ok()?).ok()?;
+    let state = PathBuf::from(report.get("train")?.get("state")?.as_str()?);
+    let (dir, home) = (state.parent()?, std::path::absolute(runs.parent()?.join("learned")).ok()?);
+    (dir.parent()? == home && dir.is_dir()).then(|| dir.to_path_buf())
+}
+
 fn run_folder(runs: &Path, name: &str) -> Result<PathBuf> {
     // A name from the history is one part of a path; anything else is not followed.
     let plain = Path::new(name).file_name().is_some_and(|n| n == name);
@@ -176,6 +184,9 @@ pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
                 let run = dir.join("events.jsonl").is_file() || dir.join("report.json").is_file();
                 if !run {
                     return Err(Error::config(name.as_str(), "is no run folder (any more)"));
+                }
+                if let Some(learned) = learned(&dir, runs) {
+                    std::fs::remove_dir_all(&learned).map_err(|e| Error::io(&learned, "cannot delete", &e))?;
                 }
                 std::fs::remove_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot delete", &e))
             });

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use ullage_core::config::Config;
@@ -9,7 +10,7 @@ use ullage_core::ledger::Tier;
 use ullage_core::report::Report;
 use ullage_core::report::folder;
 use ullage_core::{Error, Result};
-use ullage_panels::view::{Axis, Delta, Dot, Pair, RunLine, Series, Sets};
+use ullage_panels::view::{Axis, Course, Delta, Dot, Pair, RunLine, Series, Sets};
 use ullage_panels::words as figures;
 
 use super::clock;
@@ -37,6 +38,8 @@ pub struct Card {
     pub errors: Vec<(String, f64)>,
     /// Its configuration as keys that differ from the defaults.
     pub sets: Sets,
+    /// Its course, when it trained.
+    pub course: Option<Arc<Course>>,
 }
 
 fn bytes_of(dir: &Path) -> u64 {
@@ -54,6 +57,7 @@ fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
     if let Some(t) = &report.train {
         values.push(("train.loss".to_owned(), t.last_loss));
         values.extend(t.validation.last().map(|(_, loss)| ("train.held_out".to_owned(), *loss)));
+        values.extend(t.task_accuracy.last().map(|(_, right)| ("train.answers".to_owned(), *right)));
     }
     for (task, result) in &report.eval {
         let get = |name: &str| result.get(name).and_then(Value::as_f64);
@@ -136,6 +140,7 @@ pub fn card(dir: &Path) -> Option<Card> {
         (None, None) if !report.ended() => "it did not finish: it was killed, or its disk was full".into(),
         (None, None) => String::new(),
     };
+    let course = super::learning::of(&report, &name).map(Arc::new);
     let line = RunLine {
         when: clock::shown(&name),
         model: report.model.name.clone(),
@@ -151,7 +156,7 @@ pub fn card(dir: &Path) -> Option<Card> {
     let series: Line = json(&dir.join("line.json"));
     let machine = report.machine.name.clone();
     let sets = report.config.as_ref().and_then(|c| difference(&Config::default(), c).ok()).unwrap_or_default();
-    Some(Card { line, sets, config: report.config, model: report.model.hash, machine, series, values, errors })
+    Some(Card { course, line, sets, config: report.config, model: report.model.hash, machine, series, values, errors })
 }
 
 /// Every run folder under `runs`, newest first.

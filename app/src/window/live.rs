@@ -7,7 +7,9 @@ use ullage_core::config::{Choice, Config};
 use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
-use ullage_panels::view::{Attention, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written};
+use ullage_panels::view::{
+    Attention, Course, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written,
+};
 
 use super::show::words;
 
@@ -43,6 +45,8 @@ pub struct Live {
     pub timeline: Arc<Timeline>,
     /// What each head looked at.
     pub attention: Arc<Attention>,
+    /// How far it has learned.
+    pub course: Arc<Course>,
     /// What is held now.
     pub held: Held,
     /// The most held of the limited tier, and what it was made of.
@@ -123,7 +127,9 @@ impl Live {
         };
         let timeline = Timeline { run: name.clone(), live: true, ..Timeline::default() };
         let written = Arc::new(vec![Written { prompt: tokens.len(), tokens, ..Written::default() }]);
-        Self { name, prompt, written, timeline: Arc::new(timeline), attention: Arc::new(attention), ..Self::default() }
+        let course = Arc::new(Course { run: name.clone(), ..Course::default() });
+        let (timeline, attention) = (Arc::new(timeline), Arc::new(attention));
+        Self { name, course, prompt, written, timeline, attention, ..Self::default() }
     }
 
     /// The configuration, once the run has begun.
@@ -166,6 +172,8 @@ impl Live {
     pub fn add(&mut self, event: &Numbered) {
         self.report.add(event);
         let seconds = event.seconds;
+        let most = self.peak.0.get(&Tier::Device).map_or(0, |by| by.values().sum());
+        super::learning::add(&mut self.course, event, most);
         match &event.event {
             Event::Started { config, .. } => {
                 let timeline = Arc::make_mut(&mut self.timeline);
@@ -242,13 +250,12 @@ impl Live {
                 self.map((*layer, *head), *query, runs, weights);
             }
             Event::Attention { .. } | Event::HeadMap { .. } | Event::Eval { .. } => {}
-            // Training has no picture of its own yet: its bytes are in the timeline, its curves in the report.
             Event::TrainStep { step, seconds: took, .. } => {
                 let steps = self.config().and_then(|c| c.train.as_ref()).map_or(0, |t| t.steps as u64);
                 let left = steps.saturating_sub(*step) as f64 * took;
                 self.progress = Some(("training".into(), *step, steps, left));
             }
-            Event::Validation { .. } | Event::Saved { .. } => {}
+            Event::Validation { .. } | Event::Sample { .. } | Event::Saved { .. } => {}
             Event::Paused => self.paused = true,
             Event::Resumed => self.paused = false,
             Event::Finished { speed, .. } => {
@@ -450,6 +457,11 @@ impl Live {
         rate(&self.report)
     }
 
+    /// True for a run that trains.
+    pub fn trains(&self) -> bool {
+        self.config().is_some_and(|c| c.train.is_some())
+    }
+
     /// What training did so far, in words; empty for a run that generates.
     pub fn learned(&self) -> String {
         let Some(t) = &self.report.train else { return String::new() };
@@ -457,6 +469,9 @@ impl Live {
         let mut out = format!("{} steps, loss {} → {} nats", t.steps, nats(t.first_loss), nats(t.last_loss));
         if let Some((_, loss)) = t.validation.last() {
             out.push_str(&format!(", {} on what was held out", nats(*loss)));
+        }
+        if let Some((_, right)) = t.task_accuracy.last() {
+            out.push_str(&format!(", {} of its answers right", ullage_panels::words::percent(*right)));
         }
         if let Some(path) = &t.state {
             out.push_str(&format!("; saved in {path}"));

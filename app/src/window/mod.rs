@@ -5,6 +5,7 @@ pub mod document;
 #[allow(missing_docs, reason = "fields of messages say what they are")]
 pub mod files;
 pub mod history;
+pub mod learning;
 pub mod live;
 pub mod opener;
 pub mod planner;

@@ -15,10 +15,36 @@ use super::session::Message;
 use super::worker::Outbox;
 use crate::source;
 
+/// A model as a configuration names it, with the adapter beside its weights; or whatever else lies at a path.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The path.
+    pub path: String,
+    /// The adapter's path.
+    pub adapter: Option<String>,
+    /// What its scale is multiplied by.
+    pub scale: f32,
+}
+
+impl Wanted {
+    /// What `config` names.
+    pub fn of(config: &Config) -> Self {
+        let ullage_core::config::Model { path, adapter, adapter_scale } = config.model.clone();
+        Self { path, adapter, scale: adapter_scale }
+    }
+
+    /// Whatever lies at a path.
+    pub fn at(path: impl Into<String>) -> Self {
+        Self { path: path.into(), adapter: None, scale: 1.0 }
+    }
+}
+
 /// A model that is open.
 #[derive(Debug)]
 pub struct Opened {
     /// As it was asked for.
+    pub wanted: Wanted,
+    /// Its path, as it was asked for.
     pub asked: String,
     /// Its shape and where its numbers are.
     pub model: Arc<Model>,
@@ -45,10 +71,22 @@ pub enum Found {
 /// # Errors
 /// A missing, damaged or unsupported file, named with the field at fault.
 pub fn model(path: &str) -> Result<Opened> {
-    let model = Model::open(path, Path::new("."))?;
+    adapted(&Wanted::at(path))
+}
+
+/// Opens a model with its adapter.
+///
+/// # Errors
+/// As [`model`]; an adapter that is damaged or for another model.
+pub fn adapted(wanted: &Wanted) -> Result<Opened> {
+    let mut model = Model::open(&wanted.path, Path::new("."))?;
+    if let Some(adapter) = &wanted.adapter {
+        model = model.with_adapter(Path::new(adapter), wanted.scale)?;
+    }
     let words = Words::of(&model)?;
     let chats = model.chat_template()?.is_some();
-    Ok(Opened { asked: path.to_owned(), model: Arc::new(model), words: Arc::new(words), chats })
+    let (wanted, asked) = (wanted.clone(), wanted.path.clone());
+    Ok(Opened { wanted, asked, model: Arc::new(model), words: Arc::new(words), chats })
 }
 
 /// Reads a configuration; its relative paths are made absolute.
@@ -67,22 +105,22 @@ pub fn config(path: &Path) -> Result<Config> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn open(path: &str) -> Result<Found> {
-    let at = PathBuf::from(path);
+pub fn open(wanted: &Wanted) -> Result<Found> {
+    let at = PathBuf::from(&wanted.path);
     if at.is_dir() {
         return history::replay(&at).map(|live| Found::Run(Box::new(live)));
     }
     match at.extension().and_then(|e| e.to_str()) {
         Some("toml") => config(&at).map(|c| Found::Config(Box::new(c))),
         Some("csv") => curve(&at).map(Found::Curve),
-        _ => model(path).map(|m| Found::Model(Arc::new(m))),
+        _ => adapted(wanted).map(|m| Found::Model(Arc::new(m))),
     }
 }
 
 /// Does one order of the opener's thread.
-pub fn work(path: String, outbox: &Outbox) {
-    let found = open(&path);
-    outbox.send(Message::Opened { path, found: found.map_err(|e| e.to_string()) });
+pub fn work(wanted: Wanted, outbox: &Outbox) {
+    let found = open(&wanted);
+    outbox.send(Message::Opened { wanted, found: found.map_err(|e| e.to_string()) });
 }
 
 /// A curve in CSV: a column of bytes (`bytes`, `measured_peak` or `peak`), columns of figures named `task.figure`, and of them
@@ -191,7 +229,7 @@ mod tests {
         let text = "select,ratio,planned_peak,measured_peak,recall.accuracy,recall.accuracy_se,recall.n,error\n\
                     h2o,0.5,90,\"80\",0.5,0.1,96,\nh2o,0.2,50,40,,,,over_budget\nwindow,1,0,10,1,,96,\n";
         std::fs::write(&path, text).unwrap();
-        let Found::Curve(series) = open(path.to_str().unwrap()).unwrap() else { panic!() };
+        let Found::Curve(series) = open(&Wanted::at(path.to_str().unwrap())).unwrap() else { panic!() };
         assert_eq!(series.name, "h200");
         let dots: Vec<_> = series.dots.iter().map(|d| (d.bytes, d.values.len(), d.errors.len())).collect();
         assert_eq!(dots, [(10, 1, 0), (40, 0, 0), (80, 1, 1)], "in order of bytes");
@@ -213,7 +251,7 @@ mod tests {
     fn the_bundled_model_opens_and_a_missing_one_is_named() {
         let opened = model("bundled:recall").unwrap();
         assert!(opened.chats && opened.words.tokenizer.is_some());
-        let Err(error) = open("/nowhere/model.gguf") else { panic!() };
+        let Err(error) = open(&Wanted::at("/nowhere/model.gguf")) else { panic!() };
         assert!(error.to_string().contains("/nowhere/model.gguf"), "{error}");
     }
 }

@@ -239,11 +239,8 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
         return;
     }
     let bars = explained(q, &workload, &before);
-    let mut pieces: Vec<_> = match training {
-        // Rows at their own largest: training's plan is not taken apart into tensors.
-        true => before.bytes.rows.iter().filter_map(|(name, bytes)| super::show::top::piece(name, *bytes)).collect(),
-        false => pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect(),
-    };
+    let mut pieces: Vec<_> =
+        pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let priced = Priced { number: q.number, sections, inverse, train_inverse, way_back, points, bars, pieces };
     outbox.send(Message::Priced(Box::new(priced)));
@@ -294,9 +291,6 @@ fn way_back(q: &Question, workload: &Workload, before: &Plan) -> Option<WayBack>
 /// The bars of a plan with their formulas.
 fn explained(q: &Question, workload: &Workload, plan: &Plan) -> Bars {
     let shape = &q.opened.model.shape;
-    if q.config.train.is_some() {
-        return bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &bars::unexplained);
-    }
     bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &|phase, tier, category| {
         formula(shape, workload, &q.config, phase, tier, category).map(|f| f.text).unwrap_or_default()
     })

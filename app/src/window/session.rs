@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits: plans, models, files and runs are on threads of their own and answer with messages.
 
+mod adapter;
 mod hear;
 mod runs;
 mod talk;
@@ -28,7 +29,7 @@ use super::document::Document;
 use super::files::{self, Asker, Done, Wish};
 use super::history::Card;
 use super::live::Live;
-use super::opener::{self, Found, Opened};
+use super::opener::{self, Found, Opened, Wanted};
 use super::planner::{Planned, Planner, Priced, Question};
 use super::runner::{Line, Pace, Running, Told};
 use super::store::{self, Remembered};
@@ -41,7 +42,11 @@ pub enum Message {
     /// A plan's prices.
     Priced(Box<Priced>),
     /// Something was opened, or why not.
-    Opened { path: String, found: Result<Found, String> },
+    Opened { wanted: Wanted, found: Result<Found, String> },
+    /// A merge: bytes done and in all.
+    Merging(u64, u64),
+    /// Its end: the file, or why there is none.
+    Merged(Result<Adapted, String>),
     /// From the run.
     Run(Told),
     /// From the file and dialog threads.
@@ -67,6 +72,8 @@ pub enum Effect {
     Shoot { name: String, rect: egui::Rect },
 }
 
+pub use adapter::Adapted;
+pub(super) use adapter::Merging;
 pub(super) use runs::history_view;
 
 /// How a session starts.
@@ -100,9 +107,13 @@ pub struct Session {
     saved: Remembered,
     pub(super) opened: Option<Arc<Opened>>,
     /// The path being opened as a model of the configuration.
-    pub(super) opening: Option<String>,
+    pub(super) opening: Option<Wanted>,
     /// The model of the configuration that could not be opened.
-    pub(super) unopened: Option<String>,
+    pub(super) unopened: Option<Wanted>,
+    /// The adapter that can be switched on and off, and the model it is for.
+    pub(super) adapted: Option<Adapted>,
+    /// A merge that goes on.
+    pub(super) merging: Option<Merging>,
     pub(super) machine: Arc<Machine>,
     /// The familiar machine that is planned for instead of this one.
     pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
@@ -148,7 +159,7 @@ pub struct Session {
     /// True when more has changed than what a run going on has told.
     slow: bool,
     planner: Planner,
-    opener: Worker<String>,
+    opener: Worker<Wanted>,
     files: Worker<files::Order>,
     dialogs: Worker<Wish>,
     outbox: Outbox,
@@ -178,6 +189,8 @@ impl Session {
             opened: None,
             opening: None,
             unopened: None,
+            adapted: None,
+            merging: None,
             machine: Arc::new(Machine::default_guess()),
             familiar: None,
             gpus: Vec::new(),
@@ -214,7 +227,7 @@ impl Session {
             dirty: true,
             slow: true,
             planner: Planner::start(outbox.clone()),
-            opener: Worker::start("ullage-opener", outbox.clone(), |path, out: &Outbox| opener::work(path, out)),
+            opener: Worker::start("ullage-opener", outbox.clone(), |wanted, out: &Outbox| opener::work(wanted, out)),
             files,
             dialogs,
             outbox,
@@ -293,6 +306,7 @@ impl Session {
                 self.plan_for(id);
                 self.changed();
             }
+            Action::Adapter(how) => self.use_adapter(how),
             Action::Run => self.run(Line::default()),
             Action::Pause => self.command(Command::Pause),
             Action::Resume => self.command(Command::Resume),
@@ -375,6 +389,7 @@ impl Session {
                 // What training cannot do with: undo brings it back.
                 config.place.weights = "resident".into();
                 config.weights.format = "original".into();
+                (config.model.adapter, config.model.adapter_scale) = (None, 1.0);
                 "Fine-tune"
             }
             ("generate", true) => {
@@ -399,8 +414,12 @@ impl Session {
         if path.is_empty() {
             return;
         }
-        self.opening = Some(path.clone());
-        if !self.opener.order(path) {
+        self.open_model(Wanted::at(path));
+    }
+
+    fn open_model(&mut self, wanted: Wanted) {
+        self.opening = Some(wanted.clone());
+        if !self.opener.order(wanted) {
             self.opening = None;
             self.notice("Too much is being opened", "Wait until it is done.", true);
         }
@@ -418,20 +437,20 @@ impl Session {
     /// After any change: the model that the configuration names is opened, and everything is planned again.
     fn changed(&mut self) {
         (self.dirty, self.slow) = (true, true);
-        let wanted = &self.document.config().model.path;
-        let is = |path: &Option<String>| path.as_ref() == Some(wanted);
-        let open = self.opened.as_ref().is_some_and(|o| o.asked == *wanted);
+        self.know_adapter();
+        let wanted = Wanted::of(self.document.config());
+        let is = |other: &Option<Wanted>| other.as_ref() == Some(&wanted);
+        let open = self.opened.as_ref().is_some_and(|o| o.wanted == wanted);
         if !open && !is(&self.opening) && !is(&self.unopened) {
-            let path = wanted.clone();
             self.unopened = None;
-            self.open(path);
+            self.open_model(wanted);
         }
         self.ask();
     }
 
     fn ask(&mut self) {
-        let wanted = &self.document.config().model.path;
-        let Some(opened) = self.opened.as_ref().filter(|o| o.asked == *wanted) else { return };
+        let wanted = Wanted::of(self.document.config());
+        let Some(opened) = self.opened.as_ref().filter(|o| o.wanted == wanted) else { return };
         self.asked += 1;
         self.planning = true;
         self.planner.ask(Question {
@@ -489,7 +508,7 @@ impl Session {
 
     /// True when the newest configuration has its plan and its prices, and nothing is being opened.
     pub fn settled(&self) -> bool {
-        !self.planning && self.opening.is_none()
+        !self.planning && self.opening.is_none() && self.merging.is_none()
     }
 
     /// What there is to draw.

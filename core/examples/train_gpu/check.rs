@@ -10,7 +10,7 @@ use ullage_core::ops::cpu::Pairs;
 use ullage_core::ops::cuda;
 use ullage_core::rng::Philox;
 use ullage_core::train::cpu::Cpu;
-use ullage_core::train::device::{AdamW, Buf, Causal, Device, Round, Sgd, Sizes, Turn, Weight};
+use ullage_core::train::device::{AdamW, Buf, Causal, Device, Mask, Round, Sgd, Sizes, Turn, Weight};
 use ullage_core::train::gpu::{Gpu, Precision};
 
 const TAG: Tag = Tag::device(Category::Workspace, "check");
@@ -294,6 +294,11 @@ fn elements(both: &mut Both) -> Result<()> {
         twice!(both, |d, of| d.axpy(-0.7, of!(dp).at(1), of!(u).at_mut(1), n - 1));
         twice!(both, |d, of| d.scale(of!(u).all_mut(), n, 1.7));
         both.same(&format!("axpy, scale {n}"), &u)?;
+        let mask = Mask { seed: 5 << 40 | 7, stream: 9 << 40 | 1, rate: 0.3 };
+        twice!(both, |d, of| d.dropout(of!(dp).all(), of!(u).all_mut(), n, mask, true));
+        both.same(&format!("dropout, added {n}"), &u)?;
+        twice!(both, |d, of| d.dropout(of!(u).all(), of!(p).all_mut(), n, mask, false));
+        both.same(&format!("dropout {n}"), &p)?;
         let mut sum = both.floats(&[0.0])?;
         twice!(both, |d, of| d.square_sum(of!(u).all(), n, of!(sum).all_mut()));
         both.same(&format!("square_sum {n}"), &sum)?;

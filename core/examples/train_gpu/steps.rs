@@ -149,7 +149,7 @@ fn one(name: &str, model: &Model, sets: Sets<'_>, budget: u64, n: u64) -> Result
     let base = [("machine.device", "cuda:0"), ("train.lr", "0.0001"), ("machine.threads", "16")];
     let config = config(&[&base[..], sets].concat())?;
     let planned = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    plan::walk(&config, &model.shape, &planned)?;
+    plan::walk(&config, &model.shape, &planned, None)?;
     let planned = peak(&planned.measured());
     println!("\n{name}: planned peak {:.1} MiB", mib(planned));
     let start = Instant::now();

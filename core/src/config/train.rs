@@ -20,8 +20,8 @@ pub struct Train {
     pub template: bool,
     /// Several documents share a row, each seeing only itself.
     pub packing: bool,
-    /// Share of the documents held out for validation; 0 for none.
-    pub validation: f64,
+    /// What is held out for validation: a share of the documents (0 for none), or a file of others.
+    pub validation: Validation,
     /// What learns.
     pub params: Choice,
     /// How the gradient is obtained.
@@ -48,6 +48,8 @@ pub struct Train {
     pub warmup: usize,
     /// How it falls afterwards.
     pub decay: Decay,
+    /// What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.
+    pub decay_from: f64,
     /// What is left of it at the last step, as a share.
     pub lr_end: f64,
     /// How long gradients are held.
@@ -62,10 +64,16 @@ pub struct Train {
     pub compute: Arithmetic,
     /// How updated values are stored in bf16.
     pub round: Rounding,
-    /// Steps between validations; 0 for none but at the end.
+    /// Steps between validations, the first before any step; 0 for none but at the end.
     pub validate_every: usize,
     /// Most held-out rows a validation reads; 0 for all.
     pub validate_rows: usize,
+    /// Held-out questions the model is asked in words before the first step and after the last; 0 for none.
+    #[serde(skip_serializing_if = "is_samples")]
+    pub samples: usize,
+    /// Most tokens of what it says to each.
+    #[serde(skip_serializing_if = "is_sample_tokens")]
+    pub sample_tokens: usize,
     /// Steps between saves of the training state; 0 for the end only.
     pub save_every: usize,
     /// Folder of the training state and of what was learned. Empty: nothing is written.
@@ -73,6 +81,18 @@ pub struct Train {
     pub out: String,
     /// Goes on from the training state in `out`, where there is one.
     pub resume: bool,
+}
+
+const SAMPLES: usize = 3;
+const SAMPLE_TOKENS: usize = 16;
+
+// What only tells is left out of a file where it is the default, so that training states from before these keys still match.
+fn is_samples(n: &usize) -> bool {
+    *n == SAMPLES
+}
+
+fn is_sample_tokens(n: &usize) -> bool {
+    *n == SAMPLE_TOKENS
 }
 
 impl Default for Train {
@@ -83,7 +103,7 @@ impl Default for Train {
             documents: Split::BlankLines,
             template: true,
             packing: true,
-            validation: 0.05,
+            validation: Validation::default(),
             params: "lora".into(),
             gradient: "backprop".into(),
             optimizer: "adamw".into(),
@@ -97,6 +117,7 @@ impl Default for Train {
             lr: 2e-4,
             warmup: 0,
             decay: Decay::Constant,
+            decay_from: 0.0,
             lr_end: 0.0,
             grad_hold: Hold::All,
             clip: Clip { by: ClipBy::None, at: 1.0 },
@@ -106,9 +127,36 @@ impl Default for Train {
             round: Rounding::Nearest,
             validate_every: 0,
             validate_rows: 0,
+            samples: SAMPLES,
+            sample_tokens: SAMPLE_TOKENS,
             save_every: 0,
             out: String::new(),
             resume: false,
+        }
+    }
+}
+
+/// `train.validation`: what is held back to measure with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a share from 0 to 0.9, or the path of a file")]
+pub enum Validation {
+    /// This share of the documents, chosen by the seed; 0 for none.
+    Share(f64),
+    /// The documents of another file, relative to the configuration.
+    File(String),
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self::Share(0.05)
+    }
+}
+
+impl std::fmt::Display for Validation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{share}"),
+            Self::File(path) => f.write_str(path),
         }
     }
 }
@@ -263,19 +311,26 @@ impl Train {
         ]
     }
 
-    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, then the decay.
+    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, a plateau up to
+    /// `decay_from`, then the decay.
     pub fn share(&self, t: u64) -> f64 {
         let (t, warm, steps) = (t as f64, self.warmup as f64, self.steps as f64);
         if t <= warm {
             return t / warm;
         }
-        let done = ((t - warm) / (steps - warm).max(1.0)).clamp(0.0, 1.0);
+        let from = warm.max(self.decay_from * steps);
+        let done = ((t - from) / (steps - from).max(1.0)).clamp(0.0, 1.0);
         let left = match self.decay {
             Decay::Constant => return 1.0,
             Decay::Linear => 1.0 - done,
             Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
         };
         self.lr_end + (1.0 - self.lr_end) * left
+    }
+
+    /// Whether the data is made and not read: `bundled:NAME`, `tokens:ROWS`.
+    pub fn generated(&self) -> bool {
+        self.data.starts_with("bundled:") || self.data.starts_with("tokens:")
     }
 
     /// The rules that need no model.
@@ -289,6 +344,8 @@ impl Train {
             ("train.length", self.length, 2, 1 << 20),
             ("train.accumulate", self.accumulate, 1, 65536),
             ("train.warmup", self.warmup, 0, self.steps),
+            ("train.samples", self.samples, 0, 16),
+            ("train.sample_tokens", self.sample_tokens, 1, 256),
         ];
         for (key, value, min, max) in whole {
             if !(min..=max).contains(&value) {
@@ -298,14 +355,30 @@ impl Train {
         }
         let numbers = [
             ("train.lr", self.lr, 0.0, 100.0),
+            ("train.decay_from", self.decay_from, 0.0, 1.0),
             ("train.lr_end", self.lr_end, 0.0, 1.0),
-            ("train.validation", self.validation, 0.0, 0.9),
             ("train.clip.at", f64::from(self.clip.at), 1e-12, 1e12),
         ];
         for (key, value, min, max) in numbers {
             if !(min..=max).contains(&value) {
                 return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
             }
+        }
+        match &self.validation {
+            Validation::Share(share) if !(0.0..=0.9).contains(share) => {
+                let allowed = format!("`{share}` is not allowed; a number from 0 to 0.9, or the path of a file");
+                return Err(Error::config("train.validation", allowed));
+            }
+            Validation::File(path) if path.is_empty() => {
+                return Err(Error::config("train.validation", "`` is no file; name one, or set a share, such as 0.05"));
+            }
+            Validation::File(path) if self.generated() => {
+                return Err(Error::refused(
+                    format!("train.validation = {path} with train.data = {}", self.data),
+                    "generated data brings what is held out from it; set a share, such as train.validation=0.05",
+                ));
+            }
+            _ => {}
         }
         if config.gpu().is_none() {
             if self.compute == Arithmetic::Bf16 {
@@ -371,11 +444,20 @@ mod tests {
             ("[train]\ngrad_hold = \"matrix\"\nclip = { by = \"layer\", at = 0.5 }", &["layer", "matrix"]),
             ("[train]\nround = \"kahan\"", &["train.round", "bf16"]),
             ("[train]\nsteps = 0", &["train.steps", "`0`"]),
+            ("[train]\nsamples = 17", &["train.samples", "`17`", "0 to 16"]),
+            ("[train]\nsample_tokens = 0", &["train.sample_tokens", "`0`"]),
             ("[train]\nparams = \"lora2\"", &["train.params", "lora2", "full"]),
             ("[train]\nparams = { use = \"lora\", rank = 3 }", &["train.params.rank", "lora_alpha"]),
             ("[train]\noptimizer = { use = \"adamw\", state_dtype = \"f8\" }", &["state_dtype", "bf16"]),
             ("[train]\nclip = \"norm\"", &["train"]),
             ("[train]\nspeed = 1", &["train.speed", "steps"]),
+            ("[train]\nvalidation = 0.95", &["train.validation", "`0.95`", "0.9", "file"]),
+            ("[train]\nvalidation = true", &["train", "share", "file"]),
+            ("[train]\nvalidation = \"\"", &["train.validation", "share"]),
+            (
+                "[train]\ndata = \"bundled:task-tova\"\nvalidation = \"held.jsonl\"",
+                &["held.jsonl", "bundled:task-tova"],
+            ),
             ("[place]\nweights = \"stream\"\n[train]\nsteps = 3", &["place.weights", "resident"]),
         ] {
             let error = fails(text);
@@ -392,6 +474,15 @@ mod tests {
         let train = config.train.clone().unwrap();
         assert_eq!((train.steps, train.clip.by, train.params.knobs.int("r")), (7, ClipBy::Layer, Some(4)));
         assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        for (text, validation) in [
+            ("0", Validation::Share(0.0)),
+            ("0.25", Validation::Share(0.25)),
+            ("held/out.jsonl", Validation::File("held/out.jsonl".into())),
+        ] {
+            let config = from_toml("[train]", &[("train.validation".into(), text.into())]).unwrap();
+            assert_eq!(config.train.clone().unwrap().validation, validation, "{text}");
+            assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+        }
     }
 
     #[test]
@@ -405,5 +496,8 @@ mod tests {
             (t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9
         );
         assert!((11..=110).all(|i| t.share(i) >= t.share(i + 1)));
+        (t.decay, t.decay_from) = (Decay::Linear, 0.5);
+        assert_eq!((t.share(11), t.share(55)), (1.0, 1.0));
+        assert!((t.share(66) - (0.1 + 0.9 * 0.8)).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
     }
 }

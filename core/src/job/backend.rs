@@ -106,9 +106,10 @@ impl Cuda {
 impl Backend for Cuda {
     type Runner = GpuForward;
 
-    fn card(&self, _machine: &Machine, team: &Team) -> MachineCard {
+    fn card(&self, machine: &Machine, team: &Team) -> MachineCard {
         let (name, kernels) = self.device.name();
-        MachineCard { device: format!("cuda:{}", self.ordinal), name, threads: team.threads(), kernels, bandwidth: 0.0 }
+        let bandwidth = machine.gpus.get(self.ordinal).map_or(0.0, |g| g.read);
+        MachineCard { device: format!("cuda:{}", self.ordinal), name, threads: team.threads(), kernels, bandwidth }
     }
 
     fn load(
@@ -121,6 +122,7 @@ impl Backend for Cuda {
     ) -> Result<GpuForward> {
         let Resolved { held, pipeline, threads, .. } = resolved;
         let place = place::Model { stored: &model.shape, held: &held, threads };
-        GpuForward::load(&model.source, place, pipeline, self.formats, &self.device, ledger, team, progress)
+        let adapter = model.adapter.as_deref();
+        GpuForward::load(&model.source, adapter, place, pipeline, self.formats, &self.device, ledger, team, progress)
     }
 }

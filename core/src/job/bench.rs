@@ -16,6 +16,7 @@ use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::model::forward::{Extent, Unwatched};
+use crate::model::runner::Runner as _;
 use crate::ops::Team;
 use crate::plan::{Pass, Resolved, Workload, plan};
 
@@ -70,6 +71,83 @@ fn mean_sd(values: &[f64]) -> (f64, f64) {
     (m, se * (values.len() as f64).sqrt())
 }
 
+/// [`run`] on one device whose memory gives `read` bytes a second, where that is known.
+fn measure<B: Backend>(
+    backend: B,
+    resolved: Resolved,
+    read: Option<f64>,
+    model: &Model,
+    config: &Config,
+    machine: &Machine,
+    spec: &Spec,
+    cancel: &Arc<AtomicBool>,
+    told: &mut dyn FnMut(&Point),
+) -> Result<Vec<Point>> {
+    let budget = &config.budget;
+    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    let team = Team::with_cancel(resolved.threads, Arc::clone(cancel))?;
+    let mut forward = backend.load(model, resolved, &ledger, &team, &mut |_| ())?;
+    let vocab = forward.shape().vocab;
+    let ids: Vec<u32> = (0..config.run.context).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
+    let mut points = Vec::new();
+    for depth in &spec.depths {
+        let mut seqs = [forward.sequence(*depth + spec.tokens)?];
+        let (compute, rows) = (config.run.compute, config.run.context);
+        let extent =
+            |batch: usize| Extent { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
+        ledger.enter(Phase::Prefill);
+        let mut room = forward.room(&team, extent(config.run.batch))?;
+        if *depth > 0 {
+            forward.extend(&mut seqs[0], &ids[..*depth], false, &mut room, &team, &mut Unwatched)?;
+        }
+        let mut prefill = Vec::new();
+        for repeat in 0..=spec.repeats {
+            let start = Instant::now();
+            forward.extend(&mut seqs[0], &ids[*depth..*depth + spec.tokens], true, &mut room, &team, &mut Unwatched)?;
+            let seconds = start.elapsed().as_secs_f64();
+            if repeat > 0 {
+                prefill.push(spec.tokens as f64 / seconds);
+            }
+            forward.truncate(&mut seqs[0], *depth);
+        }
+        drop(room);
+        ledger.enter(Phase::Decode);
+        let mut room = forward.room(&team, extent(1))?;
+        let mut decode = Vec::new();
+        let before = ledger.operations();
+        for repeat in 0..=spec.repeats {
+            let start = Instant::now();
+            for step in 0..spec.steps {
+                forward.decode(&mut seqs, &ids[depth + step..=depth + step], &mut room, &team, &mut Unwatched)?;
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            if repeat > 0 {
+                decode.push(spec.steps as f64 / seconds);
+            }
+            forward.truncate(&mut seqs[0], *depth);
+        }
+        let operations = (ledger.operations() - before) as f64 / (spec.steps * (spec.repeats + 1)) as f64;
+        let workload =
+            Workload { passes: vec![Pass { prompt: *depth, decode: spec.steps, sequences: 1 }], reference: false };
+        let decode_bytes = plan(&model.shape, &workload, config, machine)?.time.decode_bytes;
+        let ((p, p_sd), (d, d_sd)) = (mean_sd(&prefill), mean_sd(&decode));
+        let point = Point {
+            depth: *depth,
+            prefill_tokens_per_second: p,
+            prefill_sd: p_sd,
+            decode_tokens_per_second: d,
+            decode_sd: d_sd,
+            decode_bytes,
+            bandwidth_fraction: read.map(|read| d * decode_bytes as f64 / read),
+            ledger_operations: operations,
+            ledger_share: operations * operation_seconds(&ledger)? * d,
+        };
+        told(&point);
+        points.push(point);
+    }
+    Ok(points)
+}
+
 /// Measures `spec` on `model` with the cache and placement of `config`. `told` hears of each finished depth.
 ///
 /// # Errors
@@ -97,80 +175,22 @@ pub fn run(
                 "bench measures depth, so every token must stay",
             ));
         }
-        let budget = &config.budget;
-        let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-        let team = Team::with_cancel(resolved.threads, Arc::clone(cancel))?;
-        if resolved.gpu.is_some() {
-            let device = format!("machine.device = {}", config.machine.device);
-            return Err(Error::refused(device, "bench measures the CPU so far; `run` tells a GPU's speed"));
+        match resolved.gpu {
+            #[cfg(feature = "cuda")]
+            Some(ordinal) => {
+                let backend = super::backend::Cuda::open(ordinal, &config)?;
+                let read = machine.gpus.get(ordinal).map(|g| g.read);
+                measure(backend, resolved, read, model, &config, machine, spec, cancel, told)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Some(_) => Err(Error::refused(
+                format!("machine.device = {}", config.machine.device),
+                "this build computes on the CPU; build with `--features cuda` for a GPU",
+            )),
+            None => {
+                let read = machine.probed.then(|| machine.speed.read[usize::from(resolved.threads > 1)]);
+                measure(Cpu, resolved, read, model, &config, machine, spec, cancel, told)
+            }
         }
-        let mut forward = Cpu.load(model, resolved, &ledger, &team, &mut |_| ())?;
-        let vocab = forward.shape.vocab;
-        let ids: Vec<u32> = (0..config.run.context).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
-        let mut points = Vec::new();
-        for depth in &spec.depths {
-            let mut seqs = [forward.sequence(*depth + spec.tokens)?];
-            let (compute, rows) = (config.run.compute, config.run.context);
-            let extent =
-                |batch: usize| Extent { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
-            ledger.enter(Phase::Prefill);
-            let mut room = forward.room(team.threads(), extent(config.run.batch))?;
-            if *depth > 0 {
-                forward.extend(&mut seqs[0], &ids[..*depth], false, &mut room, &team, &mut Unwatched)?;
-            }
-            let mut prefill = Vec::new();
-            for repeat in 0..=spec.repeats {
-                let start = Instant::now();
-                forward.extend(
-                    &mut seqs[0],
-                    &ids[*depth..*depth + spec.tokens],
-                    true,
-                    &mut room,
-                    &team,
-                    &mut Unwatched,
-                )?;
-                let seconds = start.elapsed().as_secs_f64();
-                if repeat > 0 {
-                    prefill.push(spec.tokens as f64 / seconds);
-                }
-                forward.truncate(&mut seqs[0], *depth);
-            }
-            drop(room);
-            ledger.enter(Phase::Decode);
-            let mut room = forward.room(team.threads(), extent(1))?;
-            let mut decode = Vec::new();
-            let before = ledger.operations();
-            for repeat in 0..=spec.repeats {
-                let start = Instant::now();
-                for step in 0..spec.steps {
-                    forward.decode(&mut seqs, &ids[depth + step..=depth + step], &mut room, &team, &mut Unwatched)?;
-                }
-                let seconds = start.elapsed().as_secs_f64();
-                if repeat > 0 {
-                    decode.push(spec.steps as f64 / seconds);
-                }
-                forward.truncate(&mut seqs[0], *depth);
-            }
-            let operations = (ledger.operations() - before) as f64 / (spec.steps * (spec.repeats + 1)) as f64;
-            let workload =
-                Workload { passes: vec![Pass { prompt: *depth, decode: spec.steps, sequences: 1 }], reference: false };
-            let decode_bytes = plan(&model.shape, &workload, &config, machine)?.time.decode_bytes;
-            let ((p, p_sd), (d, d_sd)) = (mean_sd(&prefill), mean_sd(&decode));
-            let read = machine.speed.read[usize::from(team.threads() > 1)];
-            let point = Point {
-                depth: *depth,
-                prefill_tokens_per_second: p,
-                prefill_sd: p_sd,
-                decode_tokens_per_second: d,
-                decode_sd: d_sd,
-                decode_bytes,
-                bandwidth_fraction: machine.probed.then(|| d * decode_bytes as f64 / read),
-                ledger_operations: operations,
-                ledger_share: operations * operation_seconds(&ledger)? * d,
-            };
-            told(&point);
-            points.push(point);
-        }
-        Ok(points)
     })
 }

@@ -130,7 +130,7 @@ fn run_on<B: Backend>(
     tell: &mut Teller,
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
-    let Order { config, model, machine, base, dump } = order;
+    let Order { config, model, machine, base, dump, keep: _ } = order;
     // Words are the program's, not the job's.
     let Prepared { words, prompt, mut tasks, workload } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;

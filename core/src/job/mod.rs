@@ -14,6 +14,7 @@ pub mod text;
 pub mod train;
 mod train_data;
 mod train_place;
+mod train_show;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub struct Order {
     pub base: PathBuf,
     /// Where tensors go (`--dump`).
     pub dump: Option<PathBuf>,
+    /// Where what is learned goes when the configuration names no folder (`train.out`); `None`: nowhere.
+    pub keep: Option<PathBuf>,
 }
 
 /// A running job.

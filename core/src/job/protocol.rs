@@ -142,6 +142,10 @@ impl From<&Error> for Failure {
     }
 }
 
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
 /// What a job tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -278,6 +282,30 @@ pub enum Event {
         loss: f64,
         /// Targets counted.
         tokens: usize,
+        /// Share of the targets that are the most likely token, 0 … 1; absent in runs that did not count.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token_accuracy: Option<f64>,
+        /// Share of a task's answers that are right to the last token, by the most likely token after the right ones before it:
+        /// what greedy decoding gets right. Absent for data that is no task.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accuracy: Option<f64>,
+        /// Answers asked for.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        answers: usize,
+    },
+    /// What the model says to a held-out question, greedily.
+    Sample {
+        /// Updates made.
+        step: u64,
+        /// Which question, from 0.
+        index: usize,
+        /// The question.
+        prompt: String,
+        /// What it said.
+        text: String,
+        /// What the data has there, as far as `train.sample_tokens`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<String>,
     },
     /// The training state is on the disk.
     Saved {

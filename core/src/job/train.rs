@@ -12,6 +12,7 @@ use super::protocol::{Command, Event, Speed};
 use super::text::Words;
 use super::train_data;
 use super::train_place::Place;
+use super::train_show::{Samples, progress};
 use super::{Order, Teller};
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use crate::train::batch::{Batch, Rows};
 use crate::train::engine::{Here, Setup, Techniques, Trainer};
 use crate::train::export::export;
 use crate::train::plan::{check, section};
+use crate::train::say::{Right, say};
 use crate::train::state::{self, Saved, Standing};
 
 /// Steps of which every layer's memory is told, so that one step can be looked at from within; later ones are thinned out.
@@ -41,9 +43,11 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
         ));
     }
     // Data and words are the program's, not the job's.
-    let rows = alloc::scoped(Scope::Program, || {
-        let words = Words::of(model)?;
-        train_data::open(train, &words, base, config.run.seed)
+    let (rows, samples) = alloc::scoped(Scope::Program, || {
+        let words = Arc::new(Words::of(model)?);
+        let rows = train_data::open(train, &words, base, config.run.seed, config.threads())?;
+        let samples = Samples::of(train, &*rows, words);
+        Ok::<_, Error>((rows, samples))
     })?;
     let workload = Workload::default();
     let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
@@ -94,7 +98,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
             tell.snapshot(Event::Progress { done: (share * 1000.0) as u64, total: 1000, seconds_left: left, what });
         }
     })?;
-    let out = (!train.out.is_empty()).then(|| base.join(&train.out));
+    let out = if train.out.is_empty() { order.keep.clone() } else { Some(base.join(&train.out)) };
     if let Some(dir) = &out {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
     }
@@ -114,6 +118,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
         trainer,
         ledger,
         rows,
+        samples,
         tell,
         inbox,
         cancel,
@@ -144,6 +149,8 @@ fn choices(train: &Train) -> Result<String> {
         grad_hold: Hold::All,
         validate_every: 0,
         validate_rows: 0,
+        samples: plain.samples,
+        sample_tokens: plain.sample_tokens,
         save_every: 0,
         out: String::new(),
         resume: false,
@@ -163,6 +170,7 @@ struct Run<'a> {
     trainer: Trainer,
     ledger: Arc<Ledger>,
     rows: Box<dyn Rows>,
+    samples: Samples,
     tell: &'a mut Teller,
     inbox: &'a Receiver<Command>,
     cancel: &'a Arc<AtomicBool>,
@@ -249,6 +257,12 @@ impl Run<'_> {
         if self.standing.step < steps {
             self.tell.event(Event::Phase { phase: Phase::Forward });
         }
+        if self.standing.step < steps {
+            self.ask()?;
+            if train.validate_every > 0 {
+                self.validate()?;
+            }
+        }
         while self.standing.step < steps {
             self.gate()?;
             let step = self.standing.step + 1;
@@ -295,6 +309,9 @@ impl Run<'_> {
         if validated != Some(self.standing.step) {
             self.validate()?;
         }
+        if made > 0 {
+            self.ask()?;
+        }
         if saved != self.standing.step || made == 0 {
             self.save()?;
         }
@@ -306,31 +323,51 @@ impl Run<'_> {
         Ok(Speed { load_seconds, step_seconds: self.step_seconds, steps: made, ..Speed::default() })
     }
 
-    /// The mean loss of the held-out rows.
+    /// Asks the model the held-out questions in words.
+    fn ask(&mut self) -> Result<()> {
+        let (start, passes) = (Instant::now(), self.train.sample_tokens);
+        let rounds = self.samples.prompts.len().div_ceil(self.train.batch);
+        let said = {
+            let Self { trainer, samples, tell, last, cancel, .. } = self;
+            let mut gate = |done: usize| {
+                if let Some(event) = progress(last, start, "asking held-out questions", done, rounds * passes) {
+                    tell.snapshot(event);
+                }
+                if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+            };
+            say(trainer, &samples.prompts, passes, &|id| samples.words.ends(id), &mut gate)?
+        };
+        for (i, ids) in said.iter().enumerate() {
+            self.tell.event(self.samples.event(i, self.standing.step, ids));
+        }
+        Ok(())
+    }
+
+    /// The mean loss of the held-out rows, and how much of what is asked there is right.
     fn validate(&mut self) -> Result<()> {
         let held = self.rows.held_out();
         let n = if self.train.validate_rows == 0 { held } else { held.min(self.train.validate_rows) };
         if n == 0 {
             return Ok(());
         }
-        let (mut loss, mut tokens) = (0.0, 0);
+        let (mut loss, mut tokens, mut right, mut best) = (0.0, 0, Right::default(), Vec::new());
+        let end = self.samples.words.end();
         let start = Instant::now();
         for first in (0..n).step_by(self.train.batch) {
             self.gate()?;
             let which: Vec<usize> = (first..n.min(first + self.train.batch)).collect();
             let batch = alloc::scoped(Scope::Program, || self.rows.held_out_batch(&which))?;
-            let (sum, counted) = self.trainer.evaluate(&batch)?;
+            let (sum, counted) = self.trainer.answer(&batch, &mut best)?;
+            right.add(&batch, &best, end);
             (loss, tokens) = (loss + sum, tokens + counted);
-            if self.last.elapsed() >= SNAPSHOT {
-                self.last = Instant::now();
-                let done = first + which.len();
-                let left = start.elapsed().as_secs_f64() / done as f64 * (n - done) as f64;
-                let what = "validation".into();
-                self.tell.snapshot(Event::Progress { done: done as u64, total: n as u64, seconds_left: left, what });
+            if let Some(event) = progress(&mut self.last, start, "validation", first + which.len(), n) {
+                self.tell.snapshot(event);
             }
         }
         let (step, loss) = (self.standing.step, loss / tokens.max(1) as f64);
-        self.tell.event(Event::Validation { step, loss, tokens });
+        let (accuracy, answers) = if self.rows.answers() { (right.share(), right.asked) } else { (None, 0) };
+        let token_accuracy = (tokens > 0).then(|| right.tokens as f64 / tokens as f64);
+        self.tell.event(Event::Validation { step, loss, tokens, token_accuracy, accuracy, answers });
         Ok(())
     }
 

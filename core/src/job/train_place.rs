@@ -55,7 +55,8 @@ impl Place {
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => {
                 let (name, kernels) = gpu.name();
-                MachineCard { device, name, threads, kernels, bandwidth: 0.0 }
+                let bandwidth = config.gpu().and_then(|n| machine.gpus.get(n)).map_or(0.0, |g| g.read);
+                MachineCard { device, name, threads, kernels, bandwidth }
             }
         }
     }

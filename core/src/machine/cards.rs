@@ -149,6 +149,7 @@ impl Machine {
             read: card.bandwidth,
             f32_flops: card.f32_flops,
             bf16_flops: card.f32_flops,
+            launch_s: super::launch_guess(),
             upload_pinned: link.clone(),
             upload: link.clone(),
             download: link,

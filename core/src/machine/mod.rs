@@ -4,6 +4,8 @@
 
 pub mod cards;
 mod disk;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod link;
 mod memory;
 mod probe;
@@ -78,12 +80,20 @@ pub struct Gpu {
     pub f32_flops: f64,
     /// bf16 operations a second.
     pub bf16_flops: f64,
+    /// Seconds from one kernel of a queue to the next: what small operations cost, however little they do.
+    #[serde(default = "launch_guess")]
+    pub launch_s: f64,
     /// Host to device from pinned memory.
     pub upload_pinned: Link,
     /// Host to device from ordinary memory.
     pub upload: Link,
     /// Device to host.
     pub download: Link,
+}
+
+/// Of a GPU whose launches nobody timed.
+const fn launch_guess() -> f64 {
+    4e-6
 }
 
 /// Threads a run uses unless told otherwise: one a core, within what we may use.
@@ -221,7 +231,7 @@ impl Machine {
         let Speed { read, copy, f32_flops } = self.speed;
         let rates = [("speed.read", read), ("speed.copy", copy), ("speed.f32_flops", f32_flops)];
         let disk = [("disk.sequential", [self.disk.sequential; 2]), ("disk.write", [self.disk.write; 2])];
-        let gpus = self.gpus.iter().map(|g| ("gpus", [g.read.min(g.f32_flops), g.bf16_flops]));
+        let gpus = self.gpus.iter().map(|g| ("gpus", [g.read.min(g.f32_flops), g.bf16_flops.min(g.launch_s)]));
         let bad_rate =
             rates.into_iter().chain(disk).chain(gpus).find(|(_, v)| v.iter().any(|v| !(v.is_finite() && *v > 0.0)));
         if let Some((key, _)) = bad_rate {
@@ -294,10 +304,11 @@ impl fmt::Display for Machine {
             writeln!(f, "gpu              {}: {}, {} free", gpu.name, Both(gpu.memory), Both(gpu.available))?;
             writeln!(
                 f,
-                "                 {:.0} GB/s read, {:.0} GFLOP/s f32, {:.0} GFLOP/s bf16",
+                "                 {:.0} GB/s read, {:.0} GFLOP/s f32, {:.0} GFLOP/s bf16, {:.1} µs a kernel",
                 giga(gpu.read),
                 giga(gpu.f32_flops),
-                giga(gpu.bf16_flops)
+                giga(gpu.bf16_flops),
+                gpu.launch_s * 1e6
             )?;
         }
         Ok(())

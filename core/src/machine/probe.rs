@@ -63,10 +63,14 @@ fn probe_within(
         let pair = |one: f64, all: f64| [one, all.max(one)];
         Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n) }
     };
-    let disk = disk::probe(folder, &ledger, disk_limit, &mut |what, part| progress(what, 0.4 + 0.6 * part), cancelled)?;
+    let disk = disk::probe(folder, &ledger, disk_limit, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
+    #[cfg(feature = "cuda")]
+    let gpus = super::gpu::probe(&mut |what, part| progress(what, 0.9 + 0.1 * part), cancelled)?;
+    #[cfg(not(feature = "cuda"))]
+    let gpus = Vec::new();
     progress("done", 1.0);
     // Read again: the first reading stood before our own buffers came and went.
-    Ok(Machine { schema: SCHEMA, probed: true, cpu, memory: Memory::now(), speed, disk, gpus: Vec::new() })
+    Ok(Machine { schema: SCHEMA, probed: true, cpu, memory: Memory::now(), speed, disk, gpus })
 }
 
 /// Length of the memory buffer, which is read whole and copied half over half: 256 MiB or four times the last cache, at

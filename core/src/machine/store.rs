@@ -106,6 +106,7 @@ mod tests {
             read: 4.3e12,
             f32_flops: 6e13,
             bf16_flops: 8e14,
+            launch_s: 2.5e-6,
             upload_pinned: Link::flat(1e-5, 5e10),
             upload: Link::flat(1e-5, 1e10),
             download: Link::flat(1e-5, 4e10),

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod chat;
+pub mod convert;
 pub mod discover;
 pub mod forward;
 pub mod gguf;

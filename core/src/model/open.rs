@@ -1,5 +1,5 @@
 //! Opening a model by what the configuration calls it: a GGUF file, a Hugging Face folder, `bundled:NAME`, or
-//! `random:SHAPE@TYPE`.
+//! `random:SHAPE@TYPE`, where the shape may be a file's.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::adapter::AdapterFile;
 use super::chat::ChatTemplate;
 use super::gguf::Gguf;
 use super::hf::HfFolder;
-use super::random::{self, RandomSpec};
+use super::random::{self, RandomSpec, Spread};
 use super::shape::{ModelShape, TensorShape};
 use super::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::config;
@@ -27,12 +27,23 @@ pub enum Source {
     Random {
         /// What was asked for.
         spec: RandomSpec,
-        /// Of the numbers.
-        seed: u64,
+        /// How they are spread.
+        spread: Spread,
+        /// The file that lends its shape and words, where one does.
+        like: Option<Box<Gguf>>,
     },
 }
 
 impl Source {
+    /// The GGUF file whose words and metadata it has.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match self {
+            Self::Gguf(file) => Some(file),
+            Self::Random { like, .. } => like.as_deref(),
+            Self::Hf(_) => None,
+        }
+    }
+
     /// Reads rows `first..first + n` of `t` as stored into `out`.
     ///
     /// # Errors
@@ -44,7 +55,12 @@ impl Source {
                 file.read_at(info, (first * t.row_bytes()) as u64, &mut out[..n * t.row_bytes()])
             }
             Self::Hf(folder) => folder.read_rows(t, first, n, out),
-            Self::Random { seed, .. } => random::fill(t, first..first + n, *seed, out),
+            // Divisors of the rotation are no weights: they are the file's own.
+            Self::Random { like: Some(file), .. } if t.name == "rope_freqs.weight" => {
+                let info = file.tensor(&t.name).ok_or_else(|| file.error(t.name.as_str(), "the tensor is missing"))?;
+                file.read_at(info, (first * t.row_bytes()) as u64, &mut out[..n * t.row_bytes()])
+            }
+            Self::Random { spec, spread, .. } => random::fill_spread(t, first..first + n, spec.seed, *spread, out),
         }
     }
 }
@@ -98,20 +114,29 @@ impl Model {
     /// # Errors
     /// A missing, damaged or unsupported file, named with the field at fault.
     pub fn open(path: &str, base: &Path) -> Result<Self> {
-        if let Some(spec) = random::parse(path)? {
-            let shape = random::shape(&spec)?;
-            let source = Arc::new(Source::Random { spec, seed: 0 });
-            return Ok(Self { path: path.into(), shape, source, hash: path.to_owned(), file_bytes: 0, adapter: None });
-        }
-        let file = match path.strip_prefix("bundled:") {
-            Some(name) => bundled(name)?,
-            None => base.join(path),
+        let file = |path: &str| match path.strip_prefix("bundled:") {
+            Some(name) => bundled(name),
+            None => Ok(base.join(path)),
         };
         // What cannot be opened is a wrong argument, not a failed run.
         let argument = |e: Error| match e {
             Error::Io { path, action, message } => Error::model(path, "model.path", format!("{action}: {message}")),
             e => e,
         };
+        if let Some(spec) = random::parse(path)? {
+            let (shape, spread, like, hash) = match &spec.source {
+                random::Source::File(name) => {
+                    let gguf = Gguf::open(&file(name)?).map_err(argument)?;
+                    let shape = random::of_file(&spec, &ModelShape::from_gguf(&gguf)?)?;
+                    let (spread, hash) = (Spread::Untrained(shape.layers.len()), gguf.content_hash()?);
+                    (shape, spread, Some(Box::new(gguf)), format!("{path} {hash}"))
+                }
+                _ => (random::shape(&spec)?, Spread::ByColumns, None, path.to_owned()),
+            };
+            let source = Arc::new(Source::Random { spec, spread, like });
+            return Ok(Self { path: path.into(), shape, source, hash, file_bytes: 0, adapter: None });
+        }
+        let file = file(path)?;
         if HfFolder::is_one(&file) {
             let (folder, shape) = HfFolder::open(&file).map_err(argument)?;
             let (hash, file_bytes) = (folder.content_hash().map_err(argument)?, folder.file_bytes());
@@ -150,15 +175,14 @@ impl Model {
         Ok(Self { shape, hash, adapter: Some(Arc::new(file)), ..self })
     }
 
-    /// Its tokenizer; a random model has none.
+    /// Its tokenizer; a random model has none, unless its shape is a file's.
     ///
     /// # Errors
     /// Damaged or unknown tokenizer metadata.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         match &*self.source {
-            Source::Gguf(file) => Ok(Some(Tokenizer::new(TokenizerSpec::from_gguf(file)?)?)),
             Source::Hf(folder) => folder.tokenizer(),
-            Source::Random { .. } => Ok(None),
+            source => source.gguf().map(|file| Tokenizer::new(TokenizerSpec::from_gguf(file)?)).transpose(),
         }
     }
 
@@ -168,9 +192,11 @@ impl Model {
     /// A template that does not parse.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &*self.source {
-            Source::Gguf(file) => file.str("tokenizer.chat_template")?.map(ChatTemplate::new).transpose(),
             Source::Hf(folder) => folder.chat_template()?.as_deref().map(ChatTemplate::new).transpose(),
-            Source::Random { .. } => Ok(None),
+            source => match source.gguf() {
+                Some(file) => file.str("tokenizer.chat_template")?.map(ChatTemplate::new).transpose(),
+                None => Ok(None),
+            },
         }
     }
 }

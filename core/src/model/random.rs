@@ -1,9 +1,10 @@
 //! Models made of random numbers, for memory and speed: `random:llama-1b`, `random:llama-8b@q4_0`,
-//! `random:path/config.json@q8_0`.
+//! `random:path/config.json@q8_0`, `random:path/model.gguf@f32#7`, `random:bundled:recall@f32`.
 //!
 //! Weights are made where they are to lie, block by block, from a counter: the same seed, tensor and row give the same
 //! bytes on every machine and in any order. Matrices have a standard deviation near 1/√cols, so that hidden states and
-//! logits stay finite; norms are ones.
+//! logits stay finite; norms are ones. A GGUF file lends its shape and its words, and its matrices begin as those of a
+//! model that is yet to be trained: 0.02, what adds to the residual stream divided by √(2 · layers) (GPT-2).
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use super::llama_shape::{Hyper, Layer, Role};
 use super::shape::{ModelShape, TensorShape};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::weights::format::Target;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -97,15 +99,19 @@ pub enum Source {
     Preset(&'static str),
     /// A Hugging Face `config.json`.
     Config(PathBuf),
+    /// A GGUF file, or `bundled:NAME`: its shape and words, to be trained from nothing.
+    File(String),
 }
 
-/// A random model as asked for: `random:SHAPE[@TYPE]`.
+/// A random model as asked for: `random:SHAPE[@TYPE][#SEED]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RandomSpec {
     /// The shape.
     pub source: Source,
     /// The type of every matrix.
     pub ty: BlockType,
+    /// Of the numbers.
+    pub seed: u64,
 }
 
 impl std::fmt::Display for RandomSpec {
@@ -113,17 +119,48 @@ impl std::fmt::Display for RandomSpec {
         match &self.source {
             Source::Preset(name) => write!(f, "random:{name}@{}", self.ty),
             Source::Config(path) => write!(f, "random:{}@{}", path.display(), self.ty),
+            Source::File(name) => write!(f, "random:{name}@{}", self.ty),
+        }?;
+        if self.seed == 0 { Ok(()) } else { write!(f, "#{}", self.seed) }
+    }
+}
+
+/// How matrices are spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Spread {
+    /// 1/√cols: hidden states keep their size through the layers.
+    ByColumns,
+    /// As a model before its first step: 0.02, and less for what adds to the residual stream of this many layers.
+    Untrained(usize),
+}
+
+impl Spread {
+    /// The standard deviation of `tensor`.
+    fn deviation(self, tensor: &TensorShape) -> f32 {
+        match self {
+            Self::ByColumns => 1.0 / (tensor.cols as f32).sqrt(),
+            Self::Untrained(layers) => {
+                let adds = tensor.name.contains("attn_output") || tensor.name.contains("ffn_down");
+                0.02 / if adds { (2.0 * layers as f32).sqrt() } else { 1.0 }
+            }
         }
     }
 }
 
-/// Reads `random:SHAPE[@TYPE]`, type f16 unless given; `None` when `spec` is not a random model at all.
+/// Reads `random:SHAPE[@TYPE][#SEED]`, type f16 and seed 0 unless given; `None` when `spec` is not a random model at all.
 ///
 /// # Errors
 /// [`Error::Config`] at `model.path` when the shape or the type is unknown.
 pub fn parse(spec: &str) -> Result<Option<RandomSpec>> {
     let Some(rest) = spec.strip_prefix("random:") else { return Ok(None) };
     let wrong = |message: String| Error::config("model.path", format!("`{spec}`: {message}"));
+    let (rest, seed) = match rest.rsplit_once('#') {
+        Some((rest, seed)) if !seed.contains(['/', '\\', '.']) => {
+            let message = || wrong(format!("`{seed}` is not a seed; write a whole number after the #"));
+            (rest, seed.parse().map_err(|_| message())?)
+        }
+        _ => (rest, 0),
+    };
     // A path may hold an `@` itself; a type holds neither `/` nor `.`.
     let (shape, ty) = match rest.rsplit_once('@') {
         Some((shape, ty)) if !ty.contains(['/', '\\', '.']) => (shape, Some(ty)),
@@ -139,15 +176,16 @@ pub fn parse(spec: &str) -> Result<Option<RandomSpec>> {
     let source = match PRESETS.iter().find(|p| p.name == shape) {
         Some(preset) => Source::Preset(preset.name),
         None if shape.ends_with(".json") => Source::Config(shape.into()),
+        None if shape.ends_with(".gguf") || shape.starts_with("bundled:") => Source::File(shape.into()),
         None => {
             let known: Vec<_> = PRESETS.iter().map(|p| p.name).collect();
             return Err(wrong(format!(
-                "`{shape}` is not a shape; write one of {}, or the path of a config.json",
+                "`{shape}` is not a shape; write one of {}, bundled:recall, or the path of a config.json or a GGUF file",
                 known.join(", ")
             )));
         }
     };
-    Ok(Some(RandomSpec { source, ty }))
+    Ok(Some(RandomSpec { source, ty, seed }))
 }
 
 /// The shape of a random model: matrices (embedding and head included) of its type, norms f32.
@@ -164,6 +202,9 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
             (preset.hyper(), Path::new(preset.name))
         }
         Source::Config(path) => (config::read(path)?.hyper, path.as_path()),
+        Source::File(name) => {
+            return Err(Error::Internal(format!("{name}: the shape of a file is known when it is open")));
+        }
     };
     let ty = spec.ty;
     let mut shape = hyper.assemble(
@@ -181,6 +222,15 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
     )?;
     shape.name = spec.to_string();
     Ok(shape)
+}
+
+/// `shape`, that of a file, with matrices of the type that `spec` asks for.
+///
+/// # Errors
+/// [`Error::Refused`] when the type's blocks do not divide a row.
+pub fn of_file(spec: &RandomSpec, shape: &ModelShape) -> Result<ModelShape> {
+    let retyped = Target::Block(spec.ty).apply(shape)?;
+    Ok(ModelShape { name: spec.to_string(), ..retyped })
 }
 
 impl Preset {
@@ -202,12 +252,20 @@ impl Preset {
     }
 }
 
-/// Fills `out` with rows `rows` of `tensor`. Rows do not depend on each other: any split over threads gives the same bytes.
+/// Fills `out` with rows `rows` of `tensor`, spread by its columns. Rows do not depend on each other: any split over threads gives the same bytes.
 ///
 /// # Errors
 /// [`Error::Refused`] when the type is not one of [`TYPES`]; [`Error::Internal`] when `out` does not hold exactly `rows`.
 pub fn fill(tensor: &TensorShape, rows: Range<usize>, seed: u64, out: &mut [u8]) -> Result<()> {
-    let TensorShape { name, ty, cols, .. } = tensor;
+    fill_spread(tensor, rows, seed, Spread::ByColumns, out)
+}
+
+/// As [`fill`], matrices being spread as `spread` says.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_spread(tensor: &TensorShape, rows: Range<usize>, seed: u64, spread: Spread, out: &mut [u8]) -> Result<()> {
+    let TensorShape { name, ty, .. } = tensor;
     let row_bytes = tensor.row_bytes();
     if rows.start > rows.end || rows.end > tensor.rows || row_bytes == 0 || out.len() != rows.len() * row_bytes {
         return Err(Error::Internal(format!(
@@ -222,7 +280,7 @@ pub fn fill(tensor: &TensorShape, rows: Range<usize>, seed: u64, out: &mut [u8])
         return Ok(());
     }
     let key = name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
-    let deviation = 1.0 / (*cols as f32).sqrt();
+    let deviation = spread.deviation(tensor);
     for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes)) {
         let mut random = Random { state: mix(key ^ row as u64) };
         match ty {

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Workload;
 use super::pieces::{Draft, Live, is_cache};
+use super::{Workload, formula_train};
 use crate::blocks::BlockType;
 use crate::bytes::Bytes;
 use crate::config::Config;
@@ -29,7 +29,7 @@ pub struct Formula {
 
 /// One factor of a product.
 #[derive(Clone, Debug)]
-enum Factor {
+pub(super) enum Factor {
     /// A number and what it counts.
     Number(u64, String),
     /// A sum in brackets.
@@ -38,9 +38,9 @@ enum Factor {
 
 /// A product, and a word on what it is.
 #[derive(Clone, Debug)]
-struct Term(Vec<Factor>);
+pub(super) struct Term(pub(super) Vec<Factor>);
 
-fn n(value: impl TryInto<u64>, unit: impl Into<String>) -> Factor {
+pub(super) fn n(value: impl TryInto<u64>, unit: impl Into<String>) -> Factor {
     Factor::Number(value.try_into().unwrap_or(u64::MAX), unit.into())
 }
 
@@ -60,7 +60,7 @@ fn grouped(n: u64) -> String {
     out
 }
 
-fn value(terms: &[Term]) -> Option<u64> {
+pub(super) fn value(terms: &[Term]) -> Option<u64> {
     terms.iter().try_fold(0u64, |sum, Term(factors)| {
         let product = factors.iter().try_fold(1u64, |product, f| match f {
             Factor::Number(n, _) => product.checked_mul(*n),
@@ -105,6 +105,7 @@ pub fn formula(
     live.retain(|l| l.tag.category == category);
     let bytes: u64 = live.iter().map(|l| l.bytes).sum();
     let terms = match category {
+        _ if config.train.is_some() => formula_train::terms(stored, config, &live).ok()?,
         Category::Weights => weights(&draft, &live),
         Category::KvCache => cache(&draft, &live),
         Category::Activations | Category::Logits => computed(&draft, &live),
@@ -120,7 +121,7 @@ pub fn formula(
 }
 
 /// Every named buffer with its bytes.
-fn named(live: &[Live]) -> Vec<Term> {
+pub(super) fn named(live: &[Live]) -> Vec<Term> {
     let mut sums: Vec<(&str, u64)> = Vec::new();
     for l in live {
         match sums.iter_mut().find(|(name, _)| *name == l.tag.name) {
@@ -344,6 +345,64 @@ mod tests {
             }
         }
         assert!(formulas > 1000 && spelt > 300, "{formulas} {spelt}");
+    }
+
+    #[test]
+    fn a_training_comes_to_its_planned_bytes_and_nothing_of_it_is_only_named() {
+        let machine = Machine::default_guess();
+        let (mut formulas, mut configs) = (0, 0);
+        for spec in ["smollm2-135m@q4_1", "smollm2-135m@f16"] {
+            let shape = shape(spec);
+            for params in ["lora", "full"] {
+                for more in [
+                    &[][..],
+                    &[("train.activations", "keep"), ("train.loss", "cut"), ("train.optimizer", "sgd")],
+                    &[("train.activations", "{ use = \"recompute\", every = 4 }"), ("train.loss", "full")],
+                    &[("train.grad_hold", "layer"), ("train.dtype", "bf16"), ("train.round", "kahan")],
+                    &[("train.grad_hold", "matrix"), ("train.dtype", "bf16"), ("train.round", "master")],
+                    &[("machine.device", "cuda:0"), ("train.grad_dtype", "bf16"), ("train.activations", "keep")],
+                ] {
+                    let mut sets = vec![("train.params", params), ("train.batch", "2"), ("train.length", "64")];
+                    sets.extend_from_slice(more);
+                    let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+                    let config = crate::config::from_toml("", &sets).unwrap();
+                    let work = Workload::default();
+                    let planned = plan(&shape, &work, &config, &machine).unwrap().bytes;
+                    let accounts = std::iter::once((None, &planned.tiers))
+                        .chain(planned.phases.iter().map(|(p, a)| (Some(*p), a)));
+                    for (phase, tiers) in accounts {
+                        for (tier, account) in tiers {
+                            for (category, bytes) in &account.at_peak {
+                                let f = formula(&shape, &work, &config, phase, *tier, *category);
+                                let f = f.unwrap_or_else(|| panic!("{category} of {sets:?}"));
+                                assert_eq!((f.bytes, computed(&f.text)), (*bytes, *bytes), "{}", f.text);
+                                // Kernels' own scratch has no terms of its own; what a layer learns with has.
+                                let only =
+                                    ["B gradients", "B optimizer", "B kept", "B layer", "B logits", "B recomputed"];
+                                let tied = f.text.contains("B gradients") && params == "full" && more.len() == 3;
+                                assert!(tied || only.iter().all(|w| !f.text.contains(w)), "{}: {sets:?}", f.text);
+                                if *category == Category::Weights {
+                                    assert!(
+                                        !f.text.contains("B frozen") && !f.text.contains("B adapters"),
+                                        "{}",
+                                        f.text
+                                    );
+                                }
+                                formulas += 1;
+                            }
+                        }
+                    }
+                    configs += 1;
+                }
+            }
+        }
+        assert!(formulas > 300 && configs == 24, "{formulas} {configs}");
+        let config = crate::config::from_toml("", &[("train.batch".into(), "2".into())]).unwrap();
+        let shape = shape("smollm2-135m@q4_1");
+        let of = |category| {
+            formula(&shape, &Workload::default(), &config, Some(Phase::Backward), Tier::Device, category).unwrap().text
+        };
+        assert_eq!(of(Category::Gradients), "2,442,240 numbers that learn · 4 B = 9.32 MiB");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod change;
 mod formula;
+mod formula_train;
 mod pieces;
 mod solve;
 mod solve_train;
@@ -171,10 +172,15 @@ impl Resolved {
         let mut held: Vec<Reservation> = Vec::new();
         let model = place::Model { stored, held: &self.held, threads: self.threads };
         match self.gpu {
-            Some(_) => gpu::plan_load(model, ledger, &mut held)?,
-            None => self.placement.plan(model, ledger, &mut held)?,
+            Some(_) => {
+                gpu::plan_load(model, ledger, &mut held)?;
+                gpu::plan_adapter(&self.held, ledger, &mut held)?;
+            }
+            None => {
+                self.placement.plan(model, ledger, &mut held)?;
+                adapter::plan(&self.held, ledger, &mut held)?;
+            }
         }
-        adapter::plan(&self.held, ledger, &mut held)?;
         let tier = config.cpu_tier();
         if config.run.sampling.temperature > 0.0 {
             held.push(ledger.reserve(Tag { tier, ..SAMPLER }, (SAMPLER_BYTES * self.held.vocab) as u64)?);
@@ -238,8 +244,8 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
     let draft = Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false);
     let time = match &config.train {
         Some(train) => {
-            train::plan::walk(config, stored, &draft)?;
-            time::training(stored, train, config, machine)?
+            let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
+            time::training(stored, train, spent, machine)
         }
         None => {
             let resolved = Resolved::new(config, stored)?;

@@ -15,6 +15,7 @@ use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier};
 use crate::model::forward::Extent;
 use crate::model::shape::{ModelShape, TensorShape};
 use crate::place::rows;
+use crate::train;
 use crate::weights::units::UnitLayout;
 
 /// One tensor, one layer's cache or one buffer, as predicted.
@@ -56,6 +57,8 @@ pub(super) struct Draft {
     trace: Vec<Step>,
     rows: Vec<Rows>,
     pub rooms: Vec<Extent>,
+    /// A training's: nothing in it is a layer of inference or a cache.
+    training: bool,
 }
 
 impl Draft {
@@ -64,14 +67,20 @@ impl Draft {
     /// # Errors
     /// A choice this shape forbids.
     pub fn new(stored: &ModelShape, workload: &Workload, config: &Config) -> Result<Self> {
-        let resolved = Resolved::new(config, stored)?;
         let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, true);
+        if config.train.is_some() {
+            train::plan::walk(config, stored, &ledger, None)?;
+            let resolved = Resolved::new(&Config::default(), stored)?;
+            let (trace, training) = (ledger.trace(), true);
+            return Ok(Self { resolved, trace, rows: Vec::new(), rooms: Vec::new(), training });
+        }
+        let resolved = Resolved::new(config, stored)?;
         let (mut rows, mut rooms) = (Vec::new(), Vec::new());
         resolved.walk(config, stored, workload, &ledger, &mut |note| match note {
             Note::Room(extent) => rooms.push(extent),
             Note::Rows { prompt, from, to } => rows.push(Rows { prompt, from, to }),
         })?;
-        Ok(Self { resolved, trace: ledger.trace(), rows, rooms })
+        Ok(Self { resolved, trace: ledger.trace(), rows, rooms, training: false })
     }
 
     /// What `tier` holds when it holds most: over the whole plan, or in one phase. The instant is the one of the plan's own
@@ -137,6 +146,9 @@ impl Draft {
     /// The tensors that one reservation of weights is made of, and how the group is called; `None` for a reservation that is
     /// no list of tensors.
     pub fn tensors(&self, live: &Live) -> Option<(String, Vec<&TensorShape>)> {
+        if self.training {
+            return None;
+        }
         let held = &self.resolved.held;
         let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().to_vec()));
         let embedding = || Some(("embedding".to_owned(), vec![&held.embedding]));
@@ -195,6 +207,20 @@ fn detail(name: &str) -> &'static str {
         "kv staging" => "one layer's cache of the whole prompt, before tokens go",
         "layer slots" => "room for any one layer, or a part of the output head",
         "token ids" => "u32",
+        "frozen weights" => "the model as its file has it",
+        "weights that learn" => "the model's own weights, updated in place",
+        "adapters" => "low-rank matrices that learn",
+        "gradients" => "one number for each that learns, as long as they are held",
+        "optimizer state" => "what the optimizer remembers of each number that learns",
+        "rounding copies" => "what rounding to two bytes would lose",
+        "kept activations" => "what each layer leaves for its backward",
+        "kept inputs" => "inputs of layers that are computed again",
+        "recomputed layers" => "what layers computed again leave for their backward",
+        "backward scratch" => "gradients of hidden states and values",
+        "adapter scratch" => "an adapter's inner products",
+        "loss statistics" => "log-sum-exp and the target's score of each token, f32",
+        "gradient norms" => "f32",
+        "batch" => "tokens, targets, positions and documents, u32",
         _ => "",
     }
 }

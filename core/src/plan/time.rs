@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::{Resolved, Workload};
 use crate::config::Config;
 use crate::config::train::Train;
-use crate::error::Result;
 use crate::machine::Machine;
+use crate::model::gpu;
 use crate::model::shape::ModelShape;
 use crate::place;
-use crate::train::engine::Techniques;
-use crate::train::params::Role;
-use crate::train::weights::ROLES;
+use crate::train::device::Spent;
+use crate::train::dry::Rates;
+use crate::train::gpu::Precision;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Times {
     pub decode_tokens_per_second: f64,
     /// Bytes of weights and cache that one decoding step reads on the device.
     pub decode_bytes: u64,
-    /// Seconds of a training step; 0 for none.
+    /// Seconds of a training step; 0 for none, or where nobody has measured the GPU.
     #[serde(default)]
     pub train_step_seconds: f64,
     /// Seconds of all training steps.
@@ -62,10 +62,10 @@ pub(super) fn times(
 ) -> Times {
     let model = place::Model { stored, held: &r.held, threads: r.threads };
     let many = r.threads > 1;
-    let gpu = r.gpu.map(|n| machine.gpus.get(n));
-    let (read, flops) = match gpu {
-        Some(Some(gpu)) => (gpu.read, gpu.f32_flops),
-        _ => (machine.speed.read[usize::from(many)], machine.speed.f32_flops[usize::from(many)]),
+    let card = r.gpu.map(|n| machine.gpus.get(n));
+    let (read, flops, launch) = match card {
+        Some(Some(gpu)) => (gpu.read, gpu.f32_flops, gpu.launch_s),
+        _ => (machine.speed.read[usize::from(many)], machine.speed.f32_flops[usize::from(many)], 0.0),
     };
     let link = |(name, bytes, chunk): &(&str, u64, u64)| match *name {
         "disk" => machine.disk.warm.fetch_seconds(bytes.div_ceil((*chunk).max(1)), *chunk),
@@ -82,7 +82,7 @@ pub(super) fn times(
     let Some(pass) = workload.passes.first() else {
         return Times { load_seconds, probed: machine.probed, ..Times::default() };
     };
-    if gpu == Some(None) {
+    if card == Some(None) {
         // Nobody has said how fast this GPU is: bytes are known, times are not.
         let depth = pass.prompt + pass.decode / 2;
         let decode_bytes = per_token + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
@@ -91,7 +91,8 @@ pub(super) fn times(
     let n = pass.prompt as f64;
     let pieces = if r.pipeline.stages(pass.prompt) { 1 } else { pass.prompt.div_ceil(config.run.batch).max(1) } as f64;
     let arithmetic = (n * linear_flops(&r.held) + n * attention_flops(&r.held, n / 2.0) + head_flops) / flops;
-    let prefill = (pieces * moved).max(arithmetic).max(pieces * per_token as f64 / read);
+    let launching = |sequences: usize| launch * gpu::launches(&r.held, sequences) as f64;
+    let prefill = (pieces * moved).max(arithmetic).max(pieces * per_token as f64 / read) + pieces * launching(1);
     let depth = pass.prompt + pass.decode / 2;
     // Rows attention reads, bytes and arithmetic, at the mean depth.
     let cache = pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
@@ -100,7 +101,8 @@ pub(super) fn times(
     let s = pass.sequences as f64;
     let step = moved
         .max(bytes as f64 / read)
-        .max(s * (linear_flops(&r.held) + attention_flops(&r.held, rows) + head_flops) / flops);
+        .max(s * (linear_flops(&r.held) + attention_flops(&r.held, rows) + head_flops) / flops)
+        + launching(pass.sequences);
     Times {
         load_seconds,
         prefill_seconds: prefill,
@@ -112,41 +114,33 @@ pub(super) fn times(
     }
 }
 
-/// Times of training by arithmetic alone: a forward, one product a linear backward for its input and one for its weights
-/// where they learn, and what is run again; the optimizer's pass by bytes.
-pub(super) fn training(stored: &ModelShape, train: &Train, config: &Config, machine: &Machine) -> Result<Times> {
-    let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
-    if config.gpu().is_some() {
-        // No GPU's bandwidths are probed yet: bytes are known, times are not.
-        return Ok(Times { load_seconds, ..Times::default() });
+/// What the machine of `config` does in a second, for training; none for a GPU that nobody has measured.
+pub(super) fn rates(config: &Config, machine: &Machine) -> Option<Rates> {
+    match config.gpu() {
+        None => {
+            let many = usize::from(config.threads() > 1);
+            let speed = &machine.speed;
+            Some(Rates { flops: speed.f32_flops[many], bytes: speed.read[many], launch: 0.0 })
+        }
+        Some(n) => machine.gpus.get(n).map(|gpu| {
+            let precision = config.train.as_ref().map_or(Precision::F32, Precision::of);
+            let flops = match precision {
+                Precision::F32 => gpu.f32_flops,
+                Precision::Bf16 => gpu.bf16_flops,
+            };
+            Rates { flops, bytes: gpu.read, launch: gpu.launch_s }
+        }),
     }
-    let many = usize::from(config.threads() > 1);
-    let (flops, copy) = (machine.speed.f32_flops[many], machine.speed.copy[0]);
-    let techniques = Techniques::new(train)?;
-    let rows = (train.batch * train.length * train.accumulate) as f64;
-    let linears = linear_flops(stored);
-    let attention = attention_flops(stored, train.length as f64 / 2.0);
-    let head = 2.0 * (stored.head().rows * stored.head().cols) as f64;
-    let learned: f64 = stored
-        .layers
-        .iter()
-        .flat_map(|l| l.tensors.all().into_iter().zip(ROLES))
-        .filter(|(t, role)| t.rows > 1 && techniques.params.learns(*role))
-        .map(|(t, _)| 2.0 * (t.rows * t.cols) as f64)
-        .sum();
-    let forwards = if techniques.activations.every() == 0 { 1.0 } else { 2.0 };
-    let tile = techniques.loss.tile(train.batch * train.length, stored.vocab);
-    let heads =
-        if tile.vocab < stored.vocab { 3.0 } else { 2.0 } + f64::from(u8::from(techniques.params.learns(Role::Head)));
-    let a_row = forwards * (linears + attention) + linears + learned + 3.5 * attention + heads * head;
-    let changed = stored.parameters() as f64 * if learned > 0.0 { 1.0 } else { 0.0 };
-    let state: usize = techniques.optimizer.state(1, 1).iter().map(|s| s.ty.block_bytes()).sum();
-    let step = rows * a_row / flops + changed * (8.0 + 2.0 * state as f64) / copy;
-    Ok(Times {
-        load_seconds,
+}
+
+/// Times of training, from what a step on the dry device `spent`.
+pub(super) fn training(stored: &ModelShape, train: &Train, spent: Spent, machine: &Machine) -> Times {
+    let step = train.accumulate as f64 * spent.pass + spent.update;
+    Times {
+        load_seconds: stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20),
         train_step_seconds: step,
         train_seconds: step * train.steps as f64,
         probed: machine.probed,
         ..Times::default()
-    })
+    }
 }

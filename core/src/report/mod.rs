@@ -121,6 +121,22 @@ pub enum Value {
     Number(f64),
 }
 
+/// What a model in training said to a held-out question.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// After how many updates.
+    pub step: u64,
+    /// Which question.
+    pub index: usize,
+    /// The question.
+    pub prompt: String,
+    /// What it said.
+    pub text: String,
+    /// What the data has there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+}
+
 /// What training did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
@@ -138,6 +154,15 @@ pub struct Trained {
     pub last_loss: f64,
     /// Mean loss of the held-out rows by step.
     pub validation: Vec<(u64, f64)>,
+    /// Share of a task's held-out answers that are right, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_accuracy: Vec<(u64, f64)>,
+    /// Share of held-out targets that are the most likely token, by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_accuracy: Vec<(u64, f64)>,
+    /// What the model said to held-out questions, in the order it was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Said>,
     /// `[step, loss, grad_norm, lr]` of each step.
     pub steps_table: Vec<(u64, f64, f64, f64)>,
     /// The training state.
@@ -184,7 +209,7 @@ pub struct Report {
     /// Evaluations by task.
     pub eval: BTreeMap<String, serde_json::Value>,
     /// Series by name as `[seconds, value]`: `held.<tier>` is what was held, a point whenever it changed; of training also
-    /// `loss`, `validation`, `grad_norm`, `lr`, a point each step or validation.
+    /// `loss`, `validation`, `task_accuracy`, `token_accuracy`, `grad_norm`, `lr`, a point each step or validation.
     pub curves: BTreeMap<String, Vec<(f64, Value)>>,
     /// What training did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,10 +274,23 @@ impl Report {
                 t.tokens_per_second = t.tokens as f64 / t.seconds.max(1e-9);
                 t.steps_table.push((*step, *loss, *grad_norm, *lr));
             }
-            Event::Validation { step, loss, .. } => {
-                let curve = self.curves.entry("validation".to_owned()).or_default();
-                curve.push((numbered.seconds, Value::Number(*loss)));
-                self.train.get_or_insert_default().validation.push((*step, *loss));
+            Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
+                let figures =
+                    [("validation", Some(*loss)), ("task_accuracy", *accuracy), ("token_accuracy", *token_accuracy)];
+                for (name, value) in figures {
+                    let Some(value) = value else { continue };
+                    let curve = self.curves.entry(name.to_owned()).or_default();
+                    curve.push((numbered.seconds, Value::Number(value)));
+                }
+                let t = self.train.get_or_insert_default();
+                t.validation.push((*step, *loss));
+                t.task_accuracy.extend(accuracy.map(|a| (*step, a)));
+                t.token_accuracy.extend(token_accuracy.map(|a| (*step, a)));
+            }
+            Event::Sample { step, index, prompt, text, expected } => {
+                let (step, index, expected) = (*step, *index, expected.clone());
+                let said = Said { step, index, prompt: prompt.clone(), text: text.clone(), expected };
+                self.train.get_or_insert_default().samples.push(said);
             }
             Event::Saved { path, .. } => self.train.get_or_insert_default().state = Some(path.clone()),
             Event::Eval { task, result } => {

@@ -58,13 +58,17 @@ fn training(out: &mut String, report: &Report, t: &super::Trained) {
     if let (Some((_, first)), Some((step, last))) = (t.validation.first(), t.validation.last()) {
         let _ = writeln!(out, "held out loss {first:.4} → {last:.4} after step {step}");
     }
+    let planned = match report.predicted.train_step_seconds {
+        // Nobody has measured that GPU.
+        0.0 => String::new(),
+        seconds => format!("; planned {seconds:.3} s a step"),
+    };
     let _ = writeln!(
         out,
-        "speed    ready in {:.2} s, {:.3} s a step, {:.1} tokens/s; planned {:.3} s a step{}",
+        "speed    ready in {:.2} s, {:.3} s a step, {:.1} tokens/s{planned}{}",
         report.speed.load_seconds,
         t.step_seconds,
         t.tokens_per_second,
-        report.predicted.train_step_seconds,
         if report.predicted.probed { "" } else { "; this machine is not probed: `ullage probe`" }
     );
     for (name, bytes) in &report.measured.moved {

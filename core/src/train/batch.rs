@@ -72,6 +72,15 @@ impl Batch {
     }
 }
 
+/// A question in tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// What is asked.
+    pub prompt: Vec<u32>,
+    /// What should be said.
+    pub answer: Vec<u32>,
+}
+
 /// Packed data: rows of one length that can be had by number, in any order and as often as wanted. What order they come in
 /// is `train.order`; where a run stands in it is a number, so resuming needs nothing else.
 pub trait Rows: Send {
@@ -98,6 +107,18 @@ pub trait Rows: Send {
     /// What reading them may meet.
     fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
         Err(Error::Internal(format!("no held-out rows, and {} asked for", which.len())))
+    }
+
+    /// Held-out document `i` as a question and its answer, to ask the model in words; none beyond the last, or where there
+    /// are none.
+    fn question(&self, _i: usize) -> Option<Question> {
+        None
+    }
+
+    /// Whether the targets of every held-out document are one answer that lies whole in a row, so that the share of right
+    /// answers means something.
+    fn answers(&self) -> bool {
+        false
     }
 
     /// Text that stands for the data in a training state: resuming on other data is refused.

@@ -2,6 +2,7 @@
 
 use super::device::{Buf, Causal, Device, Pairs, Turn};
 use super::learner::Learner;
+use super::params::Scratch;
 use super::weights::{Layer, Linear, Tensor};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -84,7 +85,7 @@ pub struct Room {
     /// The gate's output, then its gradient, `(m, ff)`.
     wide: Buf,
     /// What a [`super::params::Delta`] asks for.
-    delta: Buf,
+    delta: Scratch,
 }
 
 impl Room {
@@ -94,11 +95,14 @@ impl Room {
     /// Over budget.
     pub fn new(d: &dyn Device, w: Widths, m: usize, layers: &[Layer]) -> Result<Self> {
         let linears = layers.iter().flat_map(Layer::linears);
-        let delta = linears.filter_map(|l| l.on.as_ref()).map(|(delta, _)| delta.scratch(m)).max().unwrap_or(0);
+        let (low, wide) = linears
+            .filter_map(|l| l.on.as_ref().map(|(delta, _)| delta.scratch(m, l.w.cols)))
+            .fold((0, 0), |(low, wide), (l, w)| (low.max(l), wide.max(w)));
+        let delta = |n| d.buffer(DELTA, d.activations(), n);
         Ok(Self {
             normed: d.buffer(FORWARD, d.activations(), m * w.hidden)?,
             wide: d.buffer(FORWARD, d.activations(), m * w.ff.max(w.kv))?,
-            delta: d.buffer(DELTA, d.activations(), delta)?,
+            delta: Scratch { low: delta(low)?, wide: delta(wide)? },
         })
     }
 }
@@ -300,7 +304,7 @@ impl Pass<'_> {
         dy: &Buf,
         dx: &mut Buf,
         first: bool,
-        delta: &mut Buf,
+        delta: &mut Scratch,
     ) -> Result<()> {
         if linear.learns() {
             linear.grads(self.d, learner, x.all(), dy.all(), self.m, delta)?;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
@@ -354,6 +354,10 @@ impl Device for Cpu {
         vjp::swiglu_vjp(&self.team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
     }
 
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
+        vjp::dropout(&self.team, floats(x, len)?, mask, floats_mut(y, len)?, add)
+    }
+
     fn lse(
         &self,
         a: Src<'_>,
@@ -366,6 +370,10 @@ impl Device for Cpu {
     ) -> Result<()> {
         let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
         vjp::lse(&self.team, a, n, first, targets, floats_mut(lse, m)?, floats_mut(picked, m)?)
+    }
+
+    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+        vjp::argmax(&self.team, floats(a, best.len() * n)?, n, first, best)
     }
 
     fn softmax_vjp(

@@ -210,6 +210,30 @@ pub enum Round<'a> {
     Master(&'a mut Buf),
 }
 
+/// Which elements a dropout takes away: element `i` where word `i % 4` of Philox block `i / 4` of the stream is below
+/// [`Self::threshold`]. A function of its fields alone, so a recomputed pass drops what the first one did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mask {
+    /// Key of the generator.
+    pub seed: u64,
+    /// Of this adapter in this micro-batch.
+    pub stream: u64,
+    /// Chance of an element to go; below 1.
+    pub rate: f32,
+}
+
+impl Mask {
+    /// Words below this drop their element.
+    pub fn threshold(self) -> u32 {
+        (f64::from(self.rate) * 4_294_967_296.0) as u32
+    }
+
+    /// What the elements that stay are multiplied by, so that the expectation stays: `1 / (1 − rate)`.
+    pub fn scale(self) -> f32 {
+        1.0 / (1.0 - self.rate)
+    }
+}
+
 /// One AdamW step of one parameter; all scalars in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -250,6 +274,32 @@ pub struct Sgd {
     pub clamp: f32,
 }
 
+/// The most likely entry of the vocabulary so far, of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    /// Its logit.
+    pub logit: f32,
+    /// Which.
+    pub id: u32,
+}
+
+impl Default for Best {
+    fn default() -> Self {
+        Self { logit: f32::NEG_INFINITY, id: 0 }
+    }
+}
+
+impl Best {
+    /// Takes in `logits` of the entries from `first` on: as choosing greedily does, ties to the lower entry and never NaN.
+    pub fn take(&mut self, logits: &[f32], first: usize) {
+        for (i, logit) in logits.iter().enumerate() {
+            if *logit > self.logit {
+                *self = Self { logit: *logit, id: (first + i) as u32 };
+            }
+        }
+    }
+}
+
 /// The largest calls of a run, by which a device sizes its scratch before the run starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
@@ -277,6 +327,15 @@ pub struct Sizes {
     pub load: usize,
 }
 
+/// Predicted seconds of what was asked of a dry device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Forward and backward: once for every micro-batch.
+    pub pass: f64,
+    /// Norms of gradients and updates: once a step.
+    pub update: f64,
+}
+
 /// A machine that trains. Every op checks lengths, runs or enqueues, and returns [`Error::Cancelled`] once the job's flag
 /// is set; results that the host sees ([`Self::download`]) are complete.
 ///
@@ -295,6 +354,11 @@ pub trait Device: Send {
     /// The device's.
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
         Ok(Vec::new())
+    }
+
+    /// How long what was asked so far will take, on a device that computes nothing.
+    fn spent(&self) -> Spent {
+        Spent::default()
     }
 
     /// A zeroed buffer.
@@ -520,6 +584,12 @@ pub trait Device: Send {
     /// The device's.
     fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()>;
 
+    /// `y (+)= mask ⊙ x / (1 − rate)`, `len` elements of one type; its own vector–Jacobian product.
+    ///
+    /// # Errors
+    /// The device's.
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()>;
+
     /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
     /// `lse ← ln(e^lse + Σ e^a)` (start it at −∞) and `picked ← a[target − first]` where a row's target lies in the block.
     /// `targets` ids `(m)`.
@@ -536,6 +606,24 @@ pub trait Device: Send {
         lse: Dst<'_>,
         picked: Dst<'_>,
     ) -> Result<()>;
+
+    /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into `best (m)`: the largest logit of
+    /// each row and its entry. Ties go to the lower entry, and NaN is never taken. A device's default is by the host, a few
+    /// dozen kilobytes at a time.
+    ///
+    /// # Errors
+    /// The device's; [`Error::Internal`] when lengths differ.
+    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+        let mut piece = [0.0f32; 16384];
+        for (i, best) in best.iter_mut().enumerate() {
+            for at in (0..n).step_by(piece.len()) {
+                let here = &mut piece[..16384.min(n - at)];
+                self.download(a.buf.at(a.at + i * n + at), bytemuck::cast_slice_mut(here))?;
+                best.take(here, first + at);
+            }
+        }
+        Ok(())
+    }
 
     /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − lse) − [target])`, zeros in rows
     /// without a target. Returns false when every element before scaling is below `eps` in size, so that the caller may

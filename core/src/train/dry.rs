@@ -1,9 +1,13 @@
-//! The dry device: reserves what another would hold, and computes nothing. A plan is a training step on it.
+//! The dry device: reserves what another would hold, adds up how long another would take, and computes nothing. A plan is a
+//! training step on it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::cpu::SCRATCH;
-use super::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
+use super::device::{
+    AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes,
+};
 use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
 use crate::error::Result;
@@ -11,12 +15,25 @@ use crate::ledger::{Ledger, Reservation, Tag};
 use crate::model::Source;
 use crate::model::shape::TensorShape;
 
+/// What a machine does in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Operations on the type that products are taken in.
+    pub flops: f64,
+    /// Bytes of memory read or written.
+    pub bytes: f64,
+    /// Seconds an operation takes however small it is.
+    pub launch: f64,
+}
+
 /// A device of reservations.
 pub struct Dry {
     ledger: Arc<Ledger>,
     load: usize,
     /// Of a GPU; the CPU's when absent.
     precision: Option<Precision>,
+    rates: Option<Rates>,
+    spent: Cell<Spent>,
     _scratch: Vec<Reservation>,
 }
 
@@ -27,7 +44,7 @@ impl Dry {
     /// Over budget, where `ledger` has one.
     pub fn new(ledger: &Arc<Ledger>, scratch: usize, load: usize) -> Result<Self> {
         let scratch = vec![ledger.reserve(SCRATCH, scratch as u64)?];
-        Ok(Self { ledger: Arc::clone(ledger), load, precision: None, _scratch: scratch })
+        Ok(Self::of(ledger, load, None, scratch))
     }
 
     /// A GPU of that precision, whose largest calls are `sizes`.
@@ -37,7 +54,70 @@ impl Dry {
     pub fn gpu(ledger: &Arc<Ledger>, sizes: &Sizes, precision: Precision) -> Result<Self> {
         let reserve = |(tag, bytes): (Tag, usize)| ledger.reserve(tag, bytes as u64);
         let scratch = gpu::scratch(sizes, precision).into_iter().map(reserve).collect::<Result<_>>()?;
-        Ok(Self { ledger: Arc::clone(ledger), load: sizes.load, precision: Some(precision), _scratch: scratch })
+        Ok(Self::of(ledger, sizes.load, Some(precision), scratch))
+    }
+
+    fn of(ledger: &Arc<Ledger>, load: usize, precision: Option<Precision>, scratch: Vec<Reservation>) -> Self {
+        let (ledger, spent) = (Arc::clone(ledger), Cell::default());
+        Self { ledger, load, precision, rates: None, spent, _scratch: scratch }
+    }
+
+    /// The same device on a machine of these rates, so that it knows how long a step takes.
+    pub fn timed(self, rates: Option<Rates>) -> Self {
+        Self { rates, ..self }
+    }
+
+    /// The roofline of one operation: the longer of its arithmetic and its memory, and what launching it takes.
+    fn seconds(&self, flops: f64, bytes: usize) -> f64 {
+        self.rates.map_or(0.0, |r| (flops / r.flops).max(bytes as f64 / r.bytes) + r.launch)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "what the operations return")]
+    fn took(&self, flops: f64, bytes: usize) -> Result<()> {
+        let spent = self.spent.get();
+        self.spent.set(Spent { pass: spent.pass + self.seconds(flops, bytes), ..spent });
+        Ok(())
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "what the operations return")]
+    fn updated(&self, bytes: usize) -> Result<()> {
+        let spent = self.spent.get();
+        self.spent.set(Spent { update: spent.update + self.seconds(0.0, bytes), ..spent });
+        Ok(())
+    }
+
+    /// A product of `m` rows with a matrix, whichever way it goes. A GPU decodes what it cannot multiply with first.
+    fn product(&self, m: usize, w: Weight<'_>, others: usize) -> Result<()> {
+        let stored = buffer_bytes(w.buf.ty(), w.rows * w.cols);
+        if self.precision.is_some() && w.buf.ty() != self.activations() {
+            let decoded = buffer_bytes(self.activations(), w.rows * w.cols);
+            self.took(0.0, stored + decoded)?;
+            return self.took(products(m, w.rows, w.cols), decoded + others);
+        }
+        self.took(products(m, w.rows, w.cols), stored + others)
+    }
+}
+
+/// Operations of a product `(m, n) · (n, k)`.
+fn products(m: usize, n: usize, k: usize) -> f64 {
+    2.0 * m as f64 * n as f64 * k as f64
+}
+
+/// Bytes of `n` elements there.
+fn read(x: Src<'_>, n: usize) -> usize {
+    buffer_bytes(x.buf.ty(), n)
+}
+
+/// As [`read`], of what is written.
+fn write(x: &Dst<'_>, n: usize) -> usize {
+    buffer_bytes(x.buf.ty(), n)
+}
+
+/// Bytes that rounding reads and writes beside the parameter.
+fn copies(round: &Round<'_>) -> usize {
+    match round {
+        Round::Nearest | Round::Stochastic { .. } => 0,
+        Round::Kahan(copy) | Round::Master(copy) => 2 * copy.bytes(),
     }
 }
 
@@ -79,141 +159,182 @@ impl Device for Dry {
         Ok(())
     }
 
-    fn copy(&self, _: Src<'_>, _: Dst<'_>, _: usize) -> Result<()> {
-        Ok(())
+    fn spent(&self) -> Spent {
+        self.spent.get()
     }
 
-    fn fill(&self, _: Dst<'_>, _: usize, _: f32) -> Result<()> {
-        Ok(())
+    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        self.took(0.0, read(x, len) + write(&y, len))
     }
 
-    fn axpy(&self, _: f32, _: Src<'_>, _: Dst<'_>, _: usize) -> Result<()> {
-        Ok(())
+    fn fill(&self, y: Dst<'_>, len: usize, _: f32) -> Result<()> {
+        self.took(0.0, write(&y, len))
     }
 
-    fn scale(&self, _: Dst<'_>, _: usize, _: f32) -> Result<()> {
-        Ok(())
+    fn axpy(&self, _: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+        self.took(0.0, read(x, len) + 2 * write(&y, len))
     }
 
-    fn square_sum(&self, _: Src<'_>, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn scale(&self, y: Dst<'_>, len: usize, _: f32) -> Result<()> {
+        self.took(0.0, 2 * write(&y, len))
     }
 
-    fn gather(&self, _: Src<'_>, _: Src<'_>, _: usize, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn square_sum(&self, x: Src<'_>, len: usize, _: Dst<'_>) -> Result<()> {
+        self.updated(read(x, len))
     }
 
-    fn scatter(&self, _: Src<'_>, _: Src<'_>, _: usize, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn gather(&self, x: Src<'_>, _: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(x, n * cols) + write(&y, n * cols))
     }
 
-    fn embed(&self, _: Weight<'_>, _: Src<'_>, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn scatter(&self, x: Src<'_>, _: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(x, n * cols) + write(&y, n * cols))
     }
 
-    fn embed_vjp(&self, _: Src<'_>, _: Src<'_>, _: usize, _: usize, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn embed(&self, table: Weight<'_>, _: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
+        let n = m * table.cols;
+        self.took(0.0, buffer_bytes(table.buf.ty(), n) + write(&y, n))
     }
 
-    fn linear(&self, _: Src<'_>, _: usize, _: Weight<'_>, _: Option<Src<'_>>, _: Dst<'_>, _: bool) -> Result<()> {
-        Ok(())
+    fn embed_vjp(&self, dy: Src<'_>, _: Src<'_>, m: usize, _: usize, cols: usize, d: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(dy, m * cols) + 2 * write(&d, m * cols))
     }
 
-    fn linear_dx(&self, _: Src<'_>, _: usize, _: Weight<'_>, _: Dst<'_>, _: bool) -> Result<()> {
-        Ok(())
+    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, _: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()> {
+        self.product(m, w, read(x, m * w.cols) + (1 + usize::from(add)) * write(&y, m * w.rows))
     }
 
-    fn linear_dw(&self, _: Src<'_>, _: Src<'_>, _: usize, _: usize, _: usize, _: Dst<'_>, _: bool) -> Result<()> {
-        Ok(())
+    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
+        self.product(m, w, read(dy, m * w.rows) + (1 + usize::from(add)) * write(&dx, m * w.cols))
     }
 
-    fn bias_vjp(&self, _: Src<'_>, _: usize, _: usize, _: Dst<'_>, _: bool) -> Result<()> {
-        Ok(())
+    fn linear_dw(
+        &self,
+        dy: Src<'_>,
+        x: Src<'_>,
+        m: usize,
+        rows: usize,
+        cols: usize,
+        dw: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        let bytes = read(dy, m * rows) + read(x, m * cols) + (1 + usize::from(add)) * write(&dw, rows * cols);
+        self.took(products(m, rows, cols), bytes)
     }
 
-    fn rms_norm(&self, _: Src<'_>, _: Src<'_>, _: usize, _: usize, _: f32, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, _: Dst<'_>, _: bool) -> Result<()> {
+        self.took(0.0, read(dy, m * rows))
+    }
+
+    fn rms_norm(&self, x: Src<'_>, _: Src<'_>, m: usize, cols: usize, _: f32, y: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(x, m * cols) + write(&y, m * cols))
     }
 
     fn rms_norm_vjp(
         &self,
+        dy: Src<'_>,
+        x: Src<'_>,
         _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: usize,
-        _: usize,
+        m: usize,
+        cols: usize,
         _: f32,
-        _: Dst<'_>,
-        _: Option<(Dst<'_>, bool)>,
+        dx: Dst<'_>,
+        dw: Option<(Dst<'_>, bool)>,
     ) -> Result<()> {
-        Ok(())
+        let seen = read(dy, m * cols) + read(x, m * cols);
+        if dw.is_some() {
+            self.took(0.0, seen)?;
+        }
+        self.took(0.0, seen + 2 * write(&dx, m * cols))
     }
 
-    fn rope(&self, _: Dst<'_>, _: usize, _: usize, _: usize, _: Turn<'_>) -> Result<()> {
-        Ok(())
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, _: Turn<'_>) -> Result<()> {
+        self.took(0.0, 2 * write(&x, m * heads * dim))
     }
 
     fn attention(
         &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
         _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Causal,
-        _: Dst<'_>,
+        of: Causal,
+        o: Dst<'_>,
         _: Dst<'_>,
     ) -> Result<()> {
-        Ok(())
+        let (m, wide, narrow) = sides(of);
+        // Two products over half of all pairs.
+        let bytes = read(q, m * wide) + read(k, m * narrow) + read(v, m * narrow) + write(&o, m * wide);
+        self.took(products(m, wide, of.length), bytes)
     }
 
     fn attention_vjp(
         &self,
+        q: Src<'_>,
+        k: Src<'_>,
+        v: Src<'_>,
+        o: Src<'_>,
         _: Src<'_>,
+        d_o: Src<'_>,
         _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Src<'_>,
-        _: Causal,
-        _: Dst<'_>,
-        _: Dst<'_>,
-        _: Dst<'_>,
+        of: Causal,
+        dq: Dst<'_>,
+        dk: Dst<'_>,
+        dv: Dst<'_>,
     ) -> Result<()> {
-        Ok(())
+        let (m, wide, narrow) = sides(of);
+        let heads = read(q, m * wide) + read(o, m * wide) + read(d_o, m * wide) + write(&dq, m * wide);
+        let kv = read(k, m * narrow) + read(v, m * narrow) + write(&dk, m * narrow) + write(&dv, m * narrow);
+        // Five products over half of all pairs; scores and their gradients are made twice, for queries and for keys.
+        self.took(3.5 * products(m, wide, of.length), 2 * heads + 2 * kv)
     }
 
-    fn swiglu(&self, _: Src<'_>, _: Src<'_>, _: usize, _: Dst<'_>) -> Result<()> {
-        Ok(())
+    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(g, len) + read(u, len) + write(&p, len))
     }
 
-    fn swiglu_vjp(&self, _: Src<'_>, _: Dst<'_>, _: Dst<'_>, _: usize) -> Result<()> {
-        Ok(())
+    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
+        self.took(0.0, read(dp, len) + 2 * write(&g, len) + 2 * write(&u, len))
     }
 
-    fn lse(&self, _: Src<'_>, _: usize, _: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, _: Mask, add: bool) -> Result<()> {
+        self.took(0.0, read(x, len) + (1 + usize::from(add)) * write(&y, len))
+    }
+
+    fn lse(&self, a: Src<'_>, m: usize, n: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
+        self.took(0.0, read(a, m * n))
+    }
+
+    fn argmax(&self, _: Src<'_>, _: usize, _: usize, _: &mut [Best]) -> Result<()> {
         Ok(())
     }
 
     fn softmax_vjp(
         &self,
-        _: Dst<'_>,
-        _: usize,
-        _: usize,
+        a: Dst<'_>,
+        m: usize,
+        n: usize,
         _: usize,
         _: Src<'_>,
         _: Src<'_>,
         _: f32,
         _: f32,
     ) -> Result<bool> {
+        self.took(0.0, 2 * write(&a, m * n))?;
         Ok(true)
     }
 
-    fn adamw(&self, _: &mut Buf, _: Src<'_>, _: &mut Buf, _: &mut Buf, _: AdamW, _: Round<'_>) -> Result<()> {
-        Ok(())
+    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, _: AdamW, round: Round<'_>) -> Result<()> {
+        self.updated(2 * (p.bytes() + m.bytes() + v.bytes()) + read(g, p.len()) + copies(&round))
     }
 
-    fn sgd(&self, _: &mut Buf, _: Src<'_>, _: Option<&mut Buf>, _: Sgd, _: Round<'_>) -> Result<()> {
-        Ok(())
+    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, _: Sgd, round: Round<'_>) -> Result<()> {
+        let momentum = u.map_or(0, |u| u.bytes());
+        self.updated(2 * (p.bytes() + momentum) + read(g, p.len()) + copies(&round))
     }
+}
+
+/// Rows, and elements of a row of queries and of keys.
+fn sides(of: Causal) -> (usize, usize, usize) {
+    (of.sequences * of.length, of.heads * of.dim, of.kv_heads * of.dim)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::activations::Activations;
 use super::batch::{Batch, NO_LOSS};
 use super::block::{Back, Pass, Room, Saved, Widths};
-use super::device::{Buf, Device, Pairs, Sizes};
+use super::device::{Best, Buf, Device, Pairs, Sizes};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
@@ -20,6 +20,7 @@ use crate::catalog::Role;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::model::forward::inverse_frequencies;
@@ -286,10 +287,12 @@ impl Trainer {
         let each = 2 * self.weights.layers.len() + 1;
         for (i, batch) in batches.iter().enumerate() {
             let mut within = |phase, done| watch(Here { phase, done: i * each + done, total: batches.len() * each });
+            self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
             loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut within)?;
             tokens += batch.rows();
         }
+        self.learner.learn_from(None);
         self.ledger.enter(Phase::Update);
         let square = self.learner.end(&*self.d)?;
         self.d.wait()?;
@@ -307,7 +310,29 @@ impl Trainer {
     /// # Errors
     /// The device's.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<(f64, usize)> {
+        self.read(batch, None)
+    }
+
+    /// [`Self::evaluate`], and in `best` the most likely next token at each target, in their order.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn answer(&mut self, batch: &Batch, best: &mut Vec<Best>) -> Result<(f64, usize)> {
+        scoped(Scope::Program, || {
+            best.clear();
+            best.resize(batch.counted(), Best::default());
+        });
+        self.read(batch, Some(best))
+    }
+
+    /// Rows and tokens of each that a batch may have.
+    pub fn room(&self) -> (usize, usize) {
+        self.rows
+    }
+
+    fn read(&mut self, batch: &Batch, best: Option<&mut [Best]>) -> Result<(f64, usize)> {
         self.ledger.enter(Phase::Forward);
+        self.learner.learn_from(None);
         let (m, counted) = self.upload(batch)?;
         let (d, w) = (&*self.d, self.widths);
         let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
@@ -329,7 +354,7 @@ impl Trainer {
             }
         }
         let mut normed = Back::d_normed(d, w, self.capacity())?;
-        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None)?;
+        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None, best)?;
         Ok((loss, counted))
     }
 
@@ -371,7 +396,7 @@ impl Trainer {
     }
 
     /// The head over what `stream` holds: the summed loss, and with `scale` the gradient of the norm's output in `d_normed`
-    /// and that of the head's weights.
+    /// and that of the head's weights; with `best` the most likely next token at each target.
     fn head(
         &mut self,
         normed: &mut Buf,
@@ -380,6 +405,7 @@ impl Trainer {
         m: usize,
         counted: usize,
         scale: Option<f32>,
+        best: Option<&mut [Best]>,
     ) -> Result<f64> {
         let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
         let w = self.weights.output_norm.buf(&self.learner).all();
@@ -395,12 +421,12 @@ impl Trainer {
         let call = |x| HeadCall { d, x, targets, rows: counted, hidden, vocab };
         if counted == m {
             let grad = scale.map(|scale| HeadGrad { dx: &mut *d_normed, parameter, scale });
-            return head.run(&call(&*normed), weight, learner, grad);
+            return head.run(&call(&*normed), weight, learner, grad, best);
         }
         // Only tokens that have a target go through the head.
         d.gather(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
         let grad = scale.map(|scale| HeadGrad { dx: &mut *normed, parameter, scale });
-        let loss = head.run(&call(&*d_normed), weight, learner, grad)?;
+        let loss = head.run(&call(&*d_normed), weight, learner, grad, best)?;
         if scale.is_some() {
             d.fill(d_normed.all_mut(), m * hidden, 0.0)?;
             d.scatter(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
@@ -444,7 +470,7 @@ impl Trainer {
             saved.clear();
         }
         let mut d_normed = Back::d_normed(&*self.d, w, capacity)?;
-        let loss = self.head(&mut room.normed, &mut d_normed, &stream, m, counted, Some(scale))?;
+        let loss = self.head(&mut room.normed, &mut d_normed, &stream, m, counted, Some(scale), None)?;
         if !loss.is_finite() {
             return Err(Error::refused(
                 format!("step {step}"),

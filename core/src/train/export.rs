@@ -53,7 +53,7 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Resul
         rank,
         alpha: knobs.float("lora_alpha").unwrap_or(2.0 * rank as f64) as f32,
         rslora: knobs.flag("use_rslora").unwrap_or(false),
-        dropout: 0.0,
+        dropout: knobs.float("lora_dropout").unwrap_or(0.0) as f32,
         base: model.path.clone(),
     };
     let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();

@@ -5,7 +5,7 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
-use super::device::{Buf, Device, Dst, Round, Src};
+use super::device::{Buf, Device, Dst, Mask, Round, Src};
 use super::optimizer::{At, Optimizer};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
@@ -124,7 +124,12 @@ pub struct Learner {
     step: u64,
     lr: f32,
     clipped: bool,
+    /// The micro-batch of the run that is learned from, while one is.
+    pass: Option<u64>,
 }
+
+/// Philox streams of dropout, apart from those of other uses.
+const DROPOUT: u64 = 1 << 63;
 
 impl Learner {
     /// A learner without parameters.
@@ -141,6 +146,7 @@ impl Learner {
             step: 0,
             lr: 0.0,
             clipped: false,
+            pass: None,
         }
     }
 
@@ -153,6 +159,11 @@ impl Learner {
     /// All parameters.
     pub fn params(&self) -> &[Param] {
         &self.params
+    }
+
+    /// All parameters, and nothing else of it.
+    pub fn into_params(self) -> Vec<Param> {
+        self.params
     }
 
     /// Parameter `id`, to change.
@@ -250,6 +261,17 @@ impl Learner {
             d.widen(p.buf.all(), copy.all_mut(), p.buf.len())?;
         }
         Ok(())
+    }
+
+    /// Says which micro-batch of the run is learned from; none while nothing is, when nothing is dropped either.
+    pub fn learn_from(&mut self, pass: Option<u64>) {
+        self.pass = pass;
+    }
+
+    /// What dropout at `rate` on the input of parameter `id` takes away in this pass, if anything.
+    pub fn mask(&self, id: usize, rate: f32) -> Option<Mask> {
+        let pass = self.pass.filter(|_| rate > 0.0)?;
+        Some(Mask { seed: self.rules.seed, stream: DROPOUT | pass << 24 | id as u64, rate })
     }
 
     /// Begins a step: nothing is held of the last one.
@@ -394,7 +416,7 @@ impl Learner {
                 }
                 _ => Round::Nearest,
             };
-            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp };
+            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp, matrix: p.rows > 1 };
             let g = Src { buf: gradients, at: p.at };
             self.optimizer.update(d, &mut p.buf, g, &mut p.state, round, at)?;
         }

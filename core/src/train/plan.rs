@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::cpu;
-use super::dry::Dry;
+use super::device::Spent;
+use super::dry::{Dry, Rates};
 use super::engine::{Setup, Techniques, Trainer};
 use super::gpu::Precision;
+use super::learner::Param;
 use crate::config::Config;
 use crate::config::train::Train;
 use crate::error::{Error, Result};
@@ -33,11 +35,12 @@ pub fn fullest(train: &Train) -> Batch {
     }
 }
 
-/// Walks the reservations of a run of `config` on a model stored as `shape`, in their order.
+/// Walks the reservations of a run of `config` on a model stored as `shape`, in their order. Returns how long a step takes on
+/// a machine of `rates`, zeros where none are known.
 ///
 /// # Errors
 /// Over budget, where `ledger` has one; a choice that this shape forbids.
-pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<()> {
+pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Option<Rates>) -> Result<Spent> {
     let train = section(config)?;
     check(config, shape)?;
     let techniques = Techniques::new(train)?;
@@ -46,12 +49,28 @@ pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result
         None => Dry::new(ledger, cpu::scratch_bytes(config.threads(), &sizes), sizes.load)?,
         Some(_) => Dry::gpu(ledger, &sizes, Precision::of(train))?,
     };
+    let dry = dry.timed(rates);
     let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     let batch = fullest(train);
     trainer.backprop(std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
+    let spent = trainer.device().spent();
     trainer.evaluate(&batch)?;
-    Ok(())
+    Ok(spent)
+}
+
+/// What learns in a run of `config`, without values: the parameters of a trainer that is only planned.
+///
+/// # Errors
+/// As [`walk`].
+pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<Vec<Param>> {
+    let train = section(config)?;
+    check(config, shape)?;
+    let techniques = Techniques::new(train)?;
+    let dry = Dry::new(ledger, 0, 0)?;
+    let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
+    let trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, 0, &mut |_| ())?;
+    Ok(trainer.learner.into_params())
 }
 
 /// What a shape forbids.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, NO_LOSS};
 use super::cpu::{Cpu, scratch_bytes};
+use super::dry::Rates;
 use super::engine::{Setup, Stepped, Techniques, Trainer};
 use super::params::Role;
 use super::weights::{ADAPTERS, Bias};
@@ -93,8 +94,9 @@ pub(crate) fn trainer(
     let team = Arc::new(Team::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;
     let source = crate::model::Source::Random {
-        spec: crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap(),
-        seed: 3,
+        spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),
+        spread: crate::model::random::Spread::ByColumns,
+        like: None,
     };
     let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
     let trainer = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ())?;
@@ -156,6 +158,72 @@ fn recomputing_holding_and_threads_change_no_bit() {
             }
         }
     }
+}
+
+const DROPOUT: [(&str, &str); 2] = [("train.params", "lora"), ("train.params.lora_dropout", "0.4")];
+
+#[test]
+fn dropout_drops_the_same_when_recomputed_held_and_on_any_threads() {
+    let shape = shape(BlockType::Q8_0, false);
+    let base = [DROPOUT[0], DROPOUT[1], ("train.accumulate", "2"), ("train.activations", "keep")];
+    let (steps, weights, _) = three(&base, &shape, 1);
+    for other in [
+        &[("train.activations", "recompute")][..],
+        &[("train.activations", "recompute"), ("train.activations.every", "2")],
+        &[("train.activations", "keep")],
+    ] {
+        let sets: Vec<_> = base.iter().chain(other).copied().collect();
+        let (s, w, _) = three(&sets, &shape, 3);
+        assert!(w == weights && s == steps, "{other:?}");
+    }
+    // The first step has nothing to drop, as B is zero; later ones have.
+    let (plain, _, _) = three(&[DROPOUT[0], base[2]], &shape, 1);
+    assert_eq!(plain[0].loss, steps[0].loss);
+    assert!(plain[2].loss != steps[2].loss);
+}
+
+#[test]
+fn gradients_with_dropout_are_those_of_the_loss_and_answers_drop_nothing() {
+    let shape = shape(BlockType::F32, false);
+    let (mut t, _) = trainer(&config(&DROPOUT), &shape, 2, u64::MAX).unwrap();
+    let (mut plain, _) = trainer(&config(&DROPOUT[..1]), &shape, 2, u64::MAX).unwrap();
+    let values: Vec<Vec<f32>> = (t.learner.params().iter().enumerate())
+        .map(|(id, p)| {
+            let random = Philox::new(11).stream(id as u64);
+            (0..p.len() as u64).map(|i| 0.1 * (2.0 * random.uniform(i) - 1.0)).collect()
+        })
+        .collect();
+    let put = |t: &mut Trainer, along: &[Vec<f32>], by: f32| {
+        let (d, learner) = t.parts();
+        for (id, (value, along)) in values.iter().zip(along).enumerate() {
+            let moved: Vec<f32> = value.iter().zip(along).map(|(v, a)| v + by * a).collect();
+            d.upload(bytemuck::cast_slice(&moved), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
+        }
+    };
+    let step = |t: &mut Trainer, step: u64| t.backprop(&[batch(3, 1)], step, 0.0, &mut |_| ()).unwrap().loss;
+    for t in [&mut plain, &mut t] {
+        put(t, &values, 0.0);
+        let here = step(t, 5);
+        let gradient: Vec<Vec<f32>> = (0..values.len())
+            .map(|id| {
+                let mut g = vec![0.0f32; values[id].len()];
+                t.device().download(t.learner.gradient(id).unwrap(), bytemuck::cast_slice_mut(&mut g)).unwrap();
+                g
+            })
+            .collect();
+        let norm = gradient.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt();
+        // Along the gradient the loss of the same step rises by its norm; a mask that backward did not share would show.
+        let h = 1e-3 / norm as f32;
+        put(t, &gradient, h);
+        let up = step(t, 5);
+        put(t, &gradient, -h);
+        let slope = (up - step(t, 5)) / (2.0 * f64::from(h) * norm);
+        assert!((slope / norm - 1.0).abs() < 0.01, "{slope} and not {norm} around {here}");
+        put(t, &values, 0.0);
+        assert_eq!(step(t, 5), here);
+    }
+    assert!(step(&mut t, 6) != step(&mut t, 5) && step(&mut plain, 6) == step(&mut plain, 5));
+    assert_eq!(t.evaluate(&batch(3, 2)).unwrap(), plain.evaluate(&batch(3, 2)).unwrap());
 }
 
 #[test]
@@ -293,7 +361,8 @@ fn plans_are_what_ledgers_measure() {
     let mut seen = 0;
     for (ty, tied) in [(BlockType::F32, true), (BlockType::Q4_1, false)] {
         let shape = shape(ty, tied);
-        for params in [&[("train.params", "full")][..], &[("train.params", "lora"), ("train.params.r", "3")]] {
+        let (lora, r) = (("train.params", "lora"), ("train.params.r", "3"));
+        for params in [&[("train.params", "full")][..], &[lora, r], &[lora, r, ("train.params.lora_dropout", "0.1")]] {
             for optimizer in [("train.optimizer", "adamw"), ("train.optimizer", "sgd")] {
                 for activations in ["keep", "recompute"] {
                     for loss in ["full", "chunked", "cut"] {
@@ -302,7 +371,7 @@ fn plans_are_what_ledgers_measure() {
                             let sets: Vec<_> =
                                 params.iter().chain(&rest).copied().chain([("train.grad_hold", hold)]).collect();
                             let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-                            plan::walk(&config(&sets), &shape, &free).unwrap();
+                            plan::walk(&config(&sets), &shape, &free, None).unwrap();
                             let (_, _, measured) = three(&sets, &shape, 2);
                             let (p, m) = (&free.measured().tiers[&Tier::Device], &measured.tiers[&Tier::Device]);
                             assert_eq!(p, m, "{sets:?}");
@@ -327,7 +396,7 @@ fn gradients_and_moments_have_the_bytes_of_the_formulas() {
         crate::model::random::shape(&crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap()).unwrap();
     let planned = |sets: &[(&str, &str)]| {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        plan::walk(&config(sets), &shape, &ledger).unwrap();
+        plan::walk(&config(sets), &shape, &ledger, None).unwrap();
         let bytes = ledger.measured().tiers[&Tier::Device].bytes.clone();
         (bytes[&Category::Gradients], bytes[&Category::Optimizer])
     };
@@ -344,17 +413,53 @@ fn gradients_and_moments_have_the_bytes_of_the_formulas() {
 }
 
 #[test]
+fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
+    let shape = shape(BlockType::F32, true);
+    let spent = |sets: &[(&str, &str)], rates: Rates| {
+        let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config(sets), &shape, &free, Some(rates)).unwrap()
+    };
+    // A machine that only its arithmetic holds up: seconds are operations.
+    let arithmetic = Rates { flops: 1.0, bytes: f64::INFINITY, launch: 0.0 };
+    let full = [("train.params", "full"), ("train.activations", "keep"), ("train.loss", "full")];
+    let train = config(&full).train.unwrap();
+    let m = (train.batch * train.length) as f64;
+    // A product forward and two backward; attention has two products forward and seven backward over half of all pairs.
+    let linears: usize =
+        shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1).map(|t| t.rows * t.cols).sum();
+    let pairs: usize = shape.layers.iter().map(|l| l.heads * l.head_dim * train.length).sum();
+    let head = (shape.vocab * shape.hidden) as f64;
+    let expected = 6.0 * m * (linears as f64 + head) + 9.0 * m * pairs as f64;
+    let step = spent(&full, arithmetic);
+    assert!((step.pass / expected - 1.0).abs() < 1e-9, "{} is not {expected}", step.pass);
+    assert!(step.update == 0.0);
+    // A forward more of everything but the head.
+    let again = [full[0], ("train.activations", "recompute"), full[2]];
+    let more = spent(&again, arithmetic).pass - step.pass;
+    let forward = 2.0 * m * (linears + pairs) as f64;
+    assert!(more > 0.5 * forward && more <= forward, "{more} of {forward}");
+    // A machine that only its memory holds up: an update reads and writes weights and moments, and reads gradients twice.
+    let memory = Rates { flops: f64::INFINITY, bytes: 1.0, launch: 0.0 };
+    let parameters: usize = shape.tensors().map(|t| t.rows * t.cols).sum();
+    assert_eq!(spent(&full, memory).update, (4 * (2 * 3 + 2) * parameters) as f64);
+    // A machine that only its launches hold up: adapters have more of them.
+    let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0 };
+    let (whole, adapters) = (spent(&full, launches), spent(&[("train.params", "lora")], launches));
+    assert!(whole.pass > 50.0 && adapters.pass > whole.pass);
+}
+
+#[test]
 fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
     let shape = shape(BlockType::F32, true);
     let config = config(&[("train.params", "full")]);
     let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    plan::walk(&config, &shape, &free).unwrap();
+    plan::walk(&config, &shape, &free, None).unwrap();
     let peak = free.measured().tiers[&Tier::Device].peak;
     let (mut t, ledger) = trainer(&config, &shape, 2, peak).unwrap();
     t.backprop(&[batch(3, 1)], 1, 0.01, &mut |_| ()).unwrap();
     assert_eq!(ledger.measured().tiers[&Tier::Device].peak, peak);
     let short = Ledger::new(peak - 1, u64::MAX, u64::MAX);
-    assert_eq!(plan::walk(&config, &shape, &short).unwrap_err().exit_code(), 3);
+    assert_eq!(plan::walk(&config, &shape, &short, None).unwrap_err().exit_code(), 3);
 }
 
 /// `tests/scripts/make_train.py`: the same small model in PyTorch, float64.

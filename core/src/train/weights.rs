@@ -2,7 +2,7 @@
 
 use super::device::{Buf, Device, Dst, Src, Weight};
 use super::learner::{Learner, Param};
-use super::params::{Delta, Init, On, Params, Role, Spec};
+use super::params::{Delta, Init, On, Params, Role, Scratch, Spec};
 use crate::blocks::BlockType;
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
@@ -96,7 +96,7 @@ impl Linear {
         m: usize,
         mut y: Dst<'_>,
         add: bool,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
         let bias = self.bias.as_ref().map(|b| b.buf(learner).all());
         d.linear(x, m, self.w.weight(learner), bias, y.again(), add)?;
@@ -117,7 +117,7 @@ impl Linear {
         x: Src<'_>,
         dy: Src<'_>,
         m: usize,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
         let (rows, cols) = (self.w.rows, self.w.cols);
         if let Some(id) = self.w.param() {
@@ -144,7 +144,7 @@ impl Linear {
         m: usize,
         mut dx: Dst<'_>,
         add: bool,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
         d.linear_dx(dy, m, self.w.weight(learner), dx.again(), add)?;
         match &self.on {

@@ -1,8 +1,8 @@
 //! What did each byte buy: accuracy against measured bytes, every run a point, every sweep a line.
 
-mod axis;
+pub(super) mod axis;
 mod front;
-mod marks;
+pub(super) mod marks;
 mod plot;
 mod side;
 

@@ -3,6 +3,7 @@
 pub mod accuracy;
 pub mod attention;
 pub mod history;
+pub mod learning;
 pub mod places;
 pub mod text;
 pub mod timeline;
@@ -40,6 +41,14 @@ impl Tab {
     pub const ALL: [Self; 6] =
         [Self::Text, Self::Timeline, Self::Attention, Self::Accuracy, Self::Where, Self::History];
 
+    /// The words on screen while `learning` is shown in place of accuracy.
+    pub const fn label_while(self, learning: bool) -> &'static str {
+        match self {
+            Self::Accuracy if learning => "Learning",
+            tab => tab.label(),
+        }
+    }
+
     /// The words on screen.
     pub const fn label(self) -> &'static str {
         match self {
@@ -61,6 +70,7 @@ pub struct Pictures {
     timeline: timeline::TimelineState,
     attention: attention::AttentionState,
     accuracy: accuracy::AccuracyState,
+    learning: learning::LearningState,
     places: places::PlacesState,
     history: history::HistoryState,
 }
@@ -72,7 +82,10 @@ impl Pictures {
             Tab::Text => text::show(ui, &view.text, &mut self.text, linked, actions),
             Tab::Timeline => timeline::show(ui, &view.timeline, &mut self.timeline, linked, actions),
             Tab::Attention => attention::show(ui, &view.attention, &mut self.attention, linked, actions),
-            Tab::Accuracy => accuracy::show(ui, &view.accuracy, &mut self.accuracy, linked, actions),
+            Tab::Accuracy => match &view.learning {
+                Some(learning) => learning::show(ui, learning, &mut self.learning, linked, actions),
+                None => accuracy::show(ui, &view.accuracy, &mut self.accuracy, linked, actions),
+            },
             Tab::Where => places::show(ui, &view.places, &mut self.places, linked, actions),
             Tab::History => history::show(ui, &view.history, &mut self.history, linked, actions),
         }

@@ -2,6 +2,7 @@
 
 mod chat;
 mod editor;
+mod samples;
 
 use egui::{Align, Layout, Rect, ScrollArea, Ui, UiBuilder, pos2, vec2};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::picture::{Picture, field};
 use crate::pictures::tokens::{self, Flow};
 use crate::pictures::words as say;
 use crate::theme::{GRID, Palette, TEXT};
-use crate::view::{Text, Written};
+use crate::view::{Adapter, AdapterUse, Text, Written};
 use crate::words;
 
 use editor::Draft;
@@ -45,6 +46,10 @@ fn shown(data: &Text, written: &Written) -> usize {
 
 /// The picture.
 pub fn show(ui: &mut Ui, data: &Text, state: &mut TextState, linked: &mut Linked, actions: &mut Vec<Action>) {
+    if let Some(asked) = &data.samples {
+        samples::show(ui, asked, &data.blocked, actions);
+        return;
+    }
     let question = if data.chat { "What did it answer?" } else { "What did it write?" };
     Picture { name: "text", question }.show(
         ui,
@@ -93,6 +98,10 @@ fn header(ui: &mut Ui, strip: Rect, data: &Text, state: &mut TextState, actions:
             }
             ui.add_space(2.0 * GRID);
         }
+        if let Some(adapter) = &data.adapter {
+            adapter_switch(ui, adapter, actions);
+            ui.add_space(2.0 * GRID);
+        }
         if let Some(run) = &data.of_run {
             say::note(ui, format!("of {run}"));
         }
@@ -117,6 +126,21 @@ fn header(ui: &mut Ui, strip: Rect, data: &Text, state: &mut TextState, actions:
             }
         });
     });
+}
+
+/// With the adapter, without it, or with it in the weights.
+fn adapter_switch(ui: &mut Ui, adapter: &Adapter, actions: &mut Vec<Action>) {
+    let scope = ui.scope(|ui| {
+        say::note(ui, "Adapter");
+        if adapter.merging {
+            ui.disable();
+        }
+        let uses = [(AdapterUse::On, "On"), (AdapterUse::Off, "Off"), (AdapterUse::Merged, "Merged")];
+        say::one_of(ui, "Adapter", adapter.now, &uses.map(|(u, words)| (u, words.to_owned())))
+    });
+    let about = "beside the weights, not at all, or in the weights of a model file of its own, which is made once";
+    scope.response.on_hover_text(format!("{}: {about}", adapter.name));
+    actions.extend(scope.inner.filter(|_| !adapter.merging).map(Action::Adapter));
 }
 
 /// In a layout from the right the first is the rightmost.

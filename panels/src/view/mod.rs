@@ -4,6 +4,7 @@ mod accuracy;
 mod attention;
 mod cards;
 mod history;
+mod learning;
 mod places;
 mod text;
 mod timeline;
@@ -17,8 +18,9 @@ pub use accuracy::{Accuracy, Axis, Dot, Series};
 pub use attention::{Attention, Eviction, Grid, Kept, Map, Merge};
 pub use cards::{Card, Kind, Knob, Price, Section, Variant};
 pub use history::{Delta, History, Pair, RunLine};
+pub use learning::{Asked, Course, Learning, Mark, Samples};
 pub use places::{Moved, Piece, Places};
-pub use text::{Chat, Role, Text, Token, Turn, Written};
+pub use text::{Adapter, AdapterUse, Chat, Role, Text, Token, Turn, Written};
 pub use timeline::{Moment, Span, Timeline};
 pub use top::{Bars, Device, Field, Instant, Limit, Mode, ModelLine, Recent, Status, Tick, Top, WayBack};
 
@@ -97,6 +99,8 @@ pub struct View {
     pub attention: Arc<Attention>,
     /// What each byte bought.
     pub accuracy: Arc<Accuracy>,
+    /// What training learned; `None` while generating, when the accuracy picture is shown in its place.
+    pub learning: Option<Arc<Learning>>,
     /// What lies where.
     pub places: Arc<Places>,
     /// Runs on disk.

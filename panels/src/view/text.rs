@@ -27,6 +27,33 @@ pub struct Text {
     pub step: Option<usize>,
     /// Why it cannot be run now; empty when it can.
     pub blocked: String,
+    /// What a model in training says to held-out questions, shown in place of all of this; `None` while generating.
+    pub samples: Option<super::Samples>,
+    /// The adapter that can be switched on and off; `None` when none is known for this model.
+    pub adapter: Option<Adapter>,
+}
+
+/// An adapter that was learned or chosen for the model that is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapter {
+    /// How it is used now.
+    pub now: AdapterUse,
+    /// What it is: its path.
+    pub name: String,
+    /// It is being merged: nothing can be switched.
+    pub merging: bool,
+}
+
+/// How an adapter is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdapterUse {
+    /// Beside the weights.
+    On,
+    /// Not at all.
+    #[default]
+    Off,
+    /// In the weights: a model file of its own.
+    Merged,
 }
 
 /// A conversation.

@@ -4,6 +4,7 @@
 #[path = "../device/mod.rs"]
 mod device;
 mod history;
+mod learning;
 mod samples;
 mod saving;
 mod text;

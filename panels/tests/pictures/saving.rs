@@ -75,3 +75,33 @@ fn the_menu_opens_under_the_secondary_button_too_and_by_keyboard() {
     h.run();
     assert!(h.query_by_label("Copy data").is_some());
 }
+
+#[test]
+fn a_course_is_copied_mark_by_mark_and_saved_as_painted() {
+    use std::sync::Arc;
+    use ullage_panels::pictures::learning;
+    use ullage_panels::view::{Course, Learning, Mark};
+    let mark = |step: u64, value: f64| Mark { step, seconds: step as f64, bytes: 1 << 20, value };
+    let course = Course {
+        run: "a, run".into(),
+        loss: (1..=9).map(|s| mark(s, 1.0 / s as f64)).collect(),
+        held_out: vec![mark(0, 1.5), mark(9, 0.25)],
+        ..Course::default()
+    };
+    let data = Learning { run: Some(Arc::new(course)), ..Learning::default() };
+    let mut h = driven(learning::show, data.clone());
+    let Action::Copy(csv) = save(&mut h, learning::QUESTION, "Copy data") else { panic!() };
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(lines.len(), 1 + 9 + 2);
+    assert_eq!(lines[11], "\"a, run\",,held-out loss,9,9.000000,1048576,0.25");
+    let mut h = driven(learning::show, data);
+    let Action::SaveFile { name, content } = save(&mut h, learning::QUESTION, "Save picture (SVG)…") else {
+        panic!()
+    };
+    assert_eq!(name, "learning.svg");
+    let svg = roxmltree::Document::parse(&content).unwrap();
+    let texts: Vec<_> = svg.descendants().filter(|n| n.has_tag_name("text")).filter_map(|n| n.text()).collect();
+    for words in [learning::QUESTION, "loss (nats), less is better ↓", "steps →", "a step, predicted"] {
+        assert!(texts.contains(&words), "{words} is not in {texts:?}");
+    }
+}

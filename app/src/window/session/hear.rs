@@ -6,7 +6,7 @@ use ullage_panels::view::Section;
 
 use super::super::files::{Done, Wish};
 use super::super::history;
-use super::super::opener::Found;
+use super::super::opener::{Found, Wanted};
 use super::super::planner::{Planned, Priced};
 use super::super::runner::Told;
 use super::super::store::Recent;
@@ -53,7 +53,9 @@ impl Session {
                 self.planning = false;
             }
             Message::Planned(_) | Message::Priced(_) => {}
-            Message::Opened { path, found } => self.found(path, found),
+            Message::Opened { wanted, found } => self.found(wanted, found),
+            Message::Merging(done, total) => self.merge_goes_on(done, total),
+            Message::Merged(result) => self.merged(result),
             Message::Run(told) => self.told(told),
             Message::Files(done) => self.done(done),
             Message::Discovered(found) => self.discovered = found,
@@ -73,10 +75,11 @@ impl Session {
         }
     }
 
-    pub(super) fn found(&mut self, path: String, found: Result<Found, String>) {
-        if self.opening.as_ref() == Some(&path) {
+    pub(super) fn found(&mut self, wanted: Wanted, found: Result<Found, String>) {
+        if self.opening.as_ref() == Some(&wanted) {
             self.opening = None;
         }
+        let path = wanted.path.clone();
         match found {
             Ok(Found::Model(opened)) => {
                 let recent = Recent {
@@ -84,12 +87,19 @@ impl Session {
                     name: super::super::show::top::file_name(&path).unwrap_or_else(|| opened.model.shape.name.clone()),
                     bytes: opened.model.file_bytes,
                 };
-                self.remembered.opened(recent);
+                // What the switch of an adapter made comes back with that switch.
+                if !std::path::Path::new(&path).starts_with(self.merges()) {
+                    self.remembered.opened(recent);
+                }
                 self.opened = Some(opened);
                 self.unopened = None;
                 let mut config = self.document.config().clone();
-                config.model.path = path;
-                self.document.replace("Open a model", config, None);
+                // An adapter belongs to the model it was learned on.
+                if config.model.path != path {
+                    let model = &mut config.model;
+                    (model.path, model.adapter, model.adapter_scale) = (path, wanted.adapter, wanted.scale);
+                    self.document.replace("Open a model", config, None);
+                }
                 self.changed();
             }
             Ok(Found::Config(config)) => {
@@ -107,10 +117,14 @@ impl Session {
                     self.no_plan = "The model is not open.".into();
                     self.opened = None;
                 }
-                self.unopened = Some(path.clone());
+                self.unopened = Some(wanted.clone());
+                let path = match &wanted.adapter {
+                    Some(adapter) => format!("{path} with {adapter}"),
+                    None => path,
+                };
                 self.notice(&format!("{path} cannot be opened"), &why, true);
                 // Nothing was open before it either: the bundled model is better than an empty window.
-                if self.opened.is_none() && self.opening.is_none() && self.document.config().model.path != path {
+                if self.opened.is_none() && self.opening.is_none() && self.document.config().model.path != wanted.path {
                     self.changed();
                 }
             }

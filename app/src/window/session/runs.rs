@@ -10,6 +10,7 @@ use ullage_panels::view::{History, Sets};
 use ullage_panels::words as figures;
 
 use super::super::live::{Live, Prompt};
+use super::super::opener::Wanted;
 use super::super::runner::{Line, Running, Told};
 use super::super::{document, files, planner};
 use super::{Point, Session};
@@ -17,6 +18,7 @@ use super::{Point, Session};
 impl Session {
     pub(super) fn replay(&mut self, live: Live) {
         self.moment = None;
+        self.know_learned(&live);
         self.replayed = Some(live);
     }
 
@@ -59,10 +61,11 @@ impl Session {
 
     /// Why a run cannot begin now; empty when it can.
     pub(in super::super) fn blocked(&self) -> String {
-        let wanted = &self.document.config().model.path;
+        let wanted = Wanted::of(self.document.config());
         match &self.opened {
             _ if self.opening.is_some() => "A model is being opened.".into(),
-            Some(opened) if opened.asked == *wanted => match &self.plan {
+            _ if self.merging.is_some() => "An adapter is being merged.".into(),
+            Some(opened) if opened.wanted == wanted => match &self.plan {
                 _ if self.familiar.is_some() => {
                     let name = self.familiar.as_ref().map_or("", |(card, _)| card.name);
                     format!("This is a plan for {name}; choose a device of this machine to run.")
@@ -96,16 +99,18 @@ impl Session {
             self.notice("A run is going on", "Stop it, or wait until it is done.", false);
             return;
         }
-        let Some(opened) = self.opened.clone().filter(|o| o.asked == config.model.path) else {
+        let Some(opened) = self.opened.clone().filter(|o| o.wanted == Wanted::of(&config)) else {
             self.notice("There is nothing to run", &self.blocked(), false);
             return;
         };
+        let keep = self.keep(&config);
         let order = Order {
             config,
             model: Arc::clone(&opened.model),
             machine: (*self.machine).clone(),
             base: PathBuf::from("."),
             dump: None,
+            keep,
         };
         self.moment = None;
         self.stopping = false;
@@ -165,6 +170,7 @@ impl Session {
                 _ => self.notice("The run failed", &error.message, true),
             }
         }
+        self.learned();
         self.files.order(files::Order::List);
         if let Some(Point { line, config }) = self.queue.pop_front() {
             self.start(config, line);

@@ -1,7 +1,7 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
 use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
-use ullage_core::config::train::Train;
+use ullage_core::config::train::{Train, Validation};
 use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
@@ -102,7 +102,10 @@ fn data(t: &Train) -> Card {
             plain(
                 "train.validation",
                 "Held out",
-                Kind::Float { min: 0.0, max: 0.9 },
+                match t.validation {
+                    Validation::Share(_) => Kind::Float { min: 0.0, max: 0.9 },
+                    Validation::File(_) => Kind::Text,
+                },
                 t.validation.to_string(),
                 "0.05",
                 "of the documents",
@@ -115,7 +118,25 @@ fn data(t: &Train) -> Card {
                 t.validate_every.to_string(),
                 "0",
                 "steps",
-                "Steps between two readings of what is held out; 0 for the end only.",
+                "Steps between two readings of what is held out, the first before any step; 0 for the end only.",
+            ),
+            plain(
+                "train.samples",
+                "Questions asked",
+                Kind::Int { min: 0, max: 16 },
+                t.samples.to_string(),
+                "3",
+                "",
+                "Held-out questions that the model answers in words, before the first step and after the last; 0 for none.",
+            ),
+            plain(
+                "train.sample_tokens",
+                "Longest answer",
+                Kind::Int { min: 1, max: 256 },
+                t.sample_tokens.to_string(),
+                "16",
+                "tokens",
+                "Most tokens of each of these answers. Every token is a pass over the whole text so far.",
             ),
             plain(
                 "train.packing",
@@ -133,7 +154,7 @@ fn data(t: &Train) -> Card {
                 t.out.clone(),
                 "",
                 "",
-                "Folder of what was learned and of the training state; empty: nothing is written.",
+                "Folder of what was learned and of the training state; empty: an adapter is kept beside the runs, nothing else.",
             ),
             plain(
                 "train.resume",

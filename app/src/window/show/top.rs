@@ -16,6 +16,7 @@ use ullage_panels::view::{
 use ullage_panels::words as figures;
 
 use super::super::history;
+use super::super::learning;
 use super::super::live::Live;
 use super::super::opener::Opened;
 use super::super::planner::{rate_of, tokens_per_second};
@@ -40,6 +41,7 @@ pub fn refresh(s: &mut Session, slow: bool) {
         timeline: timeline(s),
         attention: attention(s),
         accuracy: if slow { Arc::new(accuracy(s)) } else { Arc::clone(&s.view.accuracy) },
+        learning: learning::view(s),
         places: if slow { Arc::new(places(s)) } else { Arc::clone(&s.view.places) },
         history: if slow { Arc::new(history_view(s)) } else { Arc::clone(&s.view.history) },
         notices: s.notices.clone(),
@@ -72,7 +74,7 @@ fn top(s: &Session) -> Top {
 
 fn no_plan(s: &Session) -> String {
     match (&s.opening, s.no_plan.as_str()) {
-        (Some(path), _) => format!("Opening {path}."),
+        (Some(wanted), _) => format!("Opening {}.", wanted.path),
         (None, "") if s.planning => "It is being computed.".into(),
         (None, "") => "No model is open.".into(),
         (None, why) => why.to_owned(),
@@ -80,7 +82,7 @@ fn no_plan(s: &Session) -> String {
 }
 
 fn model(s: &Session) -> ModelLine {
-    let opening = s.opening.clone();
+    let opening = s.opening.as_ref().map(|w| w.path.clone());
     let Some(opened) = &s.opened else { return ModelLine { opening, ..ModelLine::default() } };
     let shape = &opened.model.shape;
     let head = shape.layers.first();
@@ -359,8 +361,12 @@ fn status(s: &Session) -> Status {
             if let Some((what, part)) = &s.probing {
                 out.doing = format!("measuring this machine: {what}");
                 out.progress = Some(((part * 1000.0) as u64, 1000));
-            } else if let Some(path) = &s.opening {
-                out.doing = format!("opening {path}");
+            } else if let Some(merging) = &s.merging {
+                out.doing = "merging the adapter into the weights".into();
+                out.progress = Some((merging.done, merging.total.max(1)));
+                out.seconds_left = merging.seconds_left();
+            } else if let Some(wanted) = &s.opening {
+                out.doing = format!("opening {}", wanted.path);
             }
             out.speed = s.live.as_ref().filter(|l| l.finished()).map(Live::rate).filter(|v| *v > 0.0);
         }
@@ -378,6 +384,8 @@ fn text(s: &mut Session) -> Text {
         chats: s.opened.as_ref().is_some_and(|o| o.chats),
         blocked: s.blocked(),
         running: s.running.is_some() && s.replayed.is_none(),
+        samples: learning::samples(s),
+        adapter: s.adapter_switch(),
         ..Text::default()
     };
     out.turns = conversation(s);

@@ -46,6 +46,7 @@ pub fn figure(task: &str, name: &str) -> Option<(String, &'static str, bool)> {
         ("fidelity", "kl_mean") => ("KL to the uncompressed model", "nats", false),
         ("train", "loss") => ("loss of the last step", "nats", false),
         ("train", "held_out") => ("loss on what was held out", "nats", false),
+        ("train", "answers") => ("right answers", "%", true),
         ("perplexity", "perplexity") => ("perplexity", "", false),
         (_, "accuracy") => return Some((plain(task), "%", true)),
         _ => return None,

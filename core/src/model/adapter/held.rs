@@ -44,7 +44,8 @@ pub struct Output<'a> {
     pub y: &'a mut [f32],
 }
 
-fn layout(parts: &[(Linear, LowRank, [TensorShape; 2])]) -> UnitLayout {
+/// Where the factors of a layer lie in its buffer: A, then B, of each.
+pub(crate) fn layout(parts: &[(Linear, LowRank, [TensorShape; 2])]) -> UnitLayout {
     UnitLayout::new(parts.iter().flat_map(|(_, _, ab)| ab))
 }
 

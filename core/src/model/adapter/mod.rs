@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use gguf_lora::save as save_gguf;
+#[cfg(feature = "cuda")]
+pub(crate) use held::layout;
 pub(crate) use held::low_elements;
 pub use held::{Held, Output, plan};
 pub use merge::{Merged, merge};
@@ -145,7 +147,8 @@ impl AdapterShape {
         self.each(shape).map(|t| t.rows as u64 * t.cols as u64).sum()
     }
 
-    fn each<'a>(&'a self, shape: &'a ModelShape) -> impl Iterator<Item = TensorShape> + 'a {
+    /// Every factor of every layer.
+    pub(crate) fn each<'a>(&'a self, shape: &'a ModelShape) -> impl Iterator<Item = TensorShape> + 'a {
         (0..self.layers.len()).flat_map(|l| self.tensors(shape, l)).flat_map(|(_, _, ab)| ab)
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Sizes;
+use super::adapter;
 use super::weights::{self, Weights};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
 use crate::ledger::{Buffer, Ledger};
 use crate::model::Source;
+use crate::model::adapter::AdapterFile;
 use crate::model::forward::{Extent, Sequence, Watch};
 use crate::model::runner::Runner;
 use crate::model::shape::{ModelShape, TensorShape};
@@ -32,6 +34,8 @@ pub struct DeviceRoom {
     residual: DeviceBuffer,
     layer: DeviceBuffer,
     ids: DeviceBuffer,
+    low: DeviceBuffer,
+    attention: DeviceBuffer,
     angles: DeviceBuffer,
     logits: DeviceBuffer,
     host: Buffer,
@@ -43,6 +47,7 @@ pub struct GpuForward {
     pipeline: Pipeline,
     formats: (BlockType, BlockType),
     weights: Weights,
+    adapter: Option<adapter::Held>,
     ledger: Arc<Ledger>,
     kernels: Kernels,
 }
@@ -61,6 +66,7 @@ impl GpuForward {
     /// Over budget, a damaged file, cancellation, the driver's.
     pub fn load(
         source: &Source,
+        adapter: Option<&AdapterFile>,
         model: place::Model<'_>,
         pipeline: Pipeline,
         formats: (BlockType, BlockType),
@@ -71,7 +77,9 @@ impl GpuForward {
     ) -> Result<Self> {
         let kernels = Kernels::new(Arc::clone(device))?;
         let weights = weights::load(source, model, device, ledger, team, progress)?;
-        Ok(Self { shape: model.held.clone(), pipeline, formats, weights, ledger: Arc::clone(ledger), kernels })
+        let adapter = adapter.map(|file| adapter::Held::load(file, model.held, device, ledger)).transpose()?;
+        let shape = model.held.clone();
+        Ok(Self { shape, pipeline, formats, weights, adapter, ledger: Arc::clone(ledger), kernels })
     }
 
     fn attend<'a>(&self, l: usize, layer: &'a DeviceLayer) -> Attend<'a> {
@@ -194,7 +202,8 @@ impl GpuForward {
         let tensors = s.tensors.all();
         let linear = |i: usize, x: View<'_>, y: View<'_>| {
             let t: &TensorShape = tensors[i];
-            k.linear(t.ty, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)
+            k.linear(t.ty, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)?;
+            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, i, x, m, y, room.low.view()))
         };
         let [a, b, c] = room.sizes.parts;
         let (x, normed, wide, out) =
@@ -213,7 +222,7 @@ impl GpuForward {
             k.rope(keys, (span.rows, s.kv_heads, d), turn)?;
             let cache = self.attend(l, &seq.layers[l]);
             k.append(cache, keys, values, seq.seen, span.rows)?;
-            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?)?;
+            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, room.attention.view())?;
         }
         linear(4, normed, out)?;
         k.add(x, out, m * hidden)?;
@@ -241,13 +250,15 @@ impl Runner for GpuForward {
 
     fn room(&self, _team: &Team, e: Extent) -> Result<DeviceRoom> {
         let sizes = Sizes::new(&self.shape, e);
-        let [residual, layer, ids, angles, logits, (host_tag, host)] = sizes.rows();
+        let [residual, layer, ids, low, attention, angles, logits, (host_tag, host)] = sizes.rows();
         let buffer = |(tag, bytes)| self.kernels.device().buffer(&self.ledger, tag, bytes);
         Ok(DeviceRoom {
             sizes,
             residual: buffer(residual)?,
             layer: buffer(layer)?,
             ids: buffer(ids)?,
+            low: buffer(low)?,
+            attention: buffer(attention)?,
             angles: buffer(angles)?,
             logits: buffer(logits)?,
             host: self.ledger.buffer(host_tag, host)?,

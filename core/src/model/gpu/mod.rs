@@ -3,6 +3,8 @@
 //! What it runs and costs is known without a GPU, so that a plan for one can be made anywhere.
 
 #[cfg(feature = "cuda")]
+mod adapter;
+#[cfg(feature = "cuda")]
 mod forward;
 #[cfg(feature = "cuda")]
 mod weights;
@@ -17,6 +19,7 @@ use crate::catalog::Axis;
 use crate::config::{Choice, Compute, Config};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
+use crate::model::adapter::{self as adapters, AdapterShape};
 use crate::model::forward::Extent;
 use crate::model::shape::ModelShape;
 use crate::place::{self, rows};
@@ -44,6 +47,14 @@ pub const WEIGHT_TYPES: &[BlockType] = &[
 
 /// Types of cache rows, in the kernels' numbering.
 pub const KV_TYPES: &[BlockType] = &[BlockType::F32, BlockType::F16, BlockType::Bf16, BlockType::Q8_0, BlockType::Q4_0];
+
+/// Rows of the cache that one block of a single query's attention reads, as in `kernels.cu`.
+pub(crate) const PART: usize = 128;
+
+/// Floats in which the parts of a single query's attention over `rows` rows wait to be joined; none for a short cache.
+pub(crate) fn parts_elements(heads: usize, dim: usize, rows: usize) -> usize {
+    if rows <= PART { 0 } else { heads * rows.div_ceil(PART) * (dim + 2) }
+}
 
 /// Largest head that attention holds in registers.
 const HEAD_DIM: usize = 256;
@@ -86,13 +97,8 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
     if config.run.compute != Compute::Exact {
         return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
     }
-    if held.adapter.is_some() {
-        return Err(Error::refused(
-            "model.adapter",
-            "a GPU runs no adapter beside the weights so far; merge it first (`ullage merge`), or set machine.device = \"cpu\"",
-        ));
-    }
-    for t in held.tensors() {
+    let factors = held.adapter.iter().flat_map(|a| a.each(held));
+    for t in held.tensors().cloned().chain(factors) {
         if !WEIGHT_TYPES.contains(&t.ty) {
             let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
             let reason = format!(
@@ -115,7 +121,10 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
 
 const RESIDUAL: Tag = Tag::device(Category::Activations, "residual stream");
 const LAYER: Tag = Tag::device(Category::Activations, "layer activations");
+/// Ax of an adapter.
+const LOW: Tag = Tag::device(Category::Activations, "adapter activations");
 const IDS: Tag = Tag::device(Category::Activations, "token ids");
+const ATTENTION: Tag = Tag::device(Category::Workspace, "attention parts");
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 /// Logits as the sampler reads them.
@@ -135,6 +144,17 @@ fn upload_bytes(held: &ModelShape) -> usize {
     held.tensors().map(|t| (PIECE / t.row_bytes().max(1)).clamp(1, t.rows.max(1)) * t.row_bytes()).max().unwrap_or(0)
 }
 
+/// Bytes of the staging through which an adapter's factors pass: the largest of them.
+fn adapter_upload_bytes(held: &ModelShape) -> usize {
+    held.adapter.iter().flat_map(|a| a.each(held)).map(|t| t.bytes() as usize).max().unwrap_or(0)
+}
+
+/// Kernels that one decoding step of `sequences` launches, as the forward pass has them: what makes small models slow.
+pub fn launches(shape: &ModelShape, sequences: usize) -> usize {
+    let adapted = shape.adapter.iter().flat_map(|a| &a.layers).flatten().flatten().count();
+    shape.layers.len() * (12 + 6 * sequences) + 2 * adapted + sequences + 3
+}
+
 /// What an [`Extent`] needs, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
@@ -142,6 +162,10 @@ struct Sizes {
     /// Normed input and attention's output; q, k, v or gate, up; a product that is added to the stream.
     parts: [usize; 3],
     ids: usize,
+    /// Ax of the adapter on one linear.
+    low: usize,
+    /// Parts of attention.
+    attention: usize,
     angles: usize,
     logits: usize,
 }
@@ -156,17 +180,21 @@ impl Sizes {
             residual: 4 * e.batch * hidden,
             parts: [q.max(hidden), wide, hidden].map(|width| 4 * e.batch * width),
             ids: 4 * e.batch,
+            low: 4 * e.batch * shape.adapter.as_ref().map_or(0, AdapterShape::rank),
+            attention: 4 * max(&|l| parts_elements(l.heads, l.head_dim, e.rows)),
             angles: 4 * e.batch * 2 * (shape.rope.dim / 2),
             logits: 4 * e.sequences * shape.vocab,
         }
     }
 
     /// By ledger row.
-    fn rows(&self) -> [(Tag, usize); 6] {
+    fn rows(&self) -> [(Tag, usize); 8] {
         [
             (RESIDUAL, self.residual),
             (LAYER, self.parts.iter().sum()),
             (IDS, self.ids),
+            (LOW, self.low),
+            (ATTENTION, self.attention),
             (ROTATIONS, self.angles),
             (LOGITS, self.logits),
             (HOST_LOGITS, self.logits),
@@ -200,4 +228,13 @@ pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<R
         keep(rows::HEAD, head.bytes() as usize)?;
     }
     Ok(())
+}
+
+/// Reserves what an adapter's loading holds, and leaves in `held` what stays.
+///
+/// # Errors
+/// Over budget, where `ledger` has one.
+pub fn plan_adapter(shape: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
+    let _upload = ledger.reserve(UPLOAD, adapter_upload_bytes(shape) as u64)?;
+    adapters::plan(shape, ledger, held)
 }

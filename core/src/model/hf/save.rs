@@ -206,7 +206,7 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
         out.ids = Ids { bos: t.bos(), eos: t.eos(), pad: t.pad() };
     }
     match &*model.source {
-        Source::Random { .. } => Ok((out, Some("a random model has no words".into()))),
+        Source::Random { like: None, .. } => Ok((out, Some("a random model has no words".into()))),
         Source::Hf(folder) => {
             for name in WORDS {
                 let path = folder.dir().join(name);
@@ -217,7 +217,8 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
             }
             Ok((out, tokenizer.is_none().then(|| "the folder it was opened from has none".into())))
         }
-        Source::Gguf(file) => {
+        Source::Gguf(_) | Source::Random { like: Some(_), .. } => {
+            let Some(file) = model.source.gguf() else { return Ok((out, None)) };
             let spec = TokenizerSpec::from_gguf(file)?;
             let template = file.str(crate::model::chat::KEY)?;
             let bytes =

@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::sys::{
@@ -16,7 +17,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaModule, CudaStr
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
-use crate::ledger::{Ledger, Reservation, Tag};
+use crate::ledger::alloc::{self, Scope};
+use crate::ledger::{Category, Ledger, Reservation, Tag};
 
 /// Steps in which a pool takes memory from the driver (seen on an H200, driver 580).
 const STEP: u64 = 32 << 20;
@@ -24,6 +26,12 @@ const STEP: u64 = 32 << 20;
 /// What the driver said, as our error.
 pub(super) fn driver(doing: &str) -> impl Fn(DriverError) -> Error + '_ {
     move |e| Error::Device(format!("{doing}: {e}"))
+}
+
+/// Loads compiled kernels. Code is the program's, not the job's.
+fn load(context: &Arc<CudaContext>, image: &[u8]) -> Result<Arc<CudaModule>> {
+    alloc::scoped(Scope::Program, || context.load_module(Ptx::from_binary(image.to_vec())))
+        .map_err(driver("cannot load the kernels"))
 }
 
 /// The pool of one job, the device's current one while it lives.
@@ -114,8 +122,7 @@ impl Device {
             Ok((total - free) as u64)
         };
         let context_bytes = used()?;
-        let image = Ptx::from_binary(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")).to_vec());
-        let module = context.load_module(image).map_err(driver("cannot load the kernels"))?;
+        let module = load(&context, include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")))?;
         let stream = context.new_stream().map_err(driver("cannot make a stream"))?;
         let kernel_bytes = used()?.saturating_sub(context_bytes);
         let pool = Pool::new(&context, budget)?;
@@ -128,8 +135,7 @@ impl Device {
     /// The driver's.
     pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
         let before = self.used()?;
-        let module =
-            self.context.load_module(Ptx::from_binary(image.to_vec())).map_err(driver("cannot load the kernels"))?;
+        let module = load(&self.context, image)?;
         Ok((module, self.used()?.saturating_sub(before)))
     }
 
@@ -138,9 +144,8 @@ impl Device {
     /// # Errors
     /// The driver's.
     pub(super) fn used(&self) -> Result<u64> {
-        self.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
-        let (free, total) = self.context.mem_get_info().map_err(driver("cannot read the GPU's memory"))?;
-        Ok((total - free) as u64)
+        let (total, free) = self.memory()?;
+        Ok(total - free)
     }
 
     /// The card's name and its compute capability, as `sm_90`.
@@ -148,6 +153,16 @@ impl Device {
         let name = self.context.name().unwrap_or_default();
         let sm = self.context.compute_capability().map_or_else(|_| String::new(), |(a, b)| format!("sm_{a}{b}"));
         (name, sm)
+    }
+
+    /// Bytes of the card, and how many of them nobody uses now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
+        let (free, total) = self.context.mem_get_info().map_err(driver("cannot read the GPU's memory"))?;
+        Ok((total as u64, free as u64))
     }
 
     /// Waits for everything that was asked of the GPU.
@@ -202,6 +217,58 @@ impl Device {
             ("pool used at most", read(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?),
             ("pool reserved at most", read(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?),
         ])
+    }
+}
+
+/// GPUs of this machine; 0 where there is no driver.
+pub fn count() -> usize {
+    CudaContext::device_count().map_or(0, |n| usize::try_from(n).unwrap_or(0))
+}
+
+/// Memory of the host that the driver keeps in place, so that copies need no staging; counted in the ledger.
+#[derive(Debug)]
+pub struct Pinned {
+    at: NonNull<u8>,
+    len: usize,
+    device: Arc<Device>,
+    _reservation: Reservation,
+}
+
+impl Pinned {
+    /// Zeroed, `len` bytes.
+    ///
+    /// # Errors
+    /// Over budget; the driver's.
+    pub fn new(device: &Arc<Device>, ledger: &Arc<Ledger>, len: usize) -> Result<Self> {
+        let reservation = ledger.reserve(Tag::host(Category::Workspace, "pinned"), len as u64)?;
+        device.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
+        // SAFETY: a plain allocation, freed by this value's drop.
+        let at = unsafe { result::malloc_host(len, 0) }.map_err(driver("cannot pin host memory"))?;
+        let at = NonNull::new(at.cast::<u8>()).ok_or_else(|| Error::Device("the driver pinned no memory".into()))?;
+        // SAFETY: the block has `len` bytes.
+        unsafe { at.write_bytes(0, len) };
+        Ok(Self { at, len, device: Arc::clone(device), _reservation: reservation })
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` initialized bytes that live as long as this value.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+    }
+
+    /// All of it, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`, freed once; the context is alive, as the device is.
+        let freed =
+            self.device.context.bind_to_thread().and_then(|()| unsafe { result::free_host(self.at.as_ptr().cast()) });
+        debug_assert!(freed.is_ok());
     }
 }
 

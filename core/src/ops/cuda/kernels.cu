@@ -5,9 +5,9 @@
 #include "blocks.cuh"
 
 // y (m, ldy)[:, row] = W (rows, cols) · x (m, cols): a warp for each row of W and MT rows of x. A result's order of
-// additions depends on cols alone. Grid (rows / 8, m / MT), block (32, 8).
+// additions depends on cols alone. With `add`, scale times the product is added to what y holds. Grid (rows / 8, m / MT), block (32, 8).
 template <class T, int MT>
-DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) {
+DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {
     int row = blockIdx.x * blockDim.y + threadIdx.y, lane = threadIdx.x, first = blockIdx.y * MT;
     if (row >= rows) return;
     const uint8_t* at = w + (size_t)row * (cols / T::N) * T::BYTES;
@@ -21,7 +21,10 @@ DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, 
 #pragma unroll
     for (int t = 0; t < MT; t++) {
         float sum = warp_sum(acc[t]);
-        if (lane == 0 && first + t < m) y[(size_t)(first + t) * ldy + row] = sum;
+        if (lane == 0 && first + t < m) {
+            float* to = y + (size_t)(first + t) * ldy + row;
+            *to = add ? __fmaf_rn(scale, sum, *to) : sum;
+        }
     }
 }
 
@@ -33,11 +36,13 @@ DEV void lookup(const uint8_t* table, const uint32_t* ids, float* out, int cols)
 }
 
 #define TYPE(name, T)                                                                                                      \
-    extern "C" __global__ void linear_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
-        linear<T, 8>(w, x, y, rows, cols, m, ldy);                                                                         \
+    extern "C" __global__ void linear_##name(                                                                              \
+        const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
+        linear<T, 8>(w, x, y, rows, cols, m, ldy, add, scale);                                                             \
     }                                                                                                                      \
-    extern "C" __global__ void linear1_##name(const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy) { \
-        linear<T, 1>(w, x, y, rows, cols, m, ldy);                                                                         \
+    extern "C" __global__ void linear1_##name(                                                                             \
+        const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
+        linear<T, 1>(w, x, y, rows, cols, m, ldy, add, scale);                                                             \
     }                                                                                                                      \
     extern "C" __global__ void lookup_##name(const uint8_t* table, const uint32_t* ids, float* out, int cols) {            \
         lookup<T>(table, ids, out, cols);                                                                                  \
@@ -163,43 +168,104 @@ extern "C" __global__ void append(const float* x, uint8_t* cache, int d, int for
     }
 }
 
-// out (n, heads · d) = softmax(scale · q Kᵀ) V with the causal bound: query i of the batch sees rows 0 … before + i. One block
-// for each query and head; online softmax over tiles of 64 rows, in row order. Grid (n, heads), block 128; d ≤ 256.
+// Attention over a stretch of rows of one head, by one block of 128: an online softmax over tiles of 64 rows, in row order.
+// Leaves the largest score, the sum of exponentials over it, and the weighted sum of values of elements threadIdx.x and
+// threadIdx.x + 128; d ≤ 256.
 #define TILE 64
+// Rows of a stretch; stretches begin at multiples of it, so that a query's sum is made of the same parts by either kernel.
+#define PART 128
+struct Heads {
+    int d, group, k_format, k_bytes, v_format, v_bytes;
+    size_t head_bytes, values_at;
+    float scale;
+};
+struct Soft {
+    float most, total, acc[2];
+};
+
+DEV Soft stretch(const float* query, float* scores, const uint8_t* keys, const Heads& h, int from, int to) {
+    const uint8_t* values = keys + h.values_at;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    Soft s = {-INFINITY, 0, {0, 0}};
+    for (int start = from; start < to; start += TILE) {
+        int n = min(TILE, to - start);
+        __syncthreads();
+        for (int r = warp; r < n; r += 4) {
+            const uint8_t* key = keys + (size_t)(start + r) * h.k_bytes;
+            float sum = 0;
+            for (int i = lane; i < h.d; i += 32) sum = __fmaf_rn(query[i], kv_element(h.k_format, key, i), sum);
+            sum = warp_sum(sum);
+            if (lane == 0) scores[r] = sum * h.scale;
+        }
+        __syncthreads();
+        float high = s.most;
+        for (int r = 0; r < n; r++) high = fmaxf(high, scores[r]);
+        float shrink = expf(s.most - high);
+        s.most = high;
+        s.total = mul(s.total, shrink);
+        s.acc[0] = mul(s.acc[0], shrink);
+        s.acc[1] = mul(s.acc[1], shrink);
+        for (int r = 0; r < n; r++) {
+            float p = expf(scores[r] - high);
+            s.total = __fadd_rn(s.total, p);
+            const uint8_t* value = values + (size_t)(start + r) * h.v_bytes;
+            for (int j = 0, i = threadIdx.x; i < h.d; i += blockDim.x, j++)
+                s.acc[j] = __fmaf_rn(p, kv_element(h.v_format, value, i), s.acc[j]);
+        }
+    }
+    return s;
+}
+
+// The softmax over two stretches, the first of which may be empty.
+DEV Soft join(const Soft& a, const Soft& b) {
+    float high = fmaxf(a.most, b.most), u = expf(a.most - high), v = expf(b.most - high);
+    return {high, __fmaf_rn(b.total, v, mul(a.total, u)),
+            {__fmaf_rn(b.acc[0], v, mul(a.acc[0], u)), __fmaf_rn(b.acc[1], v, mul(a.acc[1], u))}};
+}
+
+// out (n, heads · d) = softmax(scale · q Kᵀ) V with the causal bound: query i of the batch sees rows 0 … before + i. One block
+// for each query and head. Grid (n, heads), block 128.
 extern "C" __global__ void attend(
     const float* q, const uint8_t* cache, float* out, int d, int group, int before, float scale, int k_format, int k_bytes,
     int v_format, int v_bytes, size_t head_bytes, size_t values_at) {
     __shared__ float query[256], scores[TILE];
+    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale};
     size_t at = ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * d;
     const uint8_t* keys = cache + (blockIdx.y / group) * head_bytes;
-    const uint8_t* values = keys + values_at;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = before + blockIdx.x + 1;
+    int rows = before + blockIdx.x + 1;
     for (int i = threadIdx.x; i < d; i += blockDim.x) query[i] = q[at + i];
-    float most = -INFINITY, total = 0, acc[2] = {0, 0};
-    for (int start = 0; start < rows; start += TILE) {
-        int n = min(TILE, rows - start);
-        __syncthreads();
-        for (int r = warp; r < n; r += 4) {
-            const uint8_t* key = keys + (size_t)(start + r) * k_bytes;
-            float sum = 0;
-            for (int i = lane; i < d; i += 32) sum = __fmaf_rn(query[i], kv_element(k_format, key, i), sum);
-            sum = warp_sum(sum);
-            if (lane == 0) scores[r] = sum * scale;
-        }
-        __syncthreads();
-        float high = most;
-        for (int r = 0; r < n; r++) high = fmaxf(high, scores[r]);
-        float shrink = expf(most - high);
-        most = high;
-        total *= shrink;
-        acc[0] *= shrink;
-        acc[1] *= shrink;
-        for (int r = 0; r < n; r++) {
-            float p = expf(scores[r] - high);
-            total += p;
-            const uint8_t* value = values + (size_t)(start + r) * v_bytes;
-            for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) acc[j] = __fmaf_rn(p, kv_element(v_format, value, i), acc[j]);
-        }
+    Soft all = {-INFINITY, 0, {0, 0}};
+    for (int from = 0; from < rows; from += PART) all = join(all, stretch(query, scores, keys, h, from, min(rows, from + PART)));
+    for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) out[at + i] = all.acc[j] / all.total;
+}
+
+// The same for one query, a block for each head and stretch, so that a long cache keeps the whole GPU busy: `parts`
+// (heads, stretches, d + 2) gets the weighted values, the largest score and the sum. Grid (heads, stretches), block 128.
+extern "C" __global__ void attend_parts(
+    const float* q, const uint8_t* cache, float* parts, int d, int group, int before, float scale, int k_format, int k_bytes,
+    int v_format, int v_bytes, size_t head_bytes, size_t values_at) {
+    __shared__ float query[256], scores[TILE];
+    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale};
+    const uint8_t* keys = cache + (blockIdx.x / group) * head_bytes;
+    int from = blockIdx.y * PART;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) query[i] = q[(size_t)blockIdx.x * d + i];
+    Soft s = stretch(query, scores, keys, h, from, min(before + 1, from + PART));
+    float* to = parts + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * (d + 2);
+    for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) to[i] = s.acc[j];
+    if (threadIdx.x == 0) {
+        to[d] = s.most;
+        to[d + 1] = s.total;
     }
-    for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) out[at + i] = acc[j] / total;
+}
+
+// out (heads · d) of `parts`, in the order of the rows. Grid heads, block 128.
+extern "C" __global__ void attend_join(const float* parts, float* out, int d, int stretches) {
+    const float* at = parts + (size_t)blockIdx.x * stretches * (d + 2);
+    Soft all = {-INFINITY, 0, {0, 0}};
+    for (int p = 0; p < stretches; p++, at += d + 2) {
+        Soft s = {at[d], at[d + 1], {0, 0}};
+        for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) s.acc[j] = at[i];
+        all = join(all, s);
+    }
+    for (int j = 0, i = threadIdx.x; i < d; i += blockDim.x, j++) out[(size_t)blockIdx.x * d + i] = all.acc[j] / all.total;
 }

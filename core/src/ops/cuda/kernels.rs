@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, result};
 use super::device::{Device, View, driver};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::model::gpu::{KV_TYPES, WEIGHT_TYPES};
+use crate::model::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
 
 /// The kernels of one device.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub struct Kernels {
     functions: BTreeMap<(&'static str, Option<BlockType>), CudaFunction>,
 }
 
-const PLAIN: &[&str] = &["rms_norm", "angles", "rope", "add", "swiglu", "append", "attend"];
+const PLAIN: &[&str] =
+    &["rms_norm", "angles", "rope", "add", "swiglu", "append", "attend", "attend_parts", "attend_join"];
 /// One for each type of weights.
 const TYPED: &[&str] = &["linear", "linear1", "lookup"];
 
@@ -173,13 +174,45 @@ impl Kernels {
         y: View<'_>,
         ldy: usize,
     ) -> Result<()> {
+        self.multiply(ty, w, (rows, cols), x, m, y, ldy, None)
+    }
+
+    /// `y (m, rows) += scale · x (m, cols) · Wᵀ`.
+    ///
+    /// # Errors
+    /// As [`Self::linear`].
+    pub fn linear_add(
+        &self,
+        ty: BlockType,
+        w: View<'_>,
+        (rows, cols): (usize, usize),
+        x: View<'_>,
+        m: usize,
+        y: View<'_>,
+        scale: f32,
+    ) -> Result<()> {
+        self.multiply(ty, w, (rows, cols), x, m, y, rows, Some(scale))
+    }
+
+    fn multiply(
+        &self,
+        ty: BlockType,
+        w: View<'_>,
+        (rows, cols): (usize, usize),
+        x: View<'_>,
+        m: usize,
+        y: View<'_>,
+        ldy: usize,
+        add: Option<f32>,
+    ) -> Result<()> {
         let bytes = ty.row_bytes(cols).unwrap_or(usize::MAX).saturating_mul(rows);
         if w.len() < bytes || ldy < rows || m == 0 {
             return Err(Error::Internal(format!("{m} rows times {rows} x {cols} as {ty}, {} bytes given", w.len())));
         }
         floats("linear, x", x, m * cols)?;
         floats("linear, y", y, (m - 1) * ldy + rows)?;
-        let args = [w.into(), x.into(), y.into(), int(rows), int(cols), int(m), int(ldy)];
+        let (adds, scale) = (Arg::Int(i32::from(add.is_some())), Arg::Float(add.unwrap_or(1.0)));
+        let args = [w.into(), x.into(), y.into(), int(rows), int(cols), int(m), int(ldy), adds, scale];
         // The two kernels differ only in how many rows share a read of W.
         let (kind, share) = if m == 1 { ("linear1", 1) } else { ("linear", 8) };
         self.launch(kind, Some(ty), (rows.div_ceil(8), m.div_ceil(share)), (32, 8), &args)
@@ -297,20 +330,31 @@ impl Kernels {
         Ok(())
     }
 
-    /// `out (m, heads · dim)`: attention of queries `q`, the first of which sees `before` rows and its own.
+    /// `out (m, heads · dim)`: attention of queries `q`, the first of which sees `before` rows and its own. A single query over
+    /// a long cache uses `parts`, [`parts_elements`] floats, where that is large enough: the same bits, sooner.
     ///
     /// # Errors
     /// As [`Self::linear`].
-    pub fn attend(&self, at: Attend<'_>, q: View<'_>, before: usize, m: usize, out: View<'_>) -> Result<()> {
+    pub fn attend(
+        &self,
+        at: Attend<'_>,
+        q: View<'_>,
+        before: usize,
+        m: usize,
+        out: View<'_>,
+        parts: View<'_>,
+    ) -> Result<()> {
         let ((kb, vb), head) = (at.row_bytes()?, at.head_bytes()?);
         at.check(before + m)?;
         floats("attend, q", q, m * at.heads * at.dim)?;
         floats("attend, out", out, m * at.heads * at.dim)?;
         let scale = 1.0 / (at.dim as f32).sqrt();
+        let wanted = parts_elements(at.heads, at.dim, before + 1);
+        let split = m == 1 && wanted > 0 && parts.len() >= 4 * wanted;
         let args = [
             q.into(),
             at.cache.into(),
-            out.into(),
+            if split { parts } else { out }.into(),
             int(at.dim),
             int(at.heads / at.kv_heads),
             int(before),
@@ -322,6 +366,12 @@ impl Kernels {
             Arg::Wide(head as u64),
             Arg::Wide((kb * at.capacity) as u64),
         ];
-        self.launch("attend", None, (m, at.heads), (128, 1), &args)
+        if !split {
+            return self.launch("attend", None, (m, at.heads), (128, 1), &args);
+        }
+        let stretches = (before + 1).div_ceil(PART);
+        self.launch("attend_parts", None, (at.heads, stretches), (128, 1), &args)?;
+        let args = [parts.into(), out.into(), int(at.dim), int(stretches)];
+        self.launch("attend_join", None, (at.heads, 1), (128, 1), &args)
     }
 }

@@ -8,6 +8,6 @@ mod tests;
 mod train;
 
 pub use blas::{Blas, Operand};
-pub use device::{Device, DeviceBuffer, View};
+pub use device::{Device, DeviceBuffer, Pinned, View, count};
 pub use kernels::{Attend, Kernels, Turn};
 pub use train::{Arg, TrainKernels};

@@ -6,7 +6,7 @@ use super::{Attend, Device, DeviceBuffer, Kernels, View};
 use crate::blocks::{self, BlockType};
 use crate::error::Error;
 use crate::ledger::{Category, Ledger, Tag};
-use crate::model::gpu::{KV_TYPES, WEIGHT_TYPES};
+use crate::model::gpu::{KV_TYPES, WEIGHT_TYPES, parts_elements};
 use crate::rng::Philox;
 
 const TAG: Tag = Tag::device(Category::Workspace, "test");
@@ -96,6 +96,26 @@ fn products_are_exact_and_do_not_depend_on_the_rows_beside() {
 }
 
 #[test]
+fn a_product_is_added_to_what_is_there() {
+    let Some(device) = open(1 << 30) else { return };
+    let (ledger, kernels) = (free(), Kernels::new(Arc::clone(&device)).unwrap());
+    let (rows, cols) = (45, 8);
+    for m in [1, 19] {
+        let (w, x, y) = (noise(rows * cols, 1), noise(m * cols, 2), noise(m * rows, 3));
+        let there = [&w, &x, &y].map(|v| put(&device, &ledger, bytes_of(v)));
+        let [w_there, x_there, y_there] = &there;
+        let ty = BlockType::F32;
+        kernels.linear_add(ty, w_there.view(), (rows, cols), x_there.view(), m, y_there.view(), 0.75).unwrap();
+        for (i, got) in get(&device, y_there.view()).into_iter().enumerate() {
+            let (row, x) = (&w[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]);
+            let product: f64 = row.iter().zip(x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let expected = f64::from(y[i]) + 0.75 * product;
+            assert!((f64::from(got) - expected).abs() < 1e-5, "{i}: {got} is not {expected}");
+        }
+    }
+}
+
+#[test]
 fn attention_matches_a_reference_over_rows_encoded_as_on_the_cpu() {
     let Some(device) = open(1 << 30) else { return };
     let (ledger, kernels) = (free(), Kernels::new(Arc::clone(&device)).unwrap());
@@ -133,8 +153,17 @@ fn attention_matches_a_reference_over_rows_encoded_as_on_the_cpu() {
             }
         }
         let (q_there, out) = (put(&device, &ledger, bytes_of(&q)), device.buffer(&ledger, TAG, 4 * q.len()).unwrap());
-        kernels.attend(at, q_there.view(), before, m, out.view()).unwrap();
-        let out = get(&device, out.view());
+        let parts = device.buffer(&ledger, TAG, 4 * parts_elements(heads, dim, before + m)).unwrap();
+        assert!(!parts.is_empty(), "a cache long enough to be read in parts");
+        kernels.attend(at, q_there.view(), before, m, out.view(), parts.view()).unwrap();
+        // The last query alone, in parts.
+        let (from, len) = (4 * (m - 1) * heads * dim, 4 * heads * dim);
+        let last = device.buffer(&ledger, TAG, len).unwrap();
+        let query = q_there.part(from, len).unwrap();
+        kernels.attend(at, query, before + m - 1, 1, last.view(), parts.view()).unwrap();
+        let (out, last) = (get(&device, out.view()), get(&device, last.view()));
+        let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&last), bits(&out[(m - 1) * heads * dim..]), "{kt} {vt}: alone and among others");
         for t in 0..m {
             for h in 0..heads {
                 let query = &q[(t * heads + h) * dim..][..dim];

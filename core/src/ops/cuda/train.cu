@@ -303,6 +303,28 @@ DEV uint4 philox(uint2 key, uint64_t index, uint64_t stream) {
     return make_uint4(c0, c1, c2, c3);
 }
 
+struct Drop {
+    uint2 key;
+    uint64_t stream;
+    uint32_t threshold;
+    float scale;
+    int add, pad;
+};
+
+// y (+)= x where the element's word is not below the threshold, times scale. Grid n / 2048, block 256.
+template <class T>
+DEV void dropout(const T* x, T* y, size_t n, int whole, Drop d) {
+    Run run(n, whole);
+    float v[8], u[8] = {};
+    run.get(x, v);
+    if (d.add) run.get(y, u);
+    uint4 a = philox(d.key, run.i / 4, d.stream), b = philox(d.key, run.i / 4 + 1, d.stream);
+    uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int j = 0; j < 8; j++) u[j] += words[j] < d.threshold ? 0.0f : d.scale * v[j];
+    run.put(y, u);
+}
+
 // How a parameter that is not f32 takes its new value.
 enum Mode { NEAREST, STOCHASTIC, KAHAN, MASTER };
 
@@ -475,6 +497,7 @@ TYPE(mxfp4, MXFP4)
     K fill_##t(T* y, float value, size_t n, int whole) { fill(y, value, n, whole); }                                   \
     K gate_##t(const T* g, const T* u, T* p, size_t n, int whole) { gate(g, u, p, n, whole); }                         \
     K gate_back_##t(const T* dp, T* g, T* u, size_t n, int whole) { gate_back(dp, g, u, n, whole); }                   \
+    K dropout_##t(const T* x, T* y, size_t n, int whole, Drop d) { dropout(x, y, n, whole, d); }                       \
     K lse_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
         lse(a, targets, sums, picked, n, first);                                                                       \
     }                                                                                                                  \

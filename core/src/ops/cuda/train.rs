@@ -82,6 +82,7 @@ const ONE: &[&str] = &[
     "fill",
     "gate",
     "gate_back",
+    "dropout",
     "lse",
     "softmax_back",
     "squares",

@@ -6,15 +6,14 @@
 mod encode;
 mod pack;
 mod read;
+pub mod recall;
 pub mod task;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 pub use pack::Packed;
 
-pub use crate::config::train::{LossOn, Split};
+pub use crate::config::train::{LossOn, Split, Validation};
 
 use crate::error::{Error, Result};
 use crate::job::text::Words;
@@ -32,22 +31,6 @@ const SPLIT: u64 = 0x7370_6c69_7400;
 
 /// Marks an id that is to be learned; ids are below 2²⁴ (a model's header is held to that).
 const LEARN: u32 = 1 << 31;
-
-/// What is held back to measure with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Validation {
-    /// This share of the documents, chosen by the seed; 0 for none.
-    Fraction(f64),
-    /// The documents of another file, relative to the configuration.
-    File(String),
-}
-
-impl Default for Validation {
-    fn default() -> Self {
-        Self::Fraction(0.05)
-    }
-}
 
 /// How data is read.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,7 +175,7 @@ impl Dataset {
         let all = file(KEY, &base.join(&options.data), options, words)?;
         let (train, validation) = match &options.validation {
             Validation::File(name) => (all, file("train.validation", &base.join(name), options, words)?),
-            Validation::Fraction(f) => split(all, *f, options.seed)?,
+            Validation::Share(f) => split(all, *f, options.seed)?,
         };
         Ok(Self { train, validation })
     }

@@ -7,10 +7,13 @@ use sha2::{Digest, Sha256};
 use super::{Dataset, Documents, LEARN};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
-use crate::train::batch::{Batch, NO_LOSS, Rows};
+use crate::train::batch::{Batch, NO_LOSS, Question, Rows};
 
 /// Documents that a row with room left may look ahead at.
 const AHEAD: usize = 64;
+
+/// Most tokens of a text that asks nothing that are given to go on from.
+const GIVEN: usize = 32;
 
 /// A stretch of a document: inputs `start .. start + len`, which predict `start + 1 ..= start + len`.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,7 @@ pub struct Packed {
     held_out: Side,
     length: usize,
     fingerprint: String,
+    answers: bool,
 }
 
 impl Packed {
@@ -61,8 +65,15 @@ impl Packed {
                 return Err(Error::config("train.data", "no document has a token to learn"));
             }
             let fingerprint = format!("{}x{length}{}:{hash}", learn.ends.len(), if share { "" } else { " apart" });
-            Ok(Self { learn, held_out, length, fingerprint })
+            Ok(Self { learn, held_out, length, fingerprint, answers: false })
         })
+    }
+
+    /// Says that each held-out document's targets are one answer. It holds only where each fits in a row.
+    #[must_use]
+    pub fn with_answers(mut self, yes: bool) -> Self {
+        self.answers = yes && !self.held_out.ends.is_empty() && self.held_out.documents.longest() <= self.length + 1;
+        self
     }
 
     /// The documents learned from.
@@ -135,6 +146,24 @@ impl Rows for Packed {
 
     fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
         self.pick(&self.held_out, which)
+    }
+
+    fn question(&self, i: usize) -> Option<Question> {
+        let marked = self.held_out.documents.marked(i);
+        if marked.is_empty() {
+            return None;
+        }
+        let learns = |t: &u32| *t & LEARN != 0;
+        // Nothing predicts a text's first token. Where all else is learned nothing is asked: half of the text is given.
+        let asked = marked.iter().position(learns).filter(|n| *n > 1);
+        let n = asked.unwrap_or((marked.len() / 2).clamp(1, GIVEN));
+        let ids = |part: &[u32]| part.iter().map(|t| t & !LEARN).collect();
+        let end = marked[n..].iter().position(|t| !learns(t)).map_or(marked.len(), |at| n + at);
+        Some(Question { prompt: ids(&marked[..n]), answer: ids(&marked[n..end]) })
+    }
+
+    fn answers(&self) -> bool {
+        self.answers
     }
 
     fn fingerprint(&self) -> String {

@@ -49,7 +49,7 @@ impl Task {
         let (task, seed) = name.split_once('@').unwrap_or((name, "0"));
         let wrong = |message: String| Error::config("train.data", format!("`bundled:{name}`: {message}"));
         if task != TOVA {
-            return Err(wrong(format!("there is no bundled data `{task}`; there is `{TOVA}`")));
+            return Err(wrong(format!("there is no bundled data `{task}`; there are `{TOVA}` and `recall`")));
         }
         seed.parse().map(Self::tova).map_err(|_| wrong(format!("`{seed}` is not a seed; a whole number, 0 or more")))
     }

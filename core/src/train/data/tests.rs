@@ -13,7 +13,7 @@ fn recall() -> Words {
 fn read(name: &str, text: &str, change: impl Fn(&mut Options)) -> Result<Dataset> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(name), text).unwrap();
-    let mut options = Options { validation: Validation::Fraction(0.0), ..Options::new(name) };
+    let mut options = Options { validation: Validation::Share(0.0), ..Options::new(name) };
     change(&mut options);
     Dataset::open(&options, &recall(), folder.path())
 }
@@ -122,7 +122,7 @@ fn bytes_that_are_no_text_are_named_with_their_place() {
 fn a_share_is_held_back_by_the_seed_and_nothing_is_in_both() {
     let text: String = (0..50).map(|i| format!("Document {i}.\n\n")).collect();
     let part = |seed| {
-        let d = read("t.txt", &text, |o| (o.validation, o.seed) = (Validation::Fraction(0.1), seed)).unwrap();
+        let d = read("t.txt", &text, |o| (o.validation, o.seed) = (Validation::Share(0.1), seed)).unwrap();
         let list = |of: &Documents| (0..of.len()).map(|i| of.document(i).collect::<Vec<_>>()).collect::<Vec<_>>();
         (list(&d.train), list(&d.validation))
     };
@@ -132,11 +132,31 @@ fn a_share_is_held_back_by_the_seed_and_nothing_is_in_both() {
     assert_eq!(part(1), (train, held.clone()));
     assert_ne!(part(2).1, held);
     for (fraction, text) in [(1.0, &*text), (-0.5, &text), (0.5, "One.")] {
-        let error = read("t.txt", text, |o| o.validation = Validation::Fraction(fraction)).unwrap_err().to_string();
+        let error = read("t.txt", text, |o| o.validation = Validation::Share(fraction)).unwrap_err().to_string();
         assert!(error.contains("train.validation"), "{error}");
     }
     let error = read("t.txt", &text, |o| o.validation = Validation::File("other.jsonl".into())).unwrap_err();
     assert!(error.to_string().contains("train.validation") && error.to_string().contains("other.jsonl"), "{error}");
+}
+
+#[test]
+fn a_file_of_others_is_held_out_and_stands_in_the_fingerprint() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    put("t.txt", "One.\n\nTwo.\n\nThree.\n");
+    put("held.jsonl", "{\"text\": \"Four.\"}\n{\"text\": \"Five.\"}\n");
+    let options = Options { validation: Validation::File("held.jsonl".into()), ..Options::new("t.txt") };
+    let open = || Packed::new(Dataset::open(&options, &recall(), folder.path()).unwrap(), 16, true).unwrap();
+    let packed = open();
+    assert_eq!((packed.documents().len(), packed.held_out_documents().len()), (3, 2));
+    let before = packed.fingerprint();
+    assert_eq!(before, open().fingerprint());
+    // A state of a run with other held-out documents is of other data.
+    put("held.jsonl", "{\"text\": \"Four.\"}\n{\"text\": \"Six.\"}\n");
+    assert_ne!(before, open().fingerprint());
+    put("held.jsonl", "{\"text\": \"Four.\"}\n{\"txt\": \"Five.\"}\n");
+    let error = Dataset::open(&options, &recall(), folder.path()).unwrap_err().to_string();
+    assert!(error.contains("train.validation") && error.contains("held.jsonl:2"), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::model::Source;
 use crate::model::shape::TensorShape;
 use crate::ops::cpu::Pairs;
 use crate::ops::cuda::{Arg, View};
-use crate::train::device::{AdamW, Buf, Causal, Device, Dst, Round, Sgd, Src, Turn, Weight, buffer_bytes};
+use crate::train::device::{AdamW, Buf, Causal, Device, Dst, Mask, Round, Sgd, Src, Turn, Weight, buffer_bytes};
 use crate::weights::load;
 
 /// `Round` of train.cu.
@@ -21,6 +21,18 @@ struct Rounding {
     key: [u32; 2],
     stream: u64,
     extra: u64,
+}
+
+/// `Drop` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Dropped {
+    key: [u32; 2],
+    stream: u64,
+    threshold: u32,
+    scale: f32,
+    add: i32,
+    pad: i32,
 }
 
 fn rounding(p: &Buf, round: &Round<'_>) -> Result<Rounding> {
@@ -355,6 +367,20 @@ impl Device for Gpu {
         let ty = dp.buf.ty();
         let views = [view(dp, len)?, typed_mut(&g, len, ty)?, typed_mut(&u, len, ty)?];
         self.each("gate_back", &[ty], len, &views, &[], &[])
+    }
+
+    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
+        let ty = x.buf.ty();
+        let dropped = Dropped {
+            key: [mask.seed as u32, (mask.seed >> 32) as u32],
+            stream: mask.stream,
+            threshold: mask.threshold(),
+            scale: mask.scale(),
+            add: add.into(),
+            pad: 0,
+        };
+        let after = [Arg::Struct(bytemuck::bytes_of(&dropped))];
+        self.each("dropout", &[ty], len, &[view(x, len)?, typed_mut(&y, len, ty)?], &[], &after)
     }
 
     fn lse(

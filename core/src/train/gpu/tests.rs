@@ -36,7 +36,7 @@ fn a_plan_of_a_gpu_has_its_scratch_and_its_activations() {
     let planned = |sets: &[(&str, &str)]| {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let config = config(&[&[("train.activations", "keep")], sets].concat());
-        plan::walk(&config, &shape, &ledger).unwrap();
+        plan::walk(&config, &shape, &ledger, None).unwrap();
         ledger.measured().tiers[&Tier::Device].bytes.clone()
     };
     let f32 = planned(&[("machine.device", "cuda:0"), ("train.compute", "f32")]);
@@ -108,8 +108,9 @@ mod cuda {
         let team = Arc::new(Team::new(2).unwrap());
         let gpu = Gpu::new(&device, &ledger, &team, &sizes, Precision::of(train)).unwrap();
         let source = crate::model::Source::Random {
-            spec: crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap(),
-            seed: 3,
+            spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),
+            spread: crate::model::random::Spread::ByColumns,
+            like: None,
         };
         let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
         let mut here = Trainer::new(Box::new(gpu), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
@@ -121,7 +122,7 @@ mod cuda {
         }
         here.evaluate(&batch(3, 9)).unwrap();
         let planned = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        plan::walk(&config, &shape, &planned).unwrap();
+        plan::walk(&config, &shape, &planned, None).unwrap();
         let peak = |l: &Ledger| l.measured().tiers[&Tier::Device].peak;
         assert_eq!(peak(&planned), peak(&ledger), "the plan of {sets:?}");
         let used = device.counts().unwrap().into_iter().find(|(n, _)| *n == "pool used at most").unwrap().1;
@@ -139,6 +140,7 @@ mod cuda {
                 most,
             );
             same(BlockType::Q8_0, &[("train.params", "lora")], most);
+            same(BlockType::Q8_0, &[("train.params", "lora"), ("train.params.lora_dropout", "0.3")], most);
         }
     }
 }

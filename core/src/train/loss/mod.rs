@@ -7,7 +7,7 @@ mod chunked;
 mod cut;
 mod full;
 
-use super::device::{Buf, Device, Weight};
+use super::device::{Best, Buf, Device, Weight};
 use super::learner::Learner;
 use crate::blocks::BlockType;
 use crate::catalog::Entry;
@@ -103,7 +103,8 @@ impl Head {
         })
     }
 
-    /// The sum of the losses of all rows; with `grad` their gradients too.
+    /// The sum of the losses of all rows; with `grad` their gradients too, and in `best (rows)` the most likely entry of each:
+    /// taken from every tile as it comes, so that it needs no logits beside it.
     ///
     /// # Errors
     /// The device's.
@@ -113,6 +114,7 @@ impl Head {
         weight: HeadWeight<'_>,
         learner: &mut Learner,
         mut grad: Option<HeadGrad<'_>>,
+        mut best: Option<&mut [Best]>,
     ) -> Result<f64> {
         let &HeadCall { d, x, targets, rows, hidden, vocab } = call;
         d.fill(self.lse.all_mut(), rows, f32::NEG_INFINITY)?;
@@ -130,6 +132,9 @@ impl Head {
                 d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
                 let (lse, picked) = (self.lse.at_mut(row), self.picked.at_mut(row));
                 d.lse(self.logits.all(), n, width, first, targets.at(row), lse, picked)?;
+                if let Some(best) = best.as_deref_mut().and_then(|b| b.get_mut(row..row + n)) {
+                    d.argmax(self.logits.all(), width, first, best)?;
+                }
             }
             let Some(grad) = &mut grad else { continue };
             let mut add = false;

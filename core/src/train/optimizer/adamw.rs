@@ -38,6 +38,15 @@ pub static ENTRY: Entry = Entry {
             "Each step also shrinks parameters by this times the learning rate.",
         ),
         Knob {
+            id: "decayed",
+            label: "Decayed",
+            paper_name: "",
+            kind: KnobKind::Word { of: &["all", "matrices"] },
+            default: Default::Text("all"),
+            unit: "",
+            sentence: "What weight decay shrinks: every parameter, or matrices only, norms and biases being left alone.",
+        },
+        Knob {
             id: "state_dtype",
             label: "State",
             paper_name: "",
@@ -63,6 +72,7 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
         beta2: number("beta2"),
         eps: number("eps") as f32,
         weight_decay: number("weight_decay") as f32,
+        matrices: knobs.text("decayed") == Some("matrices"),
         ty: state_dtype(knobs.text("state_dtype")),
     }))
 }
@@ -72,6 +82,8 @@ struct AdamW {
     beta2: f64,
     eps: f32,
     weight_decay: f32,
+    /// Only matrices decay.
+    matrices: bool,
     ty: BlockType,
 }
 
@@ -97,7 +109,7 @@ impl Optimizer for AdamW {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             eps: self.eps,
-            weight_decay: self.weight_decay,
+            weight_decay: if at.matrix || !self.matrices { self.weight_decay } else { 0.0 },
             correction1: correction(self.beta1),
             correction2: correction(self.beta2),
             scale: at.scale,

@@ -33,6 +33,8 @@ pub struct At {
     pub scale: f32,
     /// The scaled gradient is clamped to ± this: clipping by value.
     pub clamp: f32,
+    /// Whether the parameter is a matrix: norms and biases are none.
+    pub matrix: bool,
 }
 
 /// train.optimizer: a technique that turns gradients into steps.

@@ -1,12 +1,13 @@
 //! train.order: which row of the data comes when. A position in the run is a number; the row there is a function of it, so
 //! that a resumed run needs nothing but the number.
 
+mod sequential;
 mod shuffled;
 
 use crate::catalog::Entry;
 
 /// The variants of train.order.
-pub const ENTRIES: &[&Entry] = &[&shuffled::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&shuffled::ENTRY, &sequential::ENTRY];
 
 /// train.order: a technique that orders data.
 pub trait Order: Send + Sync {

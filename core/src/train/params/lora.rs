@@ -1,11 +1,11 @@
 //! LoRA: low-rank adapters on frozen linears (arXiv 2106.09685; PEFT's layout and initialization). On quantized weights
 //! they are QLoRA's adapters: the weights stay in their blocks and are decoded as they are multiplied with.
 
-use super::{Delta, Init, On, Params, Role, Spec};
+use super::{Delta, Init, On, Params, Role, Scratch, Spec};
 use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 use crate::config::Knobs;
 use crate::error::{Error, Result};
-use crate::train::device::{Buf, Device, Dst, Src, Weight};
+use crate::train::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::train::learner::Learner;
 
 /// The catalogue entry.
@@ -63,6 +63,15 @@ pub static ENTRY: Entry = Entry {
             sentence: "Learning rate of B over that of A.",
         },
         Knob {
+            id: "lora_dropout",
+            label: "Dropout",
+            paper_name: "lora_dropout",
+            kind: KnobKind::Float { min: 0.0, max: 0.95 },
+            default: Default::Float(0.0),
+            unit: "",
+            sentence: "Chance of each element of an adapter's input to be left out of a training step; none when answering.",
+        },
+        Knob {
             id: "freeze_a",
             label: "Freeze A",
             paper_name: "LoRA-FA (arXiv 2308.03303)",
@@ -101,6 +110,7 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Params>> {
             scale: (alpha / if root { (r as f64).sqrt() } else { r as f64 }) as f32,
             ratio: knobs.float("loraplus_lr_ratio").unwrap_or(1.0) as f32,
             freeze_a: knobs.flag("freeze_a").unwrap_or(false),
+            dropout: knobs.float("lora_dropout").unwrap_or(0.0) as f32,
         },
     }))
 }
@@ -120,13 +130,14 @@ impl Params for Lora {
     }
 }
 
-/// `s · B · A`, `A (r, cols)`, `B (rows, r)`.
+/// `s · B · A`, `A (r, cols)`, `B (rows, r)`, on what dropout leaves of the input.
 #[derive(Clone, Copy)]
 struct Pair {
     r: usize,
     scale: f32,
     ratio: f32,
     freeze_a: bool,
+    dropout: f32,
 }
 
 impl Pair {
@@ -138,10 +149,32 @@ impl Pair {
         Weight::of(learner.buf(on.params[1]), on.rows, self.r)
     }
 
-    /// `h = s · x · Aᵀ`, `(m, r)`, into the front of the scratch.
-    fn low(&self, d: &dyn Device, on: On<'_>, learner: &Learner, x: Src<'_>, scratch: &mut Buf) -> Result<()> {
-        d.linear(x, on.m, self.a(on, learner), None, scratch.all_mut(), false)?;
-        d.scale(scratch.all_mut(), on.m * self.r, self.scale)
+    /// What dropout does to the input in this pass, if anything.
+    fn mask(&self, on: On<'_>, learner: &Learner) -> Option<Mask> {
+        learner.mask(on.params[0], self.dropout)
+    }
+
+    /// `h = s · x · Aᵀ`, `(m, r)`, into the low scratch, what dropout leaves of `x` going into the wide one; returns what A
+    /// has read.
+    fn low<'a>(
+        &self,
+        d: &dyn Device,
+        on: On<'_>,
+        learner: &Learner,
+        x: Src<'a>,
+        scratch: &'a mut Scratch,
+    ) -> Result<(Src<'a>, &'a mut Buf)> {
+        let Scratch { low, wide } = scratch;
+        let x = match self.mask(on, learner) {
+            Some(mask) => {
+                d.dropout(x, wide.all_mut(), on.m * on.cols, mask, false)?;
+                wide.all()
+            }
+            None => x,
+        };
+        d.linear(x, on.m, self.a(on, learner), None, low.all_mut(), false)?;
+        d.scale(low.all_mut(), on.m * self.r, self.scale)?;
+        Ok((x, low))
     }
 }
 
@@ -155,8 +188,8 @@ impl Delta for Pair {
         ]
     }
 
-    fn scratch(&self, m: usize) -> usize {
-        m * self.r
+    fn scratch(&self, m: usize, cols: usize) -> (usize, usize) {
+        (m * self.r, if self.dropout > 0.0 { m * cols } else { 0 })
     }
 
     fn forward(
@@ -166,10 +199,10 @@ impl Delta for Pair {
         learner: &Learner,
         x: Src<'_>,
         y: Dst<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
-        self.low(d, on, learner, x, scratch)?;
-        d.linear(scratch.all(), on.m, self.b(on, learner), None, y, true)
+        let (_, low) = self.low(d, on, learner, x, scratch)?;
+        d.linear(low.all(), on.m, self.b(on, learner), None, y, true)
     }
 
     fn grads(
@@ -179,17 +212,17 @@ impl Delta for Pair {
         learner: &mut Learner,
         x: Src<'_>,
         dy: Src<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
-        self.low(d, on, learner, x, scratch)?;
-        learner.open(on.params[1], |into, add| d.linear_dw(dy, scratch.all(), on.m, on.rows, self.r, into, add))?;
+        let (x, low) = self.low(d, on, learner, x, scratch)?;
+        learner.open(on.params[1], |into, add| d.linear_dw(dy, low.all(), on.m, on.rows, self.r, into, add))?;
         // h has done its part: dh = s · dy · B takes its place.
-        d.linear_dx(dy, on.m, self.b(on, learner), scratch.all_mut(), false)?;
-        d.scale(scratch.all_mut(), on.m * self.r, self.scale)?;
+        d.linear_dx(dy, on.m, self.b(on, learner), low.all_mut(), false)?;
+        d.scale(low.all_mut(), on.m * self.r, self.scale)?;
         if self.freeze_a {
             return Ok(());
         }
-        learner.open(on.params[0], |into, add| d.linear_dw(scratch.all(), x, on.m, self.r, on.cols, into, add))
+        learner.open(on.params[0], |into, add| d.linear_dw(low.all(), x, on.m, self.r, on.cols, into, add))
     }
 
     fn dx(
@@ -199,8 +232,13 @@ impl Delta for Pair {
         learner: &Learner,
         _: Src<'_>,
         dx: Dst<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()> {
-        d.linear_dx(scratch.all(), on.m, self.a(on, learner), dx, true)
+        let Scratch { low, wide } = scratch;
+        let Some(mask) = self.mask(on, learner) else {
+            return d.linear_dx(low.all(), on.m, self.a(on, learner), dx, true);
+        };
+        d.linear_dx(low.all(), on.m, self.a(on, learner), wide.all_mut(), false)?;
+        d.dropout(wide.all(), dx, on.m * on.cols, mask, true)
     }
 }

@@ -92,6 +92,14 @@ pub struct On<'a> {
     pub params: &'a [usize],
 }
 
+/// Scratch of a delta; what it holds stays from [`Delta::grads`] to [`Delta::dx`].
+pub struct Scratch {
+    /// Between its matrices.
+    pub low: Buf,
+    /// As wide as a linear's input.
+    pub wide: Buf,
+}
+
 /// What is put on a linear: `y = base(x) + delta(x)`. The base is never asked for a gradient.
 ///
 /// Backward comes as three calls, so that `dx` may take the place of `x`: gradients, `dx`, and then the caller closes the
@@ -100,8 +108,8 @@ pub trait Delta: Send + Sync {
     /// Its parameters on a base of `rows` outputs and `cols` inputs.
     fn params(&self, rows: usize, cols: usize) -> Vec<Spec>;
 
-    /// Elements of scratch for `m` rows, which keeps its contents from [`Self::grads`] to [`Self::dx`].
-    fn scratch(&self, m: usize) -> usize;
+    /// Elements of the two parts of [`Scratch`] for `m` rows of `cols` inputs.
+    fn scratch(&self, m: usize, cols: usize) -> (usize, usize);
 
     /// `y += delta(x)`.
     ///
@@ -114,7 +122,7 @@ pub trait Delta: Send + Sync {
         learner: &Learner,
         x: Src<'_>,
         y: Dst<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()>;
 
     /// Opens the parameters and puts their gradients there.
@@ -128,7 +136,7 @@ pub trait Delta: Send + Sync {
         learner: &mut Learner,
         x: Src<'_>,
         dy: Src<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()>;
 
     /// `dx += ∂delta/∂xᵀ dy`.
@@ -142,7 +150,7 @@ pub trait Delta: Send + Sync {
         learner: &Learner,
         dy: Src<'_>,
         dx: Dst<'_>,
-        scratch: &mut Buf,
+        scratch: &mut Scratch,
     ) -> Result<()>;
 }
 

@@ -31,6 +31,11 @@ impl Axis {
         Self { low: if zero && low == 0.0 { 0.0 } else { low - room }, high: high + room, log }
     }
 
+    /// From 0 to a value, in equal steps.
+    pub fn from_zero(high: f64) -> Self {
+        Self { low: 0.0, high: if high.is_finite() && high > 0.0 { high } else { 1.0 }, log: false }
+    }
+
     /// Where a value lies: 0 at the low end, 1 at the high one.
     pub fn place(self, value: f64) -> f64 {
         let at = if self.log {

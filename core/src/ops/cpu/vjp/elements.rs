@@ -4,6 +4,8 @@ use super::check;
 use crate::Result;
 use crate::ops::cpu::{Angles, Pairs, kernels};
 use crate::ops::team::{SharedMut, Team};
+use crate::rng::Philox;
+use crate::train::device::Mask;
 
 /// Elements of a task, about.
 const RUN: usize = 16 << 10;
@@ -79,6 +81,28 @@ pub fn rms_norm_vjp(
         }
     })?;
     Ok(())
+}
+
+/// `y (+)= mask ⊙ x / (1 − rate)`, elementwise: dropout that keeps the expectation, and its own vector–Jacobian product.
+///
+/// # Errors
+/// As [`rms_norm_vjp`].
+pub fn dropout(team: &Team, x: &[f32], mask: Mask, y: &mut [f32], add: bool) -> Result<()> {
+    check("dropout", x.len() == y.len(), || format!("{} and {} elements", x.len(), y.len()))?;
+    let (random, threshold, scale) = (Philox::new(mask.seed).stream(mask.stream), mask.threshold(), mask.scale());
+    let y = SharedMut::new(y);
+    runs(team, x.len(), &|first, n| {
+        // SAFETY: each run of elements is one task's.
+        let y = unsafe { y.slice(first, n) };
+        // Runs begin at a block of four.
+        for (i, (x, y)) in x[first..first + n].chunks(4).zip(y.chunks_mut(4)).enumerate() {
+            let words = random.block((first / 4 + i) as u64);
+            for ((x, y), word) in x.iter().zip(y).zip(words) {
+                let kept = if word < threshold { 0.0 } else { scale * x };
+                *y = if add { *y + kept } else { kept };
+            }
+        }
+    })
 }
 
 /// `db (rows) (+)= Σ_i dy (m, rows)`.

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::ops::cpu::kernels;
 use crate::ops::team::{SharedMut, Team};
 use crate::train::batch::NO_LOSS;
+use crate::train::device::Best;
 
 /// Logits whose exponentials are summed at once, on the stack.
 const PIECE: usize = 1024;
@@ -57,6 +58,21 @@ pub fn lse(
                 picked.slice(i, 1)[0] = *a;
             }
         }
+    })?;
+    Ok(())
+}
+
+/// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `best (m)`.
+///
+/// # Errors
+/// As [`lse`].
+pub fn argmax(team: &Team, a: &[f32], n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+    let m = best.len();
+    check("argmax", a.len() >= m * n, || format!("{} logits for {m} × {n}", a.len()))?;
+    let best = SharedMut::new(best);
+    team.run(m, &|i, _| {
+        // SAFETY: each row is one task's.
+        unsafe { best.slice(i, 1)[0].take(&a[i * n..][..n], first) }
     })?;
     Ok(())
 }

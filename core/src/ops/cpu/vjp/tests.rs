@@ -6,7 +6,7 @@ use crate::ops::Team;
 use crate::ops::cpu::{Angles, Kernels, Level, Mat, Pairs, rope};
 use crate::rng::Philox;
 use crate::train::batch::NO_LOSS;
-use crate::train::device::{AdamW, Causal, Sgd};
+use crate::train::device::{AdamW, Causal, Mask, Sgd};
 
 fn noise(n: usize, seed: u64) -> Vec<f32> {
     let p = Philox::new(seed);
@@ -345,5 +345,29 @@ fn vector_levels_agree_bit_for_bit() {
             all.push(c);
         }
         assert!(all[1..].iter().all(|c| *c == all[1]));
+    }
+}
+
+#[test]
+fn dropout_takes_the_words_of_philox_one_by_one_on_any_threads() {
+    let (x, n) = (noise(40_003, 3), 40_003usize);
+    let mask = Mask { seed: 5, stream: 9, rate: 0.3 };
+    let random = Philox::new(5).stream(9);
+    for threads in [1, 3] {
+        let team = Team::new(threads).unwrap();
+        for (add, start) in [(false, f32::NAN), (true, 1.0)] {
+            let mut y = vec![start; n];
+            dropout(&team, &x, mask, &mut y, add).unwrap();
+            let mut gone = 0;
+            for i in 0..n {
+                let chance = f64::from(random.block(i as u64 / 4)[i % 4]) / 4_294_967_296.0;
+                let kept = chance >= f64::from(0.3f32);
+                gone += usize::from(!kept);
+                let base = if add { 1.0 } else { 0.0 };
+                let exact = base + if kept { f64::from(x[i]) / (1.0 - f64::from(0.3f32)) } else { 0.0 };
+                assert!((f64::from(y[i]) - exact).abs() < 1e-6, "{i}: {} and not {exact}", y[i]);
+            }
+            assert!((gone as f64 - 0.3 * n as f64).abs() < 4.0 * (0.21 * n as f64).sqrt(), "{gone} of {n}");
+        }
     }
 }

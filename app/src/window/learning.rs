@@ -1,0 +1,237 @@
+//! The course of a fine-tuning run: folded from its events while it goes on, and read from its report when it is history.
+
+use std::sync::Arc;
+
+use ullage_core::config::train::Train;
+use ullage_core::job::protocol::{Event, Numbered};
+use ullage_core::ledger::Tier;
+use ullage_core::report::{Report, Said, Value};
+use ullage_panels::view::{Asked, Course, Learning, Mark, Samples};
+
+use super::session::Session;
+
+/// Takes one more event of a run into its course; true when it changed.
+pub fn add(course: &mut Arc<Course>, event: &Numbered, peak: u64) -> bool {
+    let seconds = event.seconds;
+    let mark = |step: u64, value: f64| Mark { step, seconds, bytes: peak, value };
+    match &event.event {
+        Event::Started { config, plan, .. } => {
+            let Some(train) = &config.train else { return false };
+            let course = Arc::make_mut(course);
+            course.steps = train.steps as u64;
+            course.label = super::history::choices(config);
+            course.predicted_step_seconds = Some(plan.time.train_step_seconds).filter(|s| *s > 0.0);
+            course.predicted_peak = plan.bytes.tiers.get(&Tier::Device).map(|a| a.peak);
+        }
+        Event::TrainStep { step, loss, seconds: took, .. } => {
+            let course = Arc::make_mut(course);
+            let made = course.loss.len() as f64;
+            course.step_seconds = Some((course.step_seconds.unwrap_or(0.0) * made + took) / (made + 1.0));
+            course.loss.push(mark(*step, *loss));
+            course.peak = Some(peak).filter(|p| *p > 0);
+        }
+        Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
+            let course = Arc::make_mut(course);
+            course.held_out.push(mark(*step, *loss));
+            course.answers.extend(accuracy.map(|a| mark(*step, a)));
+            course.tokens.extend(token_accuracy.map(|a| mark(*step, a)));
+        }
+        Event::Finished { measured, .. } => {
+            // What only moments of a step held is known now.
+            let Some(peak) = measured.tiers.get(&Tier::Device).map(|a| a.peak) else { return false };
+            Arc::make_mut(course).peak = Some(peak);
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Points of a loss that a course of the history keeps.
+const KEPT: usize = 512;
+
+/// The course of a run that is history; none when it did not train.
+pub fn of(report: &Report, run: &str) -> Option<Course> {
+    let (config, t) = (report.config.as_ref()?, report.train.as_ref()?);
+    let train = config.train.as_ref()?;
+    let peak = |r: &ullage_core::report::ByteReport| r.peak.get(&Tier::Device).copied();
+    let bytes = peak(&report.measured).unwrap_or(0);
+    let seconds =
+        |curve: &str, i: usize| report.curves.get(curve).and_then(|c| c.get(i)).map_or(0.0, |(seconds, _)| *seconds);
+    let marks = |curve: &str, values: &mut dyn Iterator<Item = (u64, f64)>| -> Vec<Mark> {
+        values.enumerate().map(|(i, (step, value))| Mark { step, seconds: seconds(curve, i), bytes, value }).collect()
+    };
+    let every = t.steps_table.len().div_ceil(KEPT).max(1);
+    let loss = marks("loss", &mut t.steps_table.iter().map(|(step, loss, ..)| (*step, *loss)));
+    debug_assert!(report.curves.get("loss").is_none_or(|c| c.iter().all(|(_, v)| matches!(v, Value::Number(_)))));
+    Some(Course {
+        run: run.to_owned(),
+        label: super::history::choices(config),
+        steps: train.steps as u64,
+        loss: loss.into_iter().step_by(every).collect(),
+        held_out: marks("validation", &mut t.validation.iter().copied()),
+        answers: marks("task_accuracy", &mut t.task_accuracy.iter().copied()),
+        tokens: marks("token_accuracy", &mut t.token_accuracy.iter().copied()),
+        peak: peak(&report.measured),
+        predicted_peak: peak(&report.plan),
+        step_seconds: Some(t.step_seconds).filter(|s| *s > 0.0),
+        predicted_step_seconds: Some(report.predicted.train_step_seconds).filter(|s| *s > 0.0),
+    })
+}
+
+/// What was said to each question.
+fn asked(said: &[Said]) -> Vec<Asked> {
+    let mut out: Vec<Asked> = Vec::new();
+    for s in said {
+        if out.len() <= s.index {
+            out.resize_with(s.index + 1, Asked::default);
+        }
+        let asked = &mut out[s.index];
+        (asked.prompt, asked.expected) = (s.prompt.clone(), s.expected.clone());
+        asked.said.push((s.step, s.text.clone()));
+    }
+    out
+}
+
+/// True when pictures show training: it is what is configured, or what is replayed.
+fn training(s: &Session) -> bool {
+    s.document.config().train.is_some() || s.replayed.as_ref().is_some_and(|l| l.trains())
+}
+
+/// The learning picture; none while generating.
+pub fn view(s: &Session) -> Option<Arc<Learning>> {
+    if !training(s) {
+        return None;
+    }
+    let shown = s.shown().filter(|l| l.trains());
+    let name = shown.map_or("", |l| l.name.as_str());
+    let model = s.opened.as_ref().map_or("", |o| o.model.hash.as_str());
+    let others = s.cards.iter().filter(|c| c.model == model && c.line.name != name);
+    Some(Arc::new(Learning {
+        run: shown.map(|l| Arc::clone(&l.course)),
+        others: others.filter_map(|c| c.course.clone()).collect(),
+        live: s.running.is_some() && s.replayed.is_none() && shown.is_some(),
+        blocked: s.blocked(),
+        validate: s.document.config().train.as_ref().map_or_else(Vec::new, often),
+    }))
+}
+
+/// The keys that make a run measure what is held out on its way, ten times; none where it does.
+fn often(train: &Train) -> ullage_panels::view::Sets {
+    if train.validate_every > 0 {
+        return Vec::new();
+    }
+    vec![("train.validate_every".to_owned(), (train.steps / 10).max(1).to_string())]
+}
+
+/// What is said to held-out questions; none while generating.
+pub fn samples(s: &Session) -> Option<Samples> {
+    if !training(s) {
+        return None;
+    }
+    let shown = s.shown().filter(|l| l.trains());
+    let live = s.running.is_some() && s.replayed.is_none() && shown.is_some();
+    let said = shown.and_then(|l| l.report.train.as_ref()).map_or(&[][..], |t| &t.samples);
+    let wanted = s.document.config().train.as_ref().is_none_or(|t| t.samples > 0);
+    let note = match (live, said.is_empty(), shown.is_some()) {
+        (true, true, _) => "Asking the held-out questions…",
+        (true, false, _) => "The same questions are asked again when the training ends.",
+        (false, true, true) => "This run asked no held-out questions: nothing was held out, or train.samples is 0.",
+        (false, true, false) if !wanted => "No held-out questions will be asked: train.samples is 0.",
+        (false, true, false) => "What the model says to held-out questions before and after training will appear here.",
+        (false, false, _) => "",
+    };
+    Some(Samples { asked: asked(said), note: note.into(), can_run: !live })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use ullage_core::config::Config;
+    use ullage_core::ledger::{Account, Measured};
+
+    /// A run's events: 30 steps, three validations.
+    fn events() -> Vec<Numbered> {
+        let config = Config { train: Some(Train { steps: 30, ..Train::default() }), ..Config::default() };
+        let opened = super::super::opener::model("bundled:recall").unwrap();
+        let machine = ullage_core::machine::Machine::default_guess();
+        let plan = ullage_core::plan::plan(&opened.model.shape, &Default::default(), &config, &machine).unwrap();
+        let mut all = vec![Event::Started {
+            config: Box::new(config),
+            plan: Box::new(plan),
+            model: Default::default(),
+            machine: Default::default(),
+        }];
+        let held = |step: u64, accuracy| Event::Validation {
+            step,
+            loss: 3.0 - step as f64 / 30.0,
+            tokens: 9,
+            token_accuracy: Some(0.5),
+            accuracy,
+            answers: 4,
+        };
+        all.push(held(0, Some(0.0)));
+        for step in 1..=30 {
+            all.push(Event::TrainStep {
+                step,
+                loss: 4.0 / step as f64,
+                lr: 1e-3,
+                grad_norm: 1.0,
+                tokens: 8,
+                seconds: 0.25,
+            });
+            if step == 15 {
+                all.push(held(15, Some(0.25)));
+            }
+        }
+        all.push(held(30, Some(0.75)));
+        let mut measured = Measured::default();
+        measured.tiers.insert(Tier::Device, Account { peak: 77, ..Account::default() });
+        all.push(Event::Finished {
+            measured: Box::new(measured),
+            speed: Default::default(),
+            program: Default::default(),
+            extra: Default::default(),
+        });
+        all.into_iter().enumerate().map(|(i, event)| Numbered { n: i as u64 + 1, seconds: i as f64, event }).collect()
+    }
+
+    #[test]
+    fn a_run_replayed_and_its_report_have_one_course() {
+        let mut course = Arc::new(Course::default());
+        let events = events();
+        for e in &events {
+            add(&mut course, e, 50);
+        }
+        let from_report = of(&Report::fold(&events), "run").unwrap();
+        let strip = |c: &Course| {
+            let plain = |m: &[Mark]| m.iter().map(|m| (m.step, m.seconds, m.value)).collect::<Vec<_>>();
+            (plain(&c.loss), plain(&c.held_out), plain(&c.answers), plain(&c.tokens), c.peak, c.steps)
+        };
+        assert_eq!(strip(&course), strip(&from_report));
+        assert_eq!((course.loss.len(), course.answers.len(), course.peak), (30, 3, Some(77)));
+        assert_eq!(course.answers[2], Mark { step: 30, seconds: 33.0, bytes: 50, value: 0.75 });
+        let seconds = |c: &Course| (c.step_seconds, c.predicted_step_seconds);
+        assert!(course.step_seconds == Some(0.25) && course.predicted_step_seconds.is_some_and(|s| s > 0.0));
+        assert!(course.predicted_peak.is_some_and(|p| p > 0) && course.predicted_peak == from_report.predicted_peak);
+        assert_eq!(seconds(&from_report), seconds(&course));
+    }
+
+    #[test]
+    fn what_was_said_is_sorted_by_question() {
+        let said = |step, index, text: &str| Said {
+            step,
+            index,
+            prompt: format!("q{index}"),
+            text: text.into(),
+            expected: None,
+        };
+        let all = asked(&[said(0, 0, "a"), said(0, 1, "b"), said(9, 0, "c"), said(9, 1, "d")]);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[1].said, [(0, "b".to_owned()), (9, "d".to_owned())]);
+        assert_eq!(
+            often(&Train { steps: 50, ..Train::default() }),
+            [("train.validate_every".to_owned(), "5".to_owned())]
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! Training from the command line.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::Room;
+
+#[test]
+fn the_bundled_model_trains_to_the_same_bytes_from_its_seed() {
+    let room = Room::new();
+    let tiny = ["--steps", "3", "--batch", "2", "--accumulate", "2", "--length", "96", "--exams", "0"];
+    let train = |out: &str, more: &[&str]| {
+        let mut args = vec!["train-bundled", "--out", out];
+        args.extend(tiny);
+        args.extend(more);
+        let said = room.run(0, &args);
+        (std::fs::read(room.path(&format!("{out}/recall.gguf"))).unwrap(), said)
+    };
+    let (one, said) = train("a", &["--set", "machine.threads=1"]);
+    assert!(said.out.contains("recall.gguf: 5.09 MiB"), "{}", said.out);
+    let (three, _) = train("b", &["--set", "machine.threads=3"]);
+    assert!(one == three, "the number of threads changes no bit");
+    let (other, _) = train("c", &["--seed", "21"]);
+    assert!(one != other && one.len() == other.len());
+    // The file is the shipped one in all but its numbers.
+    let shipped = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/bundled/recall.gguf")).unwrap();
+    assert_eq!(one.len(), shipped.len());
+    let header = shipped.windows(9).position(|w| w == b"blk.0.ffn").unwrap();
+    assert!(one[..header] == shipped[..header], "metadata and words are the shipped file's");
+    // It goes on where it stopped, in a run folder of its own, and is examined.
+    let again = room.run(
+        0,
+        &[
+            "train-bundled",
+            "--out",
+            "a",
+            "--exams",
+            "1",
+            tiny[0],
+            tiny[1],
+            tiny[2],
+            tiny[3],
+            tiny[4],
+            tiny[5],
+            tiny[6],
+            tiny[7],
+            "--json",
+        ],
+    );
+    let json: serde_json::Value = serde_json::from_str(&again.out).unwrap();
+    assert!(json["exact"].as_f64().is_some_and(|share| share < 0.5), "three steps teach nothing: {json}");
+    assert_eq!(json["eval"]["needle"]["n"], 5);
+    assert!(std::fs::read(room.path("a/recall.gguf")).unwrap() == one);
+    assert!(room.path("a/run-1/report.json").is_file() && room.path("a/run-2/report.json").is_file());
+    // Another seed is another run, whose state is not taken for this one's.
+    let mut args = vec!["train-bundled", "--out", "a", "--seed", "21"];
+    args.extend(tiny);
+    assert!(room.run(2, &args).err.contains("train.resume"));
+}
+
+/// Losses by step, as `events.jsonl` of a run folder tells them; what was cut while it was written is left out.
+#[cfg(unix)]
+fn losses(room: &Room, folder: &str) -> Vec<(u64, f64)> {
+    let text = std::fs::read_to_string(room.path(folder).join("events.jsonl")).unwrap_or_default();
+    let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    events
+        .filter_map(|event| {
+            let event = event.get("event").unwrap_or(&event).clone();
+            let step = event.get("train_step").unwrap_or(&event);
+            Some((step.get("step")?.as_u64()?, step.get("loss").filter(|_| step.get("lr").is_some())?.as_f64()?))
+        })
+        .collect()
+}
+
+/// A state file is there whole or not at all: its header says where every tensor lies, and they fill it to the end.
+#[cfg(unix)]
+fn state_is_whole(path: &std::path::Path) -> bool {
+    let Ok(bytes) = std::fs::read(path) else { return false };
+    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+    let ends = header.as_object().unwrap().values().filter_map(|v| v["data_offsets"][1].as_u64());
+    assert_eq!(ends.max().unwrap() as usize, bytes.len() - 8 - len, "the state file ends where its header says");
+    true
+}
+
+#[cfg(unix)]
+#[test]
+fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    use ullage_core::rng::Philox;
+
+    const KILLS: usize = 20;
+    let room = Room::new();
+    let text: String = (0..60).map(|i| format!("The {i} sparrows of the valley sing {} songs.\n\n", i * 7)).collect();
+    room.write("text.txt", text);
+    // Each life is killed after a few steps, so that there are more steps than lives can make.
+    let steps = (6 * KILLS + 8).to_string();
+    let args = |out: &str, save_every: &str, folder: &str| -> Vec<String> {
+        let sets = [
+            "train.data=text.txt".to_owned(),
+            format!("train.steps={steps}"),
+            "train.batch=1".into(),
+            "train.length=16".into(),
+            "train.lr=0.003".into(),
+            "train.warmup=5".into(),
+            "train.decay=cosine".into(),
+            "train.params=lora".into(),
+            "train.params.r=4".into(),
+            "train.params.lora_dropout=0.1".into(),
+            "train.validate_every=9".into(),
+            "train.validate_rows=2".into(),
+            "train.resume=true".into(),
+            "machine.threads=1".into(),
+            format!("train.out={out}"),
+            format!("train.save_every={save_every}"),
+        ];
+        let mut args = vec!["run".to_owned(), "bundled:recall".into(), "--out".into(), folder.into()];
+        sets.into_iter().for_each(|s| args.extend(["--set".to_owned(), s]));
+        args
+    };
+    let run = |args: &[String]| room.run(0, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    run(&args("whole", "1", "run"));
+    let expected = losses(&room, "run");
+    assert_eq!(expected.len().to_string(), steps);
+
+    let random = Philox::new(20);
+    let state = room.path("killed/training_state.safetensors");
+    let (mut seen, mut unfinished, mut saved) = (Vec::new(), 0, false);
+    for life in 0..KILLS as u64 {
+        let folder = format!("life-{life}");
+        let args = args("killed", if life % 2 == 0 { "1" } else { "2" }, &folder);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut child = room.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+        // Up to four steps, the time of one being measured, and then somewhere within the next: compute, save, told or not.
+        let (wait, mut begun) = (random.below(4 * life, 5), None);
+        let mut each = Duration::from_millis(20);
+        let mut left = wait;
+        while left > 0 {
+            let line = told.next().expect("it trains until it is killed").unwrap();
+            if line.starts_with("step ") && line.contains(": loss") {
+                each = begun.map_or(each, |at: Instant| at.elapsed());
+                begun = Some(Instant::now());
+                left -= 1;
+            }
+        }
+        std::thread::sleep(each.min(Duration::from_millis(300)).mul_f32(1.2 * random.uniform(4 * life + 1)));
+        child.kill().unwrap();
+        assert!(child.wait().unwrap().code().is_none(), "life {life} had ended before it was killed");
+        unfinished += usize::from(state.with_extension("safetensors.part").exists());
+        let whole = state_is_whole(&state);
+        assert!(whole || !saved, "life {life} took the state with it");
+        saved = whole;
+        seen.extend(losses(&room, &folder));
+    }
+    let last = seen.iter().map(|(step, _)| *step).max();
+    eprintln!("{unfinished} of {KILLS} kills fell into a save; step {last:?} was reached");
+    assert!(saved && last > Some(KILLS as u64));
+    run(&args("killed", "2", "last"));
+    seen.extend(losses(&room, "last"));
+    // What was told, some of it more than once, always had the loss of the run that was left alone.
+    for (step, loss) in &seen {
+        let expected = expected[*step as usize - 1];
+        assert_eq!((*step, loss.to_bits()), (expected.0, expected.1.to_bits()), "step {step}");
+    }
+    // A kill may come after a step was saved and before it was told.
+    let missing = expected.iter().filter(|(step, _)| seen.iter().all(|(s, _)| s != step)).count();
+    assert!(missing <= KILLS / 4, "{missing} steps are missing");
+    for file in ["training_state.safetensors", "adapter.gguf", "adapter/adapter_model.safetensors"] {
+        let read = |dir: &str| std::fs::read(room.path(dir).join(file)).unwrap();
+        assert!(read("whole") == read("killed"), "{file}");
+    }
+}

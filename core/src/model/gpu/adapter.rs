@@ -1,0 +1,75 @@
+//! A low-rank adapter on the GPU, beside the weights it changes: y += s · B(Ax), in the kernels of the weights themselves.
+
+use std::sync::Arc;
+
+use super::{UPLOAD, adapter_upload_bytes};
+use crate::error::Result;
+use crate::ledger::Ledger;
+use crate::model::adapter::{AdapterFile, Linear, LowRank, Part, layout};
+use crate::model::shape::{ModelShape, TensorShape};
+use crate::ops::cuda::{Device, DeviceBuffer, Kernels, View};
+use crate::place::rows;
+
+/// One layer's factors.
+struct Layer {
+    buffer: DeviceBuffer,
+    offsets: Vec<usize>,
+    parts: Vec<(Linear, LowRank, [TensorShape; 2])>,
+}
+
+/// A loaded adapter: one buffer a layer.
+pub(super) struct Held {
+    layers: Vec<Layer>,
+}
+
+impl Held {
+    /// Reads `file` and uploads it, factor by factor.
+    ///
+    /// # Errors
+    /// Over budget; a file that was removed or shortened; the driver's.
+    pub fn load(file: &AdapterFile, shape: &ModelShape, device: &Arc<Device>, ledger: &Arc<Ledger>) -> Result<Self> {
+        let mut upload = ledger.buffer(UPLOAD, adapter_upload_bytes(shape))?;
+        let mut layers = Vec::with_capacity(shape.layers.len());
+        for l in 0..file.shape.layers.len() {
+            let parts = file.shape.tensors(shape, l);
+            let at = layout(&parts);
+            let buffer = device.buffer(ledger, rows::ADAPTER, at.bytes)?;
+            for (i, (linear, _, ab)) in parts.iter().enumerate() {
+                for part in [Part::A, Part::B] {
+                    let n = ab[part as usize].bytes() as usize;
+                    let bytes = &mut upload.as_mut_slice::<u8>()[..n];
+                    file.read(l, *linear, part, bytes)?;
+                    device.upload(bytes, buffer.part(at.offsets[2 * i + part as usize], n)?)?;
+                    ledger.moved("disk read", n as u64);
+                    ledger.moved("host to device", n as u64);
+                }
+            }
+            layers.push(Layer { buffer, offsets: at.offsets, parts });
+        }
+        Ok(Self { layers })
+    }
+
+    /// Adds scale · B(Ax) to `y (m, out)`, what the model's tensor `tensor` of layer `l` made of `x (m, in)`; `low` is
+    /// scratch for Ax.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn add(
+        &self,
+        k: &Kernels,
+        l: usize,
+        tensor: usize,
+        x: View<'_>,
+        m: usize,
+        y: View<'_>,
+        low: View<'_>,
+    ) -> Result<()> {
+        let Some(layer) = self.layers.get(l) else { return Ok(()) };
+        let Some(i) = layer.parts.iter().position(|(linear, ..)| linear.tensor() == tensor) else { return Ok(()) };
+        let (_, LowRank { rank, scale, .. }, [a, b]) = &layer.parts[i];
+        let factor =
+            |part: Part, t: &TensorShape| layer.buffer.part(layer.offsets[2 * i + part as usize], t.bytes() as usize);
+        k.linear(a.ty, factor(Part::A, a)?, (*rank, a.cols), x, m, low, *rank)?;
+        k.linear_add(b.ty, factor(Part::B, b)?, (b.rows, *rank), low, m, y, *scale)
+    }
+}
