@@ -132,3 +132,34 @@ fn what_a_run_tells_is_added_in_place() {
     desk.session.act(Action::Stop);
     desk.until("the end", |v| !v.status.running);
 }
+
+#[test]
+fn the_course_of_a_training_run_grows_in_place() {
+    let mut desk = Desk::new(None);
+    desk.until("the model", |v| v.top.predicted.is_some());
+    desk.session.act(Action::Mode("train".into()));
+    desk.ready_after(&[
+        ("train.steps", "100000"),
+        ("train.batch", "1"),
+        ("train.length", "32"),
+        ("train.samples", "0"),
+        ("budget.device", "unlimited"),
+    ]);
+    desk.session.act(Action::Run);
+    let course = |v: &ullage_panels::view::View| {
+        let run = v.learning.as_ref().and_then(|l| l.run.as_ref());
+        run.map_or((std::ptr::null(), 0), |r| (Arc::as_ptr(r), r.loss.len()))
+    };
+    desk.until("steps", |v| course(v).1 > 2);
+    let (place, steps) = course(desk.session.view());
+    // Watched without holding on to it: a copy of the view would keep what it shows.
+    let start = Instant::now();
+    while course(desk.session.view()).1 <= steps + 3 {
+        desk.session.tick();
+        assert!(start.elapsed() < Duration::from_secs(120) && desk.session.view().status.running);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(course(desk.session.view()).0, place, "longer, and where it was");
+    desk.session.act(Action::Stop);
+    desk.until("the end", |v| !v.status.running);
+}

@@ -139,6 +139,7 @@ impl Session {
                 self.view.text = Arc::default();
                 self.view.timeline = Arc::default();
                 self.view.attention = Arc::default();
+                self.view.learning = None;
                 if let Some(live) = &mut self.live {
                     events.iter().for_each(|e| live.add(e));
                 }
