@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use ullage_core::config::from_toml;
 use ullage_core::model::{Model, convert};
-use ullage_core::report::Report;
+use ullage_core::report::{Report, summary};
 use ullage_core::train::export::MODEL;
 use ullage_core::{Bytes, Error, Result};
 
@@ -34,6 +34,9 @@ pub fn train_bundled(args: &args::TrainBundled) -> Result<u8> {
     if let Some(error) = &report.error {
         eprintln!("error: {}", error.message);
         return Ok(error.code);
+    }
+    if !args.json {
+        say(&format!("{}\n", summary(&report).trim_end()));
     }
     let gguf = args.out.join(FILE);
     let bytes = write(&args.out, &gguf)?;

@@ -52,10 +52,13 @@ pub(super) struct Lexicon {
     pub unknown: String,
 }
 
+/// The words as they stand in their file.
+pub(super) const WORDS: &str = include_str!("../../../../../assets/bundled/words.json");
+
 /// The lexicon, read once.
 pub(super) fn lexicon() -> Result<&'static Lexicon> {
     static ONCE: OnceLock<Option<Lexicon>> = OnceLock::new();
-    ONCE.get_or_init(|| serde_json::from_str(include_str!("../../../../../assets/bundled/words.json")).ok())
+    ONCE.get_or_init(|| serde_json::from_str(WORDS).ok())
         .as_ref()
         .ok_or_else(|| Error::Internal("the words of the bundled grammar do not parse".into()))
 }

@@ -228,6 +228,10 @@ impl Rows for Recall {
     }
 
     fn fingerprint(&self) -> String {
-        format!("bundled:{NAME} {}x{}", self.rows, self.length)
+        // FNV-1a of the words: text of other words is other data.
+        let words = grammar::WORDS
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("bundled:{NAME} {}x{}:{words:016x}", self.rows, self.length)
     }
 }

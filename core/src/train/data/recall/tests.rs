@@ -46,6 +46,7 @@ fn a_row_is_a_function_of_its_number() {
     let other = Recall::new(words(), 21, 100, 2, 600, 1).unwrap();
     assert_ne!(one.batch(&[0]).unwrap().tokens, other.batch(&[0]).unwrap().tokens);
     assert!(one.batch(&[100]).is_err());
+    assert!(one.fingerprint() == four.fingerprint() && one.fingerprint() != recall(101, 600, 1).fingerprint());
     // Stages: short stretches first, the longest last, what is left over as one shorter.
     let starts = |row: usize| {
         let mut s = one.batch(&[row]).unwrap().segments;
