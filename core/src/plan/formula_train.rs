@@ -189,7 +189,7 @@ impl Facts<'_> {
         let mut blocks: BTreeMap<BlockType, u64> = BTreeMap::new();
         let freqs = self.shape.rope_freqs.as_ref().map(|t| t.name.as_str());
         let frozen = |name: &str| Some(name) != freqs && self.names.iter().all(|n| n != name);
-        for t in self.shape.tensors().into_iter().filter(|t| frozen(&t.name)) {
+        for t in self.shape.tensors().filter(|t| frozen(&t.name)) {
             *blocks.entry(t.ty).or_default() += (t.rows * t.cols / t.ty.elems()) as u64;
         }
         let one = |(ty, count): (BlockType, u64)| match ty.elems() {
