@@ -21,7 +21,7 @@ use ullage_panels::Action;
 static ALLOC: CountingAlloc = CountingAlloc;
 
 /// The tabs in which the window is looked at, by their names in the layout.
-const TABS: [&str; 3] = ["text", "timeline", "attention"];
+const TABS: [&str; 6] = ["text", "timeline", "attention", "accuracy", "where", "history"];
 /// A screen's shortest time between two frames.
 const SCREEN: Duration = Duration::from_micros(16_667);
 
@@ -96,9 +96,12 @@ fn main() {
     }
 }
 
+/// What a share of the values lies below; between two of them in proportion.
 fn at(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * share).round() as usize]
+    let place = (values.len() - 1) as f64 * share;
+    let (low, high) = (values[place.floor() as usize], values[place.ceil() as usize]);
+    low + (high - low) * place.fract()
 }
 
 fn spread(ratios: &mut [f64]) -> String {

@@ -181,8 +181,8 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
     let pass_on = |waiting: &mut Vec<Numbered>, last: &mut Instant, now: bool| {
         if !waiting.is_empty() && (now || last.elapsed() >= pace.batch()) {
             *last = Instant::now();
-            if let Err(Message::Run(Told::Events(back))) =
-                outbox.offer(Message::Run(Told::Events(std::mem::take(waiting))))
+            if let Err(back) = outbox.offer(Message::Run(Told::Events(std::mem::take(waiting))))
+                && let Message::Run(Told::Events(back)) = *back
             {
                 *waiting = back;
             }

@@ -36,13 +36,13 @@ impl Outbox {
     }
 
     /// Sends if there is room now; otherwise gives the message back.
-    pub fn offer(&self, message: Message) -> Result<(), Message> {
+    pub fn offer(&self, message: Message) -> Result<(), Box<Message>> {
         match self.to.try_send(message) {
             Ok(()) => {
                 (self.wake)();
                 Ok(())
             }
-            Err(TrySendError::Full(message)) => Err(message),
+            Err(TrySendError::Full(message)) => Err(Box::new(message)),
             Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }

@@ -139,6 +139,7 @@ impl Session {
                 self.view.text = Arc::default();
                 self.view.timeline = Arc::default();
                 self.view.attention = Arc::default();
+                self.view.learning = None;
                 if let Some(live) = &mut self.live {
                     events.iter().for_each(|e| live.add(e));
                 }
@@ -146,7 +147,10 @@ impl Session {
             Told::Unsaved(why) => {
                 self.notice(
                     "The run is not saved",
-                    &format!("{why}\nIt goes on; what it shows is lost when the window closes."),
+                    &format!(
+                        "{why}\nIt goes on; what it shows is lost when the window closes. Save what is to be kept from the \
+                         pictures’ menus; before the next run, make room there or see that the folder can be written."
+                    ),
                     true,
                 );
             }
