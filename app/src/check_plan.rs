@@ -192,7 +192,8 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
         }
         if args.wall > 0 {
             let share = args.wall.div_ceil(models.len());
-            try_wall(&model, &machine, &all, share, &mut wall)?;
+            let needed: Vec<u64> = rows[rows.len() - all.len()..].iter().map(|r: &Row| r.planned).collect();
+            try_wall(&model, &machine, &all, &needed, share, &mut wall)?;
         }
     }
     let bad = rows.iter().filter(|r| !r.ok).count() + wall.failures.len();
@@ -225,14 +226,21 @@ fn runs(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> bool {
         .is_ok()
 }
 
-/// Random configurations under random budgets: each finishes within its budget or is refused with the right words.
-fn try_wall(model: &Arc<Model>, machine: &Machine, all: &[Sets], pairs: usize, wall: &mut Wall) -> Result<()> {
+/// Random configurations, which need `needed`, under random budgets: each finishes within its budget or is refused with the right words.
+fn try_wall(
+    model: &Arc<Model>,
+    machine: &Machine,
+    all: &[Sets],
+    needed: &[u64],
+    pairs: usize,
+    wall: &mut Wall,
+) -> Result<()> {
     let rng = Philox::new(20_26);
     for i in 0..pairs as u64 {
-        let mut sets = all[rng.below(2 * i, all.len() as u64) as usize].clone();
-        // From a tenth to one and a half of the model and a little, evenly in the logarithm.
-        let share = 0.1f64 * 15f64.powf(f64::from(rng.uniform(2 * i + 1)));
-        let budget = ((model.shape.bytes() + (12 << 20)) as f64 * share) as u64;
+        let which = rng.below(2 * i, all.len() as u64) as usize;
+        let mut sets = all[which].clone();
+        // From three tenths to three times what it needs, evenly in the logarithm: about half of them fit.
+        let budget = (needed[which] as f64 * 0.3 * 10f64.powf(f64::from(rng.uniform(2 * i + 1)))) as u64;
         sets.push(("budget.device".into(), format!("{budget}")));
         let report = execute(order(model, machine, &sets)?, None, true, &mut |_| ())?;
         wall.pairs += 1;
