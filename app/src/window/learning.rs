@@ -112,6 +112,8 @@ pub fn view(s: &Session) -> Option<Arc<Learning>> {
         live: s.running.is_some() && s.replayed.is_none() && shown.is_some(),
         blocked: s.blocked(),
         validate: s.document.config().train.as_ref().map_or_else(Vec::new, often),
+        fits: Arc::clone(&s.fits),
+        limit: Some(s.document.config().budget.device.0).filter(|b| *b != u64::MAX),
     }))
 }
 

@@ -12,11 +12,12 @@ use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::shape::ModelShape;
 use ullage_core::plan::{
-    self, Inverse, Plan, Resolved, Times, TrainInverse, Workload, formula, pieces, plan, ways_back,
+    self, Combination, Inverse, Plan, Resolved, Times, TrainInverse, Workload, combinations, formula, pieces, plan,
+    ways_back,
 };
 use ullage_core::report::ByteReport;
 use ullage_core::{Error, Result, train};
-use ullage_panels::view::{Bars, Piece, Price, Section, Sets, WayBack};
+use ullage_panels::view::{Bars, Fit, Piece, Price, Section, Sets, WayBack};
 
 use super::document::with;
 use super::history::{self, Card};
@@ -66,6 +67,8 @@ pub struct Priced {
     pub inverse: Option<Inverse>,
     /// What else would fit of fine-tuning.
     pub train_inverse: Option<TrainInverse>,
+    /// Every choice of fine-tuning with what it needs; none while generating.
+    pub fits: Vec<Fit>,
     /// The cheapest way back below the limit.
     pub way_back: Option<WayBack>,
     /// Planned peak of each point, where it has one.
@@ -231,6 +234,7 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
     let way_back = over.then(|| way_back(q, &workload, &before)).flatten();
     let training = q.config.train.is_some();
     let train_inverse = (training && !slot.waiting()).then(|| TrainInverse::of(shape, &q.config, &q.machine));
+    let fits = if training { what_fits(q, slot) } else { Vec::new() };
     let inverse = (!training && !slot.waiting()).then(|| Inverse::of(shape, &workload, &q.config, &q.machine));
     let points =
         q.points.iter().map(|config| of_variant(q, &workload, config, prompt).ok().map(|p| p.peak(Tier::Device)));
@@ -242,8 +246,26 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
     let mut pieces: Vec<_> =
         pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
-    let priced = Priced { number: q.number, sections, inverse, train_inverse, way_back, points, bars, pieces };
+    let priced = Priced { number: q.number, sections, inverse, train_inverse, fits, way_back, points, bars, pieces };
     outbox.send(Message::Priced(Box::new(priced)));
+}
+
+/// Every combination of fine-tuning's choices, planned.
+fn what_fits(q: &Question, slot: &Slot<Question>) -> Vec<Fit> {
+    let all = combinations(&q.opened.model.shape, &q.config, &q.machine, &|| slot.waiting());
+    let fit = |c: Combination| {
+        let plan = c.plan.as_ref();
+        Fit {
+            choices: c.entries.map(|e| e.title.to_owned()),
+            peak: plan.ok().map(|p| p.peak(Tier::Device)),
+            refused: plan.err().map(reason).unwrap_or_default(),
+            fits: plan.is_ok_and(|p| p.over.is_none()),
+            step_seconds: plan.ok().map(|p| p.time.train_step_seconds).filter(|s| *s > 0.0),
+            chosen: c.sets.is_empty(),
+            sets: c.sets,
+        }
+    };
+    all.into_iter().map(fit).collect()
 }
 
 /// The plan of another configuration of the same run; one that evaluates something else is counted anew.

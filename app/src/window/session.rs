@@ -22,7 +22,7 @@ use ullage_core::machine::{self, Card as Familiar, Machine};
 use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan, TrainInverse};
 use ullage_panels::Action;
-use ullage_panels::view::{Bars, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
+use ullage_panels::view::{Bars, Fit, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
 
 use super::Start;
 use super::document::Document;
@@ -127,6 +127,8 @@ pub struct Session {
     pub(super) sections: Arc<Vec<Section>>,
     pub(super) inverse: Option<Inverse>,
     pub(super) train_inverse: Option<TrainInverse>,
+    /// Every choice of fine-tuning with what it needs.
+    pub(super) fits: Arc<Vec<Fit>>,
     /// The section of fine-tuning while generating.
     kept_train: Option<Train>,
     pub(super) way_back: Option<WayBack>,
@@ -202,6 +204,7 @@ impl Session {
             sections: Arc::default(),
             inverse: None,
             train_inverse: None,
+            fits: Arc::default(),
             kept_train: None,
             way_back: None,
             pieces: Vec::new(),

@@ -19,7 +19,7 @@ pub use change::{Change, WayBack, cheapest_change, ways_back};
 pub use formula::{Formula, formula};
 pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
-pub use solve_train::TrainInverse;
+pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
 
 use crate::catalog::{Axis, Role};

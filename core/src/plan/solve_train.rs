@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Workload;
 use super::change::{Change, WayBack, fitting};
 use super::solve::{fits, largest};
+use super::{Plan, Workload, plan};
+use crate::catalog::{self, Axis, Entry};
 use crate::config::Config;
 use crate::config::train::{ClipBy, Hold, Train};
+use crate::error::Result;
 use crate::machine::Machine;
 use crate::model::shape::ModelShape;
 
@@ -37,6 +39,53 @@ impl TrainInverse {
         let longest_length = largest(shape.context, |n| n < 2 || fit(&with(config, &|t| t.length = n)));
         Self { largest_batch, longest_length: if longest_length < 2 { 0 } else { longest_length } }
     }
+}
+
+/// The axes whose choices a [`Combination`] has, with what training calls them.
+pub const COMBINED: [Axis; 4] = [Axis::TrainParams, Axis::TrainOptimizer, Axis::TrainActivations, Axis::TrainLoss];
+
+/// One choice of what learns, with which optimizer, activations and loss.
+pub struct Combination {
+    /// The variants, in the order of [`COMBINED`].
+    pub entries: [&'static Entry; 4],
+    /// Keys that make it, from what is chosen; none for what is.
+    pub sets: Vec<(String, String)>,
+    /// Its plan, or why there is none.
+    pub plan: Result<Plan>,
+}
+
+/// Plans every combination of the catalogue's variants on [`COMBINED`], the rest of `config` as it is: a variant that is chosen
+/// keeps its knobs, others have theirs at the defaults. Ends early, with what it has, when `stop` says so.
+pub fn combinations(
+    shape: &ModelShape,
+    config: &Config,
+    machine: &Machine,
+    stop: &dyn Fn() -> bool,
+) -> Vec<Combination> {
+    let Some(train) = &config.train else { return Vec::new() };
+    let mut all: Vec<Vec<&'static Entry>> = vec![Vec::new()];
+    for axis in COMBINED {
+        let longer = |part: &Vec<_>| {
+            let part = part.clone();
+            catalog::variants(axis).map(move |e| part.iter().copied().chain([e]).collect())
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    let mut out = Vec::with_capacity(all.len());
+    for entries in all {
+        let Ok(entries) = <[&'static Entry; 4]>::try_from(entries) else { continue };
+        if stop() {
+            break;
+        }
+        let chosen = |e: &Entry| train.choices().iter().any(|(axis, _, choice)| *axis == e.axis && choice.id == e.id);
+        let change = Change {
+            sets: entries.iter().filter(|e| !chosen(e)).map(|e| (e.axis.key().to_owned(), e.id.to_owned())).collect(),
+            words: String::new(),
+        };
+        let plan = change.apply(config).and_then(|c| plan(shape, &Workload::default(), &c, machine));
+        out.push(Combination { entries, sets: change.sets, plan });
+    }
+    out
 }
 
 /// Keys to set and the words for it; later steps keep those before them.
@@ -105,8 +154,12 @@ pub(super) fn ways_back(
         if out.len() >= n {
             return false;
         }
-        let sets = steps.iter().flat_map(|(sets, _)| sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))).collect();
-        let words: Vec<&str> = steps.iter().map(|(_, words)| words.as_str()).collect();
+        // A step whose keys a later one sets again has nothing left to say.
+        let over = |at: usize, key: &str| steps[at + 1..].iter().any(|(sets, _)| sets.iter().any(|(k, _)| *k == key));
+        let kept: Vec<&Step> =
+            (0..steps.len()).filter(|i| !steps[*i].0.iter().all(|(key, _)| over(*i, key))).map(|i| steps[i]).collect();
+        let sets = kept.iter().flat_map(|(sets, _)| sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))).collect();
+        let words: Vec<&str> = kept.iter().map(|(_, words)| words.as_str()).collect();
         let change = Change { sets, words: words.join(" · ") };
         let Ok(changed) = change.apply(config) else { return false };
         let plan = (changed != *config).then(|| fitting(shape, workload, &changed, machine)).flatten();
@@ -131,4 +184,55 @@ pub(super) fn ways_back(
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from_toml;
+    use crate::ledger::Tier;
+    use crate::plan::tests::shape;
+
+    #[test]
+    fn every_combination_is_planned_as_it_would_be_alone() {
+        let (shape, machine) = (shape("smollm2-135m@q4_1"), Machine::default_guess());
+        let text = "[train]\nparams = { use = \"lora\", r = 3 }\nbatch = 1\nlength = 64";
+        let config = from_toml(text, &[]).unwrap();
+        let all = combinations(&shape, &config, &machine, &|| false);
+        let variants: usize = COMBINED.iter().map(|a| catalog::variants(*a).count()).product();
+        assert_eq!(all.len(), variants);
+        let mut peaks = Vec::new();
+        for c in &all {
+            let mut sets = c.sets.clone();
+            sets.sort();
+            let mut keys: Vec<_> = c.entries.iter().map(|e| e.axis.key()).collect();
+            keys.dedup();
+            assert_eq!(keys.len(), 4);
+            let alone = plan(&shape, &Workload::default(), &from_toml(text, &sets).unwrap(), &machine).unwrap();
+            assert_eq!(c.plan.as_ref().unwrap().bytes, alone.bytes);
+            peaks.push(alone.peak(Tier::Device));
+        }
+        assert_eq!(all.iter().filter(|c| c.sets.is_empty()).count(), 1, "what is chosen is one of them");
+        peaks.sort_unstable();
+        assert!(peaks[peaks.len() - 1] > 2 * peaks[0]);
+        assert!(combinations(&shape, &config, &machine, &|| true).is_empty());
+    }
+
+    #[test]
+    fn a_way_back_says_each_thing_once() {
+        let (shape, machine) = (shape("smollm2-135m@q4_1"), Machine::default_guess());
+        let mut config = from_toml("[train]\nbatch = 8\nlength = 128", &[]).unwrap();
+        let whole = plan(&shape, &Workload::default(), &config, &machine).unwrap().peak(Tier::Device);
+        for percent in [30, 40, 50, 60, 80] {
+            config.budget.device.0 = whole / 100 * percent;
+            for back in ways_back(&shape, &Workload::default(), &config, &machine, 8) {
+                assert!(back.change.words.matches("Gradients").count() <= 1, "{}", back.change.words);
+                let mut keys: Vec<_> = back.change.sets.iter().map(|(k, _)| k).collect();
+                keys.sort();
+                let n = keys.len();
+                keys.dedup();
+                assert_eq!(keys.len(), n, "{:?}", back.change.sets);
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! How much did it learn, and at what cost: loss and right answers of fine-tuning runs against steps, seconds and bytes.
 
+mod fits;
 mod lines;
 mod points;
 mod side;
@@ -28,10 +29,23 @@ pub enum Over {
     Bytes,
 }
 
+/// Which of its two questions the picture answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Page {
+    /// What was learned.
+    #[default]
+    Course,
+    /// What could be chosen, and what each choice needs.
+    Fits,
+}
+
 /// What the picture remembers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LearningState {
+    /// Which question is answered.
+    pub page: Page,
     /// What values are drawn against.
     pub over: Over,
     /// Figures that the legend has switched off.
@@ -132,13 +146,20 @@ pub const QUESTION: &str = "How much did it learn, and at what cost?";
 
 /// Draws the picture.
 pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mut Linked, actions: &mut Vec<Action>) {
-    let picture = Picture { name: "learning", question: QUESTION };
+    let page = if data.fits.is_empty() { Page::Course } else { state.page };
+    let question = if page == Page::Fits { fits::QUESTION } else { QUESTION };
+    let picture = Picture { name: "learning", question };
     picture.show(
         ui,
         actions,
-        || csv(data),
+        || if page == Page::Fits { fits::csv(data) } else { csv(data) },
         |ui, rect, actions| {
             ui.expand_to_include_rect(rect);
+            let rect = if data.fits.is_empty() { rect } else { pages(ui, rect, state) };
+            if page == Page::Fits {
+                fits::show(ui, rect, data, actions);
+                return;
+            }
             let mine = data.run.as_deref().filter(|c| !c.loss.is_empty() || !c.held_out.is_empty());
             if mine.is_none() && data.others.is_empty() {
                 waiting(ui, rect, data, actions);
@@ -165,6 +186,18 @@ pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mu
             }
         },
     );
+}
+
+/// The switch between the two questions; gives the room below it.
+fn pages(ui: &mut Ui, rect: Rect, state: &mut LearningState) -> Rect {
+    let (top, below) = rect.split_top_bottom_at_y(rect.top() + 10.0 * GRID);
+    ui.scope_builder(UiBuilder::new().max_rect(top).layout(Layout::left_to_right(Align::Center)), |ui| {
+        let choices = [(Page::Course, "Course"), (Page::Fits, "What fits")].map(|(p, w)| (p, w.to_owned()));
+        if let Some(page) = say::one_of(ui, "Show", state.page, &choices) {
+            state.page = page;
+        }
+    });
+    below
 }
 
 /// Other runs drawn at most: more lines are a tangle.

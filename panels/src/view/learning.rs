@@ -15,6 +15,29 @@ pub struct Learning {
     pub blocked: String,
     /// Nothing is measured before the first step or between: what would, as keys; empty when it is.
     pub validate: super::Sets,
+    /// What could be chosen instead, each with what it needs.
+    pub fits: Arc<Vec<Fit>>,
+    /// The memory limit in bytes; none when there is none.
+    pub limit: Option<u64>,
+}
+
+/// A combination of choices, planned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fit {
+    /// What learns, optimizer, activations, loss: as the cards call them.
+    pub choices: [String; 4],
+    /// Its predicted peak; none where it is refused.
+    pub peak: Option<u64>,
+    /// Why it cannot be; empty when it can.
+    pub refused: String,
+    /// It keeps within the limits.
+    pub fits: bool,
+    /// Predicted seconds of a step; none where nobody knows.
+    pub step_seconds: Option<f64>,
+    /// It is what is chosen.
+    pub chosen: bool,
+    /// Keys that choose it.
+    pub sets: super::Sets,
 }
 
 /// The course of one run.

@@ -18,7 +18,7 @@ pub use accuracy::{Accuracy, Axis, Dot, Series};
 pub use attention::{Attention, Eviction, Grid, Kept, Map, Merge};
 pub use cards::{Card, Kind, Knob, Price, Section, Variant};
 pub use history::{Delta, History, Pair, RunLine};
-pub use learning::{Asked, Course, Learning, Mark, Samples};
+pub use learning::{Asked, Course, Fit, Learning, Mark, Samples};
 pub use places::{Moved, Piece, Places};
 pub use text::{Adapter, AdapterUse, Chat, Role, Text, Token, Turn, Written};
 pub use timeline::{Moment, Span, Timeline};

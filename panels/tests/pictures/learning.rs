@@ -5,7 +5,7 @@ use egui::{Key, Theme};
 use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use ullage_panels::pictures::{learning, text};
-use ullage_panels::view::{Adapter, AdapterUse, Asked, Course, Learning, Mark, Samples, Text};
+use ullage_panels::view::{Adapter, AdapterUse, Asked, Course, Fit, Learning, Mark, Samples, Text};
 use ullage_panels::{Action, Linked};
 
 use crate::{asked, driven, look, sized};
@@ -46,6 +46,49 @@ fn runs() -> Learning {
         others: others.map(|(n, steps, speed, mib)| Arc::new(course(n, steps, speed, mib))).into(),
         ..Learning::default()
     }
+}
+
+/// Three of many choices: one that fits, the chosen one, which does not, and one that cannot be.
+fn choices() -> Learning {
+    let fit = |choices: [&str; 4], mib: Option<u64>, chosen: bool| Fit {
+        choices: choices.map(str::to_owned),
+        peak: mib.map(|m| m << 20),
+        refused: if mib.is_none() { "it cannot be held there".into() } else { String::new() },
+        fits: mib.is_some_and(|m| m <= 300),
+        step_seconds: mib.map(|m| m as f64 / 500.0),
+        chosen,
+        sets: vec![("train.optimizer".into(), "sgd".into())],
+    };
+    let fits = vec![
+        fit(["All weights", "AdamW", "Keep all", "Whole"], Some(410), true),
+        fit(["LoRA", "SGD", "Compute again", "Cut in tiles"], Some(140), false),
+        fit(["LoRA", "AdamW", "Keep all", "Whole"], None, false),
+    ];
+    Learning { fits: Arc::new(fits), limit: Some(300 << 20), ..Learning::default() }
+}
+
+#[test]
+fn what_fits_is_listed_least_first_and_chosen_by_a_press() {
+    let mut h = driven(learning::show, choices());
+    h.get_by_label("Run");
+    h.get_by_label("Show: What fits").click();
+    h.run();
+    assert!(h.query_all_by_label("What fits, and what would it cost?").next().is_some());
+    let value = |h: &crate::Driven<Learning, learning::LearningState>, name: &str| {
+        h.get_by_label(name).accesskit_node().value().unwrap_or_default()
+    };
+    let (least, most) = ("LoRA, SGD, Compute again, Cut in tiles", "All weights, AdamW, Keep all, Whole");
+    assert_eq!(value(&h, least), "140 MiB, fits");
+    assert_eq!(value(&h, most), "410 MiB, 110 MiB over the limit");
+    assert_eq!(value(&h, "LoRA, AdamW, Keep all, Whole"), "it cannot be held there");
+    assert!(h.get_by_label(least).rect().top() < h.get_by_label(most).rect().top());
+    h.get_by_label(most).click();
+    h.run();
+    assert_eq!(asked(&mut h), [], "it is chosen");
+    h.get_by_label(least).click();
+    h.run();
+    let set = Action::Set { what: least.into(), sets: vec![("train.optimizer".into(), "sgd".into())], gesture: None };
+    assert_eq!(asked(&mut h), [set]);
 }
 
 fn said() -> Text {
@@ -177,6 +220,18 @@ fn an_adapter_is_switched_unless_it_is_being_merged() {
     assert!(driven(text::show, Text::default()).query_by_label("Adapter: On").is_none());
 }
 
+/// The picture on its second page.
+fn second(
+    ui: &mut egui::Ui,
+    data: &Learning,
+    state: &mut learning::LearningState,
+    linked: &mut Linked,
+    actions: &mut Vec<Action>,
+) {
+    state.page = learning::Page::Fits;
+    learning::show(ui, data, state, linked, actions);
+}
+
 #[test]
 fn learning_looks_like_this() {
     let mut results = SnapshotResults::new();
@@ -184,6 +239,7 @@ fn learning_looks_like_this() {
     let live = Learning { others: Vec::new(), live: true, ..runs() };
     look(&mut results, "learning_live", learning::show, &live, &Linked::default());
     look(&mut results, "learning_empty", learning::show, &Learning::default(), &Linked::default());
+    look(&mut results, "what_fits", second, &choices(), &Linked::default());
     look(&mut results, "adapter", text::show, &with_adapter(), &Linked::default());
     look(&mut results, "samples", text::show, &said(), &Linked::default());
 }

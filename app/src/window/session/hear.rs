@@ -44,11 +44,12 @@ impl Session {
                 }
             }
             Message::Priced(p) if p.number == self.asked => {
-                let Priced { sections, inverse, train_inverse, way_back, points, bars, pieces, .. } = *p;
+                let Priced { sections, inverse, train_inverse, fits, way_back, points, bars, pieces, .. } = *p;
                 self.sections = Arc::new(sections);
                 self.predicted = Some(bars);
                 self.pieces = pieces;
                 self.train_inverse = train_inverse;
+                self.fits = Arc::new(fits);
                 (self.inverse, self.way_back, self.planned_points) = (inverse, way_back, points);
                 self.planning = false;
             }

@@ -97,7 +97,7 @@ fn costs(ui: &Ui, course: &Course, y: &mut f32, line: &dyn Fn(&Ui, &mut f32, &st
 }
 
 /// `84 ms`, `1.32 s`.
-fn step_time(seconds: f64) -> String {
+pub(super) fn step_time(seconds: f64) -> String {
     if seconds < 1.0 {
         format!("{} ms", words::number(1000.0 * seconds))
     } else {
