@@ -174,3 +174,27 @@ fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
         assert!(read("whole") == read("killed"), "{file}");
     }
 }
+
+#[test]
+fn every_large_allocation_of_a_training_is_in_the_account() {
+    let room = Room::new();
+    let sets = [
+        "--set",
+        "train.data=tokens:4",
+        "--set",
+        "train.batch=1",
+        "--set",
+        "train.length=16",
+        "--set",
+        "train.out=out",
+        "--set",
+        "train.resume=true",
+    ];
+    // Many small tensors make long lists and headers: begun, saved, and gone on with.
+    for steps in ["train.steps=1", "train.steps=2"] {
+        let mut args = vec!["run", "random:smollm2-135m@q4_0", "--json", "--set", steps];
+        args.extend(sets);
+        let report = room.json(0, &args);
+        assert_eq!(report["program"]["escaped"], 0, "{steps}: {}", report["program"]);
+    }
+}

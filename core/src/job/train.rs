@@ -189,7 +189,7 @@ impl Run<'_> {
     fn resume(&mut self) -> Result<()> {
         let Some(dir) = self.out.as_ref().filter(|_| self.train.resume) else { return Ok(()) };
         let path = dir.join(state::FILE);
-        let Some(mut saved) = Saved::open(&path)? else { return Ok(()) };
+        let Some(mut saved) = alloc::scoped(Scope::Program, || Saved::open(&path))? else { return Ok(()) };
         saved.standing.matches(&self.standing, &path)?;
         saved.restore(&mut self.trainer)?;
         self.standing = saved.standing;

@@ -10,6 +10,7 @@ use super::optimizer::{At, Optimizer};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
 use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Tag};
 
 /// The ledger row of gradients.
@@ -152,7 +153,8 @@ impl Learner {
 
     /// Takes a parameter in; returns its number.
     pub fn add(&mut self, param: Param) -> usize {
-        self.params.push(param);
+        // Names and places are bookkeeping, not payload.
+        scoped(Scope::Program, || self.params.push(param));
         self.params.len() - 1
     }
 

@@ -16,6 +16,7 @@ use super::engine::Trainer;
 use super::learner::Param;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
 
 /// The file's name in a run's folder.
 pub const FILE: &str = "training_state.safetensors";
@@ -97,7 +98,8 @@ fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, &Param)> {
 /// The file system's or the device's; what was there before stays.
 pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let part = path.with_extension("safetensors.part");
-    let done = write(trainer, standing, &part).and_then(|()| {
+    // A file's header and what passes through it are the program's, as everything that is written.
+    let done = scoped(Scope::Program, || write(trainer, standing, &part)).and_then(|()| {
         std::fs::rename(&part, path).map_err(|e| Error::io(path, "cannot put the training state in place", &e))?;
         // The name too must be on the disk, or the old state would come back after a loss of power.
         let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
