@@ -295,6 +295,8 @@ struct Watcher<'a> {
     what: &'static str,
     start: Instant,
     last: Instant,
+    /// Passes made before, passes wanted, and the seconds of those that are made; none for a pass that is told by its own layers.
+    made: Option<(usize, usize, f64)>,
     /// Identity and step of each sequence of the pass.
     writing: &'a [(usize, usize)],
     lost: BTreeMap<usize, Lost>,
@@ -309,7 +311,12 @@ impl<'a> Watcher<'a> {
         shown: Option<&'a mut Shown>,
     ) -> Self {
         let now = Instant::now();
-        Self { tell, what, start: now, last: now, writing, lost: BTreeMap::new(), shown }
+        Self { tell, what, start: now, last: now, made: None, writing, lost: BTreeMap::new(), shown }
+    }
+
+    /// The same for one of many passes: `made` of `wanted` are over and took `seconds`.
+    fn after(self, made: usize, wanted: usize, seconds: f64) -> Self {
+        Self { made: Some((made, wanted, seconds)), ..self }
     }
 
     fn flush(self) {
@@ -325,12 +332,24 @@ impl<'a> Watcher<'a> {
     }
 }
 
+/// What is done, of what, and the seconds left, `done` layers of `total` into a pass that began `took` seconds ago: in layers, or
+/// in passes where it is one of many.
+fn stand(made: Option<(usize, usize, f64)>, done: usize, total: usize, took: f64) -> (u64, u64, f64) {
+    match made {
+        None => (done as u64, total as u64, took / done.max(1) as f64 * total.saturating_sub(done) as f64),
+        Some((made, wanted, seconds)) => {
+            let now = made as f64 + done as f64 / total.max(1) as f64;
+            let left = (seconds + took) / now.max(1e-9) * (wanted as f64 - now).max(0.0);
+            (made as u64, wanted as u64, left)
+        }
+    }
+}
+
 impl Watch for Watcher<'_> {
     fn progress(&mut self, done: usize, total: usize) {
         if self.last.elapsed() >= SNAPSHOT {
             self.last = Instant::now();
-            let left = self.start.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
-            let (done, total) = (done as u64, total as u64);
+            let (done, total, left) = stand(self.made, done, total, self.start.elapsed().as_secs_f64());
             self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: self.what.into() });
         }
     }
@@ -537,7 +556,8 @@ impl<R: Runner> Engine<'_, R> {
             let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
             let begin = Instant::now();
             let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
-            let mut watch = Watcher::new(self.tell, "decoding", &names, self.shown.as_mut());
+            let mut watch =
+                Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(steps, pass.decode, seconds);
             self.runner.decode(&mut seqs, &ids, room, &self.team, &mut watch)?;
             watch.flush();
             for (i, w) in writing.iter_mut().enumerate() {
@@ -664,5 +684,20 @@ impl<R: Runner> Engine<'_, R> {
         let result = alloc::scoped(Scope::Program, || task.task.finish());
         self.tell.event(Event::Eval { task: task.id.clone(), result });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_token_tells_how_many_there_are_and_a_prompt_how_many_layers() {
+        assert_eq!(stand(None, 10, 30, 2.0), (10, 30, 4.0));
+        // Three of nine tokens took 3 s; half of the fourth took half a second more: five and a half are left.
+        let (done, total, left) = stand(Some((3, 9, 3.0)), 15, 30, 0.5);
+        assert_eq!((done, total), (3, 9));
+        assert!((left - 5.5).abs() < 1e-9, "{left}");
+        assert!(stand(Some((0, 9, 0.0)), 1, 30, 0.1).2 > 0.0);
     }
 }
