@@ -112,7 +112,7 @@ impl Frame<'_> {
         self.data.phases.iter().rev().find(within).map(|span| span.name.as_str())
     }
 
-    /// A moment in a few words: `1.23 s, decode step 14`.
+    /// A moment in a few words: `1.23 s, decode step 14`, and of training `1.23 s, step 2, backward`.
     fn words(&self, moment: usize) -> String {
         let (Some(seconds), Some(m)) = (self.totals.seconds.get(moment), self.data.moments.get(moment)) else {
             return words::UNKNOWN.into();
@@ -120,6 +120,9 @@ impl Frame<'_> {
         match (m.step, self.phase(*seconds)) {
             (0, Some(phase)) => format!("{}, {phase}", self.time(*seconds)),
             (0, None) => self.time(*seconds),
+            (step, Some(phase)) if phase != "decode" && phase != "prefill" => {
+                format!("{}, step {}, {phase}", self.time(*seconds), words::count(step as u64))
+            }
             (step, _) => format!("{}, decode step {}", self.time(*seconds), words::count(step as u64)),
         }
     }

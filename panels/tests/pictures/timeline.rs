@@ -35,6 +35,21 @@ fn the_cursor_is_a_slider_that_says_what_was_held() {
 }
 
 #[test]
+fn a_moment_of_training_is_named_by_its_step_and_phase() {
+    let mut data = samples::timeline(40);
+    for span in data.phases.iter_mut().filter(|s| s.name == "decode") {
+        span.name = "backward".into();
+    }
+    let mut h = driven(show, data);
+    h.get_by_role(Role::Slider).set_value_accesskit(1.2);
+    h.run();
+    let moment = h.state().data.moments.iter().rposition(|m| m.seconds <= 1.2).unwrap();
+    let step = h.state().data.moments[moment].step;
+    let value = h.get_by_role(Role::Slider).value().unwrap();
+    assert!(step > 0 && value.contains(&format!("step {step}, backward")), "{value}");
+}
+
+#[test]
 fn keys_scrub_and_escape_goes_back_to_the_peak() {
     let mut h = open();
     h.get_by_role(Role::Slider).focus();
