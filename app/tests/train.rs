@@ -192,7 +192,7 @@ fn every_large_allocation_of_a_training_is_in_the_account() {
     ];
     // Many small tensors make long lists and headers: begun, saved, and gone on with.
     for steps in ["train.steps=1", "train.steps=2"] {
-        let mut args = vec!["run", "random:smollm2-135m@q4_0", "--json", "--set", steps];
+        let mut args = vec!["run", "random:smollm2-135m@q4_0", "--set", steps];
         args.extend(sets);
         let report = room.json(0, &args);
         assert_eq!(report["program"]["escaped"], 0, "{steps}: {}", report["program"]);
