@@ -387,7 +387,9 @@ impl Session {
         let mut config = self.document.config().clone();
         let what = match (id, config.train.is_some()) {
             ("train", false) => {
-                let first = || Train { data: "bundled:task-tova".into(), length: 128, steps: 50, ..Train::default() };
+                // A rate for adapters: at the file's default the first run would show no learning.
+                let first =
+                    || Train { data: "bundled:task-tova".into(), length: 128, steps: 50, lr: 1e-3, ..Train::default() };
                 config.train = Some(self.kept_train.take().unwrap_or_else(first));
                 // What training cannot do with: undo brings it back.
                 config.place.weights = "resident".into();
