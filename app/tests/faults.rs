@@ -7,6 +7,7 @@ use std::path::Path;
 
 use desk::{Desk, LONG, SHORT, copy_of_model};
 use ullage::window::{Start, history};
+use ullage_core::job::fault::{self, Fault};
 use ullage_core::ledger::alloc::CountingAlloc;
 use ullage_panels::Action;
 
@@ -29,7 +30,7 @@ fn a_panic_in_the_engine_ends_the_run_and_nothing_else() {
     let mut desk = Desk::new(None);
     desk.ready_after(&long(&[("run.prompt", "A defect in the middle")]));
     desk.writing();
-    ullage_core::job::fault::arm("A defect in the middle");
+    fault::arm("A defect in the middle", Fault::Panic);
     let view = desk.until("the end", |v| !v.status.running);
     let said = desk.failures().join("\n");
     assert!(said.contains("The run failed") && said.contains("please report it"), "{said}");
@@ -37,6 +38,20 @@ fn a_panic_in_the_engine_ends_the_run_and_nothing_else() {
     assert!(view.text.sequences[0].tokens.len() > view.text.sequences[0].prompt + 5 && !view.timeline.live);
     let (error, written) = replayed(&desk.folder());
     assert!(error.unwrap().contains("report it") && written > 5, "what was written before is kept");
+    desk.still_alive();
+}
+
+#[test]
+fn a_device_that_is_lost_ends_the_run_and_keeps_what_it_wrote() {
+    let mut desk = Desk::new(None);
+    desk.ready_after(&long(&[("run.prompt", "A device in trouble")]));
+    desk.writing();
+    fault::arm("A device in trouble", Fault::Device);
+    desk.until("the end", |v| !v.status.running);
+    let said = desk.failures().join("\n");
+    assert!(said.contains("The run failed") && said.contains("ILLEGAL_ADDRESS"), "{said}");
+    let (error, written) = replayed(&desk.folder());
+    assert!(error.unwrap().contains("the GPU failed") && written > 5, "what was written before is kept");
     desk.still_alive();
 }
 

@@ -432,7 +432,7 @@ struct Writing {
 impl<R: Runner> Engine<'_, R> {
     /// At a step's edge: takes commands, waits while paused.
     fn gate(&mut self) -> Result<()> {
-        super::fault::check(&self.order.config.run.prompt);
+        super::fault::check(&self.order.config.run.prompt)?;
         if std::mem::take(&mut self.step_once) {
             self.paused = true;
             self.tell.event(Event::Paused);
