@@ -13,9 +13,9 @@ use ullage_core::job::infer;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{self, Machine};
 use ullage_core::model::Model;
-use ullage_core::model::shape::ModelShape;
 use ullage_core::plan::{Inverse, TrainInverse, Workload, cheapest_change, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, llama, summary};
+use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result};
 
 use crate::args;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ullage_core::catalog::{self, Axis, Role};
 use ullage_core::model::Model;
 use ullage_core::model::adapter::{self, AdapterFile};
-use ullage_core::ops::Team;
+use ullage_core::ops::ThreadTeam;
 use ullage_core::{Bytes, Error, Result, machine};
 
 use crate::args::{Adapter, Merge};
@@ -23,7 +23,7 @@ pub fn merge(args: &Merge) -> Result<u8> {
     };
     let model = Model::open(&args.model, Path::new("."))?.with_adapter(&args.adapter, args.scale)?;
     let threads = if args.threads == 0 { machine::default_threads() } else { args.threads };
-    let team = Team::new(threads)?;
+    let team = ThreadTeam::new(threads)?;
     let mut told = Instant::now();
     let merged = adapter::merge(&model, target, &args.out, &team, &mut |done, total| {
         if told.elapsed() >= Duration::from_millis(500) {

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use ullage_core::job::protocol::Failure;
 use ullage_core::ledger::Tier;
 use ullage_core::report::folder::write_whole;
+use ullage_core::report::protocol::Failure;
 use ullage_core::{Bytes, Error, Result};
 
 use crate::args;

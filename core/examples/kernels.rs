@@ -7,7 +7,7 @@ use ullage_core::blocks::BlockType;
 use ullage_core::ops::cpu::{
     Attention, KvTiles, Mat, Product, attend, decode_rows, kernels, linear_many, linear_scratch,
 };
-use ullage_core::ops::team::Team;
+use ullage_core::ops::team::ThreadTeam;
 
 const LAYERS: usize = 30;
 const HIDDEN: usize = 576;
@@ -67,7 +67,7 @@ fn main() -> ullage_core::Result<()> {
     let mut args = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
     let (threads, repeats) = (args.next().unwrap_or(2), args.next().unwrap_or(20));
     let most = args.next().unwrap_or(512);
-    let team = Team::new(threads)?;
+    let team = ThreadTeam::new(threads)?;
     println!("{} threads, {} kernels, best of {repeats}", threads, kernels().level.as_str());
 
     let regions = 2000;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ullage_core::Result;
 use ullage_core::model::Model;
 use ullage_core::model::gguf::Gguf;
-use ullage_core::model::shape::ModelShape;
+use ullage_core::shape::ModelShape;
 
 fn timed<T>(what: &str, mut f: impl FnMut() -> Result<T>) -> Result<()> {
     let mut ms = Vec::new();

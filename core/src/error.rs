@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::{Category, Tier};
 use crate::bytes::Bytes;
-use crate::ledger::{Category, Tier};
 
 /// Every fallible call of the engine returns this.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

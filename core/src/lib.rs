@@ -3,12 +3,16 @@
 //! One line runs through the crate: a [`config::Config`] (what was chosen) becomes a [`plan::Plan`] (what it will cost),
 //! a [`job`] (the real run) and a [`report::Report`] (what it did). `ARCHITECTURE.md` at the root is the map.
 
+pub mod accounts;
+pub mod atomic_write;
 pub mod blocks;
 pub mod bytes;
 pub mod catalog;
 pub mod config;
+pub mod device;
 pub mod error;
 pub mod eval;
+pub mod forward;
 pub mod job;
 pub mod kv;
 pub mod ledger;
@@ -19,6 +23,7 @@ pub mod place;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod shape;
 pub mod train;
 pub mod weights;
 

@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 use std::path::Path;
 
 use ullage_core::model::gguf::{Gguf, Value, ValueType};
-use ullage_core::model::shape::ModelShape;
+use ullage_core::shape::ModelShape;
 
 /// Opens `bytes` as a GGUF file, kept in `scratch`, and does all that a reader can do with it. Whatever the bytes are,
 /// the answer is a value or an error. Returns whether the header was sound.

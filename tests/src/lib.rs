@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use ullage_core::Result;
 use ullage_core::config::{Config, from_toml};
+use ullage_core::forward::cpu::{Forward, PassObserver, Sequence, Unwatched};
 use ullage_core::job::{Event, Job, Numbered, Order};
 use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
 use ullage_core::model::adapter::Held;
-use ullage_core::model::forward::{Forward, Sequence, Unwatched, Watch};
-use ullage_core::ops::Team;
+use ullage_core::ops::ThreadTeam;
 use ullage_core::place;
 use ullage_core::plan::{Plan, Resolved};
 use ullage_core::report::Report;
@@ -83,7 +83,7 @@ pub struct Rig {
     pub forward: Forward,
     /// Its account.
     pub ledger: Arc<Ledger>,
-    team: Team,
+    team: ThreadTeam,
     batch: usize,
 }
 
@@ -96,7 +96,7 @@ impl Rig {
         let Resolved { held, pipeline, placement, threads, .. } = Resolved::new(config, &model.shape)?;
         let budget = &config.budget;
         let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-        let team = Team::new(threads)?;
+        let team = ThreadTeam::new(threads)?;
         let place_model = place::Model { stored: &model.shape, held: &held, threads };
         let weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
         let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, &ledger)).transpose()?;
@@ -110,11 +110,11 @@ impl Rig {
     /// What a job would report.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<(Sequence, Vec<f32>)> {
         let f = &mut self.forward;
-        let extent = Forward::prefill_extent(&f.pipeline, tokens.len(), self.batch);
-        let mut room = f.room(self.team.threads(), extent)?;
+        let extent = Forward::prefill_shape(&f.pipeline, tokens.len(), self.batch);
+        let mut workspace = f.workspace(self.team.threads(), extent)?;
         let mut seq = f.sequence(tokens.len())?;
-        f.prefill(&mut seq, tokens, &mut room, &self.team, &mut Unwatched)?;
-        let logits = room.logits(0, f.shape.vocab).to_vec();
+        f.prefill(&mut seq, tokens, &mut workspace, &self.team, &mut Unwatched)?;
+        let logits = workspace.logits(0, f.shape.vocab).to_vec();
         Ok((seq, logits))
     }
 
@@ -124,12 +124,12 @@ impl Rig {
     /// What a job would report.
     pub fn decode(&mut self, seq: &mut Sequence, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         let f = &mut self.forward;
-        let extent = Forward::decode_extent(&f.pipeline, &f.shape, seq.prompt, seq.seen + tokens.len(), 1);
-        let mut room = f.room(self.team.threads(), extent)?;
+        let extent = Forward::decode_shape(&f.pipeline, &f.shape, seq.prompt, seq.seen + tokens.len(), 1);
+        let mut workspace = f.workspace(self.team.threads(), extent)?;
         let mut out = Vec::new();
         for token in tokens {
-            f.decode(std::slice::from_mut(seq), &[*token], &mut room, &self.team, &mut Unwatched)?;
-            out.push(room.logits(0, f.shape.vocab).to_vec());
+            f.decode(std::slice::from_mut(seq), &[*token], &mut workspace, &self.team, &mut Unwatched)?;
+            out.push(workspace.logits(0, f.shape.vocab).to_vec());
         }
         Ok(out)
     }
@@ -138,16 +138,17 @@ impl Rig {
     ///
     /// # Errors
     /// What a job would report.
-    pub fn watched(&mut self, prompt: &[u32], forced: &[u32], watch: &mut dyn Watch) -> Result<Sequence> {
+    pub fn watched(&mut self, prompt: &[u32], forced: &[u32], watch: &mut dyn PassObserver) -> Result<Sequence> {
         let f = &mut self.forward;
-        let mut room = f.room(self.team.threads(), Forward::prefill_extent(&f.pipeline, prompt.len(), self.batch))?;
+        let mut workspace =
+            f.workspace(self.team.threads(), Forward::prefill_shape(&f.pipeline, prompt.len(), self.batch))?;
         let mut seq = f.sequence(prompt.len())?;
-        f.prefill(&mut seq, prompt, &mut room, &self.team, watch)?;
-        drop(room);
-        let extent = Forward::decode_extent(&f.pipeline, &f.shape, prompt.len(), prompt.len() + forced.len(), 1);
-        let mut room = f.room(self.team.threads(), extent)?;
+        f.prefill(&mut seq, prompt, &mut workspace, &self.team, watch)?;
+        drop(workspace);
+        let extent = Forward::decode_shape(&f.pipeline, &f.shape, prompt.len(), prompt.len() + forced.len(), 1);
+        let mut workspace = f.workspace(self.team.threads(), extent)?;
         for token in forced {
-            f.decode(std::slice::from_mut(&mut seq), &[*token], &mut room, &self.team, watch)?;
+            f.decode(std::slice::from_mut(&mut seq), &[*token], &mut workspace, &self.team, watch)?;
         }
         Ok(seq)
     }

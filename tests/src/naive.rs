@@ -3,7 +3,7 @@
 
 use ullage_core::blocks;
 use ullage_core::model::Model;
-use ullage_core::model::shape::{ModelShape, TensorShape};
+use ullage_core::shape::{ModelShape, TensorShape};
 
 /// One head's rows: keys before rotation, values, and the position each key is rotated to when read.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +72,7 @@ impl Naive {
     /// Decodes every weight of `model`.
     pub fn new(model: &Model) -> Self {
         let shape = model.shape.clone();
-        let layer = |l: &ullage_core::model::shape::LayerShape| {
+        let layer = |l: &ullage_core::shape::LayerShape| {
             let t = &l.tensors;
             Layer {
                 norm1: load(model, &t.attn_norm).concat(),
@@ -95,7 +95,7 @@ impl Naive {
         }
     }
 
-    /// The matrix at place `at` of [`ullage_core::model::shape::LayerTensors::all`], to change.
+    /// The matrix at place `at` of [`ullage_core::shape::LayerTensors::all`], to change.
     pub fn matrix_mut(&mut self, layer: usize, at: usize) -> &mut Vec<Vec<f64>> {
         let w = &mut self.layers[layer];
         match at {

@@ -9,9 +9,9 @@ use ullage_core::config::Config;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::model::Model;
 use ullage_core::model::adapter::{About, Factors, Linear, merge, save_gguf, save_peft};
-use ullage_core::model::shape::ModelShape;
-use ullage_core::ops::Team;
+use ullage_core::ops::ThreadTeam;
 use ullage_core::rng::Philox;
+use ullage_core::shape::ModelShape;
 use ullage_core::weights::format::Target;
 use ullage_tests::naive::Naive;
 use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
@@ -116,7 +116,7 @@ fn merged_is_what_the_adapter_computes() {
     let beside = logits(&model, &config);
     let distance = apart(&beside, &logits(&plain, &config));
     for (ty, most) in [(BlockType::F32, 2e-5), (BlockType::F16, 5e-3), (BlockType::Q8_0, 0.1)] {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let merged = merge(&model, Target::Block(ty), &out, &team, &mut |_, _| ()).unwrap();
         assert_eq!(merged.matrices, 7 * plain.shape.layers.len());
         let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
@@ -129,7 +129,7 @@ fn merged_is_what_the_adapter_computes() {
         );
     }
     // As the original has it: only what the adapter changes is encoded again.
-    merge(&model, Target::Original, &out, &Team::new(1).unwrap(), &mut |_, _| ()).unwrap();
+    merge(&model, Target::Original, &out, &ThreadTeam::new(1).unwrap(), &mut |_, _| ()).unwrap();
     let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
     assert!(opened.shape.tensors().zip(plain.shape.tensors()).all(|(a, b)| a == b));
     let t = &plain.shape.embedding;

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
 use ullage_core::config::{Config, Role, Turn, from_toml};
-use ullage_core::job::text::Words;
 use ullage_core::model::Model;
+use ullage_core::model::text::Words;
 use ullage_tests::{bundled, config, smollm2};
 
 fn conversation(prompt: &str, turns: &[(Role, &str)]) -> Config {

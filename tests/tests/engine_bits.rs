@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ullage_core::model::Model;
 use ullage_tests::{Rig, assert_same, bundled, config, ids, open, random, run_dumped, smollm2};
 
-type Pairs = &'static [(&'static str, &'static str)];
+type RopeLayout = &'static [(&'static str, &'static str)];
 
 /// Ways to run the same computation.
-const SAME: &[(&str, Pairs)] = &[
+const SAME: &[(&str, RopeLayout)] = &[
     ("one thread", &[("machine.threads", "1")]),
     ("three threads", &[("machine.threads", "3")]),
     ("batches of 1", &[("run.batch", "1")]),
@@ -52,7 +52,7 @@ const SAME: &[(&str, Pairs)] = &[
 ];
 
 /// What is computed: each of these may give other logits than the rest, never than itself.
-const BASES: &[(&str, Pairs)] = &[
+const BASES: &[(&str, RopeLayout)] = &[
     ("full f32", &[("kv.format", "f32")]),
     ("full f16", &[]),
     ("full q8_0 q4_0", &[("kv.format.k", "q8_0"), ("kv.format.v", "q4_0")]),
@@ -61,7 +61,7 @@ const BASES: &[(&str, Pairs)] = &[
     ("h2o", &[("kv.select", "h2o"), ("kv.budget.rows", "50")]),
 ];
 
-fn same_bits(model: &Arc<Model>, prompt: &str, bases: &[(&str, Pairs)], tokens: &str) {
+fn same_bits(model: &Arc<Model>, prompt: &str, bases: &[(&str, RopeLayout)], tokens: &str) {
     for (base, pairs) in bases {
         let mut common = vec![
             ("run.prompt", prompt),
@@ -71,7 +71,7 @@ fn same_bits(model: &Arc<Model>, prompt: &str, bases: &[(&str, Pairs)], tokens: 
             ("machine.threads", "2"),
         ];
         common.extend_from_slice(pairs);
-        let logits = |more: Pairs| {
+        let logits = |more: RopeLayout| {
             let dir = tempfile::tempdir().unwrap();
             let pairs: Vec<_> = common.iter().chain(more).copied().collect();
             let (report, rows) = run_dumped(model, &config(&pairs), dir.path());

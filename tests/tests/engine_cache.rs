@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use ullage_core::blocks::BlockType;
+use ullage_core::forward::cpu::Sequence;
 use ullage_core::kv::Pipeline;
-use ullage_core::model::forward::Sequence;
-use ullage_core::model::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
+use ullage_core::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
 use ullage_tests::{Rig, bundled, config, ids, random};
 
 /// A shape that only caches care about: `layers` layers of `kv_heads` heads of `d`.
@@ -108,8 +108,8 @@ fn measured_cache_bytes_are_the_formula() {
                         let kept = (prompt as u64 + step).min(quota);
                         // Room ever needed: the newcomer stands beside a full quota until one row leaves.
                         let most = if step == 0 { kept } else { (prompt as u64 + step).min(quota + extra) };
-                        let room = block.map_or((quota + extra).min(120), |b| most.div_ceil(b) * b);
-                        let expected = HEADS * room * (2 * element + meta);
+                        let workspace = block.map_or((quota + extra).min(120), |b| most.div_ceil(b) * b);
+                        let expected = HEADS * workspace * (2 * element + meta);
                         let bytes: u64 = seq.layers.iter().map(|l| l.bytes()).sum();
                         let what = format!("{select} {format} block {block:?} prompt {prompt} step {step}");
                         assert_eq!(bytes, expected, "{what}");

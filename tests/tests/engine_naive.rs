@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use ullage_core::forward::cpu::Sequence;
 use ullage_core::model::Model;
-use ullage_core::model::forward::Sequence;
 use ullage_tests::naive::{Cache, Naive, Rows};
 use ullage_tests::{Rig, bundled, config, ids, random};
 

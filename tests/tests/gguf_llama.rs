@@ -7,7 +7,7 @@ use ullage_core::Error;
 use ullage_core::blocks::BlockType;
 use ullage_core::model::gguf::{Gguf, GgufWriter};
 use ullage_core::model::llama_shape::byte_of;
-use ullage_core::model::shape::ModelShape;
+use ullage_core::shape::ModelShape;
 
 /// A Llama of two layers as the things a file declares, so that each of them can be changed.
 struct Tiny {

@@ -10,7 +10,7 @@ use ullage_core::Error;
 use ullage_core::blocks::BlockType;
 use ullage_core::model::Model;
 use ullage_core::model::random::{Source, TYPES, fill, parse, shape};
-use ullage_core::model::shape::{ModelShape, TensorShape};
+use ullage_core::shape::{ModelShape, TensorShape};
 
 fn model(spec: &str) -> ModelShape {
     shape(&parse(spec).unwrap().unwrap()).unwrap()

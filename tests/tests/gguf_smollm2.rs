@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ullage_core::blocks::BlockType;
 use ullage_core::model::gguf::Gguf;
-use ullage_core::model::shape::ModelShape;
+use ullage_core::shape::ModelShape;
 
 /// The file named by `ULLAGE_SMOLLM2`, or the one in the cache; `None`, with the reason printed, when there is none.
 fn smollm2() -> Option<PathBuf> {

@@ -10,7 +10,7 @@ use ullage_core::blocks::{self, BlockType};
 use ullage_core::model::Model;
 use ullage_core::model::hf::save;
 use ullage_core::model::safetensors::{Declared, SafeFile, write};
-use ullage_core::model::shape::TensorShape;
+use ullage_core::shape::TensorShape;
 use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
 
 /// Writes `model` with its own numbers.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ullage_core::forward::cpu::PassObserver;
 use ullage_core::kv::cache::LayerCache;
 use ullage_core::kv::{Folded, Merge};
-use ullage_core::model::forward::Watch;
 use ullage_tests::{Rig, config, ids, random};
 
 /// Every row that goes is taken up by the nearest that stays before it; those before the first are not taken up by any.
@@ -29,7 +29,7 @@ struct Seen {
     counts: (usize, usize),
 }
 
-impl Watch for Seen {
+impl PassObserver for Seen {
     fn evicted(&mut self, _: usize, _: usize, _: usize, _: &[u32], count: usize) {
         self.counts.1 += count;
     }

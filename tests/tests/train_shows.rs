@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use ullage_core::job::protocol::{Event, Numbered};
 use ullage_core::ledger::Tier;
 use ullage_core::model::Model;
 use ullage_core::report::Report;
+use ullage_core::report::protocol::{Event, Numbered};
 use ullage_tests::{bundled, config, events, order, run};
 
 const STEPS: &str = "24";

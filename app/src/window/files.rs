@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ullage_core::config::{Config, from_toml};
-use ullage_core::job::protocol::ModelCard;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{Machine, Memory};
 use ullage_core::plan::Plan;
 use ullage_core::report::Report;
 use ullage_core::report::folder::write_whole;
+use ullage_core::report::protocol::ModelCard;
 use ullage_core::{Error, Result};
 use ullage_panels::words;
 

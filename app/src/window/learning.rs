@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ullage_core::config::train::Train;
-use ullage_core::job::protocol::{Event, Numbered};
 use ullage_core::ledger::Tier;
+use ullage_core::report::protocol::{Event, Numbered};
 use ullage_core::report::{Report, Said, Value};
 use ullage_panels::view::{Asked, Course, Learning, Mark, Samples};
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use ullage_core::config::{Choice, Config};
-use ullage_core::job::protocol::{Event, Failure, Numbered, Stop};
 use ullage_core::ledger::{Held, Phase, Tier};
 use ullage_core::report::Report;
+use ullage_core::report::protocol::{Event, Failure, Numbered, Stop};
 use ullage_panels::view::{
     Attention, Course, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written,
 };
@@ -650,7 +650,7 @@ mod tests {
     fn a_prompt_that_nothing_tells_still_takes_its_positions() {
         let finished = Event::Finished {
             measured: Box::default(),
-            speed: ullage_core::job::protocol::Speed { prompt_tokens: 3, ..Default::default() },
+            speed: ullage_core::report::protocol::Speed { prompt_tokens: 3, ..Default::default() },
             program: Default::default(),
             extra: Default::default(),
         };

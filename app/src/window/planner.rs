@@ -10,12 +10,12 @@ use ullage_core::config::Config;
 use ullage_core::job::infer::{self, Work};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
-use ullage_core::model::shape::ModelShape;
 use ullage_core::plan::{
     self, Combination, Inverse, Plan, Resolved, Times, TrainInverse, Workload, combinations, formula, pieces, plan,
     ways_back,
 };
 use ullage_core::report::ByteReport;
+use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result, train};
 use ullage_panels::view::{Bars, Fit, Piece, Price, Section, Sets, WayBack};
 

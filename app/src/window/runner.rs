@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use ullage_core::job::protocol::{Event, Failure, Numbered};
 use ullage_core::job::{Command, Job, Order};
 use ullage_core::report::Report;
 use ullage_core::report::folder::{Folder, write_whole};
+use ullage_core::report::protocol::{Event, Failure, Numbered};
 use ullage_core::{Error, Result};
 
 use super::live::Prompt;
@@ -133,11 +133,7 @@ impl Drop for Running {
     }
 }
 
-fn prompt(
-    config: &ullage_core::config::Config,
-    shape: &ullage_core::model::shape::ModelShape,
-    opened: &Opened,
-) -> Prompt {
+fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::ModelShape, opened: &Opened) -> Prompt {
     // Training reads rows of its data, no prompt.
     let ids = if config.train.is_some() { Vec::new() } else { opened.words.prompt(config).unwrap_or_default() };
     let piece = |id: &u32| match &opened.words.tokenizer {

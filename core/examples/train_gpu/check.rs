@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use ullage_core::Result;
 use ullage_core::blocks::{self, BlockType};
+use ullage_core::device::cpu::Cpu;
+use ullage_core::device::gpu::{Gpu, Precision};
+use ullage_core::device::{AdamW, Buf, Causal, Device, Mask, RopeTable, Round, Sgd, Sizes, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
-use ullage_core::ops::Team;
-use ullage_core::ops::cpu::Pairs;
+use ullage_core::ops::ThreadTeam;
+use ullage_core::ops::cpu::RopeLayout;
 use ullage_core::ops::cuda;
 use ullage_core::rng::Philox;
-use ullage_core::train::cpu::Cpu;
-use ullage_core::train::device::{AdamW, Buf, Causal, Device, Mask, Round, Sgd, Sizes, Turn, Weight};
-use ullage_core::train::gpu::{Gpu, Precision};
 
 const TAG: Tag = Tag::device(Category::Workspace, "check");
 const NONE: u32 = u32::MAX;
@@ -49,7 +49,7 @@ fn decode(ty: BlockType, bytes: &[u8]) -> Vec<f32> {
 impl Both {
     fn open(precision: Precision, sizes: &Sizes) -> Result<Self> {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        let team = Arc::new(Team::new(8)?);
+        let team = Arc::new(ThreadTeam::new(8)?);
         let device = cuda::Device::open(0, u64::MAX)?;
         let gpu = Gpu::new(&device, &ledger, &team, sizes, precision)?;
         println!("\n{precision:?}: {:?}", gpu.beside()?);
@@ -265,7 +265,7 @@ fn elements(both: &mut Both) -> Result<()> {
         both.same(&format!("bias_vjp {cols}"), &db)?;
     }
     for (pairs, half, inverse) in
-        [(Pairs::Interleaved, 32, false), (Pairs::Halves, 16, false), (Pairs::Halves, 32, true)]
+        [(RopeLayout::Interleaved, 32, false), (RopeLayout::Halves, 16, false), (RopeLayout::Halves, 32, true)]
     {
         let (m, heads, dim) = (19, 3, 64);
         let angles = noise(40 * half, 1);
@@ -278,7 +278,7 @@ fn elements(both: &mut Both) -> Result<()> {
             m,
             heads,
             dim,
-            Turn { cos: &of!(cos), sin: &of!(sin), positions: &of!(positions), half, pairs, inverse }
+            RopeTable { cos: &of!(cos), sin: &of!(sin), positions: &of!(positions), half, pairs, inverse }
         ));
         both.same(&format!("rope {pairs:?} {half} {inverse}"), &x)?;
     }
@@ -300,8 +300,8 @@ fn elements(both: &mut Both) -> Result<()> {
         twice!(both, |d, of| d.dropout(of!(u).all(), of!(p).all_mut(), n, mask, false));
         both.same(&format!("dropout {n}"), &p)?;
         let mut sum = both.floats(&[0.0])?;
-        twice!(both, |d, of| d.square_sum(of!(u).all(), n, of!(sum).all_mut()));
-        both.same(&format!("square_sum {n}"), &sum)?;
+        twice!(both, |d, of| d.squared_norm(of!(u).all(), n, of!(sum).all_mut()));
+        both.same(&format!("squared_norm {n}"), &sum)?;
         twice!(both, |d, of| d.fill(of!(u).at_mut(3), n - 5, 0.25));
         both.same(&format!("fill {n}"), &u)?;
     }
@@ -362,7 +362,7 @@ fn attention(both: &mut Both) -> Result<()> {
         let (wide, narrow) = (m * heads * dim, m * kv_heads * dim);
         let big = |n, seed| noise(n, seed).iter().map(|x| 3.0 * x).collect::<Vec<_>>();
         let (q, k, v) = (both.put(&big(wide, 1))?, both.put(&big(narrow, 2))?, both.put(&noise(narrow, 3))?);
-        let (mut o, mut lse) = (both.put(&vec![0.0; wide])?, both.floats(&vec![0.0; m * heads])?);
+        let (mut o, mut log_sum_exp) = (both.put(&vec![0.0; wide])?, both.floats(&vec![0.0; m * heads])?);
         let name = format!("{sequences}x{length} {heads}/{kv_heads} of {dim}{}", if packed { " packed" } else { "" });
         twice!(both, |d, side| d.attention(
             side!(q).all(),
@@ -371,10 +371,10 @@ fn attention(both: &mut Both) -> Result<()> {
             side!(segments).all(),
             of,
             side!(o).all_mut(),
-            side!(lse).all_mut()
+            side!(log_sum_exp).all_mut()
         ));
         both.same(&format!("attention {name}"), &o)?;
-        both.same(&format!("attention {name}, lse"), &lse)?;
+        both.same(&format!("attention {name}, log_sum_exp"), &log_sum_exp)?;
         let d_o = both.put(&noise(wide, 4))?;
         let (mut dq, mut dk, mut dv) =
             (both.put(&vec![0.0; wide])?, both.put(&vec![0.0; narrow])?, both.put(&vec![0.0; narrow])?);
@@ -383,7 +383,7 @@ fn attention(both: &mut Both) -> Result<()> {
             side!(k).all(),
             side!(v).all(),
             side!(o).all(),
-            side!(lse).all(),
+            side!(log_sum_exp).all(),
             side!(d_o).all(),
             side!(segments).all(),
             of,
@@ -408,35 +408,35 @@ fn head(both: &mut Both) -> Result<()> {
     let block = |first: usize, n: usize| -> Vec<f32> {
         (0..m).flat_map(|i| logits[i * vocab + first..][..n].iter().copied()).collect()
     };
-    let mut lse = both.floats(&vec![f32::NEG_INFINITY; m])?;
+    let mut log_sum_exp = both.floats(&vec![f32::NEG_INFINITY; m])?;
     let mut picked = both.floats(&vec![0.0; m])?;
     for (first, n) in [(0, 1000), (1000, 2000), (3000, 1)] {
         let a = both.floats(&block(first, n))?;
-        twice!(both, |d, of| d.lse(
+        twice!(both, |d, of| d.log_sum_exp(
             of!(a).all(),
             m,
             n,
             first,
             of!(all).all(),
-            of!(lse).all_mut(),
+            of!(log_sum_exp).all_mut(),
             of!(picked).all_mut()
         ));
     }
-    both.within("lse", &lse, 1e-5)?;
+    both.within("log_sum_exp", &log_sum_exp, 1e-5)?;
     both.within("picked", &picked, 1e-6)?;
     for (first, n) in [(0, vocab), (1000, 2000)] {
         let mut a = both.floats(&block(first, n))?;
-        twice!(both, |d, of| d.softmax_vjp(
+        twice!(both, |d, of| d.cross_entropy_vjp(
             of!(a).all_mut(),
             m,
             n,
             first,
             of!(targets).all(),
-            of!(lse).all(),
+            of!(log_sum_exp).all(),
             0.02,
             0.0
         ));
-        both.within(&format!("softmax_vjp {first}, {n}"), &a, 2e-5)?;
+        both.within(&format!("cross_entropy_vjp {first}, {n}"), &a, 2e-5)?;
     }
     Ok(())
 }

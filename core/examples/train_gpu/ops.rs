@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use ullage_core::Result;
 use ullage_core::blocks::BlockType;
+use ullage_core::device::gpu::{Gpu, Precision};
+use ullage_core::device::{AdamW, Buf, Causal, Device, RopeTable, Round, Sizes, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
-use ullage_core::ops::Team;
-use ullage_core::ops::cpu::Pairs;
+use ullage_core::ops::ThreadTeam;
+use ullage_core::ops::cpu::RopeLayout;
 use ullage_core::ops::cuda;
-use ullage_core::train::device::{AdamW, Buf, Causal, Device, Round, Sizes, Turn, Weight};
-use ullage_core::train::gpu::{Gpu, Precision};
 
 const TAG: Tag = Tag::device(Category::Workspace, "timing");
 const BF: BlockType = BlockType::Bf16;
@@ -89,7 +89,7 @@ fn one(s: &Shape) -> Result<()> {
         load: 0,
     };
     let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    let team = Arc::new(Team::new(2)?);
+    let team = Arc::new(ThreadTeam::new(2)?);
     let device = cuda::Device::open(0, u64::MAX)?;
     let g = Gpu::new(&device, &ledger, &team, &sizes, Precision::Bf16)?;
     println!("\n{}, {m} tokens, on {:?}: {:?}", s.name, device.name(), g.beside()?);
@@ -140,23 +140,23 @@ fn one(s: &Shape) -> Result<()> {
     time(&g, "axpy", 0.0, 6.0 * (m * h) as f64, || g.axpy(1.0, x.all(), y.all_mut(), m * h))?;
     let (cos, sin) = (buf(BlockType::F32, 512 * s.dim / 2)?, buf(BlockType::F32, 512 * s.dim / 2)?);
     let (positions, segments) = (buf(BlockType::I32, m)?, buf(BlockType::I32, m)?);
-    let turn = Turn {
+    let turn = RopeTable {
         cos: &cos,
         sin: &sin,
         positions: &positions,
         half: s.dim / 2,
-        pairs: Pairs::Interleaved,
+        pairs: RopeLayout::Interleaved,
         inverse: false,
     };
     time(&g, "rope q", 0.0, 4.0 * (m * a) as f64, || g.rope(x.all_mut(), m, s.heads, s.dim, turn))?;
     let of = Causal { sequences: m / 512, length: 512, heads: s.heads, kv_heads: s.kv_heads, dim: s.dim, scale: 0.125 };
     let (k, v) = (buf(BF, m * kv)?, buf(BF, m * kv)?);
-    let mut lse = buf(BlockType::F32, m * s.heads)?;
+    let mut log_sum_exp = buf(BlockType::F32, m * s.heads)?;
     let pairs = 2.0 * (m * 256 * s.heads * s.dim) as f64;
     let q = buf(BF, m * a)?;
     let mut o = buf(BF, m * a)?;
     time(&g, "attention", 2.0 * pairs, 0.0, || {
-        g.attention(q.all(), k.all(), v.all(), segments.all(), of, o.all_mut(), lse.all_mut())
+        g.attention(q.all(), k.all(), v.all(), segments.all(), of, o.all_mut(), log_sum_exp.all_mut())
     })?;
     let (mut dq, mut dk, mut dv) = (buf(BF, m * a)?, buf(BF, m * kv)?, buf(BF, m * kv)?);
     let d_o = buf(BF, m * a)?;
@@ -166,7 +166,7 @@ fn one(s: &Shape) -> Result<()> {
             k.all(),
             v.all(),
             o.all(),
-            lse.all(),
+            log_sum_exp.all(),
             d_o.all(),
             segments.all(),
             of,
@@ -184,11 +184,11 @@ fn one(s: &Shape) -> Result<()> {
     let cf = 2.0 * (chunk * s.vocab * h) as f64;
     let lb = (4 * chunk * s.vocab) as f64;
     time(&g, "head, a chunk of 256", cf, lb, || g.linear(x.all(), chunk, head, None, logits.all_mut(), false))?;
-    time(&g, "lse", 0.0, lb, || {
-        g.lse(logits.all(), chunk, s.vocab, 0, targets.all(), sums.all_mut(), picked.all_mut())
+    time(&g, "log_sum_exp", 0.0, lb, || {
+        g.log_sum_exp(logits.all(), chunk, s.vocab, 0, targets.all(), sums.all_mut(), picked.all_mut())
     })?;
-    time(&g, "softmax_vjp", 0.0, 2.0 * lb, || {
-        g.softmax_vjp(logits.all_mut(), chunk, s.vocab, 0, targets.all(), sums.all(), 1.0, 0.0).map(|_| ())
+    time(&g, "cross_entropy_vjp", 0.0, 2.0 * lb, || {
+        g.cross_entropy_vjp(logits.all_mut(), chunk, s.vocab, 0, targets.all(), sums.all(), 1.0, 0.0).map(|_| ())
     })?;
     time(&g, "head dx", cf, lb, || g.linear_dx(logits.all(), chunk, head, x.all_mut(), false))?;
     if s.weights == BF {
@@ -218,8 +218,8 @@ fn one(s: &Shape) -> Result<()> {
             g.adamw(&mut p, gr.all(), &mut mo, &mut ve, by, Round::Nearest)
         })?;
         let mut sum = buf(BlockType::F32, 1)?;
-        time(&g, &format!("square_sum {grad}"), 0.0, gr.bytes() as f64, || {
-            g.square_sum(gr.all(), gr.len(), sum.all_mut())
+        time(&g, &format!("squared_norm {grad}"), 0.0, gr.bytes() as f64, || {
+            g.squared_norm(gr.all(), gr.len(), sum.all_mut())
         })?;
     }
     Ok(())

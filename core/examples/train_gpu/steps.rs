@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ullage_core::config::{Config, from_toml};
+use ullage_core::device::Device;
+use ullage_core::device::cpu::Cpu;
+use ullage_core::device::gpu::{Gpu, Precision};
 use ullage_core::ledger::{Ledger, Measured, Tier};
 use ullage_core::model::Model;
-use ullage_core::ops::{Team, cuda};
+use ullage_core::ops::{ThreadTeam, cuda};
 use ullage_core::rng::Philox;
 use ullage_core::train::batch::Batch;
-use ullage_core::train::cpu::Cpu;
-use ullage_core::train::device::Device;
 use ullage_core::train::engine::{Setup, Stepped, Techniques, Trainer};
-use ullage_core::train::gpu::{Gpu, Precision};
 use ullage_core::train::plan;
 use ullage_core::{Error, Result};
 
@@ -44,7 +44,7 @@ fn open(config: &Config, model: &Model, budget: u64) -> Result<Opened> {
     let techniques = Techniques::new(train)?;
     let threads = config.threads();
     let sizes = techniques.sizes(train, &model.shape, threads);
-    let team = Arc::new(Team::new(threads)?);
+    let team = Arc::new(ThreadTeam::new(threads)?);
     let (device, held): (Box<dyn Device>, _) = match config.gpu() {
         None => (Box::new(Cpu::new(&ledger, &team, &sizes)?), None),
         Some(gpu) => {

@@ -18,8 +18,8 @@ use crate::bytes::Bytes;
 use crate::catalog::{self, Axis, Entry};
 use crate::error::{Error, Result};
 use crate::ledger::Tier;
-use crate::model::shape::ModelShape;
 pub use crate::ops::cpu::Compute;
+use crate::shape::ModelShape;
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

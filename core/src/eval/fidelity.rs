@@ -6,7 +6,7 @@ use super::perplexity::TEXT_KNOBS;
 use super::{Case, Material, Task, metrics, text, windows};
 use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::Result;
-use crate::job::Sampler;
+use crate::model::sampling::Sampler;
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {

@@ -16,7 +16,7 @@ use std::path::Path;
 use crate::catalog::{Axis, Entry, Role};
 use crate::config::{Choice, Config};
 use crate::error::{Error, Result};
-use crate::job::text::Words;
+use crate::model::text::Words;
 
 /// The tasks.
 pub const ENTRIES: &[&Entry] = &[&perplexity::ENTRY, &fidelity::ENTRY, &needle::ENTRY, &recall::ENTRY, &task::ENTRY];

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Case, Material, TEXT, Task, metrics};
 use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::{Error, Result};
-use crate::job::Sampler;
+use crate::model::sampling::Sampler;
 use crate::rng::Philox;
 
 /// The catalogue entry.

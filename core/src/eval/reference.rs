@@ -1,23 +1,13 @@
-//! Reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder.
+//! A file of reference logits: those of the model as opened with nothing compressed, a row for each forced token.
 
 use std::fs;
-use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use super::{Case, Prepared};
-use crate::config::{Config, PerKv};
+use super::Case;
 use crate::error::{Error, Result};
-use crate::job::backend::{Backend, Cpu};
-use crate::job::{Event, Order, Teller};
-use crate::ledger::{Ledger, Tier};
-use crate::machine;
-use crate::model::forward::{Forward, Room, Unwatched};
-use crate::ops::Team;
-use crate::plan::{self, Pass, Resolved, Workload};
 
 /// A file of f32 rows, one for each forced token of the cases in order.
 pub struct File {
@@ -35,7 +25,7 @@ impl File {
                 hash.update(bytemuck::cast_slice::<u32, u8>(list));
             }
         }
-        Self { key: hex(&hash.finalize()), open: None }
+        Self { key: crate::bytes::hex(&hash.finalize()), open: None }
     }
 
     /// Reads row `i` into `into`.
@@ -47,124 +37,14 @@ impl File {
         file.read_exact_at(into, (i * into.len()) as u64)
             .map_err(|e| Error::io(path, "cannot read reference logits", &e))
     }
-}
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
+    /// What names it: a hash of its cases.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
 
-/// Makes or finds the reference of every task that compares, under the same budgets as the run: nothing is compressed, and
-/// where the whole model does not fit it is streamed, which gives the same bits.
-pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &Team, tell: &mut Teller) -> Result<()> {
-    for task in tasks {
-        let Some(file) = &mut task.reference else { continue };
-        let mut key = Sha256::new();
-        key.update(&file.key);
-        key.update(&order.model.hash);
-        key.update(match order.config.run.compute {
-            crate::config::Compute::Exact => "exact-1",
-            crate::config::Compute::Int8 => "int8-1",
-        });
-        let dir = machine::cache_dir().join("reference");
-        let path = dir.join(format!("{}.f32", hex(&key.finalize())));
-        let rows: usize = task.cases.iter().map(|c| c.forced.len()).sum();
-        let bytes = (rows * 4 * order.model.shape.vocab) as u64;
-        let whole = |p: &PathBuf| fs::metadata(p).is_ok_and(|m| m.len() == bytes);
-        if !whole(&path) {
-            fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot make the folder for reference logits", &e))?;
-            let part = dir.join(format!("{}.{}.part", file.key, std::process::id()));
-            let made = make(order, &task.cases, &part, team, tell).and_then(|()| {
-                fs::rename(&part, &path).map_err(|e| Error::io(&path, "cannot save reference logits", &e))
-            });
-            if made.is_err() {
-                let _ = fs::remove_file(&part);
-            }
-            made?;
-        }
-        let open = fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open reference logits", &e))?;
-        file.open = Some((path, open));
+    /// From now on, rows are read from this file.
+    pub fn open(&mut self, path: PathBuf, file: fs::File) {
+        self.open = Some((path, file));
     }
-    Ok(())
-}
-
-/// The configuration of the reference: the run's budgets, threads, batch and arithmetic, nothing compressed.
-fn uncompressed(order: &Order, context: usize) -> Config {
-    let mut config =
-        Config { model: order.config.model.clone(), machine: order.config.machine.clone(), ..Config::default() };
-    config.machine.device = "cpu".into();
-    config.budget = order.config.budget.clone();
-    config.kv.format = PerKv::both("f32");
-    config.kv.alloc = "paged".into();
-    config.run.context = context;
-    config.run.batch = order.config.run.batch;
-    config.run.compute = order.config.run.compute;
-    config
-}
-
-fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &Team, tell: &mut Teller) -> Result<()> {
-    let shape = &order.model.shape;
-    let context = cases.iter().map(Case::tokens).max().unwrap_or(1);
-    let passes =
-        cases.iter().map(|c| Pass { prompt: c.prompt.len(), decode: c.forced.len() - 1, sequences: 1 }).collect();
-    let workload = Workload { passes, reference: false };
-    let mut config = uncompressed(order, context);
-    let mut planned = plan::plan(shape, &workload, &config, &order.machine)?;
-    if planned.over.is_some() {
-        config.place.weights = "stream".into();
-        planned = plan::plan(shape, &workload, &config, &order.machine)?;
-    }
-    if let Some(mut over) = planned.over {
-        over.name = format!("the uncompressed reference of eval.fidelity ({})", over.name);
-        over.hint = Some(format!(
-            "run it once with --set budget.device='{} B' to save the reference",
-            planned.bytes.tiers.get(&Tier::Device).map_or(0, |a| a.peak)
-        ));
-        return Err(Error::OverBudget(Box::new(over)));
-    }
-    let ledger = Ledger::new(config.budget.device.0, config.budget.host.0, config.budget.disk.0);
-    let mut forward = Cpu.load(&order.model, Resolved::new(&config, shape)?, &ledger, team, &mut |_| ())?;
-    let io = |e: std::io::Error| Error::io(path, "cannot write reference logits", &e);
-    let mut out = BufWriter::with_capacity(32 << 10, fs::File::create(path).map_err(io)?);
-    let total: usize = cases.iter().map(|c| c.forced.len()).sum();
-    let (start, mut done) = (Instant::now(), 0);
-    for case in cases {
-        let extent = Forward::prefill_extent(&forward.pipeline, case.prompt.len(), config.run.batch);
-        let mut first = forward.room(team.threads(), extent.with(&config, false))?;
-        let mut seqs = [forward.sequence(case.prompt.len())?];
-        forward.prefill(&mut seqs[0], &case.prompt, &mut first, team, &mut Unwatched)?;
-        let vocab = forward.shape.vocab;
-        let (mut first, mut decode) = (Some(first), None::<Room>);
-        for step in 0..case.forced.len() {
-            if step > 0 {
-                first = None;
-                let room = match &mut decode {
-                    Some(room) => room,
-                    none => {
-                        let extent = Forward::decode_extent(
-                            &forward.pipeline,
-                            &forward.shape,
-                            case.prompt.len(),
-                            case.tokens() - 1,
-                            1,
-                        );
-                        none.insert(forward.room(team.threads(), extent.with(&config, false))?)
-                    }
-                };
-                forward.decode(&mut seqs, &case.forced[step - 1..step], room, team, &mut Unwatched)?;
-            }
-            let Some(room) = decode.as_ref().or(first.as_ref()) else { continue };
-            let logits = room.logits(0, vocab);
-            out.write_all(bytemuck::cast_slice(logits)).map_err(io)?;
-            done += 1;
-            let left = start.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
-            tell.snapshot(Event::Progress {
-                done: done as u64,
-                total: total as u64,
-                seconds_left: left,
-                what: "reference logits".into(),
-            });
-        }
-    }
-    let file = out.into_inner().map_err(|e| io(e.into_error()))?;
-    file.sync_all().map_err(io)
 }

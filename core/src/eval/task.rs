@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Case, Material, Task, metrics};
 use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::{Error, Result};
-use crate::job::Sampler;
+use crate::model::sampling::Sampler;
 use crate::train::data::task;
 
 /// The catalogue entry.

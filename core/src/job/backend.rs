@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::protocol::MachineCard;
 #[cfg(feature = "cuda")]
 use crate::blocks::BlockType;
 #[cfg(feature = "cuda")]
@@ -10,19 +9,20 @@ use crate::config::Config;
 #[cfg(feature = "cuda")]
 use crate::error::Error;
 use crate::error::Result;
+use crate::forward::adapter::Held;
+use crate::forward::cpu::Forward;
+#[cfg(feature = "cuda")]
+use crate::forward::gpu::GpuForward;
+use crate::forward::runner::Runner;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 use crate::model::Model;
-use crate::model::adapter::Held;
-use crate::model::forward::Forward;
-#[cfg(feature = "cuda")]
-use crate::model::gpu::GpuForward;
-use crate::model::runner::Runner;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::Device;
 use crate::place;
 use crate::plan::Resolved;
+use crate::report::protocol::MachineCard;
 
 /// A device, ready to take a model.
 pub(crate) trait Backend {
@@ -30,7 +30,7 @@ pub(crate) trait Backend {
     type Runner: Runner;
 
     /// As a report names it.
-    fn card(&self, machine: &Machine, team: &Team) -> MachineCard;
+    fn card(&self, machine: &Machine, team: &ThreadTeam) -> MachineCard;
 
     /// Loads `model` as `resolved` says; `progress` is called with the fraction done.
     ///
@@ -41,7 +41,7 @@ pub(crate) trait Backend {
         model: &Model,
         resolved: Resolved,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self::Runner>;
 }
@@ -52,7 +52,7 @@ pub(crate) struct Cpu;
 impl Backend for Cpu {
     type Runner = Forward;
 
-    fn card(&self, machine: &Machine, team: &Team) -> MachineCard {
+    fn card(&self, machine: &Machine, team: &ThreadTeam) -> MachineCard {
         MachineCard {
             device: "cpu".into(),
             name: machine.cpu.model.clone(),
@@ -67,7 +67,7 @@ impl Backend for Cpu {
         model: &Model,
         resolved: Resolved,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Forward> {
         let Resolved { held, pipeline, placement, threads, .. } = resolved;
@@ -106,7 +106,7 @@ impl Cuda {
 impl Backend for Cuda {
     type Runner = GpuForward;
 
-    fn card(&self, machine: &Machine, team: &Team) -> MachineCard {
+    fn card(&self, machine: &Machine, team: &ThreadTeam) -> MachineCard {
         let (name, kernels) = self.device.name();
         let bandwidth = machine.gpus.get(self.ordinal).map_or(0.0, |g| g.read);
         MachineCard { device: format!("cuda:{}", self.ordinal), name, threads: team.threads(), kernels, bandwidth }
@@ -117,7 +117,7 @@ impl Backend for Cuda {
         model: &Model,
         resolved: Resolved,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<GpuForward> {
         let Resolved { held, pipeline, threads, .. } = resolved;

@@ -11,13 +11,13 @@ use super::backend::{Backend, Cpu};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
+use crate::forward::cpu::{BatchShape, Unwatched};
+use crate::forward::runner::Runner as _;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
 use crate::model::Model;
-use crate::model::forward::{Extent, Unwatched};
-use crate::model::runner::Runner as _;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::plan::{Pass, Resolved, Workload, plan};
 
 /// What is measured.
@@ -85,7 +85,7 @@ fn measure<B: Backend>(
 ) -> Result<Vec<Point>> {
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-    let team = Team::with_cancel(resolved.threads, Arc::clone(cancel))?;
+    let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let mut forward = backend.load(model, resolved, &ledger, &team, &mut |_| ())?;
     let vocab = forward.shape().vocab;
     let ids: Vec<u32> = (0..config.run.context).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
@@ -94,31 +94,38 @@ fn measure<B: Backend>(
         let mut seqs = [forward.sequence(*depth + spec.tokens)?];
         let (compute, rows) = (config.run.compute, config.run.context);
         let extent =
-            |batch: usize| Extent { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
+            |batch: usize| BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
         ledger.enter(Phase::Prefill);
-        let mut room = forward.room(&team, extent(config.run.batch))?;
+        let mut workspace = forward.workspace(&team, extent(config.run.batch))?;
         if *depth > 0 {
-            forward.extend(&mut seqs[0], &ids[..*depth], false, &mut room, &team, &mut Unwatched)?;
+            forward.extend(&mut seqs[0], &ids[..*depth], false, &mut workspace, &team, &mut Unwatched)?;
         }
         let mut prefill = Vec::new();
         for repeat in 0..=spec.repeats {
             let start = Instant::now();
-            forward.extend(&mut seqs[0], &ids[*depth..*depth + spec.tokens], true, &mut room, &team, &mut Unwatched)?;
+            forward.extend(
+                &mut seqs[0],
+                &ids[*depth..*depth + spec.tokens],
+                true,
+                &mut workspace,
+                &team,
+                &mut Unwatched,
+            )?;
             let seconds = start.elapsed().as_secs_f64();
             if repeat > 0 {
                 prefill.push(spec.tokens as f64 / seconds);
             }
             forward.truncate(&mut seqs[0], *depth);
         }
-        drop(room);
+        drop(workspace);
         ledger.enter(Phase::Decode);
-        let mut room = forward.room(&team, extent(1))?;
+        let mut workspace = forward.workspace(&team, extent(1))?;
         let mut decode = Vec::new();
         let before = ledger.operations();
         for repeat in 0..=spec.repeats {
             let start = Instant::now();
             for step in 0..spec.steps {
-                forward.decode(&mut seqs, &ids[depth + step..=depth + step], &mut room, &team, &mut Unwatched)?;
+                forward.decode(&mut seqs, &ids[depth + step..=depth + step], &mut workspace, &team, &mut Unwatched)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             if repeat > 0 {

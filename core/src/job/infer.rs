@@ -10,22 +10,23 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "cuda")]
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
-use super::protocol::{Command, Event, ModelCard, Program, Speed, Stop};
-use super::text::{StopFilter, Words};
-use super::{Order, Sampler, Teller};
+use super::{EventSender, Order, reference};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::eval::{self, reference};
+use crate::eval;
+use crate::forward::cpu::{Forward, HeadRows, PassObserver, Sequence, Unwatched};
+use crate::forward::runner::Runner;
+use crate::job::dump::{Dump, LOGITS};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase, Tag};
 use crate::machine;
 use crate::model::Model;
-use crate::model::forward::{Forward, HeadRows, Sequence, Unwatched, Watch};
-use crate::model::runner::Runner;
+use crate::model::sampling::Sampler;
+use crate::model::text::{StopFilter, Words};
 use crate::model::tokenizer::Decoder;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
-use crate::report::dump::{Dump, LOGITS};
+use crate::report::protocol::{Command, Event, ModelCard, Program, Speed, Stop};
 
 /// Least seconds between two snapshots of one kind.
 pub(super) const SNAPSHOT: Duration = Duration::from_millis(50);
@@ -108,7 +109,12 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
 }
 
 /// Runs an order to its end, on the device that it names.
-pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, cancel: &Arc<AtomicBool>) -> Result<()> {
+pub(super) fn run(
+    order: &Order,
+    inbox: &Receiver<Command>,
+    tell: &mut EventSender,
+    cancel: &Arc<AtomicBool>,
+) -> Result<()> {
     let config = &order.config;
     match config.gpu() {
         None => run_on(|| Ok(Cpu), order, inbox, tell, cancel),
@@ -127,7 +133,7 @@ fn run_on<B: Backend>(
     open: impl FnOnce() -> Result<B>,
     order: &Order,
     inbox: &Receiver<Command>,
-    tell: &mut Teller,
+    tell: &mut EventSender,
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let Order { config, model, machine, base, dump, keep: _ } = order;
@@ -140,7 +146,7 @@ fn run_on<B: Backend>(
     }
     let over = planned.over.clone();
     let resolved = Resolved::new(config, &model.shape)?;
-    let team = Team::with_cancel(resolved.threads, Arc::clone(cancel))?;
+    let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let backend = open()?;
     alloc::scoped(Scope::Program, || {
         tell.event(Event::Started {
@@ -291,7 +297,7 @@ struct Lost {
 
 /// Collects what a pass tells and passes it on at the step's end.
 struct Watcher<'a> {
-    tell: &'a mut Teller,
+    tell: &'a mut EventSender,
     what: &'static str,
     start: Instant,
     last: Instant,
@@ -305,7 +311,7 @@ struct Watcher<'a> {
 
 impl<'a> Watcher<'a> {
     fn new(
-        tell: &'a mut Teller,
+        tell: &'a mut EventSender,
         what: &'static str,
         writing: &'a [(usize, usize)],
         shown: Option<&'a mut Shown>,
@@ -345,7 +351,7 @@ fn stand(made: Option<(usize, usize, f64)>, done: usize, total: usize, took: f64
     }
 }
 
-impl Watch for Watcher<'_> {
+impl PassObserver for Watcher<'_> {
     fn progress(&mut self, done: usize, total: usize) {
         if self.last.elapsed() >= SNAPSHOT {
             self.last = Instant::now();
@@ -357,15 +363,15 @@ impl Watch for Watcher<'_> {
     fn evicted(&mut self, sequence: usize, layer: usize, head: usize, positions: &[u32], count: usize) {
         let lost = self.lost.entry(sequence).or_default();
         lost.count += count as u64;
-        let room = NAMED.saturating_sub(lost.rows.len());
-        lost.rows.extend(positions.iter().take(room).map(|p| (layer as u16, head as u16, *p)));
+        let workspace = NAMED.saturating_sub(lost.rows.len());
+        lost.rows.extend(positions.iter().take(workspace).map(|p| (layer as u16, head as u16, *p)));
     }
 
     fn merged(&mut self, sequence: usize, layer: usize, head: usize, pairs: &[(u32, u32)], count: usize) {
         let lost = self.lost.entry(sequence).or_default();
         lost.merged += count as u64;
-        let room = NAMED.saturating_sub(lost.into.len());
-        lost.into.extend(pairs.iter().take(room).map(|(p, into)| (layer as u16, head as u16, *p, *into)));
+        let workspace = NAMED.saturating_sub(lost.into.len());
+        lost.into.extend(pairs.iter().take(workspace).map(|(p, into)| (layer as u16, head as u16, *p, *into)));
     }
 
     fn attention(&mut self, sequence: usize, layer: usize, seen: &[f32], rows: usize) {
@@ -409,8 +415,8 @@ struct Engine<'a, R> {
     order: &'a Order,
     runner: R,
     ledger: Arc<Ledger>,
-    team: Team,
-    tell: &'a mut Teller,
+    team: ThreadTeam,
+    tell: &'a mut EventSender,
     inbox: &'a Receiver<Command>,
     cancel: &'a Arc<AtomicBool>,
     words: &'a Words,
@@ -431,7 +437,7 @@ struct Writing {
 
 impl<R: Runner> Engine<'_, R> {
     /// At a step's edge: takes commands, waits while paused.
-    fn gate(&mut self) -> Result<()> {
+    fn await_command(&mut self) -> Result<()> {
         super::fault::check(&self.order.config.run.prompt)?;
         if std::mem::take(&mut self.step_once) {
             self.paused = true;
@@ -473,23 +479,23 @@ impl<R: Runner> Engine<'_, R> {
     }
 
     /// A fresh sequence with `prompt` read into it; its last logits are left in the room.
-    fn read(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Room)> {
+    fn read(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Workspace)> {
         self.ledger.enter(Phase::Prefill);
         let r = &mut self.runner;
         let config = &self.order.config;
-        let extent = Forward::prefill_extent(r.pipeline(), prompt.len(), config.run.batch);
-        let mut room = r.room(&self.team, extent.with(config, self.shown.is_some()))?;
+        let extent = Forward::prefill_shape(r.pipeline(), prompt.len(), config.run.batch);
+        let mut workspace = r.workspace(&self.team, extent.with(config, self.shown.is_some()))?;
         let mut seq = r.sequence(prompt.len())?;
         let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut());
-        r.prefill(&mut seq, prompt, &mut room, &self.team, &mut watch)?;
+        r.prefill(&mut seq, prompt, &mut workspace, &self.team, &mut watch)?;
         watch.flush();
-        Ok((seq, room))
+        Ok((seq, workspace))
     }
 
-    fn decode_room(&mut self, prompt: usize, seen: usize, sequences: usize) -> Result<R::Room> {
+    fn decode_workspace(&mut self, prompt: usize, seen: usize, sequences: usize) -> Result<R::Workspace> {
         let r = &self.runner;
-        let extent = Forward::decode_extent(r.pipeline(), r.shape(), prompt, seen, sequences);
-        r.room(&self.team, extent.with(&self.order.config, self.shown.is_some()))
+        let extent = Forward::decode_shape(r.pipeline(), r.shape(), prompt, seen, sequences);
+        r.workspace(&self.team, extent.with(&self.order.config, self.shown.is_some()))
     }
 
     fn generate(&mut self, prompt: &[u32]) -> Result<Speed> {
@@ -497,11 +503,11 @@ impl<R: Runner> Engine<'_, R> {
         let run = &config.run;
         let vocab = self.runner.shape().vocab;
         let mut sampler = Sampler::new(&run.sampling, run.seed, vocab, config.cpu_tier(), &self.ledger)?;
-        self.gate()?;
+        self.await_command()?;
         self.tell.event(Event::Phase { phase: Phase::Prefill });
         let load_seconds = self.tell.seconds();
         let start = Instant::now();
-        let (seq, room) = self.read(prompt)?;
+        let (seq, workspace) = self.read(prompt)?;
         let prefill = start.elapsed().as_secs_f64();
         let mut speed = Speed {
             load_seconds,
@@ -511,7 +517,7 @@ impl<R: Runner> Engine<'_, R> {
         };
         self.tell.snapshot(Event::Memory { step: 0, held: self.ledger.now() });
         if let Some(dump) = &mut self.dump {
-            dump.row(LOGITS, self.runner.logits(&room, 0))?;
+            dump.row(LOGITS, self.runner.logits(&workspace, 0))?;
         }
         if run.max_tokens == 0 {
             return Ok(speed);
@@ -519,11 +525,11 @@ impl<R: Runner> Engine<'_, R> {
         let mut seqs = vec![seq];
         let mut writing = Vec::with_capacity(run.sequences);
         for id in 0..run.sequences {
-            let next = sampler.choose(self.runner.logits(&room, 0), id, 0);
+            let next = sampler.choose(self.runner.logits(&workspace, 0), id, 0);
             let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
             writing.push(Writing { id, step: 0, next, decoder, filter: StopFilter::default() });
         }
-        drop(room);
+        drop(workspace);
         let pass = Workload::generate(config, prompt.len(), self.endless(prompt.len())).passes[0];
         if pass.decode > 0 {
             self.ledger.enter(Phase::Decode);
@@ -533,9 +539,9 @@ impl<R: Runner> Engine<'_, R> {
             }
             self.runner.fork(&mut seqs)?;
         }
-        let mut room = match pass.decode {
+        let mut workspace = match pass.decode {
             0 => None,
-            n => Some(self.decode_room(prompt.len(), prompt.len() + n, run.sequences)?),
+            n => Some(self.decode_workspace(prompt.len(), prompt.len() + n, run.sequences)?),
         };
         let (mut steps, mut seconds, mut tokens, mut last) = (0, 0.0, 0, Instant::now());
         loop {
@@ -551,24 +557,24 @@ impl<R: Runner> Engine<'_, R> {
                     }
                 }
             }
-            let Some(room) = room.as_mut().filter(|_| !writing.is_empty()) else { break };
-            self.gate()?;
+            let Some(workspace) = workspace.as_mut().filter(|_| !writing.is_empty()) else { break };
+            self.await_command()?;
             let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
             let begin = Instant::now();
             let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
             let mut watch =
                 Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(steps, pass.decode, seconds);
-            self.runner.decode(&mut seqs, &ids, room, &self.team, &mut watch)?;
+            self.runner.decode(&mut seqs, &ids, workspace, &self.team, &mut watch)?;
             watch.flush();
             for (i, w) in writing.iter_mut().enumerate() {
                 w.step += 1;
-                w.next = sampler.choose(self.runner.logits(room, i), w.id, w.step);
+                w.next = sampler.choose(self.runner.logits(workspace, i), w.id, w.step);
             }
             seconds += begin.elapsed().as_secs_f64();
             steps += 1;
             tokens += writing.len();
             if let Some(dump) = &mut self.dump {
-                dump.row(LOGITS, self.runner.logits(room, 0))?;
+                dump.row(LOGITS, self.runner.logits(workspace, 0))?;
             }
             if last.elapsed() >= SNAPSHOT {
                 last = Instant::now();
@@ -634,26 +640,26 @@ impl<R: Runner> Engine<'_, R> {
         let total: usize = task.cases.iter().map(eval::Case::tokens).sum();
         let (start, mut done, mut last, mut position) = (Instant::now(), 0, Instant::now(), 0);
         for (i, case) in task.cases.iter().enumerate() {
-            let (seq, room) = self.read(&case.prompt)?;
+            let (seq, workspace) = self.read(&case.prompt)?;
             let mut seqs = [seq];
-            let mut decode: Option<R::Room> = None;
-            let mut prefill = Some(room);
+            let mut decode: Option<R::Workspace> = None;
+            let mut prefill = Some(workspace);
             for (step, target) in case.forced.iter().enumerate() {
-                self.gate()?;
+                self.await_command()?;
                 if step > 0 {
                     if decode.is_none() {
                         prefill = None;
                         self.ledger.enter(Phase::Decode);
-                        decode = Some(self.decode_room(case.prompt.len(), case.tokens() - 1, 1)?);
+                        decode = Some(self.decode_workspace(case.prompt.len(), case.tokens() - 1, 1)?);
                     }
-                    if let Some(room) = &mut decode {
+                    if let Some(workspace) = &mut decode {
                         // Rows that an evaluation drops are no part of the generation's story.
                         let forced = &case.forced[step - 1..step];
-                        self.runner.decode(&mut seqs, forced, room, &self.team, &mut Unwatched)?;
+                        self.runner.decode(&mut seqs, forced, workspace, &self.team, &mut Unwatched)?;
                     }
                 }
-                let Some(room) = decode.as_ref().or(prefill.as_ref()) else { continue };
-                let logits = self.runner.logits(room, 0);
+                let Some(workspace) = decode.as_ref().or(prefill.as_ref()) else { continue };
+                let logits = self.runner.logits(workspace, 0);
                 let reference = match (&mut row, &mut task.reference) {
                     (Some(row), Some(file)) => {
                         file.read(position, row.as_mut_slice())?;

@@ -5,12 +5,10 @@
 
 pub(crate) mod backend;
 pub mod bench;
+pub mod dump;
 pub mod fault;
 pub mod infer;
-mod packed;
-pub mod protocol;
-mod sample;
-pub mod text;
+pub(crate) mod reference;
 pub mod train;
 mod train_data;
 mod train_place;
@@ -24,8 +22,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-pub use protocol::{Command, Event, Numbered};
-pub use sample::Sampler;
+pub use crate::report::protocol::{Command, Event, Numbered};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -80,7 +77,7 @@ impl Job {
             .stack_size(8 << 20)
             .spawn(move || {
                 alloc::set_scope(alloc::Scope::Engine);
-                let mut tell = Teller { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
+                let mut tell = EventSender { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
                 let done = std::panic::catch_unwind(AssertUnwindSafe(|| match order.config.train {
                     Some(_) => train::run(&order, &inbox, &mut tell, &flag),
                     None => infer::run(&order, &inbox, &mut tell, &flag),
@@ -131,14 +128,14 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// The job's end of the event channel.
-pub(crate) struct Teller {
+pub(crate) struct EventSender {
     outbox: SyncSender<Numbered>,
     next: u64,
     start: Instant,
     cancel: Arc<AtomicBool>,
 }
 
-impl Teller {
+impl EventSender {
     /// Sends an event that must arrive; nobody listening any more cancels the job.
     pub fn event(&mut self, event: Event) {
         let numbered = self.number(event);

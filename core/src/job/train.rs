@@ -8,20 +8,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::infer::{SNAPSHOT, card, program};
-use super::protocol::{Command, Event, Speed};
-use super::text::Words;
 use super::train_data;
 use super::train_place::Place;
 use super::train_show::{Samples, progress};
-use super::{Order, Teller};
+use super::{EventSender, Order};
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
-use crate::ops::Team;
+use crate::model::text::Words;
+use crate::ops::ThreadTeam;
 use crate::plan::{self, Workload};
+use crate::report::protocol::{Command, Event, Speed};
 use crate::train::batch::{Batch, Rows};
-use crate::train::engine::{Here, Setup, Techniques, Trainer};
+use crate::train::engine::{Progress, Setup, Techniques, Trainer};
 use crate::train::export::export;
 use crate::train::plan::{check, section};
 use crate::train::say::{Right, say};
@@ -31,7 +31,12 @@ use crate::train::state::{self, Saved, Standing};
 const SHOWN: u64 = 2;
 
 /// Runs an order with a `[train]` section to its end.
-pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, cancel: &Arc<AtomicBool>) -> Result<()> {
+pub(super) fn run(
+    order: &Order,
+    inbox: &Receiver<Command>,
+    tell: &mut EventSender,
+    cancel: &Arc<AtomicBool>,
+) -> Result<()> {
     let Order { config, model, machine, base, .. } = order;
     config.check()?;
     let train = section(config)?;
@@ -57,7 +62,7 @@ pub(super) fn run(order: &Order, inbox: &Receiver<Command>, tell: &mut Teller, c
     let over = planned.over.clone();
     let step_seconds = planned.time.train_step_seconds;
     let threads = config.threads();
-    let team = Arc::new(Team::with_cancel(threads, Arc::clone(cancel))?);
+    let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);
     let place = Place::open(config)?;
     let device = place.card(config, machine, threads);
     alloc::scoped(Scope::Program, || {
@@ -171,7 +176,7 @@ struct Run<'a> {
     ledger: Arc<Ledger>,
     rows: Box<dyn Rows>,
     samples: Samples,
-    tell: &'a mut Teller,
+    tell: &'a mut EventSender,
     inbox: &'a Receiver<Command>,
     cancel: &'a Arc<AtomicBool>,
     standing: Standing,
@@ -197,7 +202,7 @@ impl Run<'_> {
     }
 
     /// At a step's edge: takes commands, waits while paused.
-    fn gate(&mut self) -> Result<()> {
+    fn await_command(&mut self) -> Result<()> {
         if std::mem::take(&mut self.step_once) {
             self.paused = true;
             self.tell.event(Event::Paused);
@@ -264,14 +269,14 @@ impl Run<'_> {
             }
         }
         while self.standing.step < steps {
-            self.gate()?;
+            self.await_command()?;
             let step = self.standing.step + 1;
             let lr = train.lr * train.share(step);
             let batches = self.draw()?;
             let begin = Instant::now();
             let stepped = {
                 let Self { tell, ledger, last, step_seconds, trainer, techniques, .. } = self;
-                let mut watch = |here: Here| {
+                let mut watch = |here: Progress| {
                     let memory = || Event::Memory { step: step as usize, held: ledger.now() };
                     if made < SHOWN as usize {
                         tell.event(memory());
@@ -354,7 +359,7 @@ impl Run<'_> {
         let end = self.samples.words.end();
         let start = Instant::now();
         for first in (0..n).step_by(self.train.batch) {
-            self.gate()?;
+            self.await_command()?;
             let which: Vec<usize> = (first..n.min(first + self.train.batch)).collect();
             let batch = alloc::scoped(Scope::Program, || self.rows.held_out_batch(&which))?;
             let (sum, counted) = self.trainer.answer(&batch, &mut best)?;

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::text::Words;
 use crate::config::train::{LossOn, Train};
 use crate::error::{Error, Result};
+use crate::model::text::Words;
 use crate::rng::Philox;
 use crate::train::batch::{Batch, Ready, Rows};
 use crate::train::data::recall::{self, Recall};

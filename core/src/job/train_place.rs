@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::protocol::MachineCard;
 use crate::config::Config;
 use crate::config::train::Train;
+use crate::device::cpu::Cpu;
+use crate::device::{Device, Sizes};
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 #[cfg(feature = "cuda")]
 use crate::ops::cuda;
-use crate::train::cpu::Cpu;
-use crate::train::device::{Device, Sizes};
+use crate::report::protocol::MachineCard;
 
 /// Where a training computes.
 pub(super) enum Place {
@@ -69,7 +69,7 @@ impl Place {
         self,
         train: &Train,
         ledger: &Arc<Ledger>,
-        team: &Arc<Team>,
+        team: &Arc<ThreadTeam>,
         sizes: &Sizes,
     ) -> Result<Box<dyn Device>> {
         #[cfg(not(feature = "cuda"))]
@@ -78,8 +78,8 @@ impl Place {
             Self::Cpu => Ok(Box::new(Cpu::new(ledger, team, sizes)?)),
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => {
-                let precision = crate::train::gpu::Precision::of(train);
-                Ok(Box::new(crate::train::gpu::Gpu::new(&gpu, ledger, team, sizes, precision)?))
+                let precision = crate::device::gpu::Precision::of(train);
+                Ok(Box::new(crate::device::gpu::Gpu::new(&gpu, ledger, team, sizes, precision)?))
             }
         }
     }

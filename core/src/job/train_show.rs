@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::infer::SNAPSHOT;
-use super::protocol::Event;
-use super::text::Words;
 use crate::config::train::Train;
 use crate::ledger::alloc::{Scope, scoped};
+use crate::model::text::Words;
+use crate::report::protocol::Event;
 use crate::train::batch::Rows;
 
 /// Held-out questions in tokens and in words.

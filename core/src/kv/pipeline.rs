@@ -10,7 +10,7 @@ use crate::catalog::{Axis, Role};
 use crate::config::{Config, KvBudget};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// The techniques of a run and what they come to.
 pub struct Pipeline {

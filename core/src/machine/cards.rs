@@ -169,7 +169,7 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::config::from_toml;
-    use crate::model::gpu;
+    use crate::forward::gpu;
     use crate::plan::plan;
     use crate::plan::tests::{shape, workload};
 

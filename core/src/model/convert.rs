@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::Model;
 use super::gguf::{Gguf, GgufWriter};
-use super::shape::TensorShape;
 use crate::blocks;
 use crate::error::{Error, Result};
+use crate::shape::TensorShape;
 
 /// Elements of rows worked on at once.
 const RUN: usize = 1 << 20;

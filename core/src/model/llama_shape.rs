@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use super::gguf::{Gguf, Value, ValueType};
-use super::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
 
 /// Largest hyperparameters believed. Together they keep every product of sizes (cache bytes, logits, attention maps,
 /// with 8 bytes an element) below 2⁶³.

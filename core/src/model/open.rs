@@ -11,10 +11,10 @@ use super::chat::ChatTemplate;
 use super::gguf::Gguf;
 use super::hf::HfFolder;
 use super::random::{self, RandomSpec, Spread};
-use super::shape::{ModelShape, TensorShape};
 use super::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::shape::{ModelShape, TensorShape};
 
 /// Where payload comes from.
 #[derive(Debug)]

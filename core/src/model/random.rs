@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::hf::config;
 use super::llama_shape::{Hyper, Layer, Role};
-use super::shape::{ModelShape, TensorShape};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::format::Target;
 use half::f16;
 use half::slice::HalfFloatSliceExt;

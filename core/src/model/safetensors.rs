@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
-use super::whole;
+use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 
@@ -300,7 +300,7 @@ pub fn write(
     }
     let mut text = serde_json::to_vec(&header).map_err(|e| Error::Internal(format!("a safetensors header: {e}")))?;
     text.resize(text.len().next_multiple_of(ALIGN), b' ');
-    whole::file(path, |out| {
+    atomic_write::file(path, |out| {
         let io = |e: std::io::Error| Error::io(path, "cannot write", &e);
         out.write_all(&(text.len() as u64).to_le_bytes()).and_then(|()| out.write_all(&text)).map_err(io)?;
         for t in tensors {

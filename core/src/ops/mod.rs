@@ -3,6 +3,7 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod descriptors;
 pub mod team;
 
-pub use team::Team;
+pub use team::ThreadTeam;

@@ -50,7 +50,7 @@ type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
 struct Line<T>(T);
 
 struct Shared {
-    /// Odd while a region is open; only the caller that holds `Team::entry` changes it.
+    /// Odd while a region is open; only the caller that holds `ThreadTeam::entry` changes it.
     epoch: Line<AtomicU64>,
     /// Next task to claim.
     next: Line<AtomicUsize>,
@@ -79,13 +79,13 @@ thread_local! {
 }
 
 /// A fixed team of worker threads; dropped, it ends them.
-pub struct Team {
+pub struct ThreadTeam {
     shared: Arc<Shared>,
     workers: Vec<(Thread, Option<JoinHandle<()>>)>,
     entry: Mutex<()>,
 }
 
-impl Team {
+impl ThreadTeam {
     /// A team of `threads` workers (at least 1), the caller of [`Self::run`] being one of them.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Team {
     }
 }
 
-impl Drop for Team {
+impl Drop for ThreadTeam {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
         for (thread, handle) in &mut self.workers {
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn every_task_runs_once_whatever_the_number_of_threads() {
         for threads in [1, 2, 3, 7] {
-            let team = Team::new(threads).unwrap();
+            let team = ThreadTeam::new(threads).unwrap();
             for tasks in [0, 1, 2, 5, 64, 1000] {
                 let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 for round in 1..=20 {
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn regions_follow_each_other_fast_and_slow() {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let sum = AtomicUsize::new(0);
         for round in 0..20_000 {
             if round % 5_000 == 0 {
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn no_worker_runs_two_tasks_at_once() {
-        let team = Team::new(4).unwrap();
+        let team = ThreadTeam::new(4).unwrap();
         let busy: Vec<AtomicBool> = (0..4).map(|_| AtomicBool::new(false)).collect();
         team.run(400, &|_, worker| {
             assert!(!busy[worker].swap(true, SeqCst));
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_team_lives_on() {
-        let team = Team::new(3).unwrap();
+        let team = ThreadTeam::new(3).unwrap();
         for _ in 0..50 {
             let caught =
                 catch_unwind(AssertUnwindSafe(|| team.run(30, &|task, _| assert_ne!(task, 17, "task seventeen"))));
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn cancelling_stops_between_tasks_and_clearing_resumes() {
         for threads in [1, 2] {
-            let team = Team::new(threads).unwrap();
+            let team = ThreadTeam::new(threads).unwrap();
             let ran = AtomicUsize::new(0);
             let result = team.run(1000, &|task, _| {
                 ran.fetch_add(1, Relaxed);
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_region_inside_a_task_runs_in_place() {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let sum = AtomicUsize::new(0);
         team.run(4, &|_, outer| {
             team.run(5, &|_, inner| {
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn callers_on_several_threads_take_turns() {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let sum = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..3 {

@@ -10,9 +10,9 @@ use crate::catalog::Entry;
 use crate::error::Result;
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::model::Source;
-use crate::model::shape::{ModelShape, TensorShape};
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
@@ -63,7 +63,7 @@ pub trait Placement: Send + Sync {
         source: Arc<Source>,
         model: Model<'_>,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn WeightSource>>;
 }
@@ -148,7 +148,7 @@ struct Loader<'a> {
     source: &'a Source,
     model: Model<'a>,
     ledger: &'a Arc<Ledger>,
-    team: &'a Team,
+    team: &'a ThreadTeam,
     progress: &'a mut dyn FnMut(f32),
     scratch: Option<Buffer>,
     done: u64,
@@ -163,7 +163,7 @@ impl<'a> Loader<'a> {
         source: &'a Source,
         model: Model<'a>,
         ledger: &'a Arc<Ledger>,
-        team: &'a Team,
+        team: &'a ThreadTeam,
         progress: &'a mut dyn FnMut(f32),
     ) -> Result<Self> {
         let scratch = match model.scratch() {

@@ -8,9 +8,9 @@ use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::{Error, Result};
 use crate::ledger::{Ledger, Reservation};
 use crate::model::Source;
-use crate::model::shape::ModelShape;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
+use crate::shape::ModelShape;
 use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
@@ -49,7 +49,7 @@ impl Placement for Resident {
         source: Arc<Source>,
         model: Model<'_>,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn WeightSource>> {
         let mut loader = Loader::new(&source, model, ledger, team, progress)?;

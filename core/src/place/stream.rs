@@ -16,9 +16,9 @@ use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Ledger, Reservation, alloc};
 use crate::model::Source;
-use crate::model::shape::{ModelShape, TensorShape};
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
@@ -106,7 +106,7 @@ impl Placement for Stream {
         source: Arc<Source>,
         model: Model<'_>,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn WeightSource>> {
         let mut loader = Loader::new(&source, model, ledger, team, progress)?;

@@ -7,7 +7,7 @@ use crate::config::{Choice, Config, KnobValue, Knobs, KvBudget, PerKv, from_toml
 use crate::error::Result;
 use crate::ledger::Tier;
 use crate::machine::Machine;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// Keys to set, and the words for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use super::{Workload, formula_train};
 use crate::blocks::BlockType;
 use crate::bytes::Bytes;
 use crate::config::Config;
+use crate::forward::workspace;
 use crate::kv::Format;
 use crate::kv::cache::STAGING;
 use crate::ledger::{Category, Phase, Tier};
-use crate::model::forward;
-use crate::model::shape::ModelShape;
 use crate::place::rows;
+use crate::shape::ModelShape;
 use crate::weights::units::UnitLayout;
 
 /// Bytes and how they come about.
@@ -254,7 +254,7 @@ fn computed(draft: &Draft, live: &[Live]) -> Vec<Term> {
     let mut out = Vec::new();
     for l in live {
         let terms = draft.rooms.get(l.nth).filter(|_| draft.resolved.gpu.is_none()).and_then(|e| {
-            let factors = forward::factors(&draft.resolved.held, *e, l.tag)?;
+            let factors = workspace::factors(&draft.resolved.held, *e, l.tag)?;
             Some(Term(
                 factors
                     .into_iter()

@@ -8,12 +8,12 @@ use super::pieces::Live;
 use crate::blocks::BlockType;
 use crate::config::Config;
 use crate::config::train::{Hold, Train};
+use crate::device::gpu::Precision;
 use crate::error::Result;
 use crate::ledger::Ledger;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 use crate::train::block::Widths;
 use crate::train::engine::Techniques;
-use crate::train::gpu::Precision;
 use crate::train::loss::Tile;
 use crate::train::plan::{learning, section};
 

@@ -25,15 +25,16 @@ pub use time::Times;
 use crate::catalog::{Axis, Role};
 use crate::config::Config;
 use crate::error::{Error, OverBudget, Result};
+use crate::forward::adapter;
+use crate::forward::cpu::{BatchShape, Forward};
+use crate::forward::gpu;
+use crate::forward::workspace;
 use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
-use crate::model::adapter;
-use crate::model::forward::{self, Extent, Forward};
-use crate::model::gpu;
-use crate::model::shape::ModelShape;
 use crate::place::{self, Placement};
+use crate::shape::ModelShape;
 use crate::train;
 
 /// The ledger row of the sampler's candidate list.
@@ -95,7 +96,7 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Note {
     /// The buffers of an extent.
-    Room(Extent),
+    Workspace(BatchShape),
     /// Cache rows of one sequence whose prompt has `prompt` tokens, from what `from` tokens seen need (nothing yet for
     /// `None`) to what `to` need.
     Rows {
@@ -192,11 +193,11 @@ impl Resolved {
             }
             let seen = pass.prompt + pass.decode;
             let prompt = pass.prompt;
-            let room = |e: Extent, note: &mut dyn FnMut(Note)| {
-                note(Note::Room(e));
+            let workspace = |e: BatchShape, note: &mut dyn FnMut(Note)| {
+                note(Note::Workspace(e));
                 match self.gpu {
-                    Some(_) => gpu::plan_room(&self.held, e, ledger),
-                    None => forward::plan_room(&self.held, p, self.threads, e.with(config, i == 0), ledger),
+                    Some(_) => gpu::plan_workspace(&self.held, e, ledger),
+                    None => workspace::plan_workspace(&self.held, p, self.threads, e.with(config, i == 0), ledger),
                 }
             };
             let depths = [0, prompt, seen].map(|at| (at, p.sequence_bytes(prompt, at)));
@@ -211,7 +212,7 @@ impl Resolved {
                 followed.map(|(l, h)| ledger.reserve(TRAIL, p.trail_bytes(l, h, prompt))).transpose()
             };
             ledger.enter(Phase::Prefill);
-            let prefill = room(Forward::prefill_extent(p, prompt, config.run.batch), note)?;
+            let prefill = workspace(Forward::prefill_shape(p, prompt, config.run.batch), note)?;
             let empty = grow(None, 0, note)?;
             let mut trails = vec![trail()?];
             let staging = if p.stages(pass.prompt) { p.staging_bytes(pass.prompt) } else { 0 };
@@ -224,8 +225,8 @@ impl Resolved {
                     cache.push(grow(None, prompt, note)?);
                     trails.push(trail()?);
                 }
-                let extent = Forward::decode_extent(p, &self.held, pass.prompt, seen, pass.sequences);
-                let _decode = room(extent, note)?;
+                let extent = Forward::decode_shape(p, &self.held, pass.prompt, seen, pass.sequences);
+                let _decode = workspace(extent, note)?;
                 for _ in 0..pass.sequences {
                     cache.push(grow(Some(prompt), seen, note)?);
                 }

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::{Note, Resolved, Workload};
 use crate::config::Config;
 use crate::error::Result;
+use crate::forward::cpu::BatchShape;
 use crate::kv::cache::{ROWS, STAGING};
 use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier};
-use crate::model::forward::Extent;
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::place::rows;
+use crate::shape::{ModelShape, TensorShape};
 use crate::train;
 use crate::weights::units::UnitLayout;
 
@@ -56,7 +56,7 @@ pub(super) struct Draft {
     pub resolved: Resolved,
     trace: Vec<Step>,
     rows: Vec<Rows>,
-    pub rooms: Vec<Extent>,
+    pub rooms: Vec<BatchShape>,
     /// A training's: nothing in it is a layer of inference or a cache.
     training: bool,
 }
@@ -77,7 +77,7 @@ impl Draft {
         let resolved = Resolved::new(config, stored)?;
         let (mut rows, mut rooms) = (Vec::new(), Vec::new());
         resolved.walk(config, stored, workload, &ledger, &mut |note| match note {
-            Note::Room(extent) => rooms.push(extent),
+            Note::Workspace(extent) => rooms.push(extent),
             Note::Rows { prompt, from, to } => rows.push(Rows { prompt, from, to }),
         })?;
         Ok(Self { resolved, trace: ledger.trace(), rows, rooms, training: false })
@@ -205,7 +205,7 @@ fn detail(name: &str) -> &'static str {
         "row positions" => "of the rows of the head that is shown, u32",
         "attention rows" => "the newest query's attention of every head, f32",
         "kv staging" => "one layer's cache of the whole prompt, before tokens go",
-        "layer slots" => "room for any one layer, or a part of the output head",
+        "layer slots" => "workspace for any one layer, or a part of the output head",
         "token ids" => "u32",
         "frozen weights" => "the model as its file has it",
         "weights that learn" => "the model's own weights, updated in place",

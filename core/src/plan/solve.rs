@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Workload, plan};
 use crate::config::{Config, KvBudget};
 use crate::machine::Machine;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// What the budgets leave room for, everything else as chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::config::train::{ClipBy, Hold, Train};
 use crate::error::Result;
 use crate::machine::Machine;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// What the budgets leave room for in training, everything else as chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::{Resolved, Workload};
 use crate::config::Config;
 use crate::config::train::Train;
+use crate::device::Spent;
+use crate::device::dry::Rates;
+use crate::device::gpu::Precision;
+use crate::forward::gpu;
 use crate::machine::Machine;
-use crate::model::gpu;
-use crate::model::shape::ModelShape;
 use crate::place;
-use crate::train::device::Spent;
-use crate::train::dry::Rates;
-use crate::train::gpu::Precision;
+use crate::shape::ModelShape;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

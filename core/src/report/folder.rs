@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::Report;
 use crate::error::{Error, Result};
-use crate::job::protocol::{Event, Numbered};
 use crate::ledger::{Category, Tier};
+use crate::report::protocol::{Event, Numbered};
 
 /// Writes `bytes` to `path` whole or not at all.
 ///

@@ -1,8 +1,9 @@
 //! Reports: everything measured, next to the plan it was predicted by. A fold over a job's events.
 
-pub mod dump;
 pub mod folder;
 pub mod llama;
+pub(crate) mod packed;
+pub mod protocol;
 mod table;
 
 use std::collections::BTreeMap;
@@ -10,9 +11,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::job::protocol::{Event, Failure, MachineCard, ModelCard, Numbered, Program, Speed, Stop};
 use crate::ledger::{Account, ByCategory, Held, Measured, Phase, Tier};
 use crate::plan::Plan;
+use crate::report::protocol::{Event, Failure, MachineCard, ModelCard, Numbered, Program, Speed, Stop};
 
 pub use table::{bytes_table, summary};
 

@@ -3,8 +3,7 @@
 
 use crate::error::{Error, Result};
 
-/// A target that is no target: padding, a prompt whose loss is not wanted, the last token of a document.
-pub const NO_LOSS: u32 = u32::MAX;
+pub use crate::ops::descriptors::NO_LOSS;
 
 /// One micro-batch: `sequences` rows of `length` tokens, row after row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! One layer, forward with what its backward will read, and backward: a straight sequence of operations on buffers.
 
-use super::device::{Buf, Causal, Device, Pairs, Turn};
 use super::learner::Learner;
 use super::params::Scratch;
 use super::weights::{Layer, Linear, Tensor};
 use crate::blocks::BlockType;
+use crate::device::{Buf, Causal, Device, RopeLayout, RopeTable};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
 
@@ -29,8 +29,8 @@ pub struct Widths {
 
 impl Widths {
     /// Of a shape.
-    pub fn of(shape: &crate::model::shape::ModelShape) -> Self {
-        let max = |f: &dyn Fn(&crate::model::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+    pub fn of(shape: &crate::shape::ModelShape) -> Self {
+        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
         Self {
             hidden: shape.hidden,
             q: max(&|l| l.heads * l.head_dim),
@@ -49,7 +49,7 @@ pub struct Saved {
     k: Buf,
     v: Buf,
     o: Buf,
-    lse: Buf,
+    log_sum_exp: Buf,
     mid: Buf,
     gate: Buf,
     up: Buf,
@@ -70,7 +70,7 @@ impl Saved {
             k: floats(w.kv)?,
             v: floats(w.kv)?,
             o: floats(w.q)?,
-            lse: d.buffer(tag, BlockType::F32, m * w.heads)?,
+            log_sum_exp: d.buffer(tag, BlockType::F32, m * w.heads)?,
             mid: floats(w.hidden)?,
             gate: floats(ff)?,
             up: floats(ff)?,
@@ -79,7 +79,7 @@ impl Saved {
 }
 
 /// What layers compute in, forward.
-pub struct Room {
+pub struct BlockWorkspace {
     /// A norm's output, `(m, hidden)`.
     pub normed: Buf,
     /// The gate's output, then its gradient, `(m, ff)`.
@@ -88,7 +88,7 @@ pub struct Room {
     delta: Scratch,
 }
 
-impl Room {
+impl BlockWorkspace {
     /// Room for `m` tokens.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ pub struct Pass<'a> {
     /// Pairs that turn.
     pub half: usize,
     /// How they lie.
-    pub pairs: Pairs,
+    pub pairs: RopeLayout,
     /// Ids `(m)`.
     pub positions: &'a Buf,
     /// Ids `(m)`.
@@ -177,9 +177,9 @@ impl Pass<'_> {
         }
     }
 
-    fn turn(&self, inverse: bool) -> Turn<'_> {
+    fn turn(&self, inverse: bool) -> RopeTable<'_> {
         let &Self { cos, sin, positions, half, pairs, .. } = self;
-        Turn { cos, sin, positions, half, pairs, inverse }
+        RopeTable { cos, sin, positions, half, pairs, inverse }
     }
 
     fn norm(&self, learner: &Learner, x: &Buf, w: &Tensor, y: &mut Buf) -> Result<()> {
@@ -197,11 +197,11 @@ impl Pass<'_> {
         learner: &Learner,
         x: &mut Buf,
         saved: &mut Saved,
-        room: &mut Room,
+        room: &mut BlockWorkspace,
         only_saved: bool,
     ) -> Result<()> {
         let (d, m) = (self.d, self.m);
-        let Room { normed, wide, delta } = room;
+        let BlockWorkspace { normed, wide, delta } = room;
         d.copy(x.all(), saved.x.all_mut(), m * self.hidden)?;
         self.norm(learner, x, &layer.attn_norm, normed)?;
         layer.q.forward(d, learner, normed.all(), m, saved.q.all_mut(), false, delta)?;
@@ -209,9 +209,9 @@ impl Pass<'_> {
         layer.v.forward(d, learner, normed.all(), m, saved.v.all_mut(), false, delta)?;
         d.rope(saved.q.all_mut(), m, layer.heads, layer.dim, self.turn(false))?;
         d.rope(saved.k.all_mut(), m, layer.kv_heads, layer.dim, self.turn(false))?;
-        let Saved { q, k, v, o, lse, .. } = saved;
+        let Saved { q, k, v, o, log_sum_exp, .. } = saved;
         let of = self.causal(layer);
-        d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), lse.all_mut())?;
+        d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), log_sum_exp.all_mut())?;
         layer.o.forward(d, learner, saved.o.all(), m, x.all_mut(), true, delta)?;
         d.copy(x.all(), saved.mid.all_mut(), m * self.hidden)?;
         self.norm(learner, x, &layer.ffn_norm, normed)?;
@@ -234,12 +234,12 @@ impl Pass<'_> {
         layer: &Layer,
         learner: &mut Learner,
         saved: &mut Saved,
-        room: &mut Room,
+        room: &mut BlockWorkspace,
         back: &mut Back,
         below: bool,
     ) -> Result<()> {
         let (d, m) = (self.d, self.m);
-        let Room { normed, wide, delta } = room;
+        let BlockWorkspace { normed, wide, delta } = room;
         let Back { g, d_normed, dv } = back;
         if layer.down.learns() {
             d.swiglu(saved.gate.all(), saved.up.all(), m * layer.ff, wide.all_mut())?;
@@ -269,13 +269,13 @@ impl Pass<'_> {
         }
         let (of, dk) = (self.causal(layer), wide);
         {
-            let Saved { q, k, v, o, lse, gate, up, .. } = &mut *saved;
+            let Saved { q, k, v, o, log_sum_exp, gate, up, .. } = &mut *saved;
             d.attention_vjp(
                 q.all(),
                 k.all(),
                 v.all(),
                 o.all(),
-                lse.all(),
+                log_sum_exp.all(),
                 gate.all(),
                 self.segments.all(),
                 of,

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use super::activations::Activations;
 use super::batch::{Batch, NO_LOSS};
-use super::block::{Back, Pass, Room, Saved, Widths};
-use super::device::{Best, Buf, Device, Pairs, Sizes};
+use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
@@ -19,12 +18,13 @@ use crate::blocks::BlockType;
 use crate::catalog::Role;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
+use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
 use crate::error::{Error, Result};
+use crate::forward::rotary::inverse_frequencies;
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
-use crate::model::forward::inverse_frequencies;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
 const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
@@ -112,7 +112,7 @@ fn stored(dtype: Dtype) -> BlockType {
 
 /// Where a step is: told after each layer, and after the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Here {
+pub struct Progress {
     /// The phase that goes on.
     pub phase: Phase,
     /// Units of the step that are done: a layer forward or backward, or a head.
@@ -122,7 +122,7 @@ pub struct Here {
 }
 
 /// Hears where a step is.
-pub type Watch<'a> = &'a mut dyn FnMut(Here);
+pub type OnProgress<'a> = &'a mut dyn FnMut(Progress);
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -151,7 +151,7 @@ pub struct Trainer {
     widths: Widths,
     vocab: usize,
     eps: f32,
-    pairs: Pairs,
+    pairs: RopeLayout,
     half: usize,
     rows: (usize, usize),
     cos: Buf,
@@ -252,7 +252,7 @@ impl Trainer {
             widths: Widths::of(shape),
             vocab: shape.vocab,
             eps: shape.norm_eps,
-            pairs: if shape.rope.interleaved { Pairs::Interleaved } else { Pairs::Halves },
+            pairs: if shape.rope.interleaved { RopeLayout::Interleaved } else { RopeLayout::Halves },
             half,
             rows: (train.batch, train.length),
             cos,
@@ -280,13 +280,14 @@ impl Trainer {
     ///
     /// # Errors
     /// The device's; a loss or gradient that is no number.
-    pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: Watch<'_>) -> Result<Stepped> {
+    pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
         let (mut loss, mut tokens) = (0.0, 0);
         let each = 2 * self.weights.layers.len() + 1;
         for (i, batch) in batches.iter().enumerate() {
-            let mut within = |phase, done| watch(Here { phase, done: i * each + done, total: batches.len() * each });
+            let mut within =
+                |phase, done| watch(Progress { phase, done: i * each + done, total: batches.len() * each });
             self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
             loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut within)?;
@@ -336,7 +337,7 @@ impl Trainer {
         let (m, counted) = self.upload(batch)?;
         let (d, w) = (&*self.d, self.widths);
         let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
-        let mut room = Room::new(d, w, self.capacity(), &self.weights.layers)?;
+        let mut room = BlockWorkspace::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         {
             let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
@@ -444,7 +445,7 @@ impl Trainer {
         let mut inputs = self.activations.inputs();
         let mut saved: Vec<Saved> = Vec::new();
         let mut stream = self.d.buffer(STREAM, self.d.activations(), capacity * w.hidden)?;
-        let mut room = Room::new(&*self.d, w, capacity, &self.weights.layers)?;
+        let mut room = BlockWorkspace::new(&*self.d, w, capacity, &self.weights.layers)?;
         {
             let d = &*self.d;
             d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
@@ -546,7 +547,7 @@ fn pass<'a>(
     hidden: usize,
     eps: f32,
     half: usize,
-    pairs: Pairs,
+    pairs: RopeLayout,
     [cos, sin, positions, segments]: [&'a Buf; 4],
 ) -> Pass<'a> {
     let rows = (batch.sequences, batch.length);

@@ -14,7 +14,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Model;
 use crate::model::adapter::{About, Factors, Linear, save_gguf, save_peft};
 use crate::model::hf;
-use crate::model::shape::TensorShape;
+use crate::shape::TensorShape;
 
 /// The adapter as PEFT's folder, in the folder of a run.
 pub const ADAPTER: &str = "adapter";

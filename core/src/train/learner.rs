@@ -5,10 +5,10 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
-use super::device::{Buf, Device, Dst, Mask, Round, Src};
-use super::optimizer::{At, Optimizer};
+use super::optimizer::{Optimizer, StepInfo};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
+use crate::device::{Buf, Device, Dst, Mask, Round, Src};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Tag};
@@ -260,7 +260,7 @@ impl Learner {
     pub fn fill_masters(&mut self, d: &dyn Device) -> Result<()> {
         for p in &mut self.params {
             let Some(copy) = p.copy.as_mut().filter(|c| c.ty() == BlockType::F32) else { continue };
-            d.widen(p.buf.all(), copy.all_mut(), p.buf.len())?;
+            d.cast(p.buf.all(), copy.all_mut(), p.buf.len())?;
         }
         Ok(())
     }
@@ -370,7 +370,7 @@ impl Learner {
         };
         for (i, id) in ids.iter().enumerate() {
             let p = &self.params[*id];
-            d.square_sum(gradients.at(p.at), p.len(), norms.at_mut(i))?;
+            d.squared_norm(gradients.at(p.at), p.len(), norms.at_mut(i))?;
         }
         let mut squares = vec![0.0f32; ids.len()];
         d.download(norms.all(), bytemuck::cast_slice_mut(&mut squares))?;
@@ -418,7 +418,7 @@ impl Learner {
                 }
                 _ => Round::Nearest,
             };
-            let at = At { step: self.step, lr: self.lr * p.lr, scale, clamp, matrix: p.rows > 1 };
+            let at = StepInfo { step: self.step, lr: self.lr * p.lr, scale, clamp, matrix: p.rows > 1 };
             let g = Src { buf: gradients, at: p.at };
             self.optimizer.update(d, &mut p.buf, g, &mut p.state, round, at)?;
         }

@@ -7,13 +7,9 @@
 pub mod activations;
 pub mod batch;
 pub mod block;
-pub mod cpu;
 pub mod data;
-pub mod device;
-pub mod dry;
 pub mod engine;
 pub mod export;
-pub mod gpu;
 pub mod gradient;
 pub mod learner;
 pub mod loss;
@@ -26,4 +22,4 @@ pub mod state;
 pub mod weights;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

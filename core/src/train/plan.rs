@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::cpu;
-use super::device::Spent;
-use super::dry::{Dry, Rates};
 use super::engine::{Setup, Techniques, Trainer};
-use super::gpu::Precision;
 use super::learner::Param;
 use crate::config::Config;
 use crate::config::train::Train;
+use crate::device::Spent;
+use crate::device::cpu;
+use crate::device::dry::{Dry, Rates};
+use crate::device::gpu::Precision;
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// The section of a configuration that has one.
 ///
@@ -86,7 +86,7 @@ pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
         ));
     }
     if config.gpu().is_some() {
-        super::gpu::check(shape)?;
+        crate::device::gpu::check(shape)?;
     }
     if train.length > shape.context {
         return Err(Error::config(

@@ -4,8 +4,8 @@
 //! validation. It is slow, and meant for a few short texts.
 
 use super::batch::{Batch, NO_LOSS};
-use super::device::Best;
 use super::engine::Trainer;
+use crate::device::Best;
 use crate::error::Result;
 use crate::ledger::alloc::{Scope, scoped};
 

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{Buf, Device};
 use super::engine::Trainer;
 use super::learner::Param;
 use crate::blocks::BlockType;
+use crate::device::{Buf, Device};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 

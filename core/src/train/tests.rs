@@ -4,18 +4,18 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, NO_LOSS};
-use super::cpu::{Cpu, scratch_bytes};
-use super::dry::Rates;
 use super::engine::{Setup, Stepped, Techniques, Trainer};
 use super::params::Role;
 use super::weights::{ADAPTERS, Bias};
 use super::{plan, state};
 use crate::blocks::BlockType;
 use crate::config::{Config, from_toml};
+use crate::device::cpu::{Cpu, scratch_bytes};
+use crate::device::dry::Rates;
 use crate::ledger::{Category, Ledger, Measured, Tier};
-use crate::model::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::rng::Philox;
+use crate::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
 
 /// A small model; matrices stored as `ty`.
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
@@ -91,7 +91,7 @@ pub(crate) fn trainer(
     let train = config.train.as_ref().unwrap();
     let techniques = Techniques::new(train)?;
     let sizes = techniques.sizes(train, shape, threads);
-    let team = Arc::new(Team::new(threads)?);
+    let team = Arc::new(ThreadTeam::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;
     let source = crate::model::Source::Random {
         spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),
@@ -409,7 +409,7 @@ fn gradients_and_moments_have_the_bytes_of_the_formulas() {
     assert_eq!(planned(&lora), (4 * 4_884_480, 8 * 4_884_480));
     let half = [lora[0], lora[1], ("train.optimizer", "adamw"), ("train.optimizer.state_dtype", "bf16")];
     assert_eq!(planned(&half).1, 4 * 4_884_480);
-    assert!(scratch_bytes(2, &super::device::Sizes::default()) > 0);
+    assert!(scratch_bytes(2, &crate::device::Sizes::default()) > 0);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let techniques = Techniques::new(train).unwrap();
         let sizes = techniques.sizes(train, &shape, 2);
-        let device = Cpu::new(&ledger, &Arc::new(Team::new(2).unwrap()), &sizes).unwrap();
+        let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
         let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases: &biases };
         let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
         let (d, learner) = t.parts();

@@ -1,14 +1,14 @@
 //! The model as training holds it: each tensor frozen in its file's blocks, or a parameter of the learner.
 
-use super::device::{Buf, Device, Dst, Src, Weight};
 use super::learner::{Learner, Param};
-use super::params::{Delta, Init, On, Params, Role, Scratch, Spec};
+use super::params::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
 use crate::blocks::BlockType;
+use crate::device::{Buf, Device, Dst, Src, Weight};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
 use crate::model::Source;
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::rng::Philox;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 
 /// The ledger row of frozen weights.
@@ -75,8 +75,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    fn on<'a>(&'a self, m: usize, params: &'a [usize]) -> On<'a> {
-        On { m, rows: self.w.rows, cols: self.w.cols, params }
+    fn on<'a>(&'a self, m: usize, params: &'a [usize]) -> LinearCall<'a> {
+        LinearCall { m, rows: self.w.rows, cols: self.w.cols, params }
     }
 
     /// Whether its backward reads its input: some parameter of it learns.
@@ -267,7 +267,7 @@ pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, thread
     load::scratch_bytes(pairs.iter().map(|(a, b)| (a, b)), threads)
 }
 
-/// The roles of [`crate::model::shape::LayerTensors::all`].
+/// The roles of [`crate::shape::LayerTensors::all`].
 pub const ROLES: [Role; 9] =
     [Role::AttnNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::Gate, Role::Up, Role::Down];
 

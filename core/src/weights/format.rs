@@ -3,7 +3,7 @@
 use crate::blocks::BlockType;
 use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::{Error, Result};
-use crate::model::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, TensorShape};
 
 /// What the weights of a model become in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use crate::blocks;
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Tag};
 use crate::model::Source;
-use crate::model::shape::TensorShape;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
+use crate::shape::TensorShape;
 
 /// The ledger row of conversion scratch.
 pub const SCRATCH: Tag = Tag::device(Category::Workspace, "load scratch");
@@ -40,7 +40,7 @@ pub fn tensor(
     to: &TensorShape,
     into: &mut [u8],
     scratch: Option<&mut Buffer>,
-    team: &Team,
+    team: &ThreadTeam,
 ) -> Result<()> {
     rows(source, from, to, 0, into, scratch, team)
 }
@@ -56,7 +56,7 @@ pub fn rows(
     start: usize,
     into: &mut [u8],
     scratch: Option<&mut Buffer>,
-    team: &Team,
+    team: &ThreadTeam,
 ) -> Result<()> {
     let row = to.row_bytes();
     let failed: Mutex<Option<Error>> = Mutex::new(None);

@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::ledger::{ALIGN, Buffer};
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::ops::cpu::Mat;
+use crate::shape::{ModelShape, TensorShape};
 
 /// Where each tensor of a unit lies in its buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct LayerView<'a> {
     pub data: &'a [u8],
     /// Where tensors lie in them.
     pub offsets: &'a [usize],
-    /// Their shapes, in [`crate::model::shape::LayerTensors::all`] order.
+    /// Their shapes, in [`crate::shape::LayerTensors::all`] order.
     pub tensors: [&'a TensorShape; 9],
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ullage_core::Result;
 use ullage_core::config::Config;
 use ullage_core::model::adapter::merge;
-use ullage_core::ops::Team;
+use ullage_core::ops::ThreadTeam;
 use ullage_core::train::export::ADAPTER_GGUF;
 use ullage_core::weights::format::Target;
 use ullage_panels::view::{Adapter, AdapterUse};
@@ -82,7 +82,7 @@ fn make(adapted: &Adapted, threads: usize, cancel: &Arc<AtomicBool>, out: &Outbo
     if let Some(dir) = adapted.merged.parent() {
         std::fs::create_dir_all(dir).map_err(|e| ullage_core::Error::io(dir, "cannot make the folder", &e))?;
     }
-    let team = Team::with_cancel(threads, Arc::clone(cancel))?;
+    let team = ThreadTeam::with_cancel(threads, Arc::clone(cancel))?;
     let mut told = Instant::now();
     merge(&opened.model, Target::Original, &adapted.merged, &team, &mut |done, total| {
         if told.elapsed() >= Duration::from_millis(100) {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ullage_core::config::Config;
-use ullage_core::job::protocol::Failure;
 use ullage_core::job::{Command, Order};
+use ullage_core::report::protocol::Failure;
 use ullage_panels::view::{History, Sets};
 use ullage_panels::words as figures;
 

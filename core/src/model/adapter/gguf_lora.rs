@@ -7,7 +7,7 @@ use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter};
-use crate::model::shape::ModelShape;
+use crate::shape::ModelShape;
 
 /// The part of `blk.N.PART.weight` that names a linear.
 const fn part(linear: Linear) -> &'static str {

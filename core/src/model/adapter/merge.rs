@@ -7,9 +7,9 @@ use super::{AdapterFile, Linear, LowRank, Part};
 use crate::blocks::{self, BlockType};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::model::{Model, Source};
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::format::Target;
 
 /// Bytes of f32 rows worked on at once.
@@ -85,7 +85,7 @@ pub fn merge(
     model: &Model,
     target: Target,
     out: &Path,
-    team: &Team,
+    team: &ThreadTeam,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Merged> {
     let Some(adapter) = &model.adapter else {
@@ -156,7 +156,7 @@ fn tensor(
     to: &TensorInfo,
     delta: Option<&Delta>,
     sink: &mut TensorSink<'_>,
-    team: &Team,
+    team: &ThreadTeam,
 ) -> Result<()> {
     let (cols, rows) = (from.cols, from.rows);
     let (stored, written) = (from.bytes as usize / rows.max(1), to.bytes as usize / rows.max(1));

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds_factors, permute};
+use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::model::safetensors::{self, Declared, SafeFile};
-use crate::model::shape::ModelShape;
-use crate::model::whole;
+use crate::shape::ModelShape;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -192,7 +192,7 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
 /// [`Error::Io`]; factors that do not fit `shape`; a folder that holds something else.
 pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
     check(shape, factors)?;
-    let new = whole::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
+    let new = atomic_write::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
     let targets: BTreeSet<&str> = factors.iter().map(|f| f.linear.target()).collect();
     let ranks: BTreeMap<String, usize> = factors
         .iter()
@@ -222,7 +222,7 @@ pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors
     });
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(format!("{CONFIG}: {e}")))?;
     let path = new.file(CONFIG);
-    whole::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
+    atomic_write::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
     let mut tensors = Vec::with_capacity(2 * factors.len());
     for f in factors {
         let w = f.linear.of(&shape.layers[f.layer]);

@@ -20,11 +20,11 @@ pub use save::{Saved, Tensors, save};
 use super::adapter::permute;
 use super::llama_shape::{Names, Role};
 use super::safetensors::{SafeFile, Tensor};
-use super::shape::{ModelShape, TensorShape};
 use super::tokenizer::Tokenizer;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
+use crate::shape::{ModelShape, TensorShape};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -264,7 +264,7 @@ impl HfFolder {
                 for (i, out) in out.chunks_mut(4 * PIECE).enumerate() {
                     let raw = &mut piece[..out.len() / 2];
                     file.read_at(from, (first * row + 2 * i * PIECE) as u64, raw)?;
-                    widen(from.ty, raw, out);
+                    cast(from.ty, raw, out);
                 }
                 debug_assert_eq!(values, n * t.cols);
                 Ok(())
@@ -293,7 +293,7 @@ impl HfFolder {
 const PIECE: usize = 1024;
 
 /// Two-byte floats to f32, both little-endian.
-fn widen(ty: Option<BlockType>, raw: &[u8], out: &mut [u8]) {
+fn cast(ty: Option<BlockType>, raw: &[u8], out: &mut [u8]) {
     let mut wide = [0f32; PIECE];
     let n = raw.len() / 2;
     let shorts: Vec<u16> = raw.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();

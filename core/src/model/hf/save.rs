@@ -10,14 +10,15 @@ use serde_json::{Map, Value, json};
 use super::config::Llama3;
 use super::tokenizer::{LLAMA3, QWEN2};
 use super::{CONFIG, INDEX, WEIGHTS, hf_name, turned};
+use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::adapter::permute;
 use crate::model::safetensors::{self, Declared};
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::model::tokenizer::{TokenKind, TokenizerSpec};
-use crate::model::{Model, Source, whole};
+use crate::model::{Model, Source};
+use crate::shape::{ModelShape, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
 const WORDS: [&str; 6] = [
@@ -55,14 +56,14 @@ pub fn save(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>)
 
 fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) -> Result<Saved> {
     let shape = &model.shape;
-    let new = whole::Folder::new(dir, |name| {
+    let new = atomic_write::Folder::new(dir, |name| {
         [CONFIG, WEIGHTS, INDEX].contains(&name) || WORDS.contains(&name) || name.ends_with(".safetensors")
     })?;
     let (words, no_tokenizer) = words(model)?;
     put(&new.file(CONFIG), &config(model, ty, &words.ids)?)?;
     for (name, content) in &words.files {
         let path = new.file(name);
-        whole::file(&path, |out| out.write_all(content).map_err(|e| Error::io(&path, "cannot write", &e)))?;
+        atomic_write::file(&path, |out| out.write_all(content).map_err(|e| Error::io(&path, "cannot write", &e)))?;
     }
     // The divisors are in the configuration.
     let list: Vec<&TensorShape> = shape.tensors().filter(|t| t.name != "rope_freqs.weight").collect();
@@ -114,7 +115,7 @@ fn head_dim(shape: &ModelShape, t: &TensorShape) -> Option<usize> {
 
 fn put(path: &Path, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("writing JSON: {e}")))?;
-    whole::file(path, |out| writeln!(out, "{text}").map_err(|e| Error::io(path, "cannot write", &e)))
+    atomic_write::file(path, |out| writeln!(out, "{text}").map_err(|e| Error::io(path, "cannot write", &e)))
 }
 
 /// Ids that `config.json` names.
@@ -134,7 +135,7 @@ struct Words {
 fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
     let shape = &model.shape;
     let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
-    let odd = |l: &crate::model::shape::LayerShape| (l.heads, l.kv_heads, l.ff, l.head_dim);
+    let odd = |l: &crate::shape::LayerShape| (l.heads, l.kv_heads, l.ff, l.head_dim);
     if shape.layers.iter().any(|l| odd(l) != odd(layer)) {
         return Err(Error::refused(
             "a Hugging Face folder of this model",

@@ -5,7 +5,7 @@
 //! f32 gives its results up to the order of the sums, without a second set of kernels.
 
 use crate::blocks::BlockType;
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
 /// `run.compute`: whether activations are rounded before a product. One compute path per run.
@@ -69,7 +69,7 @@ impl Rounding {
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or are not `cols` wide.
-pub fn round_activations(team: &Team, ty: BlockType, x: &[f32], cols: usize, out: &mut [f32]) -> Result<()> {
+pub fn round_activations(team: &ThreadTeam, ty: BlockType, x: &[f32], cols: usize, out: &mut [f32]) -> Result<()> {
     if x.len() != out.len() || cols == 0 || !x.len().is_multiple_of(cols) {
         return Err(Error::Internal(format!("activations: {} into {}, {cols} wide", x.len(), out.len())));
     }
@@ -104,7 +104,7 @@ mod tests {
 
     fn rounded(ty: BlockType, x: &[f32]) -> Vec<f32> {
         let mut out = vec![f32::NAN; x.len()];
-        round_activations(&Team::new(2).unwrap(), ty, x, 512, &mut out).unwrap();
+        round_activations(&ThreadTeam::new(2).unwrap(), ty, x, 512, &mut out).unwrap();
         out
     }
 

@@ -9,7 +9,7 @@
 //! number. A query that sees no row gets zeros.
 
 use super::{Kernels, kernels};
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
 /// Rows of a cache tile.
@@ -142,7 +142,7 @@ pub fn packed_weight(weight: f32) -> u8 {
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when a slice is too short or the shape makes no sense.
 pub fn attend(
-    team: &Team,
+    team: &ThreadTeam,
     q: &[f32],
     kv: &dyn KvTiles,
     shape: Attention,
@@ -155,7 +155,7 @@ pub fn attend(
 
 pub(crate) fn attend_with(
     kernels: &Kernels,
-    team: &Team,
+    team: &ThreadTeam,
     q: &[f32],
     kv: &dyn KvTiles,
     shape: Attention,
@@ -317,7 +317,7 @@ impl<'a> Work<'a> {
 /// What all tasks of a call share.
 struct Call<'a> {
     kernels: &'a Kernels,
-    team: &'a Team,
+    team: &'a ThreadTeam,
     q: &'a [f32],
     kv: &'a dyn KvTiles,
     shape: Attention,

@@ -85,7 +85,7 @@ fn run(
     s: Attention,
     observe: Option<Observe<'_>>,
 ) -> Option<Vec<f32>> {
-    let team = Team::new(threads).unwrap();
+    let team = ThreadTeam::new(threads).unwrap();
     let rows = (0..s.kv_heads).map(|h| kv.rows(h)).max().unwrap();
     let mut scratch = vec![f32::NAN; s.scratch(threads, rows)];
     let mut out = vec![f32::NAN; s.tokens * s.heads * s.dim];
@@ -226,7 +226,7 @@ fn observing_sums_to_the_queries_matches_the_definition_and_changes_nothing() {
 
 #[test]
 fn what_does_not_fit_is_an_error_and_cancelling_stops() {
-    let (kv, s, team) = (Plain::new(64, &[100]), shape(2, 1, 64, 10), Team::new(2).unwrap());
+    let (kv, s, team) = (Plain::new(64, &[100]), shape(2, 1, 64, 10), ThreadTeam::new(2).unwrap());
     let (q, mut out, mut scratch) = (noise(10 * 128, 1), vec![0.0; 10 * 128], vec![0.0; s.scratch(2, 100)]);
     assert!(attend(&team, &q, &kv, s, &mut out, &mut scratch, None).is_ok());
     assert!(attend(&team, &q[1..], &kv, s, &mut out, &mut scratch, None).is_err());

@@ -5,7 +5,7 @@
 use super::decode::decode_row_of;
 use super::kernels;
 use crate::blocks::BlockType;
-use crate::ops::team::{Cancelled, SharedMut, Team};
+use crate::ops::team::{Cancelled, SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
 /// Elements of a task, about; calls of fewer run on the caller, as waking a worker costs more than they do.
@@ -13,7 +13,7 @@ const RUN: usize = 16 << 10;
 
 /// How the pairs of a rotation lie in a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairs {
+pub enum RopeLayout {
     /// `(0, 1), (2, 3), …`: GGUF files of the llama family, whose rows were permuted for it.
     Interleaved,
     /// `(i, i + half)`: everything else (NeoX order).
@@ -32,7 +32,12 @@ pub struct Angles<'a> {
 }
 
 /// Calls `each(row, x)` for the rows of `x (…, width)`, sharing them out when they are many.
-fn rows(team: &Team, x: &mut [f32], width: usize, each: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Result<(), Cancelled> {
+fn rows(
+    team: &ThreadTeam,
+    x: &mut [f32],
+    width: usize,
+    each: &(dyn Fn(usize, &mut [f32]) + Sync),
+) -> Result<(), Cancelled> {
     let n = x.len() / width.max(1);
     let per_task = (RUN / width.max(1)).max(1);
     if n <= per_task {
@@ -56,7 +61,7 @@ fn same(what: &str, a: usize, b: usize) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
-pub fn rms_norm(team: &Team, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
+pub fn rms_norm(team: &ThreadTeam, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
     let width = weight.len();
     same("rms norm", x.len(), out.len())?;
     same("rms norm, whole rows", x.len() % width.max(1), 0)?;
@@ -65,7 +70,7 @@ pub fn rms_norm(team: &Team, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32
         let x = &x[i * width..][..width];
         // SAFETY: the table's level runs here.
         unsafe {
-            let mean = (lanes.square_sum)(x) / width as f32;
+            let mean = (lanes.squared_norm)(x) / width as f32;
             (lanes.weighted)(x, 1.0 / (mean + eps).sqrt(), weight, out);
         }
     })?;
@@ -77,7 +82,14 @@ pub fn rms_norm(team: &Team, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or a position has no angles.
-pub fn rope(team: &Team, x: &mut [f32], dim: usize, pairs: Pairs, angles: Angles<'_>, positions: &[u32]) -> Result<()> {
+pub fn rope(
+    team: &ThreadTeam,
+    x: &mut [f32],
+    dim: usize,
+    pairs: RopeLayout,
+    angles: Angles<'_>,
+    positions: &[u32],
+) -> Result<()> {
     let Angles { cos, sin, half } = angles;
     let width = x.len() / positions.len().max(1);
     same("rope, whole heads", x.len(), width / dim.max(1) * dim * positions.len())?;
@@ -94,18 +106,18 @@ pub fn rope(team: &Team, x: &mut [f32], dim: usize, pairs: Pairs, angles: Angles
 }
 
 /// Rotates one head in place by the angles of `position`, which the table must hold: [`rope`] of a single head, bit for bit.
-pub fn rotate(head: &mut [f32], pairs: Pairs, angles: Angles<'_>, position: usize) {
+pub fn rotate(head: &mut [f32], pairs: RopeLayout, angles: Angles<'_>, position: usize) {
     let Angles { cos, sin, half } = angles;
     let (cos, sin) = (&cos[position * half..][..half], &sin[position * half..][..half]);
     let lanes = &kernels().lanes;
     match pairs {
-        Pairs::Halves => {
+        RopeLayout::Halves => {
             let (a, b) = head[..2 * half].split_at_mut(half);
             // SAFETY: the table's level runs here.
             unsafe { (lanes.rotate)(a, b, cos, sin) };
         }
         // SAFETY: as above.
-        Pairs::Interleaved => unsafe { (lanes.rotate_pairs)(&mut head[..2 * half], cos, sin) },
+        RopeLayout::Interleaved => unsafe { (lanes.rotate_pairs)(&mut head[..2 * half], cos, sin) },
     }
 }
 
@@ -113,7 +125,7 @@ pub fn rotate(head: &mut [f32], pairs: Pairs, angles: Angles<'_>, position: usiz
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
-pub fn swiglu(team: &Team, gate: &mut [f32], up: &[f32]) -> Result<()> {
+pub fn swiglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
     same("swiglu", gate.len(), up.len())?;
     let lanes = &kernels().lanes;
     // SAFETY: the table's level runs here.
@@ -124,14 +136,14 @@ pub fn swiglu(team: &Team, gate: &mut [f32], up: &[f32]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
-pub fn add(team: &Team, x: &mut [f32], y: &[f32]) -> Result<()> {
+pub fn add(team: &ThreadTeam, x: &mut [f32], y: &[f32]) -> Result<()> {
     same("add", x.len(), y.len())?;
     let lanes = &kernels().lanes;
     // SAFETY: the table's level runs here.
     runs(team, x, y, &|x, y| unsafe { (lanes.add)(x, y) })
 }
 
-fn runs(team: &Team, x: &mut [f32], y: &[f32], each: &(dyn Fn(&mut [f32], &[f32]) + Sync)) -> Result<()> {
+fn runs(team: &ThreadTeam, x: &mut [f32], y: &[f32], each: &(dyn Fn(&mut [f32], &[f32]) + Sync)) -> Result<()> {
     let n = x.len();
     if n <= RUN {
         each(x, y);
@@ -150,7 +162,7 @@ fn runs(team: &Team, x: &mut [f32], y: &[f32], each: &(dyn Fn(&mut [f32], &[f32]
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] for a token that has no row.
-pub fn embed(team: &Team, ty: BlockType, data: &[u8], dim: usize, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+pub fn embed(team: &ThreadTeam, ty: BlockType, data: &[u8], dim: usize, tokens: &[u32], out: &mut [f32]) -> Result<()> {
     same("embedding", out.len(), tokens.len() * dim)?;
     let bytes = ty.row_bytes(dim).filter(|n| *n > 0);
     let bytes = bytes.ok_or_else(|| Error::Internal(format!("embedding: rows of {dim} are no whole {ty} blocks")))?;
@@ -225,7 +237,7 @@ mod tests {
         let mut outs = Vec::new();
         for threads in [1, 3] {
             let mut out = vec![0.0; x.len()];
-            rms_norm(&Team::new(threads).unwrap(), &x, &w, 1e-5, &mut out).unwrap();
+            rms_norm(&ThreadTeam::new(threads).unwrap(), &x, &w, 1e-5, &mut out).unwrap();
             outs.push(out);
         }
         assert_eq!(outs[0], outs[1]);
@@ -247,14 +259,14 @@ mod tests {
         };
         let (cos, sin) = (table(f64::cos), table(f64::sin));
         let angles = Angles { cos: &cos, sin: &sin, half };
-        for pairs in [Pairs::Halves, Pairs::Interleaved] {
+        for pairs in [RopeLayout::Halves, RopeLayout::Interleaved] {
             let x = ramp(3 * 2 * dim, 1.0);
             let mut y = x.clone();
-            rope(&Team::new(2).unwrap(), &mut y, dim, pairs, angles, &positions).unwrap();
+            rope(&ThreadTeam::new(2).unwrap(), &mut y, dim, pairs, angles, &positions).unwrap();
             for (t, h) in (0..3).flat_map(|t| [(t, 0), (t, 1)]) {
                 let (x, y) = (&x[(2 * t + h) * dim..][..dim], &y[(2 * t + h) * dim..][..dim]);
                 for i in 0..half {
-                    let (a, b) = if pairs == Pairs::Halves { (i, i + half) } else { (2 * i, 2 * i + 1) };
+                    let (a, b) = if pairs == RopeLayout::Halves { (i, i + half) } else { (2 * i, 2 * i + 1) };
                     let (s, c) = angle(positions[t], i).sin_cos();
                     let (xa, xb) = (f64::from(x[a]), f64::from(x[b]));
                     assert!((f64::from(y[a]) - (xa * c - xb * s)).abs() < 1e-6);
@@ -262,13 +274,13 @@ mod tests {
                 }
                 assert_eq!(x[2 * half..], y[2 * half..]);
             }
-            assert!(rope(&Team::new(1).unwrap(), &mut y, dim, pairs, angles, &[4, 0, 0]).is_err());
+            assert!(rope(&ThreadTeam::new(1).unwrap(), &mut y, dim, pairs, angles, &[4, 0, 0]).is_err());
         }
     }
 
     #[test]
     fn gate_and_sum_match_their_definitions() {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         for n in [1, 15, 33, RUN + 1, 3 * RUN + 7] {
             let (x, y) = (ramp(n, 90.0), ramp(n, 2.0));
             let mut gate = x.clone();
@@ -296,7 +308,7 @@ mod tests {
 
     #[test]
     fn embeddings_are_rows_of_the_matrix() {
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let table: Vec<u8> = ramp(10 * 4, 1.0).iter().flat_map(|x| x.to_le_bytes()).collect();
         let mut out = vec![0.0; 8];
         embed(&team, BlockType::F32, &table, 4, &[9, 2], &mut out).unwrap();

@@ -65,7 +65,7 @@ pub(crate) struct Lanes {
     /// `x` ← `x · a + y · b`.
     pub blend: unsafe fn(x: &mut [f32], a: f32, y: &[f32], b: f32),
     /// `Σ x²`.
-    pub square_sum: unsafe fn(x: &[f32]) -> f32,
+    pub squared_norm: unsafe fn(x: &[f32]) -> f32,
     /// `y` ← `x · by · w`.
     pub weighted: unsafe fn(x: &[f32], by: f32, w: &[f32], y: &mut [f32]),
     /// `gate` ← `gate / (1 + exp(−gate)) · up`.
@@ -156,7 +156,7 @@ pub(crate) fn blend<const FMA: bool>(x: &mut [f32], a: f32, y: &[f32], b: f32) {
 }
 
 #[inline(always)]
-pub(crate) fn square_sum<const FMA: bool>(x: &[f32]) -> f32 {
+pub(crate) fn squared_norm<const FMA: bool>(x: &[f32]) -> f32 {
     let mut sum = [0.0; WIDTH];
     let chunks = x.chunks_exact(WIDTH);
     let rest = load(chunks.remainder(), 0.0);
@@ -382,8 +382,8 @@ macro_rules! lanes {
             lanes::blend::<$fma>(x, a, y, b)
         }
         $(#[$feature])?
-        unsafe fn square_sum(x: &[f32]) -> f32 {
-            lanes::square_sum::<$fma>(x)
+        unsafe fn squared_norm(x: &[f32]) -> f32 {
+            lanes::squared_norm::<$fma>(x)
         }
         $(#[$feature])?
         unsafe fn weighted(x: &[f32], by: f32, w: &[f32], y: &mut [f32]) {
@@ -457,7 +457,7 @@ macro_rules! lanes {
         unsafe fn sgd(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &lanes::SgdLanes)  {
             lanes::sgd::<$fma>(p, g, u, c)
         }
-        lanes::Lanes { max, exp_sum, scale, blend, square_sum, weighted, swiglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, scores_vjp, scores_vjp_each, sub_scaled, adamw, sgd }
+        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, scores_vjp, scores_vjp_each, sub_scaled, adamw, sgd }
     }};
 }
 pub(crate) use lanes;

@@ -9,7 +9,7 @@ use super::activations::{Compute, Rounding, round_activations};
 use super::decode::decode_with;
 use super::{FUSED_ROWS, FusedFn, Kernels, kernels};
 use crate::blocks::{BlockType, can_decode};
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
 /// Columns summed in one run; longer rows add the sums of blocks of this many columns in order. A multiple of 256, so that it
@@ -112,7 +112,7 @@ pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols:
 /// As [`linear_many`].
 pub fn linear_many_as(
     compute: Compute,
-    team: &Team,
+    team: &ThreadTeam,
     x: &[f32],
     m: usize,
     products: &mut [Product<'_>],
@@ -147,7 +147,7 @@ pub fn linear_many_as(
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when a slice is too short.
 pub fn linear(
-    team: &Team,
+    team: &ThreadTeam,
     x: &[f32],
     m: usize,
     w: Mat<'_>,
@@ -162,7 +162,13 @@ pub fn linear(
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when a slice is too short or the numbers of columns differ.
-pub fn linear_many(team: &Team, x: &[f32], m: usize, products: &mut [Product<'_>], scratch: &mut [f32]) -> Result<()> {
+pub fn linear_many(
+    team: &ThreadTeam,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    scratch: &mut [f32],
+) -> Result<()> {
     linear_with(kernels(), team, x, m, products, scratch)
 }
 
@@ -186,7 +192,7 @@ const MAX_PRODUCTS: usize = 8;
 
 pub(crate) fn linear_with(
     kernels: &Kernels,
-    team: &Team,
+    team: &ThreadTeam,
     x: &[f32],
     m: usize,
     products: &mut [Product<'_>],
@@ -199,14 +205,21 @@ pub(crate) fn linear_with(
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_add(team: &Team, x: &[f32], m: usize, w: Mat<'_>, y: &mut [f32], scratch: &mut [f32]) -> Result<()> {
+pub fn linear_add(
+    team: &ThreadTeam,
+    x: &[f32],
+    m: usize,
+    w: Mat<'_>,
+    y: &mut [f32],
+    scratch: &mut [f32],
+) -> Result<()> {
     let ldy = w.rows;
     multiply(kernels(), team, x, m, &mut [Product { w, y, ldy }], true, scratch)
 }
 
 fn multiply(
     kernels: &Kernels,
-    team: &Team,
+    team: &ThreadTeam,
     x: &[f32],
     m: usize,
     products: &mut [Product<'_>],
@@ -251,7 +264,7 @@ fn multiply(
     Ok(())
 }
 
-fn check(team: &Team, x: &[f32], m: usize, cols: usize, products: &[Product<'_>], scratch: &[f32]) -> Result<()> {
+fn check(team: &ThreadTeam, x: &[f32], m: usize, cols: usize, products: &[Product<'_>], scratch: &[f32]) -> Result<()> {
     let wrong = |what: String| Err(Error::Internal(format!("linear: {what}")));
     if products.len() > MAX_PRODUCTS {
         return wrong(format!("{} matrices in one region, at most {MAX_PRODUCTS}", products.len()));
@@ -394,7 +407,7 @@ mod tests {
 
     fn run(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
         let kernels = Kernels::at(level)?;
-        let team = Team::new(threads).unwrap();
+        let team = ThreadTeam::new(threads).unwrap();
         let mut out: Vec<Vec<f32>> = mats.iter().map(|w| vec![f32::NAN; m * w.rows]).collect();
         let mut products: Vec<_> = mats.iter().zip(&mut out).map(|(w, y)| Product { w: *w, y, ldy: w.rows }).collect();
         let mut scratch = vec![f32::NAN; linear_scratch(threads, mats[0].cols)];
@@ -486,7 +499,7 @@ mod tests {
     fn strided_output_leaves_the_gaps_alone() {
         let bytes = weights(BlockType::Q4_1, 50, 64, 3);
         let x = noise(3 * 64, 4);
-        let team = Team::new(2).unwrap();
+        let team = ThreadTeam::new(2).unwrap();
         let mut y = vec![7.0; 3 * 60];
         let mut scratch = vec![0.0; linear_scratch(2, 64)];
         linear(&team, &x, 3, Mat::new(BlockType::Q4_1, 50, 64, &bytes).unwrap(), &mut y, 60, &mut scratch).unwrap();
@@ -495,7 +508,7 @@ mod tests {
 
     #[test]
     fn int8_is_exact_on_rounded_activations() {
-        let (m, cols, team) = (9, 512, Team::new(2).unwrap());
+        let (m, cols, team) = (9, 512, ThreadTeam::new(2).unwrap());
         let x = noise(m * cols, 4);
         let types = [BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4K, BlockType::F16];
         let stored: Vec<_> = types.iter().map(|ty| weights(*ty, 20, cols, 3)).collect();
@@ -518,7 +531,7 @@ mod tests {
 
     #[test]
     fn wrong_lengths_are_errors() {
-        let team = Team::new(1).unwrap();
+        let team = ThreadTeam::new(1).unwrap();
         let bytes = weights(BlockType::F32, 4, 8, 3);
         assert!(Mat::new(BlockType::F32, 4, 9, &bytes).is_err());
         assert!(Mat::new(BlockType::I8, 4, 32, &bytes).is_err());

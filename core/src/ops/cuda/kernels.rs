@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, result};
 use super::device::{Device, View, driver};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::model::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
+use crate::forward::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
 
 /// The kernels of one device.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ const TYPED: &[&str] = &["linear", "linear1", "lookup"];
 
 /// A table of angles: cosines `(tokens, half)`, and sines alike.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct RopeTable<'a> {
     /// Cosines.
     pub cosines: View<'a>,
     /// Sines.
@@ -257,7 +257,7 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`Self::linear`].
-    pub fn angles(&self, freqs: View<'_>, turn: Turn<'_>, first: usize, n: usize) -> Result<()> {
+    pub fn angles(&self, freqs: View<'_>, turn: RopeTable<'_>, first: usize, n: usize) -> Result<()> {
         floats("angles, freqs", freqs, 2 * turn.half)?;
         floats("angles, cosines", turn.cosines, n * turn.half)?;
         floats("angles, sines", turn.sines, n * turn.half)?;
@@ -269,7 +269,7 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`Self::linear`].
-    pub fn rope(&self, x: View<'_>, (m, heads, dim): (usize, usize, usize), turn: Turn<'_>) -> Result<()> {
+    pub fn rope(&self, x: View<'_>, (m, heads, dim): (usize, usize, usize), turn: RopeTable<'_>) -> Result<()> {
         floats("rope, x", x, m * heads * dim)?;
         floats("rope, cosines", turn.cosines, m * turn.half)?;
         floats("rope, sines", turn.sines, m * turn.half)?;

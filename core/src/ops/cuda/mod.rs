@@ -9,5 +9,5 @@ mod train;
 
 pub use blas::{Blas, Operand};
 pub use device::{Device, DeviceBuffer, Pinned, View, count};
-pub use kernels::{Attend, Kernels, Turn};
+pub use kernels::{Attend, Kernels, RopeTable};
 pub use train::{Arg, TrainKernels};

@@ -221,7 +221,7 @@ DEV void gate_back(const T* dp, T* g, T* u, size_t n, int whole) {
 // Takes a block of logits a (rows, n), the vocabulary's entries first … first + n, into the running log-sum-exp, and the
 // target's logit into `picked` where it lies in the block. Grid rows, block 512.
 template <class T>
-DEV void lse(const T* a, const uint32_t* targets, float* lse, float* picked, int n, uint32_t first) {
+DEV void log_sum_exp(const T* a, const uint32_t* targets, float* log_sum_exp, float* picked, int n, uint32_t first) {
     const T* row = a + (size_t)blockIdx.x * n;
     float most = -INFINITY, total = 0;
     // Eight at a time where rows start at 16 bytes: one correction of the sum for eight logits.
@@ -247,23 +247,23 @@ DEV void lse(const T* a, const uint32_t* targets, float* lse, float* picked, int
             total += expf(v - most);
         }
     }
-    float before = lse[blockIdx.x], high = fmaxf(block_max(most), before);
+    float before = log_sum_exp[blockIdx.x], high = fmaxf(block_max(most), before);
     total = block_sum(total == 0 ? 0.0f : total * expf(most - high));
     if (threadIdx.x == 0) {
-        lse[blockIdx.x] = high + logf(total + expf(before - high));
+        log_sum_exp[blockIdx.x] = high + logf(total + expf(before - high));
         uint32_t target = targets[blockIdx.x] - first;
         if (target < (uint32_t)n) picked[blockIdx.x] = get(row[target]);
     }
 }
 
-// a = scale · (exp(a − lse) − [target]), zeros in rows without a target (id 2^32 − 1). Grid (n / 1024, rows), block 256.
+// a = scale · (exp(a − log_sum_exp) − [target]), zeros in rows without a target (id 2^32 − 1). Grid (n / 1024, rows), block 256.
 template <class T>
-DEV void softmax_back(T* a, const uint32_t* targets, const float* lse, int n, uint32_t first, float scale) {
+DEV void cross_entropy_vjp(T* a, const uint32_t* targets, const float* log_sum_exp, int n, uint32_t first, float scale) {
     T* row = a + (size_t)blockIdx.y * n;
     uint32_t target = targets[blockIdx.y];
     bool none = target == ~0u;
     target -= first;
-    float whole = lse[blockIdx.y];
+    float whole = log_sum_exp[blockIdx.y];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         uint32_t i = blockIdx.x * 1024 + 256 * j + threadIdx.x;
@@ -498,11 +498,11 @@ TYPE(mxfp4, MXFP4)
     K gate_##t(const T* g, const T* u, T* p, size_t n, int whole) { gate(g, u, p, n, whole); }                         \
     K gate_back_##t(const T* dp, T* g, T* u, size_t n, int whole) { gate_back(dp, g, u, n, whole); }                   \
     K dropout_##t(const T* x, T* y, size_t n, int whole, Drop d) { dropout(x, y, n, whole, d); }                       \
-    K lse_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
-        lse(a, targets, sums, picked, n, first);                                                                       \
+    K log_sum_exp_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
+        log_sum_exp(a, targets, sums, picked, n, first);                                                                       \
     }                                                                                                                  \
-    K softmax_back_##t(T* a, const uint32_t* targets, const float* sums, int n, uint32_t first, float scale) {         \
-        softmax_back(a, targets, sums, n, first, scale);                                                               \
+    K cross_entropy_vjp_##t(T* a, const uint32_t* targets, const float* sums, int n, uint32_t first, float scale) {         \
+        cross_entropy_vjp(a, targets, sums, n, first, scale);                                                               \
     }                                                                                                                  \
     K squares_##t(const T* x, double* partial, size_t n) { squares(x, partial, n); }                                   \
     K attend_plain_##t(const T* q, const T* k, const T* v, T* out, float* sums, SEEN, int n, int heads, int kv_heads,  \

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, result
 use super::device::{Device, View, driver};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::model::gpu::WEIGHT_TYPES;
+use crate::forward::gpu::WEIGHT_TYPES;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -83,8 +83,8 @@ const ONE: &[&str] = &[
     "gate",
     "gate_back",
     "dropout",
-    "lse",
-    "softmax_back",
+    "log_sum_exp",
+    "cross_entropy_vjp",
     "squares",
     "attend_plain",
     "attend_delta",

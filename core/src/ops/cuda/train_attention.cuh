@@ -41,7 +41,7 @@ DEV float dot8(const float (&a)[8], const float (&b)[8]) {
 }
 
 template <class T>
-DEV void attend_plain(const T* q, const T* k, const T* v, T* out, float* lse, Seen seen, int n, int heads,
+DEV void attend_plain(const T* q, const T* k, const T* v, T* out, float* log_sum_exp, Seen seen, int n, int heads,
                       int kv_heads, int dim, float scale) {
     WARP_ITEM(n * heads);
     int row = item / heads, kv = item % heads / (heads / kv_heads);
@@ -60,7 +60,7 @@ DEV void attend_plain(const T* q, const T* k, const T* v, T* out, float* lse, Se
 #pragma unroll
     for (int i = 0; i < 8; i++) acc[i] /= total;
     write8(out + (size_t)item * dim, dim, lane, acc);
-    if (lane == 0) lse[item] = most + logf(total);
+    if (lane == 0) log_sum_exp[item] = most + logf(total);
 }
 
 // delta = ⟨out, dout⟩ of each (token, head). Grid items / 4, block 128.
@@ -75,7 +75,7 @@ DEV void attend_delta(const T* out, const T* dout, float* delta, int items, int 
 }
 
 template <class T>
-DEV void attend_plain_dq(const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dq,
+DEV void attend_plain_dq(const T* q, const T* k, const T* v, const T* dout, const float* log_sum_exp, const float* delta, T* dq,
                          Seen seen, int n, int heads, int kv_heads, int dim, float scale) {
     WARP_ITEM(n * heads);
     int row = item / heads, kv = item % heads / (heads / kv_heads);
@@ -86,7 +86,7 @@ DEV void attend_plain_dq(const T* q, const T* k, const T* v, const T* dout, cons
         size_t at = ((size_t)j * kv_heads + kv) * dim;
         head8(k + at, dim, lane, key);
         head8(v + at, dim, lane, value);
-        float p = expf(dot8(query, key) * scale - lse[item]);
+        float p = expf(dot8(query, key) * scale - log_sum_exp[item]);
         float ds = p * (dot8(grad, value) - delta[item]) * scale;
 #pragma unroll
         for (int i = 0; i < 8; i++) acc[i] += ds * key[i];
@@ -95,7 +95,7 @@ DEV void attend_plain_dq(const T* q, const T* k, const T* v, const T* dout, cons
 }
 
 template <class T>
-DEV void attend_plain_dkv(const T* q, const T* k, const T* v, const T* dout, const float* lse, const float* delta, T* dk,
+DEV void attend_plain_dkv(const T* q, const T* k, const T* v, const T* dout, const float* log_sum_exp, const float* delta, T* dk,
                           T* dv, Seen seen, int n, int heads, int kv_heads, int dim, float scale) {
     WARP_ITEM(n * kv_heads);
     int j = item / kv_heads, kv = item % kv_heads, group = heads / kv_heads;
@@ -107,7 +107,7 @@ DEV void attend_plain_dkv(const T* q, const T* k, const T* v, const T* dout, con
             size_t at = (size_t)row * heads + h;
             head8(q + at * dim, dim, lane, query);
             head8(dout + at * dim, dim, lane, grad);
-            float p = expf(dot8(query, key) * scale - lse[at]);
+            float p = expf(dot8(query, key) * scale - log_sum_exp[at]);
             float ds = p * (dot8(grad, value) - delta[at]) * scale;
 #pragma unroll
             for (int i = 0; i < 8; i++) accv[i] += p * grad[i], acck[i] += ds * query[i];
@@ -205,7 +205,7 @@ DEV void write(bf16* x, int ld, int first, int n, const float (&acc)[D / 8][4], 
 
 // Grid (tokens / 64, heads), block 128.
 template <int D>
-DEV void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, Seen seen, int n,
+DEV void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sum_exp, Seen seen, int n,
                 int heads, int kv_heads, float scale) {
     typedef Tile<D, 64> Rows;
     extern __shared__ __align__(16) bf16 shared[];
@@ -275,7 +275,7 @@ DEV void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* l
         total[e] += __shfl_xor_sync(~0u, total[e], 1);
         total[e] += __shfl_xor_sync(~0u, total[e], 2);
         int r = row + 8 * e;
-        if (r < n && lane % 4 == 0) lse[(size_t)r * heads + head] = most[e] / LOG2E + logf(total[e]);
+        if (r < n && lane % 4 == 0) log_sum_exp[(size_t)r * heads + head] = most[e] / LOG2E + logf(total[e]);
     }
     write<D>(out + head * D, ldq, first + 16 * warp, n, acc, 1.0f / total[0], 1.0f / total[1]);
 }
@@ -286,7 +286,7 @@ constexpr int STRIDE = D > 64 ? 32 : 64;
 
 // Grid (tokens / 64, heads), block 128.
 template <int D>
-DEV void attend_dq(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse, const float* delta,
+DEV void attend_dq(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* log_sum_exp, const float* delta,
                    bf16* dq, Seen seen, int n, int heads, int kv_heads, float scale) {
     constexpr int S = STRIDE<D>;
     typedef Tile<D, 64> Rows;
@@ -313,7 +313,7 @@ DEV void attend_dq(const bf16* q, const bf16* k, const bf16* v, const bf16* dout
     for (int e = 0; e < 2; e++) {
         int r = row + 8 * e;
         from[e] = r < n ? seen.start(r) : n;
-        whole[e] = r < n ? lse[(size_t)r * heads + head] * LOG2E : 0;
+        whole[e] = r < n ? log_sum_exp[(size_t)r * heads + head] * LOG2E : 0;
         less[e] = r < n ? delta[(size_t)r * heads + head] : 0;
     }
     float acc[D / 8][4] = {};
@@ -355,7 +355,7 @@ DEV void attend_dq(const bf16* q, const bf16* k, const bf16* v, const bf16* dout
 // Scores are made transposed, keys down and queries across, so that they are left operands as they come. Grid (tokens / 64,
 // kv heads), block 128.
 template <int D>
-DEV void attend_dkv(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse, const float* delta,
+DEV void attend_dkv(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* log_sum_exp, const float* delta,
                     bf16* dk, bf16* dv, Seen seen, int n, int heads, int kv_heads, float scale) {
     constexpr int S = STRIDE<D>;
     typedef Tile<D, 64> Rows;
@@ -378,7 +378,7 @@ DEV void attend_dkv(const bf16* q, const bf16* k, const bf16* v, const bf16* dou
             for (int i = threadIdx.x; i < S; i += 128) {
                 bool there = at + i < n;
                 from[i] = there ? seen.start(at + i) : n;
-                whole[i] = there ? lse[(size_t)(at + i) * heads + head] * LOG2E : 0;
+                whole[i] = there ? log_sum_exp[(size_t)(at + i) * heads + head] * LOG2E : 0;
                 less[i] = there ? delta[(size_t)(at + i) * heads + head] : 0;
             }
             __syncthreads();

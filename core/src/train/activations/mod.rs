@@ -3,8 +3,8 @@
 mod keep;
 mod recompute;
 
-use super::device::{Buf, Device};
 use crate::catalog::Entry;
+use crate::device::{Buf, Device};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 

@@ -3,8 +3,8 @@
 use super::read::Record;
 use super::{Documents, LossOn, Options};
 use crate::error::{Error, Result};
-use crate::job::text::Words;
 use crate::model::chat::Message;
+use crate::model::text::Words;
 
 /// The role whose words are learned.
 const ASSISTANT: &str = "assistant";

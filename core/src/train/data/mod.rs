@@ -16,8 +16,8 @@ pub use pack::Packed;
 pub use crate::config::train::{LossOn, Split, Validation};
 
 use crate::error::{Error, Result};
-use crate::job::text::Words;
 use crate::ledger::alloc::{Scope, scoped};
+use crate::model::text::Words;
 use crate::rng::Philox;
 
 /// The configuration key that messages name.

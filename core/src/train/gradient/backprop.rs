@@ -4,7 +4,7 @@ use super::Gradient;
 use crate::catalog::{self, Axis, Entry, with_all};
 use crate::error::Result;
 use crate::train::batch::Batch;
-use crate::train::engine::{Stepped, Trainer, Watch};
+use crate::train::engine::{OnProgress, Stepped, Trainer};
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
@@ -22,7 +22,14 @@ pub static ENTRY: Entry = Entry {
 struct Backprop;
 
 impl Gradient for Backprop {
-    fn step(&self, trainer: &mut Trainer, batches: &[Batch], step: u64, lr: f32, watch: Watch<'_>) -> Result<Stepped> {
+    fn step(
+        &self,
+        trainer: &mut Trainer,
+        batches: &[Batch],
+        step: u64,
+        lr: f32,
+        watch: OnProgress<'_>,
+    ) -> Result<Stepped> {
         trainer.backprop(batches, step, lr, watch)
     }
 }

@@ -3,7 +3,7 @@
 mod backprop;
 
 use super::batch::Batch;
-use super::engine::{Stepped, Trainer, Watch};
+use super::engine::{OnProgress, Stepped, Trainer};
 use crate::catalog::Entry;
 use crate::error::Result;
 
@@ -16,5 +16,12 @@ pub trait Gradient: Send + Sync {
     ///
     /// # Errors
     /// The device's; a loss that is no number.
-    fn step(&self, trainer: &mut Trainer, batches: &[Batch], step: u64, lr: f32, watch: Watch<'_>) -> Result<Stepped>;
+    fn step(
+        &self,
+        trainer: &mut Trainer,
+        batches: &[Batch],
+        step: u64,
+        lr: f32,
+        watch: OnProgress<'_>,
+    ) -> Result<Stepped>;
 }

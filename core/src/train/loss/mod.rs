@@ -7,10 +7,10 @@ mod chunked;
 mod cut;
 mod full;
 
-use super::device::{Best, Buf, Device, Weight};
 use super::learner::Learner;
 use crate::blocks::BlockType;
 use crate::catalog::Entry;
+use crate::device::{Best, Buf, Device, Weight};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
 
@@ -41,7 +41,7 @@ pub trait Loss: Send + Sync {
 pub struct Head {
     tile: Tile,
     logits: Buf,
-    lse: Buf,
+    log_sum_exp: Buf,
     picked: Buf,
 }
 
@@ -98,7 +98,7 @@ impl Head {
         Ok(Self {
             tile,
             logits: d.buffer(LOGITS, BlockType::F32, tile.rows * tile.vocab)?,
-            lse: d.buffer(STATISTICS, BlockType::F32, rows)?,
+            log_sum_exp: d.buffer(STATISTICS, BlockType::F32, rows)?,
             picked: d.buffer(STATISTICS, BlockType::F32, rows)?,
         })
     }
@@ -117,7 +117,7 @@ impl Head {
         mut best: Option<&mut [Best]>,
     ) -> Result<f64> {
         let &HeadCall { d, x, targets, rows, hidden, vocab } = call;
-        d.fill(self.lse.all_mut(), rows, f32::NEG_INFINITY)?;
+        d.fill(self.log_sum_exp.all_mut(), rows, f32::NEG_INFINITY)?;
         if let Some(HeadGrad { parameter: Some(id), .. }) = &grad {
             // What is not added to, because a tile was skipped, must be zero.
             let n = vocab * hidden;
@@ -130,8 +130,8 @@ impl Head {
             for (first, width) in blocks() {
                 let w = weight.of(learner, vocab, hidden).rows(first, width);
                 d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
-                let (lse, picked) = (self.lse.at_mut(row), self.picked.at_mut(row));
-                d.lse(self.logits.all(), n, width, first, targets.at(row), lse, picked)?;
+                let (log_sum_exp, picked) = (self.log_sum_exp.at_mut(row), self.picked.at_mut(row));
+                d.log_sum_exp(self.logits.all(), n, width, first, targets.at(row), log_sum_exp, picked)?;
                 if let Some(best) = best.as_deref_mut().and_then(|b| b.get_mut(row..row + n)) {
                     d.argmax(self.logits.all(), width, first, best)?;
                 }
@@ -143,8 +143,8 @@ impl Head {
                 if wide < vocab {
                     d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
                 }
-                let (a, lse) = (self.logits.all_mut(), self.lse.at(row));
-                if !d.softmax_vjp(a, n, width, first, targets.at(row), lse, grad.scale, eps)? {
+                let (a, log_sum_exp) = (self.logits.all_mut(), self.log_sum_exp.at(row));
+                if !d.cross_entropy_vjp(a, n, width, first, targets.at(row), log_sum_exp, grad.scale, eps)? {
                     continue;
                 }
                 d.linear_dx(self.logits.all(), n, w, grad.dx.at_mut(row * hidden), add)?;
@@ -161,15 +161,15 @@ impl Head {
         self.sum(d, rows)
     }
 
-    /// `Σ lse − picked`, in order, in f64.
+    /// `Σ log_sum_exp − picked`, in order, in f64.
     fn sum(&self, d: &dyn Device, rows: usize) -> Result<f64> {
         let mut total = 0.0;
-        let (mut lse, mut picked) = ([0.0f32; 256], [0.0f32; 256]);
+        let (mut log_sum_exp, mut picked) = ([0.0f32; 256], [0.0f32; 256]);
         for at in (0..rows).step_by(256) {
             let n = 256.min(rows - at);
-            d.download(self.lse.at(at), bytemuck::cast_slice_mut(&mut lse[..n]))?;
+            d.download(self.log_sum_exp.at(at), bytemuck::cast_slice_mut(&mut log_sum_exp[..n]))?;
             d.download(self.picked.at(at), bytemuck::cast_slice_mut(&mut picked[..n]))?;
-            total += lse[..n].iter().zip(&picked[..n]).map(|(l, p)| f64::from(*l) - f64::from(*p)).sum::<f64>();
+            total += log_sum_exp[..n].iter().zip(&picked[..n]).map(|(l, p)| f64::from(*l) - f64::from(*p)).sum::<f64>();
         }
         Ok(total)
     }

@@ -1,11 +1,11 @@
 //! AdamW: Adam with decoupled weight decay (arXiv 1711.05101), as PyTorch computes it.
 
-use super::{At, Optimizer, Slot, state_dtype};
+use super::{Optimizer, Slot, StepInfo, state_dtype};
 use crate::blocks::BlockType;
 use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 use crate::config::Knobs;
+use crate::device::{self, Buf, Device, Round, Src};
 use crate::error::{Error, Result};
-use crate::train::device::{self, Buf, Device, Round, Src};
 
 const fn share(
     id: &'static str,
@@ -100,7 +100,7 @@ impl Optimizer for AdamW {
         g: Src<'_>,
         state: &mut [Buf],
         round: Round<'_>,
-        at: At,
+        at: StepInfo,
     ) -> Result<()> {
         let [m, v] = state else { return Err(Error::Internal("adamw without its two moments".into())) };
         let correction = |beta: f64| (1.0 - beta.powf(at.step as f64)) as f32;

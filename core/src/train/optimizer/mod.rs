@@ -3,9 +3,9 @@
 mod adamw;
 mod sgd;
 
-use super::device::{Buf, Device, Round, Src};
 use crate::blocks::BlockType;
 use crate::catalog::Entry;
+use crate::device::{Buf, Device, Round, Src};
 use crate::error::Result;
 
 /// The variants of train.optimizer.
@@ -24,7 +24,7 @@ pub struct Slot {
 
 /// One step as an optimizer sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct At {
+pub struct StepInfo {
     /// Steps from 1.
     pub step: u64,
     /// Learning rate now, of this parameter.
@@ -53,7 +53,7 @@ pub trait Optimizer: Send + Sync {
         g: Src<'_>,
         state: &mut [Buf],
         round: Round<'_>,
-        at: At,
+        at: StepInfo,
     ) -> Result<()>;
 }
 

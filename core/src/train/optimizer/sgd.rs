@@ -1,11 +1,11 @@
 //! Stochastic gradient descent, with momentum or without, as PyTorch computes it.
 
-use super::{At, Optimizer, Slot, state_dtype};
+use super::{Optimizer, Slot, StepInfo, state_dtype};
 use crate::blocks::BlockType;
 use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 use crate::config::Knobs;
+use crate::device::{self, Buf, Device, Round, Src};
 use crate::error::{Error, Result};
-use crate::train::device::{self, Buf, Device, Round, Src};
 
 /// The catalogue entry.
 pub static ENTRY: Entry = Entry {
@@ -87,7 +87,7 @@ impl Optimizer for Sgd {
         g: Src<'_>,
         state: &mut [Buf],
         round: Round<'_>,
-        at: At,
+        at: StepInfo,
     ) -> Result<()> {
         let &Self { momentum, nesterov, weight_decay, .. } = self;
         let by = device::Sgd { lr: at.lr, momentum, nesterov, weight_decay, scale: at.scale, clamp: at.clamp };

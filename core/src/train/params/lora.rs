@@ -1,11 +1,11 @@
 //! LoRA: low-rank adapters on frozen linears (arXiv 2106.09685; PEFT's layout and initialization). On quantized weights
 //! they are QLoRA's adapters: the weights stay in their blocks and are decoded as they are multiplied with.
 
-use super::{Delta, Init, On, Params, Role, Scratch, Spec};
+use super::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
 use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 use crate::config::Knobs;
+use crate::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::error::{Error, Result};
-use crate::train::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::train::learner::Learner;
 
 /// The catalogue entry.
@@ -141,16 +141,16 @@ struct Pair {
 }
 
 impl Pair {
-    fn a<'a>(&self, on: On<'_>, learner: &'a Learner) -> Weight<'a> {
+    fn a<'a>(&self, on: LinearCall<'_>, learner: &'a Learner) -> Weight<'a> {
         Weight::of(learner.buf(on.params[0]), self.r, on.cols)
     }
 
-    fn b<'a>(&self, on: On<'_>, learner: &'a Learner) -> Weight<'a> {
+    fn b<'a>(&self, on: LinearCall<'_>, learner: &'a Learner) -> Weight<'a> {
         Weight::of(learner.buf(on.params[1]), on.rows, self.r)
     }
 
     /// What dropout does to the input in this pass, if anything.
-    fn mask(&self, on: On<'_>, learner: &Learner) -> Option<Mask> {
+    fn mask(&self, on: LinearCall<'_>, learner: &Learner) -> Option<Mask> {
         learner.mask(on.params[0], self.dropout)
     }
 
@@ -159,7 +159,7 @@ impl Pair {
     fn low<'a>(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &Learner,
         x: Src<'a>,
         scratch: &'a mut Scratch,
@@ -195,7 +195,7 @@ impl Delta for Pair {
     fn forward(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &Learner,
         x: Src<'_>,
         y: Dst<'_>,
@@ -208,7 +208,7 @@ impl Delta for Pair {
     fn grads(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &mut Learner,
         x: Src<'_>,
         dy: Src<'_>,
@@ -228,7 +228,7 @@ impl Delta for Pair {
     fn dx(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &Learner,
         _: Src<'_>,
         dx: Dst<'_>,

@@ -3,9 +3,9 @@
 mod full;
 mod lora;
 
-use super::device::{Buf, Device, Dst, Src};
 use super::learner::Learner;
 use crate::catalog::Entry;
+use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
 
 /// The variants of train.params.
@@ -81,7 +81,7 @@ pub struct Spec {
 /// A linear that a technique has put something on: `m` rows through a base of `rows` outputs and `cols` inputs, and the
 /// numbers of its own parameters.
 #[derive(Clone, Copy, Debug)]
-pub struct On<'a> {
+pub struct LinearCall<'a> {
     /// Rows of the batch.
     pub m: usize,
     /// Outputs of the base.
@@ -118,7 +118,7 @@ pub trait Delta: Send + Sync {
     fn forward(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &Learner,
         x: Src<'_>,
         y: Dst<'_>,
@@ -132,7 +132,7 @@ pub trait Delta: Send + Sync {
     fn grads(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &mut Learner,
         x: Src<'_>,
         dy: Src<'_>,
@@ -146,7 +146,7 @@ pub trait Delta: Send + Sync {
     fn dx(
         &self,
         d: &dyn Device,
-        on: On<'_>,
+        on: LinearCall<'_>,
         learner: &Learner,
         dy: Src<'_>,
         dx: Dst<'_>,

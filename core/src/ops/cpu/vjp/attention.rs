@@ -10,8 +10,8 @@ use super::products::ended;
 use crate::Result;
 use crate::ops::cpu::attention::TILE;
 use crate::ops::cpu::{Kernels, kernels};
-use crate::ops::team::{SharedMut, Team};
-use crate::train::device::Causal;
+use crate::ops::descriptors::Causal;
+use crate::ops::team::{SharedMut, ThreadTeam};
 
 /// Elements of one worker: two tiles of scores, and per row statistics.
 const OWN: usize = 2 * TILE * TILE + 4 * TILE;
@@ -85,35 +85,35 @@ impl Call<'_> {
     }
 }
 
-fn check_lengths(of: &Causal, q: usize, k: usize, lse: usize, segments: usize) -> Result<()> {
+fn check_lengths(of: &Causal, q: usize, k: usize, log_sum_exp: usize, segments: usize) -> Result<()> {
     let m = of.sequences * of.length;
     let heads = of.kv_heads > 0 && of.heads.is_multiple_of(of.kv_heads) && of.dim > 0;
-    let lengths = q >= m * of.heads * of.dim && k >= m * of.kv_heads * of.dim && lse >= m * of.heads;
+    let lengths = q >= m * of.heads * of.dim && k >= m * of.kv_heads * of.dim && log_sum_exp >= m * of.heads;
     check("attention", heads && lengths && (segments == 0 || segments >= m), || {
-        format!("{q}, {k}, {lse} and {segments} elements for {of:?}")
+        format!("{q}, {k}, {log_sum_exp} and {segments} elements for {of:?}")
     })
 }
 
-/// Forward: `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`, `segments (m)` or empty, `lse (m, heads)`.
+/// Forward: `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`, `segments (m)` or empty, `log_sum_exp (m, heads)`.
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
 pub fn attention(
-    team: &Team,
+    team: &ThreadTeam,
     q: &[f32],
     k: &[f32],
     v: &[f32],
     segments: &[u32],
     of: Causal,
     o: &mut [f32],
-    lse: &mut [f32],
+    log_sum_exp: &mut [f32],
     scratch: &mut [f32],
 ) -> Result<()> {
-    check_lengths(&of, q.len().min(o.len()), k.len().min(v.len()), lse.len(), segments.len())?;
+    check_lengths(&of, q.len().min(o.len()), k.len().min(v.len()), log_sum_exp.len(), segments.len())?;
     check("attention", scratch.len() >= attention_scratch(team.threads(), 0, 0), || "scratch is short".into())?;
     let call = Call { kernels: kernels(), segments, of };
     let (dim, width, kv_width, tiles) = (of.dim, call.width(), call.kv_width(), call.tiles());
-    let (o, lse) = (SharedMut::new(o), SharedMut::new(lse));
+    let (o, log_sum_exp) = (SharedMut::new(o), SharedMut::new(log_sum_exp));
     let aligned = scratch.as_ptr().align_offset(64).min(16);
     let scratch = SharedMut::new(&mut scratch[aligned..]);
     let lanes = &call.kernels.lanes;
@@ -174,7 +174,7 @@ pub fn attention(
             // SAFETY: each output row is one task's.
             unsafe {
                 (lanes.scale)(o.slice(row(query + i), dim), 1.0 / sum[i]);
-                lse.slice((s * of.length + query + i) * of.heads + h, 1)[0] = max[i] + sum[i].ln();
+                log_sum_exp.slice((s * of.length + query + i) * of.heads + h, 1)[0] = max[i] + sum[i].ln();
             }
         }
     })?;
@@ -186,12 +186,12 @@ pub fn attention(
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
 pub fn attention_vjp(
-    team: &Team,
+    team: &ThreadTeam,
     q: &[f32],
     k: &[f32],
     v: &[f32],
     o: &[f32],
-    lse: &[f32],
+    log_sum_exp: &[f32],
     d_o: &[f32],
     segments: &[u32],
     of: Causal,
@@ -202,7 +202,7 @@ pub fn attention_vjp(
 ) -> Result<()> {
     let rows = [q.len(), o.len(), d_o.len(), dq.len()].into_iter().min().unwrap_or(0);
     let kv_rows = [k.len(), v.len(), dk.len(), dv.len()].into_iter().min().unwrap_or(0);
-    check_lengths(&of, rows, kv_rows, lse.len(), segments.len())?;
+    check_lengths(&of, rows, kv_rows, log_sum_exp.len(), segments.len())?;
     let m = of.sequences * of.length;
     let needed = attention_scratch(team.threads(), m, of.heads);
     check("attention", scratch.len() >= needed, || format!("{} of scratch, {needed} needed", scratch.len()))?;
@@ -227,7 +227,7 @@ pub fn attention_vjp(
         })?;
     }
     let workers = SharedMut::new(workers);
-    let given = Given { q, k, v, d_o, lse, delta };
+    let given = Given { q, k, v, d_o, log_sum_exp, delta };
     call.queries(team, &given, dq, workers)?;
     call.keys(team, &given, dk, dv, workers)?;
     ended(team)
@@ -239,14 +239,14 @@ struct Given<'a> {
     k: &'a [f32],
     v: &'a [f32],
     d_o: &'a [f32],
-    lse: &'a [f32],
+    log_sum_exp: &'a [f32],
     /// `Σ do · o` of each token and head.
     delta: &'a [f32],
 }
 
 impl Call<'_> {
     /// `dQ += dS · K · scale`, by query tile.
-    fn queries(&self, team: &Team, given: &Given<'_>, dq: &mut [f32], workers: SharedMut<f32>) -> Result<()> {
+    fn queries(&self, team: &ThreadTeam, given: &Given<'_>, dq: &mut [f32], workers: SharedMut<f32>) -> Result<()> {
         let (of, lanes) = (self.of, &self.kernels.lanes);
         let (dim, width, kv_width, tiles) = (of.dim, self.width(), self.kv_width(), self.tiles());
         let dq = SharedMut::new(dq);
@@ -279,7 +279,7 @@ impl Call<'_> {
                     // SAFETY: the table's level runs here.
                     unsafe {
                         (lanes.scale)(p, of.scale);
-                        (lanes.exp_sum)(p, given.lse[at]);
+                        (lanes.exp_sum)(p, given.log_sum_exp[at]);
                         (lanes.scores_vjp)(p, dp, given.delta[at], of.scale);
                     }
                 }
@@ -296,7 +296,7 @@ impl Call<'_> {
     /// `dV += Pᵀ · dO`, `dK += dSᵀ · Q · scale`, by key tile, over the group's heads in order.
     fn keys(
         &self,
-        team: &Team,
+        team: &ThreadTeam,
         given: &Given<'_>,
         dk: &mut [f32],
         dv: &mut [f32],
@@ -315,7 +315,7 @@ impl Call<'_> {
             let own = unsafe { workers.slice(worker * OWN, OWN) };
             let (scores, rest) = own.split_at_mut(TILE * TILE);
             let (dp, stats) = rest.split_at_mut(TILE * TILE);
-            let (lse, delta) = stats[..2 * TILE].split_at_mut(TILE);
+            let (log_sum_exp, delta) = stats[..2 * TILE].split_at_mut(TILE);
             let kv = |t: usize| (s * of.length + t) * kv_width + g * dim;
             let (into_k, into_v) = (dk.at(kv(key)), dv.at(kv(key)));
             dk.at(kv(key + n - 1) + dim - 1);
@@ -334,7 +334,7 @@ impl Call<'_> {
                     }
                     for i in 0..m {
                         let at = (s * of.length + query + i) * of.heads + h;
-                        (lse[i], delta[i]) = (given.lse[at], given.delta[at]);
+                        (log_sum_exp[i], delta[i]) = (given.log_sum_exp[at], given.delta[at]);
                     }
                     self.dot(&given.k[kv(key)..], kv_width, n, &given.q[row(query)..], width, m, scores);
                     if !self.whole(s, query, m, key, n) {
@@ -343,7 +343,7 @@ impl Call<'_> {
                     for p in scores.chunks_exact_mut(TILE).take(n) {
                         // SAFETY: the table's level runs here.
                         unsafe {
-                            (lanes.sub_scaled)(&mut p[..m], of.scale, &lse[..m]);
+                            (lanes.sub_scaled)(&mut p[..m], of.scale, &log_sum_exp[..m]);
                             (lanes.exp_sum)(&mut p[..m], 0.0);
                         }
                     }

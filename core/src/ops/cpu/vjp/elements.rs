@@ -2,24 +2,24 @@
 
 use super::check;
 use crate::Result;
-use crate::ops::cpu::{Angles, Pairs, kernels};
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::cpu::{Angles, RopeLayout, kernels};
+use crate::ops::descriptors::Mask;
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::rng::Philox;
-use crate::train::device::Mask;
 
 /// Elements of a task, about.
 const RUN: usize = 16 << 10;
-/// Partial sums of [`square_sum`] at most.
+/// Partial sums of [`squared_norm`] at most.
 const PARTS: usize = 1024;
 
 /// Runs `each(first, n)` over runs of `n ≤ RUN` elements.
-fn runs(team: &Team, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+fn runs(team: &ThreadTeam, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
     team.run(len.div_ceil(RUN), &|task, _| each(task * RUN, RUN.min(len - task * RUN)))?;
     Ok(())
 }
 
 /// Runs `each(first, n)` over rows of `width` elements, several a task.
-fn row_runs(team: &Team, rows: usize, width: usize, each: &(dyn Fn(usize) + Sync)) -> Result<()> {
+fn row_runs(team: &ThreadTeam, rows: usize, width: usize, each: &(dyn Fn(usize) + Sync)) -> Result<()> {
     let n = (RUN / width.max(1)).max(1);
     team.run(rows.div_ceil(n), &|task, _| (task * n..rows.min((task + 1) * n)).for_each(each))?;
     Ok(())
@@ -36,7 +36,7 @@ pub const fn rms_norm_vjp_scratch(m: usize) -> usize {
 /// # Errors
 /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or scratch is short.
 pub fn rms_norm_vjp(
-    team: &Team,
+    team: &ThreadTeam,
     dy: &[f32],
     x: &[f32],
     w: &[f32],
@@ -58,7 +58,7 @@ pub fn rms_norm_vjp(
         let (dy, x) = (&dy[i * cols..][..cols], &x[i * cols..][..cols]);
         // SAFETY: the table's level runs here; each row is one task's.
         unsafe {
-            let r = 1.0 / ((lanes.square_sum)(x) / cols as f32 + eps).sqrt();
+            let r = 1.0 / ((lanes.squared_norm)(x) / cols as f32 + eps).sqrt();
             let along = (lanes.weighted_dot)(dy, w, x) / cols as f32;
             (lanes.norm_vjp)(dy, w, x, r, -r * r * r * along, dx.slice(i * cols, cols));
             rho.slice(i, 1)[0] = r;
@@ -87,7 +87,7 @@ pub fn rms_norm_vjp(
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn dropout(team: &Team, x: &[f32], mask: Mask, y: &mut [f32], add: bool) -> Result<()> {
+pub fn dropout(team: &ThreadTeam, x: &[f32], mask: Mask, y: &mut [f32], add: bool) -> Result<()> {
     check("dropout", x.len() == y.len(), || format!("{} and {} elements", x.len(), y.len()))?;
     let (random, threshold, scale) = (Philox::new(mask.seed).stream(mask.stream), mask.threshold(), mask.scale());
     let y = SharedMut::new(y);
@@ -109,7 +109,7 @@ pub fn dropout(team: &Team, x: &[f32], mask: Mask, y: &mut [f32], add: bool) -> 
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn bias_vjp(team: &Team, dy: &[f32], m: usize, rows: usize, db: &mut [f32], add: bool) -> Result<()> {
+pub fn bias_vjp(team: &ThreadTeam, dy: &[f32], m: usize, rows: usize, db: &mut [f32], add: bool) -> Result<()> {
     check("bias vjp", dy.len() >= m * rows && db.len() >= rows, || format!("{} and {}", dy.len(), db.len()))?;
     let lanes = &kernels().lanes;
     let db = SharedMut::new(db);
@@ -133,7 +133,7 @@ pub fn bias_vjp(team: &Team, dy: &[f32], m: usize, rows: usize, db: &mut [f32], 
 ///
 /// # Errors
 /// As [`rms_norm_vjp`]; an id that has no row.
-pub fn embed_vjp(team: &Team, dy: &[f32], ids: &[u32], rows: usize, cols: usize, d: &mut [f32]) -> Result<()> {
+pub fn embed_vjp(team: &ThreadTeam, dy: &[f32], ids: &[u32], rows: usize, cols: usize, d: &mut [f32]) -> Result<()> {
     let fits = dy.len() >= ids.len() * cols && d.len() >= rows * cols && ids.iter().all(|i| (*i as usize) < rows);
     check("embedding vjp", fits, || format!("{} gradients of {} ids in {rows} rows", dy.len(), ids.len()))?;
     let lanes = &kernels().lanes;
@@ -153,7 +153,7 @@ pub fn embed_vjp(team: &Team, dy: &[f32], ids: &[u32], rows: usize, cols: usize,
 ///
 /// # Errors
 /// As [`rms_norm_vjp`]; an id that has no row.
-pub fn gather(team: &Team, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
+pub fn gather(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
     let fits = y.len() >= ids.len() * cols && ids.iter().all(|i| (*i as usize + 1) * cols <= x.len());
     check("gather", fits, || format!("{} ids, {} into {} elements", ids.len(), x.len(), y.len()))?;
     let y = SharedMut::new(y);
@@ -167,7 +167,7 @@ pub fn gather(team: &Team, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -
 ///
 /// # Errors
 /// As [`rms_norm_vjp`]; an id that has no row, or ids that do not rise.
-pub fn scatter(team: &Team, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
+pub fn scatter(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
     let fits = x.len() >= ids.len() * cols && ids.iter().all(|i| (*i as usize + 1) * cols <= y.len());
     check("scatter", fits && ids.is_sorted_by(|a, b| a < b), || format!("{} ids into {}", ids.len(), y.len()))?;
     let y = SharedMut::new(y);
@@ -181,7 +181,7 @@ pub fn scatter(team: &Team, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) 
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn swiglu_to(team: &Team, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()> {
+pub fn swiglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()> {
     check("swiglu", g.len() == u.len() && g.len() == p.len(), || format!("{}, {}, {}", g.len(), u.len(), p.len()))?;
     let (lanes, n, p) = (&kernels().lanes, g.len(), SharedMut::new(p));
     // SAFETY: each run is one task's; the table's level runs here.
@@ -192,7 +192,7 @@ pub fn swiglu_to(team: &Team, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()>
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn swiglu_vjp(team: &Team, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Result<()> {
+pub fn swiglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Result<()> {
     check("swiglu", g.len() == u.len() && g.len() == dp.len(), || format!("{}, {}, {}", dp.len(), g.len(), u.len()))?;
     let (lanes, n, g, u) = (&kernels().lanes, dp.len(), SharedMut::new(g), SharedMut::new(u));
     // SAFETY: each run is one task's; the table's level runs here.
@@ -203,13 +203,13 @@ pub fn swiglu_vjp(team: &Team, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Resu
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`].
-pub fn scale(team: &Team, y: &mut [f32], a: f32) -> Result<()> {
+pub fn scale(team: &ThreadTeam, y: &mut [f32], a: f32) -> Result<()> {
     let (lanes, n, y) = (&kernels().lanes, y.len(), SharedMut::new(y));
     // SAFETY: each run is one task's; the table's level runs here.
     runs(team, n, &|at, n| unsafe { (lanes.scale)(y.slice(at, n), a) })
 }
 
-/// Elements of scratch that [`square_sum`] needs.
+/// Elements of scratch that [`squared_norm`] needs.
 pub const fn square_sum_scratch() -> usize {
     PARTS
 }
@@ -218,7 +218,7 @@ pub const fn square_sum_scratch() -> usize {
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when scratch is short.
-pub fn square_sum(team: &Team, x: &[f32], scratch: &mut [f32]) -> Result<f64> {
+pub fn squared_norm(team: &ThreadTeam, x: &[f32], scratch: &mut [f32]) -> Result<f64> {
     check("square sum", scratch.len() >= PARTS, || format!("{} of scratch", scratch.len()))?;
     let run = x.len().div_ceil(PARTS).max(RUN).next_multiple_of(1 << 10);
     let n = x.len().div_ceil(run);
@@ -229,7 +229,7 @@ pub fn square_sum(team: &Team, x: &[f32], scratch: &mut [f32]) -> Result<f64> {
             let mut sum = 0.0f64;
             for x in x[task * run..x.len().min((task + 1) * run)].chunks(1 << 10) {
                 // SAFETY: the table's level runs here.
-                sum += f64::from(unsafe { (lanes.square_sum)(x) });
+                sum += f64::from(unsafe { (lanes.squared_norm)(x) });
             }
             // SAFETY: each part is one task's.
             unsafe { parts.slice(task, 1)[0] = sum as f32 };
@@ -242,7 +242,7 @@ pub fn square_sum(team: &Team, x: &[f32], scratch: &mut [f32]) -> Result<f64> {
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn axpy(team: &Team, a: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn axpy(team: &ThreadTeam, a: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
     check("axpy", x.len() == y.len(), || format!("{} and {}", x.len(), y.len()))?;
     let (lanes, n, y) = (&kernels().lanes, y.len(), SharedMut::new(y));
     // SAFETY: each run is one task's; the table's level runs here.
@@ -253,7 +253,7 @@ pub fn axpy(team: &Team, a: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
 ///
 /// # Errors
 /// As [`rms_norm_vjp`].
-pub fn bias(team: &Team, bias: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn bias(team: &ThreadTeam, bias: &[f32], y: &mut [f32]) -> Result<()> {
     let width = bias.len();
     check("bias", width > 0 && y.len().is_multiple_of(width), || format!("{width} in {}", y.len()))?;
     let (lanes, m, y) = (&kernels().lanes, y.len() / width, SharedMut::new(y));
@@ -266,10 +266,10 @@ pub fn bias(team: &Team, bias: &[f32], y: &mut [f32]) -> Result<()> {
 /// # Errors
 /// As [`rms_norm_vjp`]; a position that has no angles.
 pub fn rope_back(
-    team: &Team,
+    team: &ThreadTeam,
     x: &mut [f32],
     dim: usize,
-    pairs: Pairs,
+    pairs: RopeLayout,
     angles: Angles<'_>,
     positions: &[u32],
 ) -> Result<()> {
@@ -290,11 +290,11 @@ pub fn rope_back(
             unsafe {
                 match pairs {
                     // Turning the pair (b, a) forward is turning (a, b) back.
-                    Pairs::Halves => {
+                    RopeLayout::Halves => {
                         let (a, b) = head[..2 * half].split_at_mut(half);
                         (lanes.rotate)(b, a, cos, sin);
                     }
-                    Pairs::Interleaved => (lanes.rotate_pairs_back)(&mut head[..2 * half], cos, sin),
+                    RopeLayout::Interleaved => (lanes.rotate_pairs_back)(&mut head[..2 * half], cos, sin),
                 }
             }
         }

@@ -6,32 +6,32 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::check;
 use crate::Result;
 use crate::ops::cpu::kernels;
-use crate::ops::team::{SharedMut, Team};
-use crate::train::batch::NO_LOSS;
-use crate::train::device::Best;
+use crate::ops::descriptors::Best;
+use crate::ops::descriptors::NO_LOSS;
+use crate::ops::team::{SharedMut, ThreadTeam};
 
 /// Logits whose exponentials are summed at once, on the stack.
 const PIECE: usize = 1024;
 
-/// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `lse (m)` and `picked (m)`.
+/// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `log_sum_exp (m)` and `picked (m)`.
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
-pub fn lse(
-    team: &Team,
+pub fn log_sum_exp(
+    team: &ThreadTeam,
     a: &[f32],
     n: usize,
     first: usize,
     targets: &[u32],
-    lse: &mut [f32],
+    log_sum_exp: &mut [f32],
     picked: &mut [f32],
 ) -> Result<()> {
     let m = targets.len();
-    check("log-sum-exp", a.len() >= m * n && lse.len() >= m && picked.len() >= m, || {
-        format!("{} logits, {} and {} rows for {m} × {n}", a.len(), lse.len(), picked.len())
+    check("log-sum-exp", a.len() >= m * n && log_sum_exp.len() >= m && picked.len() >= m, || {
+        format!("{} logits, {} and {} rows for {m} × {n}", a.len(), log_sum_exp.len(), picked.len())
     })?;
     let lanes = &kernels().lanes;
-    let (lse, picked) = (SharedMut::new(lse), SharedMut::new(picked));
+    let (log_sum_exp, picked) = (SharedMut::new(log_sum_exp), SharedMut::new(picked));
     team.run(m, &|i, _| {
         if targets[i] == NO_LOSS {
             return;
@@ -47,12 +47,12 @@ pub fn lse(
                 piece.copy_from_slice(part);
                 sum += (lanes.exp_sum)(piece, max);
             }
-            let (here, lse) = (max + sum.ln(), &mut lse.slice(i, 1)[0]);
-            let larger = here.max(*lse);
-            *lse = if *lse == f32::NEG_INFINITY {
+            let (here, log_sum_exp) = (max + sum.ln(), &mut log_sum_exp.slice(i, 1)[0]);
+            let larger = here.max(*log_sum_exp);
+            *log_sum_exp = if *log_sum_exp == f32::NEG_INFINITY {
                 here
             } else {
-                larger + ((here - larger).exp() + (*lse - larger).exp()).ln()
+                larger + ((here - larger).exp() + (*log_sum_exp - larger).exp()).ln()
             };
             if let Some(a) = (targets[i] as usize).checked_sub(first).and_then(|j| row.get(j)) {
                 picked.slice(i, 1)[0] = *a;
@@ -65,8 +65,8 @@ pub fn lse(
 /// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `best (m)`.
 ///
 /// # Errors
-/// As [`lse`].
-pub fn argmax(team: &Team, a: &[f32], n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+/// As [`log_sum_exp`].
+pub fn argmax(team: &ThreadTeam, a: &[f32], n: usize, first: usize, best: &mut [Best]) -> Result<()> {
     let m = best.len();
     check("argmax", a.len() >= m * n, || format!("{} logits for {m} × {n}", a.len()))?;
     let best = SharedMut::new(best);
@@ -77,23 +77,23 @@ pub fn argmax(team: &Team, a: &[f32], n: usize, first: usize, best: &mut [Best])
     Ok(())
 }
 
-/// In place: `a ← scale · (exp(a − lse) − [target])`, zeros in rows without a target; false when every element before
+/// In place: `a ← scale · (exp(a − log_sum_exp) − [target])`, zeros in rows without a target; false when every element before
 /// scaling is below `eps` in size.
 ///
 /// # Errors
-/// As [`lse`].
-pub fn softmax_vjp(
-    team: &Team,
+/// As [`log_sum_exp`].
+pub fn cross_entropy_vjp(
+    team: &ThreadTeam,
     a: &mut [f32],
     n: usize,
     first: usize,
     targets: &[u32],
-    lse: &[f32],
+    log_sum_exp: &[f32],
     scale: f32,
     eps: f32,
 ) -> Result<bool> {
     let m = targets.len();
-    check("softmax vjp", a.len() >= m * n && lse.len() >= m, || format!("{} logits for {m} × {n}", a.len()))?;
+    check("softmax vjp", a.len() >= m * n && log_sum_exp.len() >= m, || format!("{} logits for {m} × {n}", a.len()))?;
     let lanes = &kernels().lanes;
     let a = SharedMut::new(a);
     let matters = AtomicBool::new(eps <= 0.0);
@@ -105,7 +105,7 @@ pub fn softmax_vjp(
                 row.fill(0.0);
                 return;
             }
-            (lanes.exp_sum)(row, lse[i]);
+            (lanes.exp_sum)(row, log_sum_exp[i]);
             if let Some(a) = (targets[i] as usize).checked_sub(first).and_then(|j| row.get_mut(j)) {
                 *a -= 1.0;
                 if a.abs() >= eps {

@@ -8,7 +8,7 @@ use super::check;
 use crate::blocks::BlockType;
 use crate::ops::cpu::decode::decode_with;
 use crate::ops::cpu::{Mat, kernels};
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
 /// Columns of a micro-panel.
@@ -39,7 +39,7 @@ pub const fn dw_scratch(threads: usize) -> usize {
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
 pub fn linear_dx(
-    team: &Team,
+    team: &ThreadTeam,
     dy: &[f32],
     m: usize,
     w: Mat<'_>,
@@ -106,7 +106,7 @@ pub fn linear_dx(
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
 pub fn linear_dw(
-    team: &Team,
+    team: &ThreadTeam,
     dy: &[f32],
     x: &[f32],
     m: usize,
@@ -167,7 +167,7 @@ pub fn linear_dw(
 }
 
 /// A task that stopped half-way ended the region without an error of its own.
-pub(super) fn ended(team: &Team) -> Result<()> {
+pub(super) fn ended(team: &ThreadTeam) -> Result<()> {
     if team.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
 }
 

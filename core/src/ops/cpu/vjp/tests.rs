@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::blocks::{self, BlockType};
-use crate::ops::Team;
-use crate::ops::cpu::{Angles, Kernels, Level, Mat, Pairs, rope};
+use crate::ops::ThreadTeam;
+use crate::ops::cpu::{Angles, Kernels, Level, Mat, RopeLayout, rope};
+use crate::ops::descriptors::NO_LOSS;
+use crate::ops::descriptors::{AdamW, Causal, Mask, Sgd};
 use crate::rng::Philox;
-use crate::train::batch::NO_LOSS;
-use crate::train::device::{AdamW, Causal, Mask, Sgd};
 
 fn noise(n: usize, seed: u64) -> Vec<f32> {
     let p = Philox::new(seed);
@@ -66,7 +66,7 @@ fn products_agree_with_plain_sums_for_every_kind_of_weight() {
             let mat = Mat::new(ty, rows, cols, &stored).unwrap();
             let mut bits: Vec<Vec<f32>> = Vec::new();
             for threads in [1, 3] {
-                let team = Team::new(threads).unwrap();
+                let team = ThreadTeam::new(threads).unwrap();
                 let mut scratch = vec![f32::NAN; dx_scratch(threads).max(dw_scratch(threads))];
                 let mut dx = vec![f32::NAN; m * cols];
                 linear_dx(&team, &dy, m, mat, &mut dx, false, &mut scratch).unwrap();
@@ -98,7 +98,7 @@ fn norm(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
 
 #[test]
 fn norm_gate_and_bias_agree_with_differences() {
-    let team = Team::new(2).unwrap();
+    let team = ThreadTeam::new(2).unwrap();
     let (m, cols) = (5, 37);
     let (x, w, g) = (noise(m * cols, 1), noise(cols, 2), noise(m * cols, 3));
     let (mut dx, mut dw, mut scratch) = (vec![0.0; m * cols], vec![f32::NAN; cols], vec![0.0; m]);
@@ -123,13 +123,13 @@ fn norm_gate_and_bias_agree_with_differences() {
 
 #[test]
 fn turning_back_undoes_turning() {
-    let team = Team::new(2).unwrap();
+    let team = ThreadTeam::new(2).unwrap();
     let (dim, heads, m, half) = (10, 3, 7, 4);
     let angle = |i: usize| (i as f32 * 0.37).sin_cos();
     let cos: Vec<f32> = (0..20 * half).map(|i| angle(i).1).collect();
     let sin: Vec<f32> = (0..20 * half).map(|i| angle(i).0).collect();
     let positions: Vec<u32> = (0..m as u32).map(|i| 2 * i + 1).collect();
-    for pairs in [Pairs::Interleaved, Pairs::Halves] {
+    for pairs in [RopeLayout::Interleaved, RopeLayout::Halves] {
         let x = noise(m * heads * dim, 1);
         let mut y = x.clone();
         let angles = Angles { cos: &cos, sin: &sin, half };
@@ -191,14 +191,28 @@ fn attention_agrees_with_differences_inside_documents() {
         let d_exact = differences(&all, &g, &|all| plain_attention(all, &segments, of));
         let mut bits = Vec::new();
         for threads in [1, 2] {
-            let team = Team::new(threads).unwrap();
+            let team = ThreadTeam::new(threads).unwrap();
             let mut scratch = vec![f32::NAN; attention_scratch(threads, m, heads)];
-            let (mut o, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; m * heads]);
-            attention(&team, &q, &k, &v, &segments, of, &mut o, &mut lse, &mut scratch).unwrap();
+            let (mut o, mut log_sum_exp) = (vec![f32::NAN; q.len()], vec![f32::NAN; m * heads]);
+            attention(&team, &q, &k, &v, &segments, of, &mut o, &mut log_sum_exp, &mut scratch).unwrap();
             close("attention", &o, &exact, 1e-5);
             let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]);
-            attention_vjp(&team, &q, &k, &v, &o, &lse, &g, &segments, of, &mut dq, &mut dk, &mut dv, &mut scratch)
-                .unwrap();
+            attention_vjp(
+                &team,
+                &q,
+                &k,
+                &v,
+                &o,
+                &log_sum_exp,
+                &g,
+                &segments,
+                of,
+                &mut dq,
+                &mut dk,
+                &mut dv,
+                &mut scratch,
+            )
+            .unwrap();
             dq.extend(dk);
             dq.extend(dv);
             close("attention vjp", &dq, &d_exact, 3e-5);
@@ -211,7 +225,7 @@ fn attention_agrees_with_differences_inside_documents() {
 #[test]
 fn the_known_cross_entropy_comes_out_in_any_blocks() {
     // fine-tuning.md §9.1: e = (1, 0), C = [(1,0),(0,1),(1,1)], target 0.
-    let team = Team::new(2).unwrap();
+    let team = ThreadTeam::new(2).unwrap();
     let logits = [1.0f32, 0.0, 1.0];
     for width in 1..=3 {
         let (mut lse_row, mut picked) = ([f32::NEG_INFINITY; 2], [0.0f32; 2]);
@@ -219,14 +233,14 @@ fn the_known_cross_entropy_comes_out_in_any_blocks() {
         for first in (0..3).step_by(width) {
             let n = width.min(3 - first);
             let block: Vec<f32> = [&logits[first..first + n], &logits[first..first + n]].concat();
-            lse(&team, &block, n, first, &targets, &mut lse_row, &mut picked).unwrap();
+            log_sum_exp(&team, &block, n, first, &targets, &mut lse_row, &mut picked).unwrap();
         }
         assert!((lse_row[0] - 1.861_994_8).abs() < 1e-6 && (lse_row[0] - picked[0] - 0.861_994_8).abs() < 1e-6);
         let mut d = [0.0f32; 3];
         for first in (0..3).step_by(width) {
             let n = width.min(3 - first);
             let mut block: Vec<f32> = [&logits[first..first + n], &logits[first..first + n]].concat();
-            softmax_vjp(&team, &mut block, n, first, &targets, &lse_row, 1.0, 0.0).unwrap();
+            cross_entropy_vjp(&team, &mut block, n, first, &targets, &lse_row, 1.0, 0.0).unwrap();
             d[first..first + n].copy_from_slice(&block[..n]);
             assert!(block[n..].iter().all(|v| *v == 0.0), "a row without a target has no gradient");
         }
@@ -236,14 +250,14 @@ fn the_known_cross_entropy_comes_out_in_any_blocks() {
     }
     let mut far = vec![-1e4f32, 1e4, 0.0];
     let (mut l, mut p) = ([f32::NEG_INFINITY], [0.0]);
-    lse(&team, &far, 3, 0, &[1], &mut l, &mut p).unwrap();
+    log_sum_exp(&team, &far, 3, 0, &[1], &mut l, &mut p).unwrap();
     assert!((l[0] - p[0]).abs() < 1e-3);
-    assert!(!softmax_vjp(&team, &mut far, 3, 0, &[1], &l, 1.0, 1e-6).unwrap());
+    assert!(!cross_entropy_vjp(&team, &mut far, 3, 0, &[1], &l, 1.0, 1e-6).unwrap());
 }
 
 #[test]
 fn rows_gather_scatter_and_add_up() {
-    let team = Team::new(3).unwrap();
+    let team = ThreadTeam::new(3).unwrap();
     let x = noise(40 * 5, 1);
     let ids = [3, 7, 21, 39];
     let (mut y, mut z) = (vec![0.0; 4 * 5], vec![0.0; 40 * 5]);
@@ -259,12 +273,12 @@ fn rows_gather_scatter_and_add_up() {
     let mut parts = vec![0.0; square_sum_scratch()];
     let long = noise(70_001, 2);
     let exact: f64 = long.iter().map(|v| f64::from(*v).powi(2)).sum();
-    assert!((square_sum(&team, &long, &mut parts).unwrap() / exact - 1.0).abs() < 1e-6);
+    assert!((squared_norm(&team, &long, &mut parts).unwrap() / exact - 1.0).abs() < 1e-6);
 }
 
 #[test]
 fn updates_follow_their_formulas_and_roundings() {
-    let team = Team::new(2).unwrap();
+    let team = ThreadTeam::new(2).unwrap();
     let n = 20_001;
     let (p0, g) = (noise(n, 1), noise(n, 2));
     let by = AdamW {
@@ -354,7 +368,7 @@ fn dropout_takes_the_words_of_philox_one_by_one_on_any_threads() {
     let mask = Mask { seed: 5, stream: 9, rate: 0.3 };
     let random = Philox::new(5).stream(9);
     for threads in [1, 3] {
-        let team = Team::new(threads).unwrap();
+        let team = ThreadTeam::new(threads).unwrap();
         for (add, start) in [(false, f32::NAN), (true, 1.0)] {
             let mut y = vec![start; n];
             dropout(&team, &x, mask, &mut y, add).unwrap();

@@ -6,9 +6,9 @@ use super::check;
 use crate::Result;
 use crate::ops::cpu::kernels;
 use crate::ops::cpu::lanes::{AdamWLanes, SgdLanes};
-use crate::ops::team::{SharedMut, Team};
+use crate::ops::descriptors::{AdamW, Sgd};
+use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::rng::Philox;
-use crate::train::device::{AdamW, Sgd};
 
 /// Elements of a task.
 const RUN: usize = 16 << 10;
@@ -172,7 +172,7 @@ impl SharedStored {
     }
 }
 
-fn pieces(team: &Team, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+fn pieces(team: &ThreadTeam, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
     team.run(len.div_ceil(RUN), &|task, _| {
         for at in (task * RUN..len.min((task + 1) * RUN)).step_by(PIECE) {
             each(at, PIECE.min(len - at));
@@ -181,12 +181,12 @@ fn pieces(team: &Team, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Resu
     Ok(())
 }
 
-/// One AdamW step of a parameter with gradient `g`; see [`crate::train::device::Device::adamw`].
+/// One AdamW step of a parameter with gradient `g`; see [`crate::device::Device::adamw`].
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn adamw(
-    team: &Team,
+    team: &ThreadTeam,
     mut p: Stored<'_>,
     g: &[f32],
     mut m: Moments<'_>,
@@ -218,11 +218,11 @@ pub fn adamw(
     })
 }
 
-/// One SGD step of a parameter with gradient `g`; see [`crate::train::device::Device::sgd`].
+/// One SGD step of a parameter with gradient `g`; see [`crate::device::Device::sgd`].
 ///
 /// # Errors
 /// As [`adamw`].
-pub fn sgd(team: &Team, mut p: Stored<'_>, g: &[f32], u: Option<Moments<'_>>, by: Sgd) -> Result<()> {
+pub fn sgd(team: &ThreadTeam, mut p: Stored<'_>, g: &[f32], u: Option<Moments<'_>>, by: Sgd) -> Result<()> {
     let n = p.len();
     check("sgd", g.len() >= n && u.as_ref().is_none_or(|u| u.len() >= n), || format!("{n} and {}", g.len()))?;
     let lanes = &kernels().lanes;

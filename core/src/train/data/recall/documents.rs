@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::grammar::{ANSWER, COPY, Dice, Fact, Filler, Item, KEY, Kind, Lexicon, Piece, STORY, TEXT, Writer};
 use super::grammar::{code, join, piece};
 use crate::error::{Error, Result};
-use crate::job::text::Words;
+use crate::model::text::Words;
 
 /// Ids and what each counts in the loss.
 #[derive(Clone, Debug, Default, PartialEq)]

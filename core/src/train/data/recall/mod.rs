@@ -18,7 +18,7 @@ use documents::{Encoder, Exam, Maker, Marked, Special};
 use grammar::{Dice, Lexicon, lexicon};
 
 use crate::error::{Error, Result};
-use crate::job::text::Words;
+use crate::model::text::Words;
 use crate::rng::Philox;
 use crate::train::batch::{Batch, NO_LOSS, Rows};
 

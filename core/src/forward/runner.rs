@@ -1,18 +1,18 @@
 //! The seam between a job and what computes for it: the CPU's forward pass or a GPU's, one code path above both.
 
-use super::forward::{Extent, Forward, Room, Sequence, Watch};
-use super::shape::ModelShape;
 use crate::error::Result;
+use crate::forward::cpu::{BatchShape, Forward, PassObserver, Sequence, Workspace};
 use crate::kv::Pipeline;
 use crate::kv::cache::LayerCache;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
+use crate::shape::ModelShape;
 
 /// A loaded model with its techniques, on some device. A GPU uses the team only for its cancel flag.
 pub trait Runner {
     /// One layer of a sequence's cache.
     type Layer;
     /// The buffers of one stretch of computing.
-    type Room;
+    type Workspace;
 
     /// Types as held.
     fn shape(&self) -> &ModelShape;
@@ -24,7 +24,7 @@ pub trait Runner {
     ///
     /// # Errors
     /// Over budget.
-    fn room(&self, team: &Team, e: Extent) -> Result<Self::Room>;
+    fn workspace(&self, team: &ThreadTeam, e: BatchShape) -> Result<Self::Workspace>;
 
     /// An empty sequence whose prompt will have `prompt` tokens.
     ///
@@ -40,9 +40,9 @@ pub trait Runner {
         &mut self,
         seq: &mut Sequence<Self::Layer>,
         tokens: &[u32],
-        room: &mut Self::Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Self::Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()>;
 
     /// Appends tokens to a sequence that keeps every row they bring; `with_head` leaves the last one's logits in `room`.
@@ -54,9 +54,9 @@ pub trait Runner {
         seq: &mut Sequence<Self::Layer>,
         tokens: &[u32],
         with_head: bool,
-        room: &mut Self::Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Self::Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()>;
 
     /// One more token for each sequence; the logits of each are left in `room`.
@@ -67,9 +67,9 @@ pub trait Runner {
         &mut self,
         seqs: &mut [Sequence<Self::Layer>],
         tokens: &[u32],
-        room: &mut Self::Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Self::Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()>;
 
     /// Copies sequence 0 into the others, which are empty.
@@ -86,7 +86,7 @@ pub trait Runner {
     fn observe(&mut self, _head: Option<[usize; 2]>) {}
 
     /// Logits of sequence `i` that the last pass left, `(vocab)`.
-    fn logits<'a>(&self, room: &'a Self::Room, i: usize) -> &'a [f32];
+    fn logits<'a>(&self, workspace: &'a Self::Workspace, i: usize) -> &'a [f32];
 
     /// Bytes by name that stand beside the budget: a driver's context, what its allocator says.
     ///
@@ -99,7 +99,7 @@ pub trait Runner {
 
 impl Runner for Forward {
     type Layer = LayerCache;
-    type Room = Room;
+    type Workspace = Workspace;
 
     fn shape(&self) -> &ModelShape {
         &self.shape
@@ -109,8 +109,8 @@ impl Runner for Forward {
         &self.pipeline
     }
 
-    fn room(&self, team: &Team, e: Extent) -> Result<Room> {
-        Self::room(self, team.threads(), e)
+    fn workspace(&self, team: &ThreadTeam, e: BatchShape) -> Result<Workspace> {
+        Self::workspace(self, team.threads(), e)
     }
 
     fn sequence(&self, prompt: usize) -> Result<Sequence> {
@@ -121,11 +121,11 @@ impl Runner for Forward {
         &mut self,
         seq: &mut Sequence,
         tokens: &[u32],
-        room: &mut Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        Self::prefill(self, seq, tokens, room, team, watch)
+        Self::prefill(self, seq, tokens, workspace, team, watch)
     }
 
     fn extend(
@@ -133,22 +133,22 @@ impl Runner for Forward {
         seq: &mut Sequence,
         tokens: &[u32],
         with_head: bool,
-        room: &mut Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        Self::extend(self, seq, tokens, with_head, room, team, watch)
+        Self::extend(self, seq, tokens, with_head, workspace, team, watch)
     }
 
     fn decode(
         &mut self,
         seqs: &mut [Sequence],
         tokens: &[u32],
-        room: &mut Room,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut Workspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        Self::decode(self, seqs, tokens, room, team, watch)
+        Self::decode(self, seqs, tokens, workspace, team, watch)
     }
 
     fn fork(&self, seqs: &mut [Sequence]) -> Result<()> {
@@ -163,7 +163,7 @@ impl Runner for Forward {
         Self::observe(self, head);
     }
 
-    fn logits<'a>(&self, room: &'a Room, i: usize) -> &'a [f32] {
-        room.logits(i, self.shape.vocab)
+    fn logits<'a>(&self, workspace: &'a Workspace, i: usize) -> &'a [f32] {
+        workspace.logits(i, self.shape.vocab)
     }
 }

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{PARTS, Precision, scratch};
 use crate::blocks::BlockType;
+use crate::device::gpu::{PARTS, Precision, scratch};
+use crate::device::{Buf, Dst, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Arg, Blas, Device, DeviceBuffer, Operand, TrainKernels, View};
-use crate::train::device::{Buf, Dst, Sizes, Src, Weight, buffer_bytes};
 
 /// A GPU with one job's ledger. Ops are queued on one stream; scratch is used by one op at a time.
 pub struct Gpu {
     pub(super) ledger: Arc<Ledger>,
-    pub(super) team: Arc<Team>,
+    pub(super) team: Arc<ThreadTeam>,
     pub(super) kernels: TrainKernels,
     blas: Blas,
     pub(super) precision: Precision,
@@ -31,7 +31,7 @@ impl Gpu {
     pub fn new(
         device: &Arc<Device>,
         ledger: &Arc<Ledger>,
-        team: &Arc<Team>,
+        team: &Arc<ThreadTeam>,
         sizes: &Sizes,
         precision: Precision,
     ) -> Result<Self> {
@@ -145,7 +145,7 @@ impl Gpu {
         Ok(Operand { view: out, ty, ld: cols, turned: false })
     }
 
-    /// [`crate::train::device::Device::linear`], without a bias.
+    /// [`crate::device::Device::linear`], without a bias.
     pub(super) fn forward(&self, x: Src<'_>, m: usize, w: Weight<'_>, y: Dst<'_>, add: bool) -> Result<()> {
         let (ty, out) = (y.buf.ty(), view_mut(&y, m * w.rows)?);
         let step = self.rows_at_once(x.buf.ty(), m, w.cols, 1);
@@ -173,7 +173,7 @@ impl Gpu {
         even(all, (self.panel_elements() / w.cols.max(1)).clamp(1, all), 128)
     }
 
-    /// [`crate::train::device::Device::linear_dx`]: a panel takes all rows of some columns where it can, so that sums stay
+    /// [`crate::device::Device::linear_dx`]: a panel takes all rows of some columns where it can, so that sums stay
     /// inside one product.
     pub(super) fn backward(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
         let (ty, out) = (dx.buf.ty(), view_mut(&dx, m * w.cols)?);
@@ -203,7 +203,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// [`crate::train::device::Device::linear_dw`].
+    /// [`crate::device::Device::linear_dw`].
     pub(super) fn outer(
         &self,
         dy: Src<'_>,

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use super::Sizes;
-use super::adapter;
-use super::weights::{self, Weights};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::forward::cpu::{BatchShape, PassObserver, Sequence};
+use crate::forward::gpu::Sizes;
+use crate::forward::gpu::adapter;
+use crate::forward::gpu::weights::{self, Weights};
+use crate::forward::runner::Runner;
 use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
 use crate::ledger::{Buffer, Ledger};
 use crate::model::Source;
 use crate::model::adapter::AdapterFile;
-use crate::model::forward::{Extent, Sequence, Watch};
-use crate::model::runner::Runner;
-use crate::model::shape::{ModelShape, TensorShape};
-use crate::ops::Team;
-use crate::ops::cuda::{Attend, Device, DeviceBuffer, Kernels, Turn, View};
+use crate::ops::ThreadTeam;
+use crate::ops::cuda::{Attend, Device, DeviceBuffer, Kernels, RopeTable, View};
 use crate::place;
+use crate::shape::{ModelShape, TensorShape};
 
 /// One layer of a sequence's cache: heads one after the other, each its keys, then its values.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct DeviceLayer {
 
 /// The buffers of one stretch of computing on a GPU.
 #[derive(Debug)]
-pub struct DeviceRoom {
+pub struct DeviceWorkspace {
     sizes: Sizes,
     residual: DeviceBuffer,
     layer: DeviceBuffer,
@@ -60,7 +60,7 @@ struct Span {
 }
 
 impl GpuForward {
-    /// Loads a model whose choices [`super::check`] has passed; `formats` are those of keys and values.
+    /// Loads a model whose choices [`crate::forward::gpu::check`] has passed; `formats` are those of keys and values.
     ///
     /// # Errors
     /// Over budget, a damaged file, cancellation, the driver's.
@@ -72,7 +72,7 @@ impl GpuForward {
         formats: (BlockType, BlockType),
         device: &Arc<Device>,
         ledger: &Arc<Ledger>,
-        team: &Team,
+        team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self> {
         let kernels = Kernels::new(Arc::clone(device))?;
@@ -94,13 +94,13 @@ impl GpuForward {
         }
     }
 
-    fn turn<'a>(&self, room: &'a DeviceRoom, span: Span) -> Result<Turn<'a>> {
+    fn turn<'a>(&self, workspace: &'a DeviceWorkspace, span: Span) -> Result<RopeTable<'a>> {
         let half = self.shape.rope.dim / 2;
-        let whole = room.angles.len() / 2;
+        let whole = workspace.angles.len() / 2;
         let (at, len) = (4 * span.at * half, 4 * span.rows * half);
-        Ok(Turn {
-            cosines: room.angles.part(at, len)?,
-            sines: room.angles.part(whole + at, len)?,
+        Ok(RopeTable {
+            cosines: workspace.angles.part(at, len)?,
+            sines: workspace.angles.part(whole + at, len)?,
             half,
             interleaved: self.shape.rope.interleaved,
         })
@@ -112,9 +112,9 @@ impl GpuForward {
         seqs: &mut [Sequence<DeviceLayer>],
         pieces: &[&[u32]],
         with_head: bool,
-        room: &mut DeviceRoom,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut DeviceWorkspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
         (done, total): (usize, usize),
     ) -> Result<()> {
         let (k, hidden) = (&self.kernels, self.shape.hidden);
@@ -124,7 +124,7 @@ impl GpuForward {
             if let Some(id) = tokens.iter().find(|id| **id as usize >= self.shape.vocab) {
                 return Err(Error::Internal(format!("token {id} is not in the vocabulary of {}", self.shape.vocab)));
             }
-            let ids = room.ids.part(4 * at, 4 * tokens.len())?;
+            let ids = workspace.ids.part(4 * at, 4 * tokens.len())?;
             k.device().upload(bytemuck::cast_slice(tokens), ids)?;
             spans.push(Span { at, rows: tokens.len() });
             at += tokens.len();
@@ -135,18 +135,18 @@ impl GpuForward {
             embedding.ty,
             self.weights.embedding.view(),
             embedding.cols,
-            room.ids.view(),
+            workspace.ids.view(),
             m,
-            room.residual.view(),
+            workspace.residual.view(),
         )?;
         for (seq, span) in seqs.iter().zip(&spans) {
-            k.angles(self.weights.freqs.view(), self.turn(room, *span)?, seq.seen, span.rows)?;
+            k.angles(self.weights.freqs.view(), self.turn(workspace, *span)?, seq.seen, span.rows)?;
         }
         for l in 0..self.shape.layers.len() {
             if team.cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.block(l, m, &spans, seqs, room)?;
+            self.block(l, m, &spans, seqs, workspace)?;
             watch.progress(done + l + 1, total);
         }
         for (seq, span) in seqs.iter_mut().zip(&spans) {
@@ -158,13 +158,14 @@ impl GpuForward {
                 let last = span.at + span.rows - 1;
                 if last != i {
                     let row = 4 * hidden;
-                    k.device().copy(room.residual.part(last * row, row)?, room.residual.part(i * row, row)?)?;
+                    k.device()
+                        .copy(workspace.residual.part(last * row, row)?, workspace.residual.part(i * row, row)?)?;
                 }
             }
             let (n, head) = (spans.len(), self.shape.head());
-            let normed = room.layer.part(0, room.sizes.parts[0])?;
+            let normed = workspace.layer.part(0, workspace.sizes.parts[0])?;
             k.rms_norm(
-                room.residual.view(),
+                workspace.residual.view(),
                 self.weights.small.tensor(0, &self.shape.output_norm)?,
                 self.shape.norm_eps,
                 n,
@@ -176,11 +177,11 @@ impl GpuForward {
                 (head.rows, head.cols),
                 normed,
                 n,
-                room.logits.view(),
+                workspace.logits.view(),
                 self.shape.vocab,
             )?;
             let bytes = 4 * n * self.shape.vocab;
-            k.device().download(room.logits.part(0, bytes)?, &mut room.host.as_mut_slice()[..bytes])?;
+            k.device().download(workspace.logits.part(0, bytes)?, &mut workspace.host.as_mut_slice()[..bytes])?;
         } else {
             k.device().wait()?;
         }
@@ -194,7 +195,7 @@ impl GpuForward {
         m: usize,
         spans: &[Span],
         seqs: &[Sequence<DeviceLayer>],
-        room: &DeviceRoom,
+        workspace: &DeviceWorkspace,
     ) -> Result<()> {
         let (k, s, unit) = (&self.kernels, &self.shape.layers[l], &self.weights.layers[l]);
         let (hidden, eps, d, ff) = (self.shape.hidden, self.shape.norm_eps, s.head_dim, s.ff);
@@ -203,11 +204,15 @@ impl GpuForward {
         let linear = |i: usize, x: View<'_>, y: View<'_>| {
             let t: &TensorShape = tensors[i];
             k.linear(t.ty, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)?;
-            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, i, x, m, y, room.low.view()))
+            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, i, x, m, y, workspace.low.view()))
         };
-        let [a, b, c] = room.sizes.parts;
-        let (x, normed, wide, out) =
-            (room.residual.view(), room.layer.part(0, a)?, room.layer.part(a, b)?, room.layer.part(a + b, c)?);
+        let [a, b, c] = workspace.sizes.parts;
+        let (x, normed, wide, out) = (
+            workspace.residual.view(),
+            workspace.layer.part(0, a)?,
+            workspace.layer.part(a, b)?,
+            workspace.layer.part(a + b, c)?,
+        );
         k.rms_norm(x, unit.tensor(0, tensors[0])?, eps, m, normed)?;
         let q = wide.part(0, 4 * m * nq)?;
         let (keys, values) = (wide.part(4 * m * nq, 4 * m * nkv)?, wide.part(4 * m * (nq + nkv), 4 * m * nkv)?);
@@ -217,12 +222,12 @@ impl GpuForward {
         for (seq, span) in seqs.iter().zip(spans) {
             let part = |of, width| View::part(of, 4 * span.at * width, 4 * span.rows * width);
             let (q, keys, values) = (part(q, nq)?, part(keys, nkv)?, part(values, nkv)?);
-            let turn = self.turn(room, *span)?;
+            let turn = self.turn(workspace, *span)?;
             k.rope(q, (span.rows, s.heads, d), turn)?;
             k.rope(keys, (span.rows, s.kv_heads, d), turn)?;
             let cache = self.attend(l, &seq.layers[l]);
             k.append(cache, keys, values, seq.seen, span.rows)?;
-            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, room.attention.view())?;
+            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, workspace.attention.view())?;
         }
         linear(4, normed, out)?;
         k.add(x, out, m * hidden)?;
@@ -238,7 +243,7 @@ impl GpuForward {
 
 impl Runner for GpuForward {
     type Layer = DeviceLayer;
-    type Room = DeviceRoom;
+    type Workspace = DeviceWorkspace;
 
     fn shape(&self) -> &ModelShape {
         &self.shape
@@ -248,11 +253,11 @@ impl Runner for GpuForward {
         &self.pipeline
     }
 
-    fn room(&self, _team: &Team, e: Extent) -> Result<DeviceRoom> {
+    fn workspace(&self, _team: &ThreadTeam, e: BatchShape) -> Result<DeviceWorkspace> {
         let sizes = Sizes::new(&self.shape, e);
         let [residual, layer, ids, low, attention, angles, logits, (host_tag, host)] = sizes.rows();
         let buffer = |(tag, bytes)| self.kernels.device().buffer(&self.ledger, tag, bytes);
-        Ok(DeviceRoom {
+        Ok(DeviceWorkspace {
             sizes,
             residual: buffer(residual)?,
             layer: buffer(layer)?,
@@ -280,11 +285,11 @@ impl Runner for GpuForward {
         &mut self,
         seq: &mut Sequence<DeviceLayer>,
         tokens: &[u32],
-        room: &mut DeviceRoom,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut DeviceWorkspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        self.extend(seq, tokens, true, room, team, watch)
+        self.extend(seq, tokens, true, workspace, team, watch)
     }
 
     fn extend(
@@ -292,15 +297,23 @@ impl Runner for GpuForward {
         seq: &mut Sequence<DeviceLayer>,
         tokens: &[u32],
         with_head: bool,
-        room: &mut DeviceRoom,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut DeviceWorkspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        let batch = room.residual.len() / (4 * self.shape.hidden);
+        let batch = workspace.residual.len() / (4 * self.shape.hidden);
         let (pieces, layers) = (tokens.len().div_ceil(batch), self.shape.layers.len());
         for (i, piece) in tokens.chunks(batch).enumerate() {
             let head = with_head && i + 1 == pieces;
-            self.pass(std::slice::from_mut(seq), &[piece], head, room, team, watch, (i * layers, pieces * layers))?;
+            self.pass(
+                std::slice::from_mut(seq),
+                &[piece],
+                head,
+                workspace,
+                team,
+                watch,
+                (i * layers, pieces * layers),
+            )?;
         }
         Ok(())
     }
@@ -309,12 +322,12 @@ impl Runner for GpuForward {
         &mut self,
         seqs: &mut [Sequence<DeviceLayer>],
         tokens: &[u32],
-        room: &mut DeviceRoom,
-        team: &Team,
-        watch: &mut dyn Watch,
+        workspace: &mut DeviceWorkspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
     ) -> Result<()> {
         let pieces: Vec<&[u32]> = tokens.chunks(1).collect();
-        self.pass(seqs, &pieces, true, room, team, watch, (0, self.shape.layers.len()))
+        self.pass(seqs, &pieces, true, workspace, team, watch, (0, self.shape.layers.len()))
     }
 
     fn fork(&self, seqs: &mut [Sequence<DeviceLayer>]) -> Result<()> {
@@ -332,8 +345,8 @@ impl Runner for GpuForward {
         seq.seen = seq.seen.min(seen);
     }
 
-    fn logits<'a>(&self, room: &'a DeviceRoom, i: usize) -> &'a [f32] {
-        &room.host.as_slice()[i * self.shape.vocab..(i + 1) * self.shape.vocab]
+    fn logits<'a>(&self, workspace: &'a DeviceWorkspace, i: usize) -> &'a [f32] {
+        &workspace.host.as_slice()[i * self.shape.vocab..(i + 1) * self.shape.vocab]
     }
 
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {

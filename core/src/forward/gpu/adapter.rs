@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{UPLOAD, adapter_upload_bytes};
 use crate::error::Result;
+use crate::forward::gpu::{UPLOAD, adapter_upload_bytes};
 use crate::ledger::Ledger;
 use crate::model::adapter::{AdapterFile, Linear, LowRank, Part, layout};
-use crate::model::shape::{ModelShape, TensorShape};
 use crate::ops::cuda::{Device, DeviceBuffer, Kernels, View};
 use crate::place::rows;
+use crate::shape::{ModelShape, TensorShape};
 
 /// One layer's factors.
 struct Layer {

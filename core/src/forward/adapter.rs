@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{AdapterFile, Linear, LowRank, Part};
 use crate::error::Result;
 use crate::ledger::{Buffer, Ledger, Reservation};
-use crate::model::shape::{ModelShape, TensorShape};
-use crate::ops::Team;
+use crate::model::adapter::{AdapterFile, Linear, LowRank, Part};
+use crate::ops::ThreadTeam;
 use crate::ops::cpu::{Mat, Product, linear_add, linear_many};
 use crate::place::rows;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::units::UnitLayout;
 
 /// Linears that read the same activations, and so go through A and B together.
@@ -100,7 +100,7 @@ impl Held {
     /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when a slice is too short.
     pub fn add(
         &self,
-        team: &Team,
+        team: &ThreadTeam,
         l: usize,
         x: &[f32],
         m: usize,

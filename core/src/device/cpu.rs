@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::device::{AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Src, Turn, Weight, buffer_bytes};
 use crate::blocks::BlockType;
+use crate::device::{
+    AdamW, Best, Buf, Causal, Device, Dst, Mask, RopeTable, Round, Sgd, Sizes, Src, Weight, buffer_bytes,
+};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
-use crate::model::shape::TensorShape;
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::{self, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
 use crate::rng::Philox;
+use crate::shape::TensorShape;
 use crate::weights::load;
 
 /// The ledger row of a device's scratch.
@@ -34,7 +36,7 @@ pub fn scratch_bytes(threads: usize, sizes: &Sizes) -> usize {
 /// The CPU, with one job's ledger and team.
 pub struct Cpu {
     ledger: Arc<Ledger>,
-    team: Arc<Team>,
+    team: Arc<ThreadTeam>,
     /// Of one op at a time.
     scratch: RefCell<Buffer>,
     load: usize,
@@ -45,7 +47,7 @@ impl Cpu {
     ///
     /// # Errors
     /// Over budget.
-    pub fn new(ledger: &Arc<Ledger>, team: &Arc<Team>, sizes: &Sizes) -> Result<Self> {
+    pub fn new(ledger: &Arc<Ledger>, team: &Arc<ThreadTeam>, sizes: &Sizes) -> Result<Self> {
         let scratch = ledger.buffer(SCRATCH, scratch_bytes(team.threads(), sizes))?;
         Ok(Self {
             ledger: Arc::clone(ledger),
@@ -194,8 +196,8 @@ impl Device for Cpu {
         vjp::scale(&self.team, floats_mut(y, len)?, a)
     }
 
-    fn square_sum(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
-        let sum = vjp::square_sum(&self.team, floats(x, len)?, self.scratch.borrow_mut().as_mut_slice())?;
+    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
+        let sum = vjp::squared_norm(&self.team, floats(x, len)?, self.scratch.borrow_mut().as_mut_slice())?;
         floats_mut(to, 1)?[0] = sum as f32;
         Ok(())
     }
@@ -277,7 +279,7 @@ impl Device for Cpu {
         vjp::rms_norm_vjp(&self.team, dy, x, w, m, eps, dx, dw, self.scratch.borrow_mut().as_mut_slice())
     }
 
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: Turn<'_>) -> Result<()> {
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()> {
         let (cos, sin) = (floats(turn.cos.all(), turn.cos.len())?, floats(turn.sin.all(), turn.sin.len())?);
         let angles = Angles { cos, sin, half: turn.half };
         let (x, positions) = (floats_mut(x, m * heads * dim)?, ids(turn.positions.all(), m)?);
@@ -296,7 +298,7 @@ impl Device for Cpu {
         segments: Src<'_>,
         of: Causal,
         o: Dst<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
     ) -> Result<()> {
         let m = of.sequences * of.length;
         let (wide, narrow) = (m * of.heads * of.dim, m * of.kv_heads * of.dim);
@@ -308,7 +310,7 @@ impl Device for Cpu {
             ids(segments, m)?,
             of,
             floats_mut(o, wide)?,
-            floats_mut(lse, m * of.heads)?,
+            floats_mut(log_sum_exp, m * of.heads)?,
             self.scratch.borrow_mut().as_mut_slice(),
         )
     }
@@ -319,7 +321,7 @@ impl Device for Cpu {
         k: Src<'_>,
         v: Src<'_>,
         o: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         d_o: Src<'_>,
         segments: Src<'_>,
         of: Causal,
@@ -335,7 +337,7 @@ impl Device for Cpu {
             floats(k, narrow)?,
             floats(v, narrow)?,
             floats(o, wide)?,
-            floats(lse, m * of.heads)?,
+            floats(log_sum_exp, m * of.heads)?,
             floats(d_o, wide)?,
             ids(segments, m)?,
             of,
@@ -358,37 +360,37 @@ impl Device for Cpu {
         vjp::dropout(&self.team, floats(x, len)?, mask, floats_mut(y, len)?, add)
     }
 
-    fn lse(
+    fn log_sum_exp(
         &self,
         a: Src<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
         picked: Dst<'_>,
     ) -> Result<()> {
         let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
-        vjp::lse(&self.team, a, n, first, targets, floats_mut(lse, m)?, floats_mut(picked, m)?)
+        vjp::log_sum_exp(&self.team, a, n, first, targets, floats_mut(log_sum_exp, m)?, floats_mut(picked, m)?)
     }
 
     fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
         vjp::argmax(&self.team, floats(a, best.len() * n)?, n, first, best)
     }
 
-    fn softmax_vjp(
+    fn cross_entropy_vjp(
         &self,
         a: Dst<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         scale: f32,
         eps: f32,
     ) -> Result<bool> {
-        let (a, targets, lse) = (floats_mut(a, m * n)?, ids(targets, m)?, floats(lse, m)?);
-        vjp::softmax_vjp(&self.team, a, n, first, targets, lse, scale, eps)
+        let (a, targets, log_sum_exp) = (floats_mut(a, m * n)?, ids(targets, m)?, floats(log_sum_exp, m)?);
+        vjp::cross_entropy_vjp(&self.team, a, n, first, targets, log_sum_exp, scale, eps)
     }
 
     fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {

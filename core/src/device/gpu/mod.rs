@@ -12,13 +12,13 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub use device::Gpu;
 
-use super::device::Sizes;
 use crate::blocks::BlockType;
 use crate::config::train::{Arithmetic, Train};
+use crate::device::Sizes;
 use crate::error::{Error, Result};
+use crate::forward::gpu::WEIGHT_TYPES;
 use crate::ledger::{Category, Tag};
-use crate::model::gpu::WEIGHT_TYPES;
-use crate::model::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

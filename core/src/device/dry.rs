@@ -4,16 +4,16 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::cpu::SCRATCH;
-use super::device::{
-    AdamW, Best, Buf, Causal, Device, Dst, Mask, Round, Sgd, Sizes, Spent, Src, Turn, Weight, buffer_bytes,
-};
-use super::gpu::{self, Precision};
 use crate::blocks::BlockType;
+use crate::device::cpu::SCRATCH;
+use crate::device::gpu::{self, Precision};
+use crate::device::{
+    AdamW, Best, Buf, Causal, Device, Dst, Mask, RopeTable, Round, Sgd, Sizes, Spent, Src, Weight, buffer_bytes,
+};
 use crate::error::Result;
 use crate::ledger::{Ledger, Reservation, Tag};
 use crate::model::Source;
-use crate::model::shape::TensorShape;
+use crate::shape::TensorShape;
 
 /// What a machine does in a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,7 +179,7 @@ impl Device for Dry {
         self.took(0.0, 2 * write(&y, len))
     }
 
-    fn square_sum(&self, x: Src<'_>, len: usize, _: Dst<'_>) -> Result<()> {
+    fn squared_norm(&self, x: Src<'_>, len: usize, _: Dst<'_>) -> Result<()> {
         self.updated(read(x, len))
     }
 
@@ -248,7 +248,7 @@ impl Device for Dry {
         self.took(0.0, seen + 2 * write(&dx, m * cols))
     }
 
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, _: Turn<'_>) -> Result<()> {
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, _: RopeTable<'_>) -> Result<()> {
         self.took(0.0, 2 * write(&x, m * heads * dim))
     }
 
@@ -301,7 +301,7 @@ impl Device for Dry {
         self.took(0.0, read(x, len) + (1 + usize::from(add)) * write(&y, len))
     }
 
-    fn lse(&self, a: Src<'_>, m: usize, n: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
+    fn log_sum_exp(&self, a: Src<'_>, m: usize, n: usize, _: usize, _: Src<'_>, _: Dst<'_>, _: Dst<'_>) -> Result<()> {
         self.took(0.0, read(a, m * n))
     }
 
@@ -309,7 +309,7 @@ impl Device for Dry {
         Ok(())
     }
 
-    fn softmax_vjp(
+    fn cross_entropy_vjp(
         &self,
         a: Dst<'_>,
         m: usize,

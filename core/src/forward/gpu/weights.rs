@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{FREQS, SCRATCH, UPLOAD, upload_bytes};
 use crate::blocks::BlockType;
 use crate::error::Result;
+use crate::forward::gpu::{FREQS, SCRATCH, UPLOAD, upload_bytes};
+use crate::forward::rotary::inverse_frequencies;
 use crate::ledger::{Buffer, Ledger};
 use crate::model::Source;
-use crate::model::forward::inverse_frequencies;
-use crate::model::shape::{ModelShape, TensorShape};
-use crate::ops::Team;
+use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Device, DeviceBuffer, View};
 use crate::place::{self, rows};
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 use crate::weights::units::UnitLayout;
 
@@ -49,7 +49,7 @@ struct Loader<'a> {
     source: &'a Source,
     device: &'a Arc<Device>,
     ledger: &'a Arc<Ledger>,
-    team: &'a Team,
+    team: &'a ThreadTeam,
     scratch: Option<Buffer>,
     upload: Buffer,
     progress: &'a mut dyn FnMut(f32),
@@ -97,7 +97,7 @@ fn frequencies(
     source: &Source,
     shape: &ModelShape,
     stored: &ModelShape,
-    team: &Team,
+    team: &ThreadTeam,
     loader: &mut Loader<'_>,
 ) -> Result<Vec<f64>> {
     let divisors = match (&stored.rope_freqs, &shape.rope_freqs) {
@@ -120,7 +120,7 @@ pub(super) fn load(
     model: place::Model<'_>,
     device: &Arc<Device>,
     ledger: &Arc<Ledger>,
-    team: &Team,
+    team: &ThreadTeam,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Weights> {
     let place::Model { stored, held, .. } = model;

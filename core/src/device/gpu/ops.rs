@@ -1,15 +1,15 @@
 //! The operations of training on a GPU.
 
-use super::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
-use super::load_scratch;
 use crate::blocks::BlockType;
+use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
+use crate::device::gpu::load_scratch;
+use crate::device::{AdamW, Buf, Causal, Device, Dst, Mask, RopeTable, Round, Sgd, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
-use crate::model::shape::TensorShape;
-use crate::ops::cpu::Pairs;
+use crate::ops::cpu::RopeLayout;
 use crate::ops::cuda::{Arg, View};
-use crate::train::device::{AdamW, Buf, Causal, Device, Dst, Mask, Round, Sgd, Src, Turn, Weight, buffer_bytes};
+use crate::shape::TensorShape;
 use crate::weights::load;
 
 /// `Round` of train.cu.
@@ -115,7 +115,7 @@ impl Device for Gpu {
         self.device().download(whole(from.buf)?.part(start, to.len())?, to)
     }
 
-    fn widen(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+    fn cast(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
         let (types, factors) = ([y.buf.ty(), x.buf.ty()], [Arg::Float(0.0), Arg::Float(1.0)]);
         self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &factors, &[])
     }
@@ -160,7 +160,7 @@ impl Device for Gpu {
         self.each("blend", &[ty, ty], len, &[y, y], &[a.into(), Arg::Float(0.0)], &[])
     }
 
-    fn square_sum(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
+    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
         let parts = len.div_ceil(2048).clamp(1, 1024);
         let partial = self.scratch.part(0, 8 * parts)?;
         let args = [view(x, len)?.into(), partial.into(), Arg::Wide(len as u64)];
@@ -266,7 +266,7 @@ impl Device for Gpu {
         }
     }
 
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: Turn<'_>) -> Result<()> {
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()> {
         let (cos, sin) = (turn.cos.all(), turn.sin.all());
         if 2 * turn.half > dim {
             return Err(Error::Internal(format!("a rotation of {} pairs in heads of {dim}", turn.half)));
@@ -279,7 +279,7 @@ impl Device for Gpu {
             heads.into(),
             dim.into(),
             turn.half.into(),
-            (turn.pairs == Pairs::Interleaved).into(),
+            (turn.pairs == RopeLayout::Interleaved).into(),
             Arg::Float(if turn.inverse { -1.0 } else { 1.0 }),
         ];
         self.launch("turn", &[x.buf.ty()], (m, 1), 256, &args)
@@ -293,7 +293,7 @@ impl Device for Gpu {
         segments: Src<'_>,
         of: Causal,
         o: Dst<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
     ) -> Result<()> {
         check_heads(of)?;
         let (m, ty) = (of.sequences * of.length, q.buf.ty());
@@ -303,7 +303,7 @@ impl Device for Gpu {
             typed(k, narrow, ty)?.into(),
             typed(v, narrow, ty)?.into(),
             typed_mut(&o, wide, ty)?.into(),
-            typed_mut(&lse, m * of.heads, BlockType::F32)?.into(),
+            typed_mut(&log_sum_exp, m * of.heads, BlockType::F32)?.into(),
         ];
         args.extend(attention_args(ids(segments, m)?, of));
         match cores(ty, of.dim) {
@@ -321,7 +321,7 @@ impl Device for Gpu {
         k: Src<'_>,
         v: Src<'_>,
         o: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         d_o: Src<'_>,
         segments: Src<'_>,
         of: Causal,
@@ -341,7 +341,7 @@ impl Device for Gpu {
             typed(k, narrow, ty)?.into(),
             typed(v, narrow, ty)?.into(),
             grad.into(),
-            typed(lse, items, BlockType::F32)?.into(),
+            typed(log_sum_exp, items, BlockType::F32)?.into(),
             delta.into(),
         ];
         let tail = attention_args(ids(segments, m)?, of);
@@ -383,47 +383,47 @@ impl Device for Gpu {
         self.each("dropout", &[ty], len, &[view(x, len)?, typed_mut(&y, len, ty)?], &[], &after)
     }
 
-    fn lse(
+    fn log_sum_exp(
         &self,
         a: Src<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
         picked: Dst<'_>,
     ) -> Result<()> {
         let args = [
             view(a, m * n)?.into(),
             ids(targets, m)?.into(),
-            typed_mut(&lse, m, BlockType::F32)?.into(),
+            typed_mut(&log_sum_exp, m, BlockType::F32)?.into(),
             typed_mut(&picked, m, BlockType::F32)?.into(),
             n.into(),
             first.into(),
         ];
-        self.launch("lse", &[a.buf.ty()], (m, 1), 512, &args)
+        self.launch("log_sum_exp", &[a.buf.ty()], (m, 1), 512, &args)
     }
 
-    fn softmax_vjp(
+    fn cross_entropy_vjp(
         &self,
         a: Dst<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         scale: f32,
         _eps: f32,
     ) -> Result<bool> {
         let args = [
             view_mut(&a, m * n)?.into(),
             ids(targets, m)?.into(),
-            typed(lse, m, BlockType::F32)?.into(),
+            typed(log_sum_exp, m, BlockType::F32)?.into(),
             n.into(),
             first.into(),
             scale.into(),
         ];
-        self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)?;
+        self.launch("cross_entropy_vjp", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)?;
         // The answer would cost a wait.
         Ok(true)
     }

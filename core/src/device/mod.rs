@@ -1,12 +1,16 @@
 //! The device seam: what training asks of a machine, operation by operation, each forward with its vector–Jacobian product.
 //!
 //! An engine above it never sees memory: it holds [`Buf`]s and names ranges of them. Three devices stand below it: the CPU
-//! ([`super::cpu`]), a GPU, and the dry one ([`super::dry`]), which reserves what the others would and computes nothing:
+//! ([`crate::device::cpu`]), a GPU, and the dry one ([`crate::device::dry`]), which reserves what the others would and computes nothing:
 //! a plan is a training step on the dry device, so plan and run cannot drift apart.
 //!
 //! Shapes are written `(rows, cols)`, row after row. `m` is the rows of a batch, `sequences · length`. Activations,
 //! gradients and norms are f32 unless a buffer says otherwise; weights are whatever their buffer says. A reduction has one
 //! fixed order, so a device gives the same bits for the same inputs; on the CPU whatever the number of threads.
+
+pub mod cpu;
+pub mod dry;
+pub mod gpu;
 
 use std::any::Any;
 
@@ -14,8 +18,9 @@ use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
-use crate::model::shape::TensorShape;
-pub use crate::ops::cpu::Pairs;
+pub use crate::ops::cpu::RopeLayout;
+pub use crate::ops::descriptors::{AdamW, Best, Causal, Mask, Sgd};
+use crate::shape::TensorShape;
 
 /// A block of a device's memory: `len` elements stored as `ty`, counted in the ledger for as long as it lives. Ids
 /// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.
@@ -157,26 +162,9 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// Attention of a training batch: causal, inside each document.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Causal {
-    /// Sequences of the batch.
-    pub sequences: usize,
-    /// Tokens of each.
-    pub length: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key–value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements of a head.
-    pub dim: usize,
-    /// Multiplied onto every score, `1 / √dim`.
-    pub scale: f32,
-}
-
 /// Rotary embedding of a batch: angles by position and the position of each row.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<'a> {
+pub struct RopeTable<'a> {
     /// Cosines, `(positions, half)`.
     pub cos: &'a Buf,
     /// Sines, `(positions, half)`.
@@ -186,7 +174,7 @@ pub struct Turn<'a> {
     /// Pairs of a head that turn.
     pub half: usize,
     /// How they lie.
-    pub pairs: Pairs,
+    pub pairs: RopeLayout,
     /// Backward: by the opposite angles.
     pub inverse: bool,
 }
@@ -208,96 +196,6 @@ pub enum Round<'a> {
     Kahan(&'a mut Buf),
     /// Updates an f32 master copy, and stores the nearest of it.
     Master(&'a mut Buf),
-}
-
-/// Which elements a dropout takes away: element `i` where word `i % 4` of Philox block `i / 4` of the stream is below
-/// [`Self::threshold`]. A function of its fields alone, so a recomputed pass drops what the first one did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mask {
-    /// Key of the generator.
-    pub seed: u64,
-    /// Of this adapter in this micro-batch.
-    pub stream: u64,
-    /// Chance of an element to go; below 1.
-    pub rate: f32,
-}
-
-impl Mask {
-    /// Words below this drop their element.
-    pub fn threshold(self) -> u32 {
-        (f64::from(self.rate) * 4_294_967_296.0) as u32
-    }
-
-    /// What the elements that stay are multiplied by, so that the expectation stays: `1 / (1 − rate)`.
-    pub fn scale(self) -> f32 {
-        1.0 / (1.0 - self.rate)
-    }
-}
-
-/// One AdamW step of one parameter; all scalars in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second.
-    pub beta2: f32,
-    /// Added to the root.
-    pub eps: f32,
-    /// Decoupled weight decay λ.
-    pub weight_decay: f32,
-    /// `1 − β1^t`.
-    pub correction1: f32,
-    /// `1 − β2^t`.
-    pub correction2: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
-/// One SGD step of one parameter: `g ← clamp(scale · g) + λp`, `u ← μu + g`, `p ← p − lr · (nesterov ? g + μu : u)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Momentum μ; 0 needs no buffer.
-    pub momentum: f32,
-    /// Look ahead.
-    pub nesterov: bool,
-    /// Weight decay λ (coupled, as in PyTorch).
-    pub weight_decay: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
-/// The most likely entry of the vocabulary so far, of one row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Best {
-    /// Its logit.
-    pub logit: f32,
-    /// Which.
-    pub id: u32,
-}
-
-impl Default for Best {
-    fn default() -> Self {
-        Self { logit: f32::NEG_INFINITY, id: 0 }
-    }
-}
-
-impl Best {
-    /// Takes in `logits` of the entries from `first` on: as choosing greedily does, ties to the lower entry and never NaN.
-    pub fn take(&mut self, logits: &[f32], first: usize) {
-        for (i, logit) in logits.iter().enumerate() {
-            if *logit > self.logit {
-                *self = Self { logit: *logit, id: (first + i) as u32 };
-            }
-        }
-    }
 }
 
 /// The largest calls of a run, by which a device sizes its scratch before the run starts.
@@ -413,7 +311,7 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// The device's.
-    fn widen(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+    fn cast(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
         let (mut bits, mut wide) = ([0u16; 1024], [0.0f32; 1024]);
         for at in (0..len).step_by(1024) {
             let n = 1024.min(len - at);
@@ -448,7 +346,7 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// The device's.
-    fn square_sum(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()>;
+    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()>;
 
     /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
     ///
@@ -533,10 +431,10 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// The device's.
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: Turn<'_>) -> Result<()>;
+    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()>;
 
     /// `o = softmax(q kᵀ · scale) v` over what each token may see; `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`,
-    /// `segments` ids `(m)` as [`super::batch::Batch::segments`]; leaves `lse (m, heads)`, the natural logarithm of each
+    /// `segments` ids `(m)` as [`crate::train::batch::Batch::segments`]; leaves `log_sum_exp (m, heads)`, the natural logarithm of each
     /// row's sum of exponentials.
     ///
     /// # Errors
@@ -549,10 +447,10 @@ pub trait Device: Send {
         segments: Src<'_>,
         of: Causal,
         o: Dst<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
     ) -> Result<()>;
 
-    /// Its vector–Jacobian product by tiles, `P = exp(S − lse)` anew, `D = rowsum(do ⊙ o)`; overwrites `dq`, `dk`, `dv`,
+    /// Its vector–Jacobian product by tiles, `P = exp(S − log_sum_exp)` anew, `D = rowsum(do ⊙ o)`; overwrites `dq`, `dk`, `dv`,
     /// those of keys and values summed over their group of query heads.
     ///
     /// # Errors
@@ -563,7 +461,7 @@ pub trait Device: Send {
         k: Src<'_>,
         v: Src<'_>,
         o: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         d_o: Src<'_>,
         segments: Src<'_>,
         of: Causal,
@@ -591,19 +489,19 @@ pub trait Device: Send {
     fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()>;
 
     /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
-    /// `lse ← ln(e^lse + Σ e^a)` (start it at −∞) and `picked ← a[target − first]` where a row's target lies in the block.
+    /// `log_sum_exp ← ln(e^log_sum_exp + Σ e^a)` (start it at −∞) and `picked ← a[target − first]` where a row's target lies in the block.
     /// `targets` ids `(m)`.
     ///
     /// # Errors
     /// The device's.
-    fn lse(
+    fn log_sum_exp(
         &self,
         a: Src<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Dst<'_>,
+        log_sum_exp: Dst<'_>,
         picked: Dst<'_>,
     ) -> Result<()>;
 
@@ -625,20 +523,20 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − lse) − [target])`, zeros in rows
+    /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − log_sum_exp) − [target])`, zeros in rows
     /// without a target. Returns false when every element before scaling is below `eps` in size, so that the caller may
     /// skip the block; a device for which that answer would cost a wait returns true.
     ///
     /// # Errors
     /// The device's.
-    fn softmax_vjp(
+    fn cross_entropy_vjp(
         &self,
         a: Dst<'_>,
         m: usize,
         n: usize,
         first: usize,
         targets: Src<'_>,
-        lse: Src<'_>,
+        log_sum_exp: Src<'_>,
         scale: f32,
         eps: f32,
     ) -> Result<bool>;

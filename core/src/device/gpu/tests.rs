@@ -1,10 +1,10 @@
 //! Plans of a GPU need none; what one computes is compared with the CPU where there is one, and passes with a word without.
 
-use super::{check, load_scratch, scratch};
 use crate::blocks::BlockType;
+use crate::device::Sizes;
+use crate::device::gpu::Precision;
+use crate::device::gpu::{check, load_scratch, scratch};
 use crate::ledger::{Category, Ledger, Tier};
-use crate::train::device::Sizes;
-use crate::train::gpu::Precision;
 use crate::train::tests::{config, shape};
 use crate::train::{engine::Techniques, plan};
 
@@ -79,10 +79,10 @@ fn weights_pass_to_the_gpu_in_whole_rows() {
 mod cuda {
     use std::sync::Arc;
 
-    use super::*;
-    use crate::ops::{Team, cuda};
+    use crate::device::gpu::Gpu;
+    use crate::device::gpu::*;
+    use crate::ops::{ThreadTeam, cuda};
     use crate::train::engine::{Setup, Trainer};
-    use crate::train::gpu::Gpu;
     use crate::train::tests::{batch, trainer};
 
     /// Three steps with a small model whose matrices are stored as `ty`.
@@ -105,7 +105,7 @@ mod cuda {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let techniques = Techniques::new(train).unwrap();
         let sizes = techniques.sizes(train, &shape, 2);
-        let team = Arc::new(Team::new(2).unwrap());
+        let team = Arc::new(ThreadTeam::new(2).unwrap());
         let gpu = Gpu::new(&device, &ledger, &team, &sizes, Precision::of(train)).unwrap();
         let source = crate::model::Source::Random {
             spec: crate::model::random::parse("random:smollm2-135m@f32#3").unwrap().unwrap(),

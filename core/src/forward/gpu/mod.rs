@@ -12,17 +12,17 @@ mod weights;
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-pub use forward::{DeviceLayer, DeviceRoom, GpuForward};
+pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 
 use crate::blocks::BlockType;
 use crate::catalog::Axis;
 use crate::config::{Choice, Compute, Config};
 use crate::error::{Error, Result};
+use crate::forward::cpu::BatchShape;
 use crate::ledger::{Category, Ledger, Reservation, Tag};
-use crate::model::adapter::{self as adapters, AdapterShape};
-use crate::model::forward::Extent;
-use crate::model::shape::ModelShape;
 use crate::place::{self, rows};
+use crate::shape::AdapterShape;
+use crate::shape::ModelShape;
 use crate::weights::units::UnitLayout;
 
 /// Types of weights that the kernels decode.
@@ -155,7 +155,7 @@ pub fn launches(shape: &ModelShape, sequences: usize) -> usize {
     shape.layers.len() * (12 + 6 * sequences) + 2 * adapted + sequences + 3
 }
 
-/// What an [`Extent`] needs, in bytes.
+/// What an [`BatchShape`] needs, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     residual: usize,
@@ -171,8 +171,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(shape: &ModelShape, e: Extent) -> Self {
-        let max = |f: &dyn Fn(&super::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+    fn new(shape: &ModelShape, e: BatchShape) -> Self {
+        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
         let q = max(&|l| l.heads * l.head_dim);
         let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
         let hidden = shape.hidden;
@@ -206,7 +206,7 @@ impl Sizes {
 ///
 /// # Errors
 /// Over budget, where `ledger` has one.
-pub fn plan_room(shape: &ModelShape, e: Extent, ledger: &Arc<Ledger>) -> Result<Vec<Reservation>> {
+pub fn plan_workspace(shape: &ModelShape, e: BatchShape, ledger: &Arc<Ledger>) -> Result<Vec<Reservation>> {
     Sizes::new(shape, e).rows().into_iter().map(|(tag, bytes)| ledger.reserve(tag, bytes as u64)).collect()
 }
 
@@ -236,5 +236,5 @@ pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<R
 /// Over budget, where `ledger` has one.
 pub fn plan_adapter(shape: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
     let _upload = ledger.reserve(UPLOAD, adapter_upload_bytes(shape) as u64)?;
-    adapters::plan(shape, ledger, held)
+    crate::forward::adapter::plan(shape, ledger, held)
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::adapter::AdapterShape;
+mod adapter;
+
+pub use adapter::{AdapterShape, Linear, LowRank};
+
 use crate::blocks::BlockType;
 
 /// Everything about a model but its numbers. Per layer, so that hybrids, windows and experts fit later.

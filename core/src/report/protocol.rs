@@ -252,7 +252,7 @@ pub enum Event {
         /// Positions of the cache's rows in their order, as runs: first position, and how many follow one by one.
         runs: Vec<(u32, u32)>,
         /// One weight a row: 255 times its square root. Base64 in JSON.
-        #[serde(with = "super::packed")]
+        #[serde(with = "crate::report::packed")]
         weights: Vec<u8>,
     },
     /// The job waits for a command.

@@ -1,0 +1,233 @@
+//! What a stretch of computing needs beside weights and cache, sized once for the plan and the run.
+
+use std::sync::Arc;
+
+use super::adapter;
+use super::cached::attention;
+use super::rotary::fill_angles;
+use crate::config::{Attention as Shown, Config};
+use crate::error::Result;
+use crate::kv::{Need, Pipeline, Positions};
+use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
+use crate::ops::cpu::{Compute, linear_scratch_as};
+use crate::shape::ModelShape;
+
+/// Batches up to this many tokens are the short ones of [`crate::ops::cpu::Attention::scratch`].
+const SHORT: usize = 16;
+
+pub(super) const RESIDUAL: Tag = Tag::device(Category::Activations, "residual stream");
+const LAYER: Tag = Tag::device(Category::Activations, "layer activations");
+const KERNELS: Tag = Tag::device(Category::Workspace, "kernel scratch");
+const POLICY: Tag = Tag::device(Category::Workspace, "policy scratch");
+const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
+const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+const SEEN: Tag = Tag::host(Category::Observation, "attention rows");
+const MAP: Tag = Tag::host(Category::Observation, "head map");
+
+/// Sizes of one stretch of computing: a prompt, or decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Rows computed at once.
+    pub batch: usize,
+    /// Rows of the residual stream held at once: the batch, or a whole staged prompt.
+    pub stream: usize,
+    /// Most cache rows of a head that attention reads.
+    pub rows: usize,
+    /// Sequences whose logits are held.
+    pub sequences: usize,
+    /// How products are computed.
+    pub compute: Compute,
+    /// The last query's attention is kept to be shown.
+    pub observe: bool,
+    /// One head's attention is kept to be shown, of every query.
+    pub map: bool,
+}
+
+impl BatchShape {
+    /// The same extent with the arithmetic of `config`, and with its observation where `shown`.
+    pub fn with(self, config: &Config, shown: bool) -> Self {
+        let shown = config.observe.as_ref().filter(|_| shown);
+        let observe = shown.is_some_and(|o| o.attention != Shown::None);
+        let map = shown.is_some_and(|o| o.head.is_some());
+        Self { compute: config.run.compute, observe, map, ..self }
+    }
+}
+
+/// Everything an [`BatchShape`] needs beside weights and cache, in elements of f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) residual: usize,
+    pub(super) normed: usize,
+    pub(super) wide: usize,
+    pub(super) out: usize,
+    pub(super) angles: usize,
+    /// Ax of an adapter.
+    pub(super) low: usize,
+    pub(super) linear: usize,
+    pub(super) attend: usize,
+    pub(super) sums: usize,
+    pub(super) keep: usize,
+    pub(super) table: usize,
+    pub(super) logits: usize,
+    pub(super) seen: usize,
+    /// In bytes.
+    pub(super) map: usize,
+    pub(super) compute: Compute,
+}
+
+impl Sizes {
+    fn new(shape: &ModelShape, pipeline: &Pipeline, threads: usize, e: BatchShape) -> Self {
+        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+        let q = max(&|l| l.heads * l.head_dim);
+        let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+        let cols = max(&|l| l.ff.max(l.heads * l.head_dim)).max(shape.hidden);
+        // A last batch may be of any length, and short ones are cut differently.
+        let attend = shape.layers.iter().flat_map(|l| {
+            (1..=SHORT.min(e.batch)).chain([e.batch]).map(|tokens| attention(l, tokens).scratch(threads, e.rows))
+        });
+        let observes = pipeline.select.need() != Need::None;
+        Self {
+            residual: e.stream * shape.hidden,
+            normed: e.batch * q.max(shape.hidden),
+            wide: e.batch * wide,
+            out: e.batch * shape.hidden,
+            angles: 2 * e.batch * (shape.rope.dim / 2),
+            low: adapter::low_elements(shape, e.batch),
+            linear: linear_scratch_as(e.compute, threads, e.batch, cols),
+            attend: attend.max().unwrap_or(0),
+            sums: if observes { max(&|l| l.kv_heads) * e.rows } else { 0 },
+            keep: if pipeline.select.keeps_all() { 0 } else { e.rows },
+            table: if pipeline.select.positions() == Positions::Reindex {
+                2 * e.rows * (shape.rope.dim / 2)
+            } else {
+                0
+            },
+            logits: e.sequences * shape.vocab,
+            seen: if e.observe { max(&|l| l.heads) * e.rows } else { 0 },
+            map: if e.map { e.batch * e.rows } else { 0 },
+            compute: e.compute,
+        }
+    }
+
+    /// By ledger row, in bytes.
+    fn rows(&self) -> [(Tag, usize); 8] {
+        [
+            (RESIDUAL, 4 * self.residual),
+            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low)),
+            (KERNELS, 4 * self.linear.max(self.attend)),
+            (POLICY, 4 * (self.sums + self.keep)),
+            (ROTATIONS, 4 * self.table),
+            (LOGITS, 4 * self.logits),
+            (SEEN, 4 * self.seen),
+            (MAP, self.map),
+        ]
+    }
+}
+
+/// How the bytes of one ledger row of an extent come about, as factors: a number and what it counts, or the parts of a sum.
+/// `None` for a row that no short formula gives.
+pub(crate) fn factors(
+    shape: &ModelShape,
+    e: BatchShape,
+    tag: Tag,
+) -> Option<Vec<((usize, &'static str), Vec<(usize, &'static str)>)>> {
+    let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+    let one = |count: usize, what| ((count, what), Vec::new());
+    let tokens = |count: usize| one(count, "tokens");
+    match tag {
+        RESIDUAL => Some(vec![tokens(e.stream), one(shape.hidden, "hidden"), one(4, "B")]),
+        LAYER => {
+            let q = max(&|l| l.heads * l.head_dim);
+            let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+            let parts = vec![
+                (q.max(shape.hidden), "normed"),
+                (wide, "projected"),
+                (shape.hidden, "out"),
+                (2 * (shape.rope.dim / 2), "angles"),
+            ];
+            Some(vec![tokens(e.batch), ((0, ""), parts), one(4, "B")])
+        }
+        LOGITS => {
+            let what = if e.sequences == 1 { "sequence" } else { "sequences" };
+            Some(vec![one(e.sequences, what), one(shape.vocab, "tokens of the vocabulary"), one(4, "B")])
+        }
+        _ => None,
+    }
+}
+
+/// Reserves what [`Forward::room`] will hold: the plan's side.
+///
+/// # Errors
+/// Over budget, where `ledger` has one.
+pub fn plan_workspace(
+    shape: &ModelShape,
+    pipeline: &Pipeline,
+    threads: usize,
+    e: BatchShape,
+    ledger: &Arc<Ledger>,
+) -> Result<Vec<Reservation>> {
+    Sizes::new(shape, pipeline, threads, e)
+        .rows()
+        .into_iter()
+        .map(|(tag, bytes)| ledger.reserve(tag, bytes as u64))
+        .collect()
+}
+
+/// The buffers of one stretch of computing.
+pub struct Workspace {
+    pub(super) sizes: Sizes,
+    pub(super) residual: Buffer,
+    pub(super) layer: Buffer,
+    pub(super) kernels: Buffer,
+    pub(super) policy: Buffer,
+    pub(super) table: Buffer,
+    pub(super) logits: Buffer,
+    pub(super) seen: Buffer,
+    pub(super) map: Buffer,
+    /// The pass computes a last query that is to be shown, if any is.
+    pub(super) last: bool,
+}
+
+impl Workspace {
+    pub(super) fn new(
+        shape: &ModelShape,
+        pipeline: &Pipeline,
+        threads: usize,
+        e: BatchShape,
+        freqs: &[f64],
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self> {
+        let sizes = Sizes::new(shape, pipeline, threads, e);
+        let [residual, layer, kernels, policy, table, logits, seen, map] =
+            sizes.rows().map(|(tag, bytes)| ledger.buffer(tag, bytes));
+        let mut workspace = Self {
+            sizes,
+            residual: residual?,
+            layer: layer?,
+            kernels: kernels?,
+            policy: policy?,
+            table: table?,
+            logits: logits?,
+            seen: seen?,
+            map: map?,
+            last: true,
+        };
+        if sizes.table > 0 {
+            fill_angles(0, freqs, workspace.table.as_mut_slice());
+        }
+        Ok(workspace)
+    }
+
+    /// Logits of sequence `i`, `(vocab)`.
+    pub fn logits(&self, i: usize, vocab: usize) -> &[f32] {
+        &self.logits.as_slice::<f32>()[i * vocab..(i + 1) * vocab]
+    }
+
+    /// Copies sequence 0's logits to the others, after a fork.
+    pub fn share_logits(&mut self, vocab: usize) {
+        let (first, rest) = self.logits.as_mut_slice::<f32>().split_at_mut(vocab);
+        for row in rest.chunks_exact_mut(vocab) {
+            row.copy_from_slice(first);
+        }
+    }
+}
