@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ullage_core::Result;
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::forward::cpu::{Forward, PassObserver, Sequence, Unwatched};
 use ullage_core::job::{Event, Job, Numbered, Order};
 use ullage_core::ledger::{Ledger, Tier};

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
 use super::{EventSender, Order, reference};
+use crate::catalog;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::eval;
@@ -48,7 +49,7 @@ pub struct Prepared {
 /// # Errors
 /// A prompt that does not fit, a damaged tokenizer, a missing text file.
 pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
-    config.check()?;
+    catalog::check(config)?;
     let words = Words::of(model)?;
     let Work { prompt, tasks, workload } = work(model, &words, config, base)?;
     Ok(Prepared { words, prompt, tasks, workload })
@@ -69,7 +70,7 @@ pub struct Work {
 /// # Errors
 /// As [`prepare`].
 pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Result<Work> {
-    config.check()?;
+    catalog::check(config)?;
     if config.model.adapter.is_some() != model.adapter.is_some() {
         return Err(Error::Internal("the model was opened without its adapter, or with one too many".into()));
     }

@@ -22,9 +22,9 @@ pub use solve::Inverse;
 pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
 
-use crate::catalog::{Axis, Role};
+use crate::catalog;
 use crate::config::Config;
-use crate::error::{Error, OverBudget, Result};
+use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
 use crate::forward::gpu;
@@ -34,8 +34,10 @@ use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
 use crate::place::{self, Placement};
+use crate::schema;
 use crate::shape::ModelShape;
 use crate::train;
+use crate::weights;
 
 /// The ledger row of the sampler's candidate list.
 pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
@@ -131,11 +133,9 @@ impl Resolved {
     /// # Errors
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
-        let (format, _) = Config::resolve(Axis::WeightsFormat, "weights.format", &config.weights.format)?;
-        let (place, knobs) = Config::resolve(Axis::PlaceWeights, "place.weights", &config.place.weights)?;
-        let (Role::WeightsFormat(target), Role::PlaceWeights(build)) = (format.role, place.role) else {
-            return Err(Error::Internal("a catalogue entry has another axis' role".into()));
-        };
+        catalog::check_platform(config)?;
+        let target = schema::build(weights::format::ENTRIES, "weights.format", &config.weights.format)?;
+        let placement = schema::build(place::ENTRIES, "place.weights", &config.place.weights)?;
         let held = target.apply(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
@@ -146,7 +146,7 @@ impl Resolved {
         if gpu.is_some() {
             gpu::check(config, &held)?;
         }
-        Ok(Self { held, pipeline, placement: build(&knobs)?, threads: config.threads(), gpu, followed })
+        Ok(Self { held, pipeline, placement, threads: config.threads(), gpu, followed })
     }
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
@@ -245,6 +245,7 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
     let draft = Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false);
     let time = match &config.train {
         Some(train) => {
+            catalog::check_platform(config)?;
             let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
             time::training(stored, train, spent, machine)
         }
@@ -273,7 +274,8 @@ impl Plan {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::error::Error;
+    use crate::catalog::from_toml;
     use crate::model::random;
 
     /// The shape of a random model, such as `smollm2-135m@q4_0`.

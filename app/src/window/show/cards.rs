@@ -1,14 +1,16 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
-use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
+use ullage_core::config::axes::{self, Axis};
 use ullage_core::config::train::{Train, Validation};
 use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
+use ullage_core::kv;
+use ullage_core::schema::{self, About, KnobKind};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
 use super::words;
 
 /// The choice of an axis in `config`: `Err` with both when keys and values differ.
-fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
+fn chosen(config: &Config, axis: &Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
     let all = config.choices();
     let mut of = all.iter().filter(|(a, ..)| *a == axis).map(|(.., choice)| *choice);
     let first = of.next()?;
@@ -19,7 +21,7 @@ fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choi
 }
 
 /// Every card of `config`, by section; prices and refusals are still to be filled in.
-pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
+pub fn sections(config: &Config, entries: &[&'static About]) -> Vec<Section> {
     let mut out: Vec<Section> = Vec::new();
     let mut put = |title: &str, card: Card| match out.iter_mut().find(|s| s.title == title) {
         Some(section) => section.cards.push(card),
@@ -27,8 +29,8 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     };
     let train = config.train.as_ref();
     // Fine-tuning has no cache and generating no gradients: what does not apply is not shown.
-    let applies = |axis: Axis| axis.key().starts_with("train.") == train.is_some();
-    let mut axes: Vec<Axis> = Vec::new();
+    let applies = |axis: &Axis| axis.key.starts_with("train.") == train.is_some();
+    let mut axes: Vec<&'static Axis> = Vec::new();
     for entry in entries {
         if !axes.contains(&entry.axis) && applies(entry.axis) {
             axes.push(entry.axis);
@@ -36,7 +38,7 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     }
     for axis in axes {
         let of: Vec<_> = entries.iter().copied().filter(|e| e.axis == axis).collect();
-        let title = axis.words().section;
+        let title = axis.section;
         match chosen(config, axis) {
             Some(choice) => {
                 let card = card(config, axis, &of, choice);
@@ -46,7 +48,7 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
                 }
             }
             // An axis of which any number may be on.
-            None if axis == Axis::Eval => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
+            None if *axis == axes::EVAL => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
             None => {}
         }
     }
@@ -254,9 +256,8 @@ fn training(config: &Config, t: &Train) -> Card {
     }
 }
 
-fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
-    let key = axis.key();
-    let words = axis.words();
+fn card(config: &Config, axis: &Axis, entries: &[&'static About], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
+    let key = axis.key;
     let variants = entries.iter().map(|entry| {
         let given = choice.ok().filter(|c| c.id == entry.id);
         Variant {
@@ -273,30 +274,24 @@ fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<
     });
     Card {
         key: key.into(),
-        title: words.title.into(),
-        sentence: words.sentence.into(),
-        advanced: words.advanced,
+        title: axis.title.into(),
+        sentence: axis.sentence.into(),
+        advanced: axis.advanced,
         variants: variants.collect(),
         mixed: choice.err().map(|(k, v)| format!("{} / {}", k.id, v.id)),
-        knobs: if axis == Axis::KvSelect { budget(config) } else { Vec::new() },
+        knobs: if *axis == axes::KV_SELECT { budget(config) } else { Vec::new() },
     }
 }
 
 /// True when a policy keeps every row whatever the budget.
-pub fn keeps_all(entry: &Entry) -> bool {
-    match entry.role {
-        Role::Select(build) => entry
-            .knobs("kv.select", &Knobs::default())
-            .and_then(|knobs| build(&knobs))
-            .is_ok_and(|policy| policy.keeps_all()),
-        _ => false,
-    }
+pub fn keeps_all(entry: &About) -> bool {
+    schema::build(kv::select::ENTRIES, entry.axis.key, &entry.id.into()).is_ok_and(|policy| policy.keeps_all())
 }
 
 /// What choosing an entry sets: a policy that drops rows brings a budget along, so that two of them are compared at the same bytes.
-fn sets(config: &Config, key: &str, entry: &Entry) -> Vec<(String, String)> {
+fn sets(config: &Config, key: &str, entry: &About) -> Vec<(String, String)> {
     let mut out = vec![(key.to_owned(), entry.id.to_owned())];
-    if entry.axis == Axis::KvSelect {
+    if *entry.axis == axes::KV_SELECT {
         match (keeps_all(entry), config.kv.budget) {
             (true, Some(_)) => out.push(("kv.budget".into(), String::new())),
             (false, None) => out.push(("kv.budget.ratio".into(), "0.2".into())),
@@ -326,8 +321,8 @@ fn budget(config: &Config) -> Vec<Knob> {
     }
 }
 
-fn switch(config: &Config, entry: &'static Entry) -> Card {
-    let key = format!("{}.{}", entry.axis.key(), entry.id);
+fn switch(config: &Config, entry: &'static About) -> Card {
+    let key = format!("{}.{}", entry.axis.key, entry.id);
     let on = config.eval.get(entry.id);
     let variant = |id: &str, chosen: bool, value: &str| Variant {
         id: id.into(),
@@ -350,9 +345,9 @@ fn switch(config: &Config, entry: &'static Entry) -> Card {
 }
 
 /// The knobs of an entry with the values given, defaults elsewhere.
-pub fn knobs(key: &str, entry: &Entry, given: &Knobs) -> Vec<Knob> {
+pub fn knobs(key: &str, entry: &About, given: &Knobs) -> Vec<Knob> {
     let text = |value: &KnobValue| value.to_string();
-    let of = |k: &catalog::Knob| {
+    let of = |k: &schema::Knob| {
         let default = k.default_value().as_ref().map(text).unwrap_or_default();
         Knob {
             key: format!("{key}.{}", k.id),
@@ -562,7 +557,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::document::with;
     use super::*;
-    use ullage_core::catalog::{Default as Value, with_all};
+    use ullage_core::catalog;
     use ullage_core::ledger::Category;
 
     #[test]
@@ -573,11 +568,11 @@ mod tests {
         let sections = [sections(&config, &entries), sections(&tuning, &entries)].concat();
         let cards: Vec<_> = sections.iter().flat_map(|s| &s.cards).collect();
         for entry in &entries {
-            let own = format!("{}.{}", entry.axis.key(), entry.id);
+            let own = format!("{}.{}", entry.axis.key, entry.id);
             let alone = entries.iter().filter(|e| e.axis == entry.axis).count() == 1;
             let shown = cards
                 .iter()
-                .any(|c| c.key == own || c.key == entry.axis.key() && c.variants.iter().any(|v| v.id == entry.id));
+                .any(|c| c.key == own || c.key == entry.axis.key && c.variants.iter().any(|v| v.id == entry.id));
             assert!(shown || alone && entry.knobs.is_empty(), "{own}");
         }
         for variant in cards.iter().flat_map(|c| &c.variants) {
@@ -606,24 +601,22 @@ mod tests {
 
     #[test]
     fn an_entry_nobody_has_heard_of_becomes_a_variant_with_its_knobs() {
-        static NEW: Entry = Entry {
+        static NEW: About = About {
             id: "oracle_of_rows",
             title: "Oracle of rows",
             common: false,
-            axis: Axis::KvSelect,
             paper: "nobody, 2031",
             sentence: "Keeps what will be needed.",
-            knobs: &[catalog::Knob {
+            knobs: &[schema::Knob {
                 id: "foresight",
                 label: "Foresight",
                 paper_name: "φ",
                 kind: KnobKind::Float { min: 0.0, max: 1.0 },
-                default: Value::Float(0.5),
+                default: schema::Default::Float(0.5),
                 unit: "tokens",
                 sentence: "How far it sees.",
             }],
-            composes: with_all,
-            role: Role::PlaceKv,
+            ..About::on(&axes::KV_SELECT)
         };
         let entries: Vec<_> = catalog::entries().chain([&NEW]).collect();
         let mut config = Config::default();

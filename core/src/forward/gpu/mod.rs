@@ -15,8 +15,7 @@ use std::sync::Arc;
 pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 
 use crate::blocks::BlockType;
-use crate::catalog::Axis;
-use crate::config::{Choice, Compute, Config};
+use crate::config::{Compute, Config};
 use crate::error::{Error, Result};
 use crate::forward::cpu::BatchShape;
 use crate::ledger::{Category, Ledger, Reservation, Tag};
@@ -59,35 +58,11 @@ pub(crate) fn parts_elements(heads: usize, dim: usize, rows: usize) -> usize {
 /// Largest head that attention holds in registers.
 const HEAD_DIM: usize = 256;
 
-/// What runs on a GPU, by axis; axes not named here run whole.
-const RUNS: &[(Axis, &[&str])] = &[
-    (Axis::KvSelect, &["full"]),
-    (Axis::KvFormat, &["f16", "f32", "bf16", "q8_0", "q4_0"]),
-    (Axis::KvAlloc, &["contiguous"]),
-    (Axis::PlaceWeights, &["resident"]),
-];
-
-/// Checks that a GPU runs `config` on a model held as `held`.
+/// Checks what a GPU asks of `config` beside its choices, and of a model held as `held`.
 ///
 /// # Errors
-/// The first choice that it does not run, with those that it does.
+/// The first setting or tensor that it does not take, with what it does.
 pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
-    let chosen: [(&str, Axis, &Choice); 5] = [
-        ("kv.select", Axis::KvSelect, &config.kv.select),
-        ("kv.format.k", Axis::KvFormat, &config.kv.format.k),
-        ("kv.format.v", Axis::KvFormat, &config.kv.format.v),
-        ("kv.alloc", Axis::KvAlloc, &config.kv.alloc),
-        ("place.weights", Axis::PlaceWeights, &config.place.weights),
-    ];
-    for (key, axis, choice) in chosen {
-        let runs = RUNS.iter().find(|(a, _)| *a == axis).map_or(&[][..], |(_, runs)| runs);
-        if !runs.contains(&choice.id.as_str()) {
-            return Err(Error::refused(
-                format!("{key} = {}", choice.id),
-                format!("a GPU runs so far: {}", runs.join(", ")),
-            ));
-        }
-    }
     if config.observe.as_ref().is_some_and(|o| o.head.is_some()) {
         return Err(Error::refused(
             "observe.head",
