@@ -8,6 +8,7 @@ mod choice;
 pub(crate) mod knob;
 mod parse;
 mod sections;
+pub mod settings;
 pub mod train;
 
 use std::collections::BTreeMap;
@@ -346,6 +347,7 @@ impl Config {
             Some(KvBudget::Rows(0)) => return Err(Error::config("kv.budget.rows", "`0` is not allowed; at least 1")),
             _ => {}
         }
+        settings::check(self)?;
         if let Some(train) = &self.train {
             train.check(self)?;
         }
@@ -353,56 +355,18 @@ impl Config {
         if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {
             return Err(Error::config("machine.device", format!("`{device}` is not known; allowed: cpu, cuda:0")));
         }
-        let scale = self.model.adapter_scale;
-        if !(-100.0..=100.0).contains(&scale) {
-            return Err(Error::config(
-                "model.adapter_scale",
-                format!("`{scale}` is not allowed; a number from -100 to 100"),
-            ));
-        }
-        if scale != 1.0 && self.model.adapter.is_none() {
+        if self.model.adapter_scale != 1.0 && self.model.adapter.is_none() {
             return Err(Error::config("model.adapter_scale", "there is no model.adapter to scale"));
         }
         if self.model.adapter.as_deref() == Some("") {
             return Err(Error::config("model.adapter", "is empty; name an adapter, or leave the key out"));
         }
         let run = &self.run;
-        let whole = [
-            ("run.context", run.context, 1, 1 << 24),
-            ("run.sequences", run.sequences, 1, 1024),
-            ("run.batch", run.batch, 1, 8192),
-            ("run.max_tokens", run.max_tokens, 0, 1 << 24),
-            ("machine.threads", self.machine.threads, 0, 1024),
-        ];
-        for (key, value, min, max) in whole {
-            if !(min..=max).contains(&value) {
-                return Err(Error::config(
-                    key,
-                    format!("`{value}` is not allowed; a whole number from {min} to {max}"),
-                ));
-            }
-        }
         if !run.chat && !run.turns.is_empty() {
             return Err(Error::config(
                 "run.turns",
                 "turns of a conversation go through the chat template; set run.chat = true, or remove them",
             ));
-        }
-        let s = &run.sampling;
-        let numbers = [
-            ("run.sampling.temperature", s.temperature, 0.0, 100.0),
-            ("run.sampling.top_p", s.top_p, 0.0, 1.0),
-            ("run.sampling.min_p", s.min_p, 0.0, 1.0),
-        ];
-        for (key, value, min, max) in numbers {
-            if !(min..=max).contains(&value) {
-                return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
-            }
-        }
-        if let Some(observe) = &self.observe
-            && !(1..=4096).contains(&observe.bins)
-        {
-            return Err(Error::config("observe.bins", format!("`{}` is not allowed; from 1 to 4096", observe.bins)));
         }
         Ok(())
     }

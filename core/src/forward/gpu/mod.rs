@@ -14,46 +14,15 @@ use std::sync::Arc;
 #[cfg(feature = "cuda")]
 pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 
-use crate::blocks::BlockType;
 use crate::config::{Compute, Config};
 use crate::error::{Error, Result};
 use crate::forward::cpu::BatchShape;
 use crate::ledger::{Category, Ledger, Reservation, Tag};
+use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
 use crate::shape::ModelShape;
 use crate::weights::units::UnitLayout;
-
-/// Types of weights that the kernels decode.
-pub const WEIGHT_TYPES: &[BlockType] = &[
-    BlockType::F32,
-    BlockType::F16,
-    BlockType::Bf16,
-    BlockType::Q4_0,
-    BlockType::Q4_1,
-    BlockType::Q5_0,
-    BlockType::Q5_1,
-    BlockType::Q8_0,
-    BlockType::Q2K,
-    BlockType::Q3K,
-    BlockType::Q4K,
-    BlockType::Q5K,
-    BlockType::Q6K,
-    BlockType::Iq4Nl,
-    BlockType::Iq4Xs,
-    BlockType::Mxfp4,
-];
-
-/// Types of cache rows, in the kernels' numbering.
-pub const KV_TYPES: &[BlockType] = &[BlockType::F32, BlockType::F16, BlockType::Bf16, BlockType::Q8_0, BlockType::Q4_0];
-
-/// Rows of the cache that one block of a single query's attention reads, as in `kernels.cu`.
-pub(crate) const PART: usize = 128;
-
-/// Floats in which the parts of a single query's attention over `rows` rows wait to be joined; none for a short cache.
-pub(crate) fn parts_elements(heads: usize, dim: usize, rows: usize) -> usize {
-    if rows <= PART { 0 } else { heads * rows.div_ceil(PART) * (dim + 2) }
-}
 
 /// Largest head that attention holds in registers.
 const HEAD_DIM: usize = 256;
