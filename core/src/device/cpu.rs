@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
-use crate::device::{Buf, Cost, Device, Dst, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
+use crate::device::{Buf, Cost, Device, Dst, Gradient, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::vjp::{self, Moments, Stored};
+use crate::ops::cpu::vjp::{self, Gradients, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
+use crate::ops::rule::MOST_SLOTS;
 use crate::rng::Philox;
 use crate::shape::TensorShape;
 use crate::weights::load;
@@ -117,29 +118,28 @@ fn mat<'a>(w: Weight<'a>) -> Result<Mat<'a>> {
     Mat::new(w.buf.ty(), w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
 }
 
-fn moments(x: &mut Buf) -> Result<Moments<'_>> {
+fn moments(x: &mut Buf, len: usize) -> Result<Moments<'_>> {
     match x.ty() {
-        BlockType::F32 => Ok(Moments::F32(x.memory_mut::<Buffer>()?.as_mut_slice())),
-        BlockType::Bf16 => Ok(Moments::Bf16(x.memory_mut::<Buffer>()?.as_mut_slice())),
+        BlockType::F32 => Ok(Moments::F32(write(x.all_mut(), len, "state")?)),
+        BlockType::Bf16 => Ok(Moments::Bf16(write(x.all_mut(), len, "state")?)),
         ty => Err(not(ty, "f32 or bf16")),
     }
 }
 
-fn stored<'a>(p: &'a mut Buf, round: Round<'a>) -> Result<Stored<'a>> {
-    let (ty, p) = (p.ty(), p.memory_mut::<Buffer>()?);
-    match (ty, round) {
+fn stored<'a>(p: Dst<'a>, len: usize, round: Round<'a>) -> Result<Stored<'a>> {
+    match (p.buf.ty(), round) {
         (BlockType::F32, Round::Nearest | Round::Stochastic { .. } | Round::Kahan(_)) => {
-            Ok(Stored::F32(p.as_mut_slice()))
+            Ok(Stored::F32(floats_mut(p, len)?))
         }
-        (BlockType::Bf16, Round::Nearest) => Ok(Stored::Nearest(p.as_mut_slice())),
+        (BlockType::Bf16, Round::Nearest) => Ok(Stored::Nearest(write(p, len, "halves")?)),
         (BlockType::Bf16, Round::Stochastic { seed, stream }) => {
-            Ok(Stored::Stochastic(p.as_mut_slice(), Philox::new(seed).stream(stream)))
+            Ok(Stored::Stochastic(write(p, len, "halves")?, Philox::new(seed).stream(stream)))
         }
         (BlockType::Bf16, Round::Kahan(c)) if c.ty() == BlockType::Bf16 => {
-            Ok(Stored::Kahan(p.as_mut_slice(), c.memory_mut::<Buffer>()?.as_mut_slice()))
+            Ok(Stored::Kahan(write(p, len, "halves")?, write(c.all_mut(), len, "rounding copy")?))
         }
         (BlockType::Bf16, Round::Master(c)) if c.ty() == BlockType::F32 => {
-            Ok(Stored::Master(p.as_mut_slice(), c.memory_mut::<Buffer>()?.as_mut_slice()))
+            Ok(Stored::Master(write(p, len, "halves")?, floats_mut(c.all_mut(), len)?))
         }
         (ty, round) => Err(Error::Internal(format!("a parameter of {ty} rounded by {round:?}"))),
     }
@@ -318,13 +318,18 @@ impl Cpu {
                 *matters = vjp::cross_entropy_vjp(team, a, n, first, targets, sums, scale, eps)?;
                 Ok(())
             }
-            Op::AdamW { p, g, m, v, by, round } => {
-                let g = floats(g, p.len())?;
-                vjp::adamw(team, stored(p, round)?, g, moments(m)?, moments(v)?, by)
-            }
-            Op::Sgd { p, g, u, by, round } => {
-                let g = floats(g, p.len())?;
-                vjp::sgd(team, stored(p, round)?, g, u.map(moments).transpose()?, by)
+            Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round } => {
+                let g = match g {
+                    Gradient::Held(g) if g.buf.ty() == BlockType::Bf16 => Gradients::Halves(halves(g, len)?),
+                    Gradient::Held(g) => Gradients::Held(floats(g, len)?),
+                    Gradient::Normal { seed, stream } => Gradients::Normal(Philox::new(seed).stream(stream)),
+                };
+                let mut slots: [Moments<'_>; MOST_SLOTS] = std::array::from_fn(|_| Moments::F32(&mut []));
+                for (slot, buf) in slots.iter_mut().zip(state.iter_mut()) {
+                    *slot = moments(buf, len)?;
+                }
+                let slots = &mut slots[..state.len().min(MOST_SLOTS)];
+                vjp::elementwise(team, rule, stored(p, len, round)?, g, slots, numbers, (scale, clamp))
             }
             op => Err(op.stray()),
         }

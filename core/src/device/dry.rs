@@ -10,7 +10,7 @@ use crate::device::gpu::tiling::Tiling;
 use crate::device::gpu::{self, Precision};
 use crate::device::{Buf, Cost, Device, Dst, Lowering, Meter, Op, Sizes, Spent, Src, buffer_bytes};
 use crate::error::Result;
-use crate::ledger::{Ledger, Reservation, Tag};
+use crate::ledger::{Ledger, Phase, Reservation, Tag};
 use crate::model::Source;
 use crate::shape::TensorShape;
 
@@ -128,11 +128,11 @@ impl Device for Dry {
         self.tiling.map_or(Lowering::Direct, Lowering::Tiled)
     }
 
-    fn execute(&self, op: Op<'_>, cost: &Cost) -> Result<()> {
+    fn execute(&self, _: Op<'_>, cost: &Cost) -> Result<()> {
         let (seconds, mut spent) = (self.seconds(cost), self.spent.get());
         // Norms and updates come once a step, however many micro-batches it has.
-        match op {
-            Op::SquaredNorm { .. } | Op::AdamW { .. } | Op::Sgd { .. } => spent.update += seconds,
+        match self.ledger.phase() {
+            Phase::Update => spent.update += seconds,
             _ => spent.pass += seconds,
         }
         self.spent.set(spent);

@@ -6,7 +6,7 @@
 use super::{Best, Buf, Causal, Dst, Mask, RopeTable, Round, Src, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::ops::descriptors::{AdamW, Sgd};
+use crate::ops::rule::Rule;
 
 /// One operation. `add` says whether an output is added to or overwritten; ids are `i32` buffers of their bits as `u32`.
 #[allow(missing_docs, reason = "each operation names its fields in its formula")]
@@ -97,10 +97,43 @@ pub enum Op<'a> {
         eps: f32,
         matters: &'a mut bool,
     },
-    /// One AdamW step in one pass.
-    AdamW { p: &'a mut Buf, g: Src<'a>, m: &'a mut Buf, v: &'a mut Buf, by: AdamW, round: Round<'a> },
-    /// One SGD step in one pass.
-    Sgd { p: &'a mut Buf, g: Src<'a>, u: Option<&'a mut Buf>, by: Sgd, round: Round<'a> },
+    /// `p ← rule(p, clamp(scale · g, ± clamp))` for each of `len` elements, and so its `state`, in one pass without temporaries:
+    /// an optimizer's update, or any other function of each element alone. `numbers` are the rule's, in its order.
+    Elementwise {
+        rule: &'static Rule,
+        p: Dst<'a>,
+        len: usize,
+        g: Gradient<Src<'a>>,
+        state: &'a mut [Buf],
+        numbers: &'a [f32],
+        scale: f32,
+        clamp: f32,
+        round: Round<'a>,
+    },
+}
+
+/// Where the gradient of an update comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Gradient<T> {
+    /// It is held.
+    Held(T),
+    /// Number `i` of [`crate::rng::Philox::normals`] for element `i`, made where it is needed: no gradient is held.
+    Normal {
+        /// Key of the generator.
+        seed: u64,
+        /// Its stream.
+        stream: u64,
+    },
+}
+
+impl Gradient<Dst<'_>> {
+    /// The same, to read.
+    pub fn source(&self) -> Gradient<Src<'_>> {
+        match self {
+            Self::Held(g) => Gradient::Held(g.buf.at(g.at)),
+            Self::Normal { seed, stream } => Gradient::Normal { seed: *seed, stream: *stream },
+        }
+    }
 }
 
 /// Operations that one routine of an executor carries out.
@@ -254,8 +287,7 @@ impl Op<'_> {
             Self::LogSumExp { .. } => "log-sum-exp",
             Self::Argmax { .. } => "argmax",
             Self::CrossEntropyVjp { .. } => "cross-entropy vjp",
-            Self::AdamW { .. } => "adamw",
-            Self::Sgd { .. } => "sgd",
+            Self::Elementwise { rule, .. } => rule.name,
         }
     }
 
@@ -284,11 +316,9 @@ impl Op<'_> {
             | Self::SwiGlu { .. }
             | Self::SwiGluVjp { .. }
             | Self::Dropout { .. } => Family::Layer,
-            Self::LogSumExp { .. }
-            | Self::Argmax { .. }
-            | Self::CrossEntropyVjp { .. }
-            | Self::AdamW { .. }
-            | Self::Sgd { .. } => Family::Head,
+            Self::LogSumExp { .. } | Self::Argmax { .. } | Self::CrossEntropyVjp { .. } | Self::Elementwise { .. } => {
+                Family::Head
+            }
         }
     }
 
@@ -468,20 +498,15 @@ impl Op<'_> {
                 each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
                 each(Operand { moved: 0, ..read("log_sum_exp", *log_sum_exp, *m, F32) });
             }
-            Self::AdamW { p, g, m, v, round, .. } => {
-                let n = p.len();
-                each(updated("p", p, n));
-                each(read("g", *g, n, Real));
-                each(updated("m", m, n));
-                each(updated("v", v, n));
-                copy(round, n).into_iter().for_each(each);
-            }
-            Self::Sgd { p, g, u, round, .. } => {
-                let n = p.len();
-                each(updated("p", p, n));
-                each(read("g", *g, n, Real));
-                u.iter().for_each(|u| each(updated("u", u, n)));
-                copy(round, n).into_iter().for_each(each);
+            Self::Elementwise { rule, p, len, g, state, round, .. } => {
+                each(write("p", p, *len, Real, true));
+                if let Gradient::Held(g) = g {
+                    each(read("g", *g, *len, Real));
+                }
+                for (name, slot) in rule.slots.iter().zip(state.iter()) {
+                    each(updated(name, slot, *len));
+                }
+                copy(round, *len).into_iter().for_each(each);
             }
             _ => {}
         }
@@ -510,6 +535,20 @@ impl Op<'_> {
                 if of.kv_heads == 0 || of.dim == 0 || !of.heads.is_multiple_of(of.kv_heads) =>
             {
                 format!("{of:?}")
+            }
+            Self::Elementwise { rule, state, numbers, .. }
+                if state.len() != rule.slots.len() || numbers.len() != rule.numbers.len() =>
+            {
+                format!(
+                    "{} slots and {} numbers where {:?} and {:?} are wanted",
+                    state.len(),
+                    numbers.len(),
+                    rule.slots,
+                    rule.numbers
+                )
+            }
+            Self::Elementwise { p, round: Round::Kahan(_) | Round::Master(_), .. } if p.at != 0 => {
+                format!("a rounding copy of a parameter that begins at {}", p.at)
             }
             _ => return Ok(()),
         };

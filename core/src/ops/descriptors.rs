@@ -42,46 +42,6 @@ impl Mask {
     }
 }
 
-/// One AdamW step of one parameter; all scalars in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second.
-    pub beta2: f32,
-    /// Added to the root.
-    pub eps: f32,
-    /// Decoupled weight decay λ.
-    pub weight_decay: f32,
-    /// `1 − β1^t`.
-    pub correction1: f32,
-    /// `1 − β2^t`.
-    pub correction2: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
-/// One SGD step of one parameter: `g ← clamp(scale · g) + λp`, `u ← μu + g`, `p ← p − lr · (nesterov ? g + μu : u)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Momentum μ; 0 needs no buffer.
-    pub momentum: f32,
-    /// Look ahead.
-    pub nesterov: bool,
-    /// Weight decay λ (coupled, as in PyTorch).
-    pub weight_decay: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
 /// The most likely entry of the vocabulary so far, of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {

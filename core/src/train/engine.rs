@@ -10,7 +10,7 @@ use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
 use super::weights::{Bias, Builder, Held, Tensor, Weights, load_bytes};
@@ -93,8 +93,18 @@ impl Techniques {
             heads: w.heads,
             kv_heads: shape.layers.iter().map(|l| l.kv_heads).max().unwrap_or(0),
             head_dim: shape.layers.iter().map(|l| l.head_dim).max().unwrap_or(0),
+            basis: self.basis(shape),
             load: load_bytes(shape, &*self.params, ty, threads),
         }
+    }
+}
+
+impl Techniques {
+    /// Rows of the largest basis that the optimizer finds of a matrix of a layer.
+    fn basis(&self, shape: &ModelShape) -> usize {
+        let matrices = shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1);
+        let shapes = matrices.map(|t| Shape { linear: true, rows: t.rows, cols: t.cols });
+        shapes.map(|of| self.optimizer.plan(of).basis).max().unwrap_or(0)
     }
 }
 
@@ -194,7 +204,7 @@ impl Trainer {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed, biases } = *setup;
-        let Techniques { params, optimizer, activations, loss, .. } = techniques;
+        let Techniques { params, gradient, optimizer, activations, loss, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -239,7 +249,7 @@ impl Trainer {
             }
         }
         let (tokens, targets, counted, positions, segments) = (ids(m)?, ids(m)?, ids(m)?, ids(m)?, ids(m)?);
-        learner.hold(&*d, shape.layers.len() + 2)?;
+        learner.hold(&*d, shape.layers.len() + 2, gradient.held())?;
         if !plan {
             learner.fill_masters(&*d)?;
         }

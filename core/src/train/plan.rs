@@ -43,7 +43,7 @@ pub fn fullest(train: &Train) -> Batch {
 pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Option<Rates>) -> Result<Spent> {
     let train = section(config)?;
     check(config, shape)?;
-    let techniques = Techniques::new(train)?;
+    let (techniques, gradient) = (Techniques::new(train)?, Techniques::new(train)?.gradient);
     let sizes = techniques.sizes(train, shape, config.threads());
     let dry = match config.gpu() {
         None => Dry::new(ledger, cpu::scratch_bytes(config.threads(), &sizes), sizes.load)?,
@@ -53,7 +53,7 @@ pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Op
     let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     let batch = fullest(train);
-    trainer.backprop(std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
+    gradient.step(&mut trainer, std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
     let spent = trainer.device().spent();
     trainer.evaluate(&batch)?;
     Ok(spent)

@@ -6,13 +6,14 @@ use crate::device::gpu::load_scratch;
 use crate::device::gpu::tiling::EMBED_ROWS;
 use crate::device::op::Family;
 use crate::device::{
-    AdamW, Best, Buf, Causal, Cost, Device, Dst, Lowering, Meter, Op, Round, Sgd, Src, Weight, buffer_bytes,
+    Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, Weight, buffer_bytes,
 };
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
 use crate::ops::cpu::RopeLayout;
-use crate::ops::cuda::{Arg, View};
+use crate::ops::cuda::{Arg, TrainKernels, View};
+use crate::ops::rule::{MOST_NUMBERS, MOST_SLOTS};
 use crate::shape::TensorShape;
 use crate::weights::load;
 
@@ -39,9 +40,26 @@ struct Dropped {
     pad: i32,
 }
 
-fn rounding(p: &Buf, round: &Round<'_>) -> Result<Rounding> {
+/// `Scalars` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Scalars {
+    scale: f32,
+    clamp: f32,
+    numbers: [f32; MOST_NUMBERS],
+}
+
+/// `Normal` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Normal {
+    key: [u32; 2],
+    stream: u64,
+}
+
+fn rounding(p: &Buf, len: usize, round: &Round<'_>) -> Result<Rounding> {
     let none = Rounding { mode: 0, pad: 0, key: [0; 2], stream: 0, extra: 0 };
-    let extra = |buf: &Buf, ty: BlockType| typed(buf.all(), p.len(), ty).map(View::address);
+    let extra = |buf: &Buf, ty: BlockType| typed(buf.all(), len, ty).map(View::address);
     Ok(match round {
         _ if p.ty() == BlockType::F32 && !matches!(round, Round::Master(_)) => none,
         Round::Nearest => none,
@@ -380,28 +398,7 @@ impl Gpu {
                 ];
                 self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)
             }
-            Op::AdamW { p, g, m, v, by, round } => {
-                let (n, state) = (p.len(), m.ty());
-                let round = rounding(p, &round)?;
-                let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp } = by;
-                let numbers = [lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp];
-                let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
-                self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
-            }
-            Op::Sgd { p, g, u, by, round } => {
-                let n = p.len();
-                let round = rounding(p, &round)?;
-                let Sgd { lr, momentum, nesterov, weight_decay, scale, clamp } = by;
-                let numbers = [lr, momentum, weight_decay, scale, clamp, f32::from_bits(nesterov.into())];
-                let numbers = bytemuck::bytes_of(&numbers);
-                let (weights, grads) = (whole(p)?, view(g, n)?);
-                let Some(u) = u else {
-                    let types = [p.ty(), g.buf.ty(), BlockType::F32];
-                    return self.update("sgd", types, n, &[weights, grads], &[Arg::Null], numbers, round);
-                };
-                let views = [weights, grads, view(u.all(), n)?];
-                self.update("sgd", [p.ty(), g.buf.ty(), u.ty()], n, &views, &[], numbers, round)
-            }
+            Op::Elementwise { .. } => self.update(op),
             op => Err(op.stray()),
         }
     }
@@ -419,21 +416,37 @@ impl Gpu {
         Ok(())
     }
 
-    fn update(
-        &self,
-        kind: &'static str,
-        types: [BlockType; 3],
-        n: usize,
-        views: &[View<'_>],
-        rest: &[Arg<'_>],
-        numbers: &[u8],
-        round: Rounding,
-    ) -> Result<()> {
-        let whole = views.iter().all(|v| v.aligned()) && even(round);
+    /// One kernel over the parameter: `update` of train.cu, made for the rule and the types.
+    fn update(&self, op: Op<'_>) -> Result<()> {
+        let Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round } = op else {
+            return Err(op.stray());
+        };
+        let kind = TrainKernels::rule(rule.name)?;
+        let round = rounding(p.buf, len, &round)?;
+        let ty = state.first().map_or(BlockType::F32, Buf::ty);
+        let mut views = vec![view_mut(&p, len)?];
+        let (grads, noise) = match g {
+            Gradient::Held(g) => {
+                views.push(view(g, len)?);
+                (g.buf.ty(), Normal { key: [0; 2], stream: 0 })
+            }
+            Gradient::Normal { seed, stream } => {
+                (BlockType::F32, Normal { key: [seed as u32, (seed >> 32) as u32], stream })
+            }
+        };
         let mut args: Vec<Arg<'_>> = views.iter().map(|v| Arg::View(*v)).collect();
-        args.extend_from_slice(rest);
-        let round = bytemuck::bytes_of(&round);
-        args.extend([Arg::Wide(n as u64), whole.into(), Arg::Struct(numbers), Arg::Struct(round)]);
-        self.launch(kind, &types, (n.div_ceil(2048), 1), 256, &args)
+        args.resize(2, Arg::Null);
+        for slot in state.iter() {
+            views.push(typed(slot.all(), len, ty)?);
+            args.extend(views.last().map(|v| Arg::View(*v)));
+        }
+        args.resize(2 + MOST_SLOTS, Arg::Null);
+        let mut scalars = Scalars { scale, clamp, numbers: [0.0; MOST_NUMBERS] };
+        scalars.numbers.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from);
+        let aligned = views.iter().all(|v| v.aligned()) && even(round);
+        args.extend([Arg::Wide(len as u64), aligned.into()]);
+        args.extend([Arg::Struct(bytemuck::bytes_of(&scalars)), Arg::Struct(bytemuck::bytes_of(&round))]);
+        args.push(Arg::Struct(bytemuck::bytes_of(&noise)));
+        self.launch(kind, &[p.buf.ty(), grads, ty], (len.div_ceil(2048), 1), 256, &args)
     }
 }

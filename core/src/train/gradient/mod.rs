@@ -12,6 +12,11 @@ pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY];
 
 /// train.gradient: a technique that makes one step of training from micro-batches.
 pub trait Gradient: Send + Sync {
+    /// Whether gradients are held, as backpropagation needs it; false where they are made where they are used.
+    fn held(&self) -> bool {
+        true
+    }
+
     /// One step: gradients of the mean loss over the targets of all `batches`, and the update.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! AdamW: Adam with decoupled weight decay (arXiv 1711.05101), as PyTorch computes it.
 
-use super::{Optimizer, Slot, StepInfo, state_dtype};
+use super::{Optimizer, OptimizerPlan, Shape, Update, number, state_dtype};
 use crate::blocks::BlockType;
 use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
 use crate::config::Knobs;
-use crate::device::{self, Buf, Device, Round, Src};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::rule::rule;
 
 const fn share(
     id: &'static str,
@@ -61,7 +62,7 @@ pub static ENTRY: Entry = Entry {
 };
 
 fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    let number = |id: &str| knobs.float(id).unwrap_or(0.0);
+    let number = |id: &str| number(knobs, id);
     for id in ["beta1", "beta2"] {
         if number(id) >= 1.0 {
             return Err(Error::config(format!("train.optimizer.{id}"), "`1` is not allowed; below 1"));
@@ -77,6 +78,16 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
     }))
 }
 
+rule! {
+    /// `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `p ← p − η (m·c₁ / (√(v·c₂) + ε) + λp)`, `c` being one over the bias.
+    pub(super) static ADAMW = "adamw"(p, g; m, v; lr, beta1, beta2, eps, weight_decay, inverse1, inverse2) {
+        m = fma(beta1, m, (1.0 - beta1) * g);
+        v = fma(beta2, v, (1.0 - beta2) * g * g);
+        let step = m * inverse1 / (sqrt(v * inverse2) + eps);
+        p - lr * fma(weight_decay, p, step)
+    }
+}
+
 struct AdamW {
     beta1: f64,
     beta2: f64,
@@ -88,33 +99,16 @@ struct AdamW {
 }
 
 impl Optimizer for AdamW {
-    fn state(&self, rows: usize, cols: usize) -> Vec<Slot> {
-        let (ty, len) = (self.ty, rows * cols);
-        vec![Slot { name: "m", ty, len }, Slot { name: "v", ty, len }]
+    fn plan(&self, of: Shape) -> OptimizerPlan {
+        OptimizerPlan::of(&ADAMW, of, self.ty)
     }
 
-    fn update(
-        &self,
-        d: &dyn Device,
-        p: &mut Buf,
-        g: Src<'_>,
-        state: &mut [Buf],
-        round: Round<'_>,
-        at: StepInfo,
-    ) -> Result<()> {
-        let [m, v] = state else { return Err(Error::Internal("adamw without its two moments".into())) };
-        let correction = |beta: f64| (1.0 - beta.powf(at.step as f64)) as f32;
-        let by = device::AdamW {
-            lr: at.lr,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            eps: self.eps,
-            weight_decay: if at.matrix || !self.matrices { self.weight_decay } else { 0.0 },
-            correction1: correction(self.beta1),
-            correction2: correction(self.beta2),
-            scale: at.scale,
-            clamp: at.clamp,
-        };
-        d.adamw(p, g, m, v, by, round)
+    fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()> {
+        let at = call.at;
+        let inverse = |beta: f64| 1.0 / (1.0 - beta.powf(at.step as f64)) as f32;
+        let weight_decay = if at.matrix || !self.matrices { self.weight_decay } else { 0.0 };
+        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
+        let numbers = [at.lr, beta1, beta2, self.eps, weight_decay, inverse(self.beta1), inverse(self.beta2)];
+        call.apply(d, &ADAMW, &numbers)
     }
 }
