@@ -38,7 +38,7 @@ pub struct Techniques {
     /// What learns.
     pub params: Box<dyn Params>,
     /// How gradients are obtained.
-    pub gradient: Box<dyn Gradient>,
+    pub gradient: Arc<dyn Gradient>,
     /// How they become steps.
     pub optimizer: Box<dyn Optimizer>,
     /// What is kept.
@@ -60,7 +60,7 @@ impl Techniques {
             let (entry, knobs) = Config::resolve(axis, key, choice)?;
             match entry.role {
                 Role::TrainParams(build) => built.0 = Some(build(&knobs)?),
-                Role::TrainGradient(build) => built.1 = Some(build(&knobs)?),
+                Role::TrainGradient(build) => built.1 = Some(Arc::from(build(&knobs)?)),
                 Role::TrainOptimizer(build) => built.2 = Some(build(&knobs)?),
                 Role::TrainActivations(build) => built.3 = Some(build(&knobs)?),
                 Role::TrainLoss(build) => built.4 = Some(build(&knobs)?),
@@ -314,6 +314,46 @@ impl Trainer {
             counted,
             clipped: self.learner.clipped(),
         })
+    }
+
+    /// One step without backpropagation: the mean loss a distance `eps` ahead and behind along direction `number` of the run,
+    /// and an update along it by the slope between the two, which comes back as `grad_norm`.
+    ///
+    /// # Errors
+    /// The device's; a loss that is no number.
+    pub fn probe(
+        &mut self,
+        batches: &[Batch],
+        number: u64,
+        lr: f32,
+        eps: f32,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Stepped> {
+        let counted: usize = batches.iter().map(Batch::counted).sum();
+        self.learner.begin(number, lr);
+        let mut losses = [0.0; 2];
+        for (i, loss) in losses.iter_mut().enumerate() {
+            self.ledger.enter(Phase::Update);
+            self.learner.perturb(&*self.d, if i == 0 { eps } else { -2.0 * eps })?;
+            for batch in batches {
+                *loss += self.read(batch, None)?.0 / counted.max(1) as f64;
+            }
+            watch(i + 1);
+        }
+        self.ledger.enter(Phase::Update);
+        self.learner.perturb(&*self.d, eps)?;
+        let [ahead, behind] = losses;
+        let slope = (ahead - behind) / (2.0 * f64::from(eps));
+        if !slope.is_finite() {
+            return Err(Error::refused(
+                format!("step {number}"),
+                "the loss is no longer a number; lower train.lr or train.gradient.zo_eps",
+            ));
+        }
+        self.learner.step_along(&*self.d, slope as f32)?;
+        self.d.wait()?;
+        let tokens = 2 * batches.iter().map(Batch::rows).sum::<usize>();
+        Ok(Stepped { loss: 0.5 * (ahead + behind), grad_norm: slope.abs(), tokens, counted, clipped: false })
     }
 
     /// The summed loss of a batch without learning, and the number of its targets.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, NO_LOSS};
-use super::engine::{Setup, Stepped, Techniques, Trainer};
+use super::engine::{OnProgress, Setup, Stepped, Techniques, Trainer};
+use super::gradient::Gradient;
 use super::params::Role;
 use super::weights::{ADAPTERS, Bias};
 use super::{plan, state};
@@ -122,10 +123,11 @@ fn three(sets: &[(&str, &str)], shape: &ModelShape, threads: usize) -> (Vec<Step
     let (mut t, ledger) = trainer(&config, shape, threads, u64::MAX).unwrap();
     let accumulate = config.train.as_ref().unwrap().accumulate as u64;
     let rows = config.train.as_ref().unwrap().batch;
+    let gradient = Techniques::new(config.train.as_ref().unwrap()).unwrap().gradient;
     let steps = (1..=3)
         .map(|step| {
             let batches: Vec<Batch> = (0..accumulate).map(|i| batch(rows, step * 10 + i)).collect();
-            t.backprop(&batches, step, 0.01, &mut |_| ()).unwrap()
+            gradient.step(&mut t, &batches, step, 0.01, &mut |_| ()).unwrap()
         })
         .collect();
     t.evaluate(&batch(rows, 99)).unwrap();
@@ -387,6 +389,71 @@ fn plans_are_what_ledgers_measure() {
         }
     }
     assert!(seen >= 40, "{seen}");
+}
+
+/// Asserts that three steps of a small model hold what their plan says, and that two threads change no bit of them.
+pub(crate) fn plan_is_measured(sets: &[(&str, &str)]) -> Measured {
+    let shape = shape(BlockType::F32, true);
+    let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    plan::walk(&config(sets), &shape, &free, None).unwrap();
+    let (steps, weights, measured) = three(sets, &shape, 2);
+    assert_eq!(free.measured().tiers[&Tier::Device], measured.tiers[&Tier::Device], "{sets:?}");
+    for (phase, accounts) in &measured.phases {
+        assert_eq!(free.measured().phases[phase], *accounts, "{sets:?} {phase}");
+    }
+    let (alone, same, _) = three(sets, &shape, 1);
+    assert!(steps == alone && weights == same, "{sets:?}: other bits on another number of threads");
+    measured
+}
+
+/// A gradient that only looks.
+struct Looks;
+
+impl Gradient for Looks {
+    fn held(&self) -> bool {
+        false
+    }
+
+    fn step(&self, t: &mut Trainer, batches: &[Batch], _: u64, _: f32, _: OnProgress<'_>) -> crate::Result<Stepped> {
+        t.evaluate(&batches[0])?;
+        Ok(Stepped::default())
+    }
+}
+
+#[test]
+fn a_plan_takes_the_step_of_its_gradient_and_not_backpropagations() {
+    let (shape, config) = (shape(BlockType::F32, true), config(&[("train.params", "full")]));
+    let planned = |techniques: Techniques| {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk_by(&config, &shape, &ledger, None, techniques).unwrap();
+        ledger.measured()
+    };
+    let techniques = || Techniques::new(config.train.as_ref().unwrap()).unwrap();
+    let (looks, learns) = (planned(Techniques { gradient: Arc::new(Looks), ..techniques() }), planned(techniques()));
+    let bytes = |m: &Measured, of: Category| m.tiers[&Tier::Device].bytes.get(&of).copied().unwrap_or(0);
+    assert!(bytes(&learns, Category::Gradients) > 0 && bytes(&looks, Category::Gradients) == 0);
+    assert!(bytes(&looks, Category::Activations) < bytes(&learns, Category::Activations));
+}
+
+#[test]
+fn any_operation_of_a_step_may_fail_and_nothing_is_left_of_it() {
+    let shape = shape(BlockType::Q8_0, false);
+    for sets in [&[("train.params", "full"), ("train.grad_hold", "layer")][..], &DROPOUT] {
+        let (mut t, ledger) = trainer(&config(sets), &shape, 2, u64::MAX).unwrap();
+        let step = |t: &mut Trainer| t.backprop(&[batch(3, 1)], 1, 0.01, &mut |_| ());
+        step(&mut t).unwrap();
+        let (before, held) = (t.device().meter().operations(), ledger.held(Tier::Device));
+        step(&mut t).unwrap();
+        let operations = t.device().meter().operations() - before;
+        assert!(operations > 100, "{operations}");
+        for n in (1..=operations).step_by(17).chain([operations]) {
+            t.device().meter().fail_at(n);
+            let failed = step(&mut t).unwrap_err();
+            assert!(failed.to_string().contains("failed"), "operation {n}: {failed}");
+            assert_eq!(ledger.held(Tier::Device), held, "operation {n} of {sets:?}");
+        }
+        assert!(step(&mut t).unwrap().loss.is_finite());
+    }
 }
 
 #[test]
