@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
+use crate::ops::cpu::basis::{basis_scratch, leading_vectors, orthonormalize};
 use crate::ops::cpu::vjp::{self, Gradients, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
 use crate::ops::rule::MOST_SLOTS;
@@ -28,6 +29,7 @@ pub fn scratch_bytes(threads: usize, sizes: &Sizes) -> usize {
         vjp::dw_scratch(threads),
         vjp::attention_scratch(threads, sizes.rows, sizes.heads),
         vjp::rms_norm_vjp_scratch(sizes.rows),
+        basis_scratch(sizes.basis),
         vjp::square_sum_scratch(),
     ];
     4 * elements.into_iter().max().unwrap_or(0)
@@ -227,7 +229,6 @@ impl Cpu {
 
     fn products(&self, op: Op<'_>) -> Result<()> {
         let (team, mut scratch) = (&self.team, self.scratch.borrow_mut());
-        let scratch = scratch.as_mut_slice();
         match op {
             Op::Embed { table, ids: rows, m, y } => {
                 let w = mat(table)?;
@@ -239,22 +240,29 @@ impl Cpu {
             Op::Linear { x, m, w, bias, y, add } => {
                 let (x, y) = (floats(x, m * w.cols)?, floats_mut(y, m * w.rows)?);
                 if add {
-                    linear_add(team, x, m, mat(w)?, y, scratch)?;
+                    linear_add(team, x, m, mat(w)?, y, scratch.as_mut_slice())?;
                 } else {
-                    linear(team, x, m, mat(w)?, y, w.rows, scratch)?;
+                    linear(team, x, m, mat(w)?, y, w.rows, scratch.as_mut_slice())?;
                 }
                 bias.map_or(Ok(()), |bias| vjp::bias(team, floats(bias, w.rows)?, y))
             }
             Op::LinearDx { dy, m, w, dx, add } => {
                 let (dy, dx) = (floats(dy, m * w.rows)?, floats_mut(dx, m * w.cols)?);
-                vjp::linear_dx(team, dy, m, mat(w)?, dx, add, scratch)
+                vjp::linear_dx(team, dy, m, mat(w)?, dx, add, scratch.as_mut_slice())
             }
             Op::LinearDw { dy, x, m, rows, cols, dw, add } => {
                 let (dy, x, dw) = (floats(dy, m * rows)?, floats(x, m * cols)?, floats_mut(dw, rows * cols)?);
-                vjp::linear_dw(team, dy, x, m, rows, cols, dw, add, scratch)
+                vjp::linear_dw(team, dy, x, m, rows, cols, dw, add, scratch.as_mut_slice())
             }
             Op::BiasVjp { dy, m, rows, db, add } => {
                 vjp::bias_vjp(team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
+            }
+            Op::Orthonormalize { y, rows, cols } => {
+                orthonormalize(team, floats_mut(y, rows * cols)?, rows, cols, scratch.as_mut_slice())
+            }
+            Op::LeadingVectors { z, rows, cols, rank, vectors } => {
+                let (z, vectors) = (floats(z, rows * cols)?, floats_mut(vectors, rank * rows)?);
+                leading_vectors(team, z, rows, cols, rank, vectors, scratch.as_mut_slice())
             }
             op => Err(op.stray()),
         }

@@ -53,7 +53,8 @@ impl Dry {
     /// Over budget, where `ledger` has one.
     pub fn gpu(ledger: &Arc<Ledger>, sizes: &Sizes, precision: Precision) -> Result<Self> {
         let reserve = |(tag, bytes): (Tag, usize)| ledger.reserve(tag, bytes as u64);
-        let scratch = gpu::scratch(sizes, precision).into_iter().map(reserve).collect::<Result<_>>()?;
+        let all = gpu::scratch(sizes, precision).into_iter().chain(gpu::host_scratch(sizes));
+        let scratch = all.map(reserve).collect::<Result<_>>()?;
         Ok(Self::of(ledger, sizes.load, Some(gpu::tiling(sizes, precision)), scratch))
     }
 

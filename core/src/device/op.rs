@@ -38,6 +38,10 @@ pub enum Op<'a> {
     LinearDx { dy: Src<'a>, m: usize, w: Weight<'a>, dx: Dst<'a>, add: bool },
     /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
     LinearDw { dy: Src<'a>, x: Src<'a>, m: usize, rows: usize, cols: usize, dw: Dst<'a>, add: bool },
+    /// Makes the rows of `y (rows, cols)` orthonormal, each of what it adds to those before it.
+    Orthonormalize { y: Dst<'a>, rows: usize, cols: usize },
+    /// `vectors (rank, rows)`: left singular vectors of `z (rows, cols)`, those of the largest singular values first.
+    LeadingVectors { z: Src<'a>, rows: usize, cols: usize, rank: usize, vectors: Dst<'a> },
     /// `db (rows) (+)= Σ_i dy (m, rows)`.
     BiasVjp { dy: Src<'a>, m: usize, rows: usize, db: Dst<'a>, add: bool },
     /// `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row of `x (m, cols)`; `w (cols)`.
@@ -276,6 +280,8 @@ impl Op<'_> {
             Self::LinearDx { .. } => "linear dx",
             Self::LinearDw { .. } => "linear dw",
             Self::BiasVjp { .. } => "bias vjp",
+            Self::Orthonormalize { .. } => "orthonormal rows",
+            Self::LeadingVectors { .. } => "leading vectors",
             Self::RmsNorm { .. } => "rms norm",
             Self::RmsNormVjp { .. } => "rms norm vjp",
             Self::Rope { .. } => "rope",
@@ -307,7 +313,9 @@ impl Op<'_> {
             | Self::Linear { .. }
             | Self::LinearDx { .. }
             | Self::LinearDw { .. }
-            | Self::BiasVjp { .. } => Family::Product,
+            | Self::BiasVjp { .. }
+            | Self::Orthonormalize { .. }
+            | Self::LeadingVectors { .. } => Family::Product,
             Self::RmsNorm { .. }
             | Self::RmsNormVjp { .. }
             | Self::Rope { .. }
@@ -407,6 +415,11 @@ impl Op<'_> {
             Self::BiasVjp { dy, m, rows, db, add } => {
                 each(read("dy", *dy, m * rows, Real));
                 each(write("db", db, *rows, Real, *add));
+            }
+            Self::Orthonormalize { y, rows, cols } => each(write("y", y, rows * cols, Kind::F32, true)),
+            Self::LeadingVectors { z, rows, cols, rank, vectors } => {
+                each(read("z", *z, rows * cols, Kind::F32));
+                each(write("vectors", vectors, rank * rows, Kind::F32, false));
             }
             _ => {}
         }
@@ -531,6 +544,8 @@ impl Op<'_> {
             Self::Rope { heads: _, dim, table, .. } if 2 * table.half > *dim => {
                 format!("{} pairs in heads of {dim}", table.half)
             }
+            Self::Orthonormalize { rows, cols, .. } if rows > cols => format!("{rows} rows of {cols}"),
+            Self::LeadingVectors { rows, rank, .. } if rank > rows => format!("{rank} vectors of {rows} rows"),
             Self::Attention { of, .. } | Self::AttentionVjp { of, .. }
                 if of.kv_heads == 0 || of.dim == 0 || !of.heads.is_multiple_of(of.kv_heads) =>
             {

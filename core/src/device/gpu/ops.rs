@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
 use crate::ops::cpu::RopeLayout;
+use crate::ops::cpu::basis::{leading_vectors, orthonormalize};
 use crate::ops::cuda::{Arg, TrainKernels, View};
 use crate::ops::rule::{MOST_NUMBERS, MOST_SLOTS};
 use crate::shape::TensorShape;
@@ -98,6 +99,10 @@ fn check_heads(of: Causal) -> Result<()> {
         return Ok(());
     }
     Err(Error::Internal(format!("attention of {of:?}")))
+}
+
+fn split(all: &mut [f32], at: usize) -> Result<(&mut [f32], &mut [f32])> {
+    all.split_at_mut_checked(at).ok_or_else(|| Error::Internal("a basis larger than its staging".into()))
 }
 
 /// Rows of norms and tables are read eight elements at a time.
@@ -253,6 +258,31 @@ impl Gpu {
             Op::LinearDx { dy, m, w, dx, add } => self.backward(dy, m, w, dx, add),
             Op::LinearDw { dy, x, m, rows, cols, dw, add } => self.outer(dy, x, m, (rows, cols), dw, add),
             Op::BiasVjp { dy, m, rows, db, add } => self.columns(None, dy, (m, rows), db, add),
+            Op::Orthonormalize { .. } | Op::LeadingVectors { .. } => self.basis(op),
+            op => Err(op.stray()),
+        }
+    }
+
+    /// On the host, through its staging: a few thousand numbers, once in hundreds of steps.
+    fn basis(&self, op: Op<'_>) -> Result<()> {
+        let host = self.host.as_ref().ok_or_else(|| Error::Internal("a basis that no scratch was sized for".into()))?;
+        let mut host = host.borrow_mut();
+        match op {
+            Op::Orthonormalize { mut y, rows, cols } => {
+                let (room, rest) = split(host.as_mut_slice::<f32>(), rows * cols)?;
+                self.download(y.buf.at(y.at), bytemuck::cast_slice_mut(room))?;
+                orthonormalize(&self.team, room, rows, cols, rest)?;
+                self.upload(bytemuck::cast_slice(room), y.again())
+            }
+            Op::LeadingVectors { z, rows, cols, rank, vectors } => {
+                // The f64 of the method first, so that they lie aligned.
+                let (method, rest) = split(host.as_mut_slice::<f32>(), 4 * rows * rows)?;
+                let (room, rest) = split(rest, rows * cols)?;
+                let (found, _) = split(rest, rank * rows)?;
+                self.download(z, bytemuck::cast_slice_mut(room))?;
+                leading_vectors(&self.team, room, rows, cols, rank, found, bytemuck::cast_slice_mut(method))?;
+                self.upload(bytemuck::cast_slice(found), vectors)
+            }
             op => Err(op.stray()),
         }
     }

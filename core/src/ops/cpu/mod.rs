@@ -18,6 +18,7 @@ use crate::blocks::BlockType;
 
 mod activations;
 pub mod attention;
+pub mod basis;
 pub mod decode;
 pub mod element;
 mod lanes;
