@@ -1,6 +1,7 @@
 //! train.optimizer: how a gradient becomes a step. State lives in buffers that the learner holds for each parameter.
 
 mod adamw;
+mod lion;
 pub(super) mod sgd;
 
 use crate::blocks::BlockType;
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::ops::rule::Rule;
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
