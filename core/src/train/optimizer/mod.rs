@@ -2,6 +2,7 @@
 
 mod adamw;
 mod lion;
+mod momentum;
 pub(super) mod sgd;
 
 use crate::blocks::BlockType;
@@ -12,7 +13,7 @@ use crate::error::Result;
 use crate::ops::rule::Rule;
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
