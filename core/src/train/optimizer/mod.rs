@@ -1,6 +1,7 @@
 //! train.optimizer: how a gradient becomes a step. State lives in buffers that the learner holds for each parameter.
 
 mod adamw;
+mod galore;
 mod lion;
 mod momentum;
 pub(super) mod sgd;
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::ops::rule::Rule;
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
