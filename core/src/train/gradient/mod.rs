@@ -1,6 +1,7 @@
 //! train.gradient: how a step comes by its gradient.
 
 mod backprop;
+mod mezo;
 
 use super::batch::Batch;
 use super::engine::{OnProgress, Stepped, Trainer};
@@ -8,7 +9,7 @@ use crate::catalog::Entry;
 use crate::error::Result;
 
 /// The variants of train.gradient.
-pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY, &mezo::ENTRY];
 
 /// train.gradient: a technique that makes one step of training from micro-batches.
 pub trait Gradient: Send + Sync {
