@@ -104,7 +104,7 @@ pub(crate) fn trainer(
     Ok((trainer, ledger))
 }
 
-fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
+pub(crate) fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
     let p = &trainer.learner.params()[id];
     let mut bytes = vec![0u8; p.buf.bytes()];
     trainer.device().download(p.buf.all(), &mut bytes).unwrap();
@@ -529,6 +529,49 @@ fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
     assert_eq!(plan::walk(&config, &shape, &short, None).unwrap_err().exit_code(), 3);
 }
 
+/// The small model of `tests/scripts/make_train.py`, its weights by the same formula.
+pub(crate) fn formula_trainer(config: &Config, biases: &[Bias]) -> (Trainer, Arc<Ledger>) {
+    let (shape, train) = (shape(BlockType::F32, true), config.train.as_ref().unwrap());
+    let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    let techniques = Techniques::new(train).unwrap();
+    let sizes = techniques.sizes(train, &shape, 2);
+    let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+    let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases };
+    let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
+    let (d, learner) = t.parts();
+    for id in 0..learner.params().len() {
+        let p = learner.param_mut(id).unwrap();
+        let norm = p.name.contains("norm");
+        let wave = |i: usize| (0.7 * i as f64 + 1.3 * id as f64).sin();
+        let values: Vec<f32> =
+            (0..p.len()).map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32).collect();
+        d.upload(bytemuck::cast_slice(&values), p.buf.all_mut()).unwrap();
+    }
+    (t, ledger)
+}
+
+/// The batch of a step of `tests/scripts/make_train.py`.
+pub(crate) fn formula_batch(step: u64) -> Batch {
+    let n = 60usize;
+    let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
+    let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
+    let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
+    Batch { tokens, targets, segments, sequences: 3, length: 20 }
+}
+
+/// Asserts that some of what was computed is what `some` of `tests/scripts/make_train.py` took of the reference.
+pub(crate) fn same_as_some(what: &str, got: &[f32], want: &serde_json::Value, most: f64) {
+    let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let exact = want["norm"].as_f64().unwrap();
+    assert!((norm / exact - 1.0).abs() < most, "{what}: norm {norm}, {exact} in PyTorch");
+    let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    let every = (got.len() / 24).max(1);
+    for (a, b) in got.iter().step_by(every).zip(&some) {
+        assert!((f64::from(*a) - b).abs() <= most * size, "{what}: {a}, {b} in PyTorch (of {size})");
+    }
+}
+
 /// `tests/scripts/make_train.py`: the same small model in PyTorch, float64.
 #[test]
 fn gradients_and_five_updates_are_those_of_pytorch() {
@@ -548,38 +591,12 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             .map(|(layer, role, n)| Bias { layer, role, values: vec![0.0; n] })
             .filter(|_| kind == "bias")
             .collect();
-        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        let techniques = Techniques::new(train).unwrap();
-        let sizes = techniques.sizes(train, &shape, 2);
-        let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
-        let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases: &biases };
-        let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
-        let (d, learner) = t.parts();
-        for id in 0..learner.params().len() {
-            let p = learner.param_mut(id).unwrap();
-            let norm = p.name.contains("norm");
-            let wave = |i: usize| (0.7 * i as f64 + 1.3 * id as f64).sin();
-            let values: Vec<f32> =
-                (0..p.len()).map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32).collect();
-            d.upload(bytemuck::cast_slice(&values), p.buf.all_mut()).unwrap();
-        }
+        let (mut t, _) = formula_trainer(&config, &biases);
         let same = |what: &str, got: &[f32], want: &serde_json::Value| {
-            let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            let exact = want["norm"].as_f64().unwrap();
-            assert!((norm / exact - 1.0).abs() < 1e-4, "{kind} {what}: norm {norm}, {exact} in PyTorch");
-            let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-            let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-            let every = (got.len() / 24).max(1);
-            for (a, b) in got.iter().step_by(every).zip(&some) {
-                assert!((f64::from(*a) - b).abs() <= 1e-4 * size, "{kind} {what}: {a}, {b} in PyTorch (of {size})");
-            }
+            same_as_some(&format!("{kind} {what}"), got, want, 1e-4);
         };
         for step in 1..=5u64 {
-            let n = 60usize;
-            let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
-            let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
-            let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
-            let b = Batch { tokens, targets, segments, sequences: 3, length: 20 };
+            let b = formula_batch(step);
             let s = t.backprop(&[b], step, 0.002, &mut |_| ()).unwrap();
             let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();
             assert!((s.loss / number("losses") - 1.0).abs() < 1e-5, "{kind} step {step}: {s:?}");
