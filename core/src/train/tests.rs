@@ -577,7 +577,6 @@ pub(crate) fn same_as_some(what: &str, got: &[f32], want: &serde_json::Value, mo
 fn gradients_and_five_updates_are_those_of_pytorch() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/train/reference.json"));
     let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
-    let shape = shape(BlockType::F32, true);
     for kind in ["plain", "bias"] {
         let reference = &all[kind];
         let config = config(&[
@@ -585,7 +584,6 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.1 }"),
             ("train.clip", "{ by = \"global\", at = 0.5 }"),
         ]);
-        let train = config.train.as_ref().unwrap();
         let biases: Vec<Bias> = (0..3)
             .flat_map(|layer| [(Role::Q, 64), (Role::K, 32), (Role::V, 32)].map(|(role, n)| (layer, role, n)))
             .map(|(layer, role, n)| Bias { layer, role, values: vec![0.0; n] })

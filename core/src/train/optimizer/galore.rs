@@ -306,7 +306,9 @@ impl Optimizer for Galore {
 #[cfg(test)]
 mod tests {
     use super::Shape;
+    use crate::ledger::{Category, Ledger, Tier};
     use crate::train::optimizer::tests::{gradient, optimizer, parameter, reference, same, updates};
+    use crate::train::tests::{config, plan_is_measured};
 
     fn of(choice: &str) -> String {
         format!(r#"{{ use = "galore", {choice} }}"#)
@@ -386,5 +388,32 @@ mod tests {
         assert_eq!(most.state[2].len(), 30 * 30, "a rank above the shorter side is that side");
         let run = |threads| updates(&*by, (40, 30), 3, 0.1, threads, &|step| gradient(step, 40, 30));
         assert!(run(1) == run(3));
+    }
+    #[test]
+    fn its_bytes_are_those_of_the_formula_and_of_its_plan() {
+        for hold in ["all", "layer", "matrix"] {
+            let galore = of("rank = 8, update_proj_gap = 2");
+            plan_is_measured(&[("train.params", "full"), ("train.optimizer", &galore), ("train.grad_hold", hold)]);
+        }
+        // fine-tuning.md §9: SmolLM2-135M, r = 128, moments and projector in f32.
+        let spec = crate::model::random::parse("random:smollm2-135m@f32").unwrap().unwrap();
+        let shape = crate::model::random::shape(&spec).unwrap();
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let config = config(&[("train.params", "full"), ("train.optimizer", "galore")]);
+        crate::train::plan::walk(&config, &shape, &ledger, None).unwrap();
+        assert_eq!(ledger.measured().tiers[&Tier::Device].bytes[&Category::Optimizer], 489_245_184);
+    }
+
+    #[test]
+    fn what_it_cannot_go_with_is_refused_with_the_reason() {
+        for (key, value, why) in [
+            ("train.params", "lora", "matrices of low rank already"),
+            ("train.clip", "{ by = \"value\", at = 1.0 }", "sees only projections"),
+        ] {
+            let sets = [("train.params", "full"), ("train.optimizer", "galore"), (key, value)];
+            let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let error = crate::config::from_toml("", &sets).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

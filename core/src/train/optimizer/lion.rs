@@ -76,7 +76,9 @@ impl Optimizer for Lion {
 
 #[cfg(test)]
 mod tests {
+    use crate::ledger::{Category, Tier};
     use crate::train::optimizer::tests::{gradient, optimizer, reference, same, updates};
+    use crate::train::tests::plan_is_measured;
 
     /// `tests/scripts/make_lion.py`: lion-pytorch in float64.
     #[test]
@@ -96,6 +98,15 @@ mod tests {
         let (after, _) = updates(&*by, (4, 8), 2, 0.5, 1, &|_| (0..32).map(|i| (i % 3) as f32 - 1.0).collect());
         for (i, (a, b)) in after[1].iter().zip(&after[0]).enumerate() {
             assert!((a - b + 0.5 * ((i % 3) as f32 - 1.0)).abs() < 1e-6, "{i}: {b} to {a}");
+        }
+    }
+    #[test]
+    fn it_keeps_one_number_a_parameter_as_its_plan_says() {
+        for (dtype, bytes) in [("f32", 4), ("bf16", 2)] {
+            let choice = format!(r#"{{ use = "lion", state_dtype = "{dtype}" }}"#);
+            let m = plan_is_measured(&[("train.params", "full"), ("train.optimizer", &choice)]);
+            let bytes_of = |of: Category| m.tiers[&Tier::Device].bytes[&of];
+            assert_eq!(bytes_of(Category::Optimizer), bytes_of(Category::Gradients) / 4 * bytes);
         }
     }
 }

@@ -101,7 +101,9 @@ impl Optimizer for Momentum {
 
 #[cfg(test)]
 mod tests {
+    use crate::ledger::{Category, Tier};
     use crate::train::optimizer::tests::{gradient, optimizer, reference, same, updates};
+    use crate::train::tests::plan_is_measured;
 
     /// `tests/scripts/make_momentum.py`: PyTorch in float64.
     #[test]
@@ -130,5 +132,11 @@ mod tests {
             };
             assert!(of("sgd") == of("momentum"));
         }
+    }
+    #[test]
+    fn it_keeps_one_number_a_parameter_as_its_plan_says() {
+        let m = plan_is_measured(&[("train.params", "lora"), ("train.optimizer", "momentum")]);
+        let bytes = |of: Category| m.tiers[&Tier::Device].bytes[&of];
+        assert_eq!(bytes(Category::Optimizer), bytes(Category::Gradients));
     }
 }
