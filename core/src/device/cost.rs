@@ -68,6 +68,7 @@ impl Op<'_> {
         match self {
             Self::Linear { m, w, .. } | Self::LinearDx { m, w, .. } => product(*m, w.rows, w.cols),
             Self::LinearDw { m, rows, cols, .. } => product(*m, *rows, *cols),
+            Self::BatchedMatMul { of, .. } => product(of.batch * of.m, of.n, of.k),
             // Each row against those before it, twice over, there and back.
             Self::Orthonormalize { rows, cols, .. } => 4.0 * product(*rows, *rows, *cols) / 2.0,
             Self::LeadingVectors { rows, cols, .. } => product(*rows, *rows, cols / 2),
@@ -95,6 +96,8 @@ impl Op<'_> {
             Self::RmsNormVjp { dw, .. } => 1 + 2 * usize::from(dw.is_some()),
             Self::SquaredNorm { .. } | Self::BiasVjp { .. } => 2,
             Self::AttentionVjp { .. } => 3,
+            // One at a time.
+            Self::BatchedMatMul { of, .. } if of.m * of.n * of.k > 0 => of.batch,
             // Taken on the host.
             Self::Argmax { .. } | Self::Orthonormalize { .. } | Self::LeadingVectors { .. } => 0,
             _ => 1,

@@ -11,6 +11,7 @@ use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::basis::{basis_scratch, leading_vectors, orthonormalize};
+use crate::ops::cpu::nets;
 use crate::ops::cpu::vjp::{self, Gradients, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
 use crate::ops::rule::MOST_SLOTS;
@@ -189,6 +190,7 @@ impl Device for Cpu {
             Family::Product => self.products(op),
             Family::Layer => self.layers(op),
             Family::Head => self.heads(op),
+            Family::Net => self.nets(op),
         }
     }
 }
@@ -336,8 +338,28 @@ impl Cpu {
                 for (slot, buf) in slots.iter_mut().zip(state.iter_mut()) {
                     *slot = moments(buf, len)?;
                 }
-                let slots = &mut slots[..state.len().min(MOST_SLOTS)];
+                let slots = &mut slots[..rule.slots.len().min(MOST_SLOTS)];
                 vjp::elementwise(team, rule, stored(p, len, round)?, g, slots, numbers, (scale, clamp))
+            }
+            op => Err(op.stray()),
+        }
+    }
+
+    fn nets(&self, op: Op<'_>) -> Result<()> {
+        let team = &self.team;
+        match op {
+            Op::BatchedMatMul { a, b, of, c, add } => {
+                let (a, b) = (floats(a, of.batch * of.m * of.k)?, floats(b, of.batch * of.k * of.n)?);
+                nets::batched_product(team, a, b, of, floats_mut(c, of.batch * of.m * of.n)?, add)
+            }
+            Op::Reduce { x, rows, cols, how, y } => {
+                nets::reduce(team, floats(x, rows * cols)?, rows, cols, how, floats_mut(y, rows)?)
+            }
+            Op::Im2col { x, of, y } => {
+                nets::im2col(team, floats(x, of.n * of.image())?, of, floats_mut(y, of.outputs() * of.patch())?)
+            }
+            Op::Col2im { dy, of, dx } => {
+                nets::col2im(team, floats(dy, of.outputs() * of.patch())?, of, floats_mut(dx, of.n * of.image())?)
             }
             op => Err(op.stray()),
         }

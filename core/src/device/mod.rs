@@ -19,6 +19,8 @@ pub mod gpu;
 pub mod meter;
 pub mod op;
 #[cfg(test)]
+mod small_net;
+#[cfg(test)]
 mod tests;
 
 use std::any::Any;

@@ -6,6 +6,7 @@
 use super::{Best, Buf, Causal, Dst, Mask, RopeTable, Round, Src, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::ops::descriptors::{Batched, Reduction, Window};
 use crate::ops::rule::Rule;
 
 /// One operation. `add` says whether an output is added to or overwritten; ids are `i32` buffers of their bits as `u32`.
@@ -38,6 +39,15 @@ pub enum Op<'a> {
     LinearDx { dy: Src<'a>, m: usize, w: Weight<'a>, dx: Dst<'a>, add: bool },
     /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
     LinearDw { dy: Src<'a>, x: Src<'a>, m: usize, rows: usize, cols: usize, dw: Dst<'a>, add: bool },
+    /// `c (batch, m, n) (+)= a · b`, matrix by matrix, as `of` says they lie.
+    BatchedMatMul { a: Src<'a>, b: Src<'a>, of: Batched, c: Dst<'a>, add: bool },
+    /// `y (rows) ←` the sum, mean or maximum of each row of `x (rows, cols)`.
+    Reduce { x: Src<'a>, rows: usize, cols: usize, how: Reduction, y: Dst<'a> },
+    /// `y (of.outputs(), of.patch())`: the windows of a convolution over `x (n, channels, height, width)`, zeros beyond the
+    /// edges, so that a convolution is a linear.
+    Im2col { x: Src<'a>, of: Window, y: Dst<'a> },
+    /// Its vector–Jacobian product: `dx (n, channels, height, width) ← Σ` of what `dy` has for each element.
+    Col2im { dy: Src<'a>, of: Window, dx: Dst<'a> },
     /// Makes the rows of `y (rows, cols)` orthonormal, each of what it adds to those before it.
     Orthonormalize { y: Dst<'a>, rows: usize, cols: usize },
     /// `vectors (rank, rows)`: left singular vectors of `z (rows, cols)`, those of the largest singular values first.
@@ -151,6 +161,8 @@ pub enum Family {
     Layer,
     /// The loss, and updates.
     Head,
+    /// What small nets have beside.
+    Net,
 }
 
 /// What an operation does to an operand.
@@ -280,6 +292,10 @@ impl Op<'_> {
             Self::LinearDx { .. } => "linear dx",
             Self::LinearDw { .. } => "linear dw",
             Self::BiasVjp { .. } => "bias vjp",
+            Self::BatchedMatMul { .. } => "batched product",
+            Self::Reduce { .. } => "reduction",
+            Self::Im2col { .. } => "im2col",
+            Self::Col2im { .. } => "col2im",
             Self::Orthonormalize { .. } => "orthonormal rows",
             Self::LeadingVectors { .. } => "leading vectors",
             Self::RmsNorm { .. } => "rms norm",
@@ -316,6 +332,7 @@ impl Op<'_> {
             | Self::BiasVjp { .. }
             | Self::Orthonormalize { .. }
             | Self::LeadingVectors { .. } => Family::Product,
+            Self::BatchedMatMul { .. } | Self::Reduce { .. } | Self::Im2col { .. } | Self::Col2im { .. } => Family::Net,
             Self::RmsNorm { .. }
             | Self::RmsNormVjp { .. }
             | Self::Rope { .. }
@@ -342,6 +359,7 @@ impl Op<'_> {
             Family::Product => self.products(each),
             Family::Layer => self.layers(each),
             Family::Head => self.heads(each),
+            Family::Net => self.nets(each),
         }
     }
 
@@ -525,6 +543,30 @@ impl Op<'_> {
         }
     }
 
+    fn nets(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        let real = Kind::Real;
+        match self {
+            Self::BatchedMatMul { a, b, of, c, add } => {
+                each(read("a", *a, of.batch * of.m * of.k, real));
+                each(read("b", *b, of.batch * of.k * of.n, real));
+                each(write("c", c, of.batch * of.m * of.n, real, *add));
+            }
+            Self::Reduce { x, rows, cols, y, .. } => {
+                each(read("x", *x, rows * cols, real));
+                each(write("y", y, *rows, real, false));
+            }
+            Self::Im2col { x, of, y } if of.fits() => {
+                each(read("x", *x, of.n * of.image(), real));
+                each(write("y", y, of.outputs() * of.patch(), real, false));
+            }
+            Self::Col2im { dy, of, dx } if of.fits() => {
+                each(read("dy", *dy, of.outputs() * of.patch(), real));
+                each(write("dx", dx, of.n * of.image(), real, false));
+            }
+            _ => {}
+        }
+    }
+
     /// Checks that every operand lies in its buffer and is stored as the operation wants it.
     ///
     /// # Errors
@@ -544,6 +586,9 @@ impl Op<'_> {
             Self::Rope { heads: _, dim, table, .. } if 2 * table.half > *dim => {
                 format!("{} pairs in heads of {dim}", table.half)
             }
+            Self::Im2col { of, .. } | Self::Col2im { of, .. } if !of.fits() => format!("{of:?}"),
+            Self::BatchedMatMul { of, .. } if of.a_turned && of.b_turned => format!("{of:?}"),
+            Self::Reduce { cols: 0, .. } => "rows of no elements".to_owned(),
             Self::Orthonormalize { rows, cols, .. } if rows > cols => format!("{rows} rows of {cols}"),
             Self::LeadingVectors { rows, rank, .. } if rank > rows => format!("{rank} vectors of {rows} rows"),
             Self::Attention { of, .. } | Self::AttentionVjp { of, .. }

@@ -13,7 +13,8 @@ use crate::ledger::Tag;
 use crate::model::Source;
 use crate::ops::cpu::RopeLayout;
 use crate::ops::cpu::basis::{leading_vectors, orthonormalize};
-use crate::ops::cuda::{Arg, TrainKernels, View};
+use crate::ops::cuda::{Arg, Operand, TrainKernels, View};
+use crate::ops::descriptors::{Batched, Reduction, Window};
 use crate::ops::rule::{MOST_NUMBERS, MOST_SLOTS};
 use crate::shape::TensorShape;
 use crate::weights::load;
@@ -178,6 +179,7 @@ impl Device for Gpu {
             Family::Product => self.products(op),
             Family::Layer => self.layers(op),
             Family::Head => self.heads(op),
+            Family::Net => self.nets(op),
         }
     }
 }
@@ -478,5 +480,58 @@ impl Gpu {
         args.extend([Arg::Struct(bytemuck::bytes_of(&scalars)), Arg::Struct(bytemuck::bytes_of(&round))]);
         args.push(Arg::Struct(bytemuck::bytes_of(&noise)));
         self.launch(kind, &[p.buf.ty(), grads, ty], (len.div_ceil(2048), 1), 256, &args)
+    }
+
+    fn nets(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::BatchedMatMul { a, b, of, c, add } => {
+                let Batched { batch, m, n, k, a_turned, b_turned } = of;
+                let (ty, out, size) = (c.buf.ty(), view_mut(&c, batch * m * n)?, c.buf.ty().block_bytes());
+                let (lda, ldb) = (if a_turned { m } else { k }, if b_turned { k } else { n });
+                for i in 0..batch {
+                    let a = self.one_of(a.buf.at(a.at + i * m * k), m * k, lda, a_turned)?;
+                    let b = self.one_of(b.buf.at(b.at + i * k * n), k * n, ldb, b_turned)?;
+                    let view = out.part(i * m * n * size, m * n * size)?;
+                    self.multiply((m, n, k), a, b, Operand { view, ty, ld: n, turned: false }, add)?;
+                }
+                Ok(())
+            }
+            Op::Reduce { x, rows, cols, how, y } => {
+                let kind = match how {
+                    Reduction::Sum => 0usize,
+                    Reduction::Mean => 1,
+                    Reduction::Max => 2,
+                };
+                let ty = x.buf.ty();
+                let args = [view(x, rows * cols)?.into(), typed_mut(&y, rows, ty)?.into(), cols.into(), kind.into()];
+                self.launch("reduce", &[ty], (rows, 1), 128, &args)
+            }
+            Op::Im2col { x, of, y } => {
+                let (ty, n) = (x.buf.ty(), of.outputs() * of.patch());
+                let sides = [view(x, of.n * of.image())?, typed_mut(&y, n, ty)?];
+                self.windows("im2col", ty, sides, of, n)
+            }
+            Op::Col2im { dy, of, dx } => {
+                let (ty, n) = (dy.buf.ty(), of.n * of.image());
+                let sides = [view(dy, of.outputs() * of.patch())?, typed_mut(&dx, n, ty)?];
+                self.windows("col2im", ty, sides, of, n)
+            }
+            op => Err(op.stray()),
+        }
+    }
+
+    /// One matrix of many, which must be stored as products are taken in.
+    fn one_of<'a>(&self, x: Src<'a>, len: usize, ld: usize, turned: bool) -> Result<Operand<'a>> {
+        let ty = self.tiling.ty;
+        Ok(Operand { view: typed(x, len, ty)?, ty, ld, turned })
+    }
+
+    /// A kernel of a thread for each of `n` outputs.
+    fn windows(&self, kind: &'static str, ty: BlockType, sides: [View<'_>; 2], of: Window, n: usize) -> Result<()> {
+        let (high, wide) = of.out();
+        let numbers = [of.n, of.channels, of.height, of.width, of.kernel, of.stride, of.pad, high, wide];
+        let numbers: Vec<i32> = numbers.into_iter().map(|v| i32::try_from(v).unwrap_or(i32::MAX)).collect();
+        let args = [sides[0].into(), sides[1].into(), Arg::Wide(n as u64), Arg::Struct(bytemuck::cast_slice(&numbers))];
+        self.launch(kind, &[ty], (n.div_ceil(256), 1), 256, &args)
     }
 }

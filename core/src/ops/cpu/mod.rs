@@ -23,6 +23,7 @@ pub mod decode;
 pub mod element;
 mod lanes;
 pub mod linear;
+pub mod nets;
 mod scalar;
 pub mod vjp;
 

@@ -325,6 +325,53 @@ DEV void dropout(const T* x, T* y, size_t n, int whole, Drop d) {
     run.put(y, u);
 }
 
+// y (rows) = the sum, mean or maximum of each row of x (rows, cols). Grid rows, block 128.
+template <class T>
+DEV void reduce(const T* x, T* y, int cols, int how) {
+    const T* row = x + (size_t)blockIdx.x * cols;
+    float v = how == 2 ? -INFINITY : 0.0f;
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) v = how == 2 ? fmaxf(v, get(row[i])) : v + get(row[i]);
+    v = how == 2 ? block_max(v) : block_sum(v);
+    if (threadIdx.x == 0) put(y + blockIdx.x, how == 1 ? v / cols : v);
+}
+
+struct Window {
+    int n, channels, height, width, kernel, stride, pad, high, wide;
+};
+
+// y (n high wide, channels kernel²): the window of x (n, channels, height, width) under each output. A thread an element.
+template <class T>
+DEV void im2col(const T* x, T* y, size_t n, const Window& w) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int patch = w.channels * w.kernel * w.kernel, at = i % patch, k = w.kernel;
+    size_t row = i / patch, image = row / (w.high * w.wide);
+    int v = (int)(row / w.wide % w.high) * w.stride + at / k % k - w.pad, u = (int)(row % w.wide) * w.stride + at % k - w.pad;
+    bool inside = v >= 0 && v < w.height && u >= 0 && u < w.width;
+    size_t from = ((image * w.channels + at / (k * k)) * w.height + v) * w.width + u;
+    put(y + i, inside ? get(x[from]) : 0.0f);
+}
+
+// dx (n, channels, height, width): what every window has for an element, in order of windows. A thread an element.
+template <class T>
+DEV void col2im(const T* dy, T* dx, size_t n, const Window& w) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int u = (int)(i % w.width) + w.pad, v = (int)(i / w.width % w.height) + w.pad, k = w.kernel;
+    int c = (int)(i / ((size_t)w.width * w.height) % w.channels), patch = w.channels * k * k;
+    size_t image = i / ((size_t)w.width * w.height * w.channels);
+    float sum = 0;
+    for (int row = max(0, (v - k) / w.stride); row < w.high && row * w.stride <= v; row++) {
+        for (int col = max(0, (u - k) / w.stride); col < w.wide && col * w.stride <= u; col++) {
+            int a = v - row * w.stride, b = u - col * w.stride;
+            if (a >= k || b >= k) continue;
+            size_t at = ((image * w.high + row) * w.wide + col) * patch + (c * k + a) * k + b;
+            sum += get(dy[at]);
+        }
+    }
+    put(dx + i, sum);
+}
+
 // How a parameter that is not f32 takes its new value.
 enum Mode { NEAREST, STOCHASTIC, KAHAN, MASTER };
 
@@ -406,14 +453,14 @@ struct Normal {
     uint64_t stream;
 };
 
-DEV float rule_fma(float a, float b, float c) { return fmaf(a, b, c); }
-DEV float rule_sqrt(float x) { return sqrtf(x); }
-DEV float rule_sign(float x) { return (float)(x > 0.0f) - (float)(x < 0.0f); }
-DEV float rule_abs(float x) { return fabsf(x); }
-DEV float rule_min(float a, float b) { return fminf(a, b); }
-DEV float rule_max(float a, float b) { return fmaxf(a, b); }
-DEV float rule_exp(float x) { return expf(x); }
-DEV float rule_tanh(float x) { return tanhf(x); }
+DEV_IN float rule_fma(float a, float b, float c) { return fmaf(a, b, c); }
+DEV_IN float rule_sqrt(float x) { return sqrtf(x); }
+DEV_IN float rule_sign(float x) { return (float)(x > 0.0f) - (float)(x < 0.0f); }
+DEV_IN float rule_abs(float x) { return fabsf(x); }
+DEV_IN float rule_min(float a, float b) { return fminf(a, b); }
+DEV_IN float rule_max(float a, float b) { return fmaxf(a, b); }
+DEV_IN float rule_exp(float x) { return expf(x); }
+DEV_IN float rule_tanh(float x) { return tanhf(x); }
 
 // A functor for each rule, and RULES, which names them: made by build.rs.
 #include "rules.cuh"
@@ -523,6 +570,9 @@ TYPE(mxfp4, MXFP4)
     K fill_##t(T* y, float value, size_t n, int whole) { fill(y, value, n, whole); }                                   \
     K gate_##t(const T* g, const T* u, T* p, size_t n, int whole) { gate(g, u, p, n, whole); }                         \
     K gate_back_##t(const T* dp, T* g, T* u, size_t n, int whole) { gate_back(dp, g, u, n, whole); }                   \
+    K reduce_##t(const T* x, T* y, int cols, int how) { reduce(x, y, cols, how); }                                     \
+    K im2col_##t(const T* x, T* y, size_t n, Window w) { im2col(x, y, n, w); }                                         \
+    K col2im_##t(const T* dy, T* dx, size_t n, Window w) { col2im(dy, dx, n, w); }                                     \
     K dropout_##t(const T* x, T* y, size_t n, int whole, Drop d) { dropout(x, y, n, whole, d); }                       \
     K log_sum_exp_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
         log_sum_exp(a, targets, sums, picked, n, first);                                                                       \

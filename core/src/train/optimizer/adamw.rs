@@ -80,7 +80,7 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
 
 rule! {
     /// `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `p ← p − η (m·c₁ / (√(v·c₂) + ε) + λp)`, `c` being one over the bias.
-    pub(super) static ADAMW = "adamw"(p, g; m, v; lr, beta1, beta2, eps, weight_decay, inverse1, inverse2) {
+    pub static ADAMW = "adamw"(p, g; m, v; lr, beta1, beta2, eps, weight_decay, inverse1, inverse2) {
         m = fma(beta1, m, (1.0 - beta1) * g);
         v = fma(beta2, v, (1.0 - beta2) * g * g);
         let step = m * inverse1 / (sqrt(v * inverse2) + eps);

@@ -13,6 +13,9 @@ use crate::device::{Buf, Device, Dst, Gradient, Op, Round};
 use crate::error::Result;
 use crate::ops::rule::Rule;
 
+pub use adamw::ADAMW;
+pub use sgd::{MOMENTUM, NESTEROV, SGD};
+
 /// The variants of train.optimizer.
 pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY];
 
@@ -160,4 +163,4 @@ fn number(knobs: &Knobs, id: &str) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

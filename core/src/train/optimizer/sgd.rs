@@ -70,14 +70,14 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
 
 rule! {
     /// `p ← p − η (g + λp)`.
-    pub(crate) static SGD = "sgd"(p, g; ; lr, weight_decay) {
+    pub static SGD = "sgd"(p, g; ; lr, weight_decay) {
         p - lr * fma(weight_decay, p, g)
     }
 }
 
 rule! {
     /// `u ← μu + s (g + λp)`, `p ← p − ηu`: Polyak's momentum, a new gradient counting `s`.
-    pub(super) static MOMENTUM = "momentum"(p, g; u; lr, weight_decay, momentum, share) {
+    pub static MOMENTUM = "momentum"(p, g; u; lr, weight_decay, momentum, share) {
         let d = fma(weight_decay, p, g);
         u = fma(momentum, u, share * d);
         p - lr * u
@@ -86,7 +86,7 @@ rule! {
 
 rule! {
     /// As [`MOMENTUM`], but from where momentum will carry it: `p ← p − η (g + λp + μu)`.
-    pub(super) static NESTEROV = "nesterov"(p, g; u; lr, weight_decay, momentum) {
+    pub static NESTEROV = "nesterov"(p, g; u; lr, weight_decay, momentum) {
         let d = fma(weight_decay, p, g);
         u = fma(momentum, u, d);
         p - lr * fma(momentum, u, d)
