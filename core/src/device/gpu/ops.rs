@@ -5,9 +5,7 @@ use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, who
 use crate::device::gpu::load_scratch;
 use crate::device::gpu::tiling::EMBED_ROWS;
 use crate::device::op::Family;
-use crate::device::{
-    Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, Weight, buffer_bytes,
-};
+use crate::device::{Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
