@@ -17,7 +17,23 @@ root = importlib.util.find_spec("galore_torch").submodule_search_locations[0]
 sys.modules["galore_torch"] = types.ModuleType("galore_torch")
 sys.modules["galore_torch"].__path__ = [root]
 from galore_torch.adamw import AdamW
+from galore_torch.galore_projector import GaLoreProjector
 
+vectors_of = GaLoreProjector.get_orthogonal_matrix
+
+
+def vectors_with_signs(self, weights, rank, type):
+    """Singular vectors have no sign of their own, and moments that outlive a projection depend on it: as in the engine,
+    the largest element of each is positive."""
+    basis = vectors_of(self, weights, rank, type)
+    rows = basis if type == "right" else basis.T
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    top = rows.abs().topk(2, 1).values
+    assert (top[:, 0] - top[:, 1]).min() > 1e-4, "two elements are nearly the largest"
+    return basis * (largest.sign() if type == "right" else largest.sign().T)
+
+
+GaLoreProjector.get_orthogonal_matrix = vectors_with_signs
 STEPS = [1, 3, 4, 7]
 runs = []
 for rows, cols, proj_type in [(12, 8, "std"), (8, 12, "std"), (12, 8, "left"), (12, 8, "reverse_std"), (8, 12, "right")]:

@@ -231,8 +231,21 @@ impl Galore {
         of.across(d, y, n, g, z)?;
         let (rank, vectors) = (of.rank, small.all_mut());
         d.run(Op::LeadingVectors { z: z.all(), rows: n, cols: other, rank, vectors })?;
-        d.linear_dx(small.all(), rank, Weight::of(y, n, side), basis.all_mut(), false)
+        d.linear_dx(small.all(), rank, Weight::of(y, n, side), basis.all_mut(), false)?;
+        (0..rank).try_for_each(|row| point(d, basis, row * side, side))
     }
+}
+
+/// Turns the vector of `len` elements from `at` on so that its largest element is positive. Singular vectors have no sign of
+/// their own, and moments that outlive a projection depend on it: so every device has the same one.
+fn point(d: &dyn Device, basis: &mut Buf, at: usize, len: usize) -> Result<()> {
+    let (mut largest, mut piece) = (0.0f32, [0.0f32; 256]);
+    for first in (0..len).step_by(piece.len()) {
+        let piece = &mut piece[..256.min(len - first)];
+        d.download(basis.at(at + first), bytemuck::cast_slice_mut(piece))?;
+        largest = piece.iter().fold(largest, |most, x| if x.abs() > most.abs() { *x } else { most });
+    }
+    if largest < 0.0 { d.scale(basis.at_mut(at), len, -1.0) } else { Ok(()) }
 }
 
 impl Optimizer for Galore {

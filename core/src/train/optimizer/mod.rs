@@ -5,6 +5,7 @@ mod galore;
 mod lion;
 mod momentum;
 pub(super) mod sgd;
+mod signsgd;
 
 use crate::blocks::BlockType;
 use crate::catalog::Entry;
@@ -17,7 +18,8 @@ pub use adamw::ADAMW;
 pub use sgd::{MOMENTUM, NESTEROV, SGD};
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY];
+pub const ENTRIES: &[&Entry] =
+    &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY, &signsgd::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
