@@ -1,51 +1,54 @@
 //! MeZO: a step from two forward passes (Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv
 //! 2305.17333, Algorithm 1), in place and with nothing held beside the weights.
 
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind};
+use crate::config::Config;
 use crate::config::train::ClipBy;
-use crate::config::{Config, Knobs};
 use crate::error::Result;
 use crate::ledger::Phase;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::batch::Batch;
 use crate::train::engine::{OnProgress, Progress, Stepped, Techniques, Trainer};
 use crate::train::gradient::Gradient;
 use crate::train::optimizer::{GradientForm, Shape};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "mezo",
-    title: "Two forward passes (MeZO)",
-    common: false,
-    axis: Axis::TrainGradient,
-    paper: "MeZO (arXiv 2305.17333)",
-    sentence: "Nudges all weights along a random direction and back, and steps along it by the difference of the losses: as much memory as reading takes, many more steps.",
-    knobs: &[
-        Knob {
-            id: "zo_eps",
-            label: "Nudge",
-            paper_name: "ε",
-            kind: KnobKind::Float { min: 1e-7, max: 10.0 },
-            default: Default::Float(1e-3),
-            unit: "",
-            sentence: "How far weights are moved to feel the slope: 0.001 for whole models, 0.01 for adapters.",
-        },
-        Knob {
-            id: "n_spsa",
-            label: "Directions",
-            paper_name: "n",
-            kind: KnobKind::Int { min: 1, max: 64 },
-            default: Default::Int(1),
-            unit: "",
-            sentence: "Directions tried at each step, one after the other; each is two more forward passes.",
-        },
-    ],
-    composes,
-    role: catalog::Role::TrainGradient(build),
+pub static ENTRY: Entry<dyn Gradient> = Entry {
+    about: About {
+        id: "mezo",
+        title: "Two forward passes (MeZO)",
+        common: false,
+        paper: "MeZO (arXiv 2305.17333)",
+        sentence: "Nudges all weights along a random direction and back, and steps along it by the difference of the losses: as much memory as reading takes, many more steps.",
+        knobs: &[
+            Knob {
+                id: "zo_eps",
+                label: "Nudge",
+                paper_name: "ε",
+                kind: KnobKind::Float { min: 1e-7, max: 10.0 },
+                default: Default::Float(1e-3),
+                unit: "",
+                sentence: "How far weights are moved to feel the slope: 0.001 for whole models, 0.01 for adapters.",
+            },
+            Knob {
+                id: "n_spsa",
+                label: "Directions",
+                paper_name: "n",
+                kind: KnobKind::Int { min: 1, max: 64 },
+                default: Default::Int(1),
+                unit: "",
+                sentence: "Directions tried at each step, one after the other; each is two more forward passes.",
+            },
+        ],
+        runs_on: ON_ALL,
+        composes,
+        ..About::on(&axes::TRAIN_GRADIENT)
+    },
+    build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Gradient>> {
-    let eps = knobs.float("zo_eps").unwrap_or(0.0) as f32;
-    Ok(Box::new(Mezo { eps, directions: knobs.int("n_spsa").unwrap_or(1) as u64 }))
+fn build(knobs: &Settled) -> Result<Box<dyn Gradient>> {
+    let eps = knobs.float("zo_eps") as f32;
+    Ok(Box::new(Mezo { eps, directions: knobs.int("n_spsa") as u64 }))
 }
 
 fn composes(config: &Config) -> Result<(), String> {

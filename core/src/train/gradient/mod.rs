@@ -5,11 +5,11 @@ mod mezo;
 
 use super::batch::Batch;
 use super::engine::{OnProgress, Stepped, Trainer};
-use crate::catalog::Entry;
 use crate::error::Result;
+use crate::schema::Entry;
 
 /// The variants of train.gradient.
-pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY, &mezo::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Gradient>] = &[&backprop::ENTRY, &mezo::ENTRY];
 
 /// train.gradient: a technique that makes one step of training from micro-batches.
 pub trait Gradient: Send + Sync {

@@ -8,13 +8,13 @@
 
 use super::adamw::ADAMW;
 use crate::blocks::BlockType;
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind};
+use crate::config::Config;
 use crate::config::train::{ClipBy, Dtype};
-use crate::config::{Config, Knobs};
 use crate::device::{Buf, Device, Dst, Gradient, Op, Round, Weight};
 use crate::error::{Error, Result};
 use crate::ops::rule::rule;
-use crate::train::optimizer::{GradientForm, Optimizer, OptimizerPlan, Shape, Slot, StepInfo, Update, number};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::train::optimizer::{GradientForm, Optimizer, OptimizerPlan, Shape, Slot, StepInfo, Update};
 
 /// Directions beside the rank that the iteration carries along.
 const SPARE: usize = 8;
@@ -33,67 +33,70 @@ const fn share(
 }
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "galore",
-    title: "GaLore",
-    common: false,
-    axis: Axis::TrainOptimizer,
-    paper: "GaLore (arXiv 2403.03507)",
-    sentence: "AdamW on the gradient's leading directions: moments of r numbers a row or column instead of the whole matrix, weights of full rank.",
-    knobs: &[
-        Knob {
-            id: "rank",
-            label: "Rank",
-            paper_name: "r",
-            kind: KnobKind::Int { min: 1, max: 4096 },
-            default: Default::Int(128),
-            unit: "",
-            sentence: "Directions kept of each gradient; at most a matrix's shorter side.",
-        },
-        Knob {
-            id: "update_proj_gap",
-            label: "Steps between projections",
-            paper_name: "T",
-            kind: KnobKind::Int { min: 1, max: 100_000 },
-            default: Default::Int(200),
-            unit: "steps",
-            sentence: "How long a projection is kept before it is found anew.",
-        },
-        Knob {
-            kind: KnobKind::Float { min: 0.0, max: 100.0 },
-            ..share("scale", "Scale", "α", 0.25, "Multiplied onto what comes back from the projection.")
-        },
-        Knob {
-            id: "proj_type",
-            label: "Side",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["std", "reverse_std", "left", "right"] },
-            default: Default::Text("std"),
-            unit: "",
-            sentence: "Which side is projected: the shorter one, the longer one, or always the outputs (left) or the inputs (right).",
-        },
-        Knob {
-            id: "power_iterations",
-            label: "Power iterations",
-            paper_name: "",
-            kind: KnobKind::Int { min: 0, max: 16 },
-            default: Default::Int(2),
-            unit: "",
-            sentence: "How often the directions are multiplied with the gradient before they are taken: more are closer to the singular vectors.",
-        },
-        share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
-        share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-        share("eps", "Epsilon", "ε", 1e-6, "Added to the root."),
-        share(
-            "weight_decay",
-            "Weight decay",
-            "λ",
-            0.0,
-            "Each step also shrinks parameters by this times the learning rate.",
-        ),
-    ],
-    composes,
-    role: catalog::Role::TrainOptimizer(build),
+pub static ENTRY: Entry<dyn Optimizer> = Entry {
+    about: About {
+        id: "galore",
+        title: "GaLore",
+        common: false,
+        paper: "GaLore (arXiv 2403.03507)",
+        sentence: "AdamW on the gradient's leading directions: moments of r numbers a row or column instead of the whole matrix, weights of full rank.",
+        knobs: &[
+            Knob {
+                id: "rank",
+                label: "Rank",
+                paper_name: "r",
+                kind: KnobKind::Int { min: 1, max: 4096 },
+                default: Default::Int(128),
+                unit: "",
+                sentence: "Directions kept of each gradient; at most a matrix's shorter side.",
+            },
+            Knob {
+                id: "update_proj_gap",
+                label: "Steps between projections",
+                paper_name: "T",
+                kind: KnobKind::Int { min: 1, max: 100_000 },
+                default: Default::Int(200),
+                unit: "steps",
+                sentence: "How long a projection is kept before it is found anew.",
+            },
+            Knob {
+                kind: KnobKind::Float { min: 0.0, max: 100.0 },
+                ..share("scale", "Scale", "α", 0.25, "Multiplied onto what comes back from the projection.")
+            },
+            Knob {
+                id: "proj_type",
+                label: "Side",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["std", "reverse_std", "left", "right"] },
+                default: Default::Text("std"),
+                unit: "",
+                sentence: "Which side is projected: the shorter one, the longer one, or always the outputs (left) or the inputs (right).",
+            },
+            Knob {
+                id: "power_iterations",
+                label: "Power iterations",
+                paper_name: "",
+                kind: KnobKind::Int { min: 0, max: 16 },
+                default: Default::Int(2),
+                unit: "",
+                sentence: "How often the directions are multiplied with the gradient before they are taken: more are closer to the singular vectors.",
+            },
+            share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+            share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
+            share("eps", "Epsilon", "ε", 1e-6, "Added to the root."),
+            share(
+                "weight_decay",
+                "Weight decay",
+                "λ",
+                0.0,
+                "Each step also shrinks parameters by this times the learning rate.",
+            ),
+        ],
+        runs_on: ON_ALL,
+        composes,
+        ..About::on(&axes::TRAIN_OPTIMIZER)
+    },
+    build,
 };
 
 fn composes(config: &Config) -> Result<(), String> {
@@ -110,19 +113,19 @@ fn composes(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    let real = |id: &str| number(knobs, id);
+fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
+    let real = |id: &str| knobs.float(id);
     for id in ["beta1", "beta2"] {
         if real(id) >= 1.0 {
             return Err(Error::config(format!("train.optimizer.{id}"), "`1` is not allowed; below 1"));
         }
     }
-    let whole = |id: &str| knobs.int(id).unwrap_or(1);
+    let whole = |id: &str| knobs.int(id);
     Ok(Box::new(Galore {
         rank: whole("rank"),
         gap: whole("update_proj_gap").max(1) as u64,
         scale: real("scale") as f32,
-        side: knobs.text("proj_type").unwrap_or("std").to_owned(),
+        side: knobs.text("proj_type").to_owned(),
         powers: whole("power_iterations"),
         beta1: real("beta1"),
         beta2: real("beta2"),

@@ -1,12 +1,11 @@
 //! Lion (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, arXiv 2302.06675, Algorithm 2).
 
 use crate::blocks::BlockType;
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
-use crate::config::Knobs;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::rule::rule;
-use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, number, state_dtype};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 
 const fn share(id: &'static str, paper_name: &'static str, default: f64, sentence: &'static str) -> Knob {
     let kind = KnobKind::Float { min: 0.0, max: 1.0 };
@@ -14,36 +13,38 @@ const fn share(id: &'static str, paper_name: &'static str, default: f64, sentenc
 }
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "lion",
-    title: "Lion",
-    common: false,
-    axis: Axis::TrainOptimizer,
-    paper: "Lion (arXiv 2302.06675)",
-    sentence: "Steps by the sign of a mean of gradients: one number a parameter; wants a learning rate 3 to 10 times below AdamW's.",
-    knobs: &[
-        Knob { label: "Beta 1", ..share("beta1", "β₁", 0.9, "Share of the mean in what is stepped by.") },
-        Knob { label: "Beta 2", ..share("beta2", "β₂", 0.99, "Decay of the mean.") },
-        Knob {
-            label: "Weight decay",
-            ..share("weight_decay", "λ", 0.0, "Each step also shrinks parameters by this times the learning rate.")
-        },
-        Knob {
-            id: "state_dtype",
-            label: "State",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["f32", "bf16"] },
-            default: Default::Text("f32"),
-            unit: "",
-            sentence: "How the mean is stored: 4 or 2 bytes a parameter.",
-        },
-    ],
-    composes: with_all,
-    role: catalog::Role::TrainOptimizer(build),
+pub static ENTRY: Entry<dyn Optimizer> = Entry {
+    about: About {
+        id: "lion",
+        title: "Lion",
+        common: false,
+        paper: "Lion (arXiv 2302.06675)",
+        sentence: "Steps by the sign of a mean of gradients: one number a parameter; wants a learning rate 3 to 10 times below AdamW's.",
+        knobs: &[
+            Knob { label: "Beta 1", ..share("beta1", "β₁", 0.9, "Share of the mean in what is stepped by.") },
+            Knob { label: "Beta 2", ..share("beta2", "β₂", 0.99, "Decay of the mean.") },
+            Knob {
+                label: "Weight decay",
+                ..share("weight_decay", "λ", 0.0, "Each step also shrinks parameters by this times the learning rate.")
+            },
+            Knob {
+                id: "state_dtype",
+                label: "State",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["f32", "bf16"] },
+                default: Default::Text("f32"),
+                unit: "",
+                sentence: "How the mean is stored: 4 or 2 bytes a parameter.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_OPTIMIZER)
+    },
+    build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    let number = |id: &str| number(knobs, id) as f32;
+fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
+    let number = |id: &str| knobs.float(id) as f32;
     let (betas, weight_decay) = ([number("beta1"), number("beta2")], number("weight_decay"));
     Ok(Box::new(Lion { betas, weight_decay, ty: state_dtype(knobs.text("state_dtype")) }))
 }

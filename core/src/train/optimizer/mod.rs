@@ -8,17 +8,16 @@ pub(super) mod sgd;
 mod signsgd;
 
 use crate::blocks::BlockType;
-use crate::catalog::Entry;
-use crate::config::Knobs;
 use crate::device::{Buf, Device, Dst, Gradient, Op, Round};
 use crate::error::Result;
 use crate::ops::rule::Rule;
+use crate::schema::Entry;
 
 pub use adamw::ADAMW;
 pub use sgd::{MOMENTUM, NESTEROV, SGD};
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] =
+pub const ENTRIES: &[&Entry<dyn Optimizer>] =
     &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY, &signsgd::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
@@ -155,13 +154,8 @@ pub trait Optimizer: Send + Sync {
 }
 
 /// The knob of how moments are stored.
-fn state_dtype(word: Option<&str>) -> BlockType {
-    if word == Some("bf16") { BlockType::Bf16 } else { BlockType::F32 }
-}
-
-/// Knob `id` as a number, which its entry has a default for.
-fn number(knobs: &Knobs, id: &str) -> f64 {
-    knobs.float(id).unwrap_or(0.0)
+fn state_dtype(word: &str) -> BlockType {
+    if word == "bf16" { BlockType::Bf16 } else { BlockType::F32 }
 }
 
 #[cfg(test)]

@@ -5,11 +5,10 @@
 
 use super::sgd::{MOMENTUM, NESTEROV};
 use crate::blocks::BlockType;
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
-use crate::config::Knobs;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, number, state_dtype};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 
 const fn share(id: &'static str, label: &'static str, paper_name: &'static str, sentence: &'static str) -> Knob {
     let (kind, default) = (KnobKind::Float { min: 0.0, max: 1.0 }, Default::Float(0.0));
@@ -17,60 +16,62 @@ const fn share(id: &'static str, label: &'static str, paper_name: &'static str, 
 }
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "momentum",
-    title: "Momentum",
-    common: false,
-    axis: Axis::TrainOptimizer,
-    paper: "Polyak 1964; Nesterov 1983",
-    sentence: "Steps by a decaying sum of gradients: one number a parameter. It is sgd with its momentum knob, and dampening beside.",
-    knobs: &[
-        Knob {
-            kind: KnobKind::Float { min: 0.0001, max: 0.9999 },
-            default: Default::Float(0.9),
-            ..share("momentum", "Momentum", "β", "What of the last step goes on.")
-        },
-        share(
-            "dampening",
-            "Dampening",
-            "τ",
-            "What of each gradient after the first is left out of the sum; 1 − β makes it a mean.",
-        ),
-        Knob {
-            id: "nesterov",
-            label: "Nesterov",
-            paper_name: "",
-            kind: KnobKind::Bool,
-            default: Default::Bool(false),
-            unit: "",
-            sentence: "Look one step of momentum ahead.",
-        },
-        share("weight_decay", "Weight decay", "λ", "Added to the gradient times the parameter."),
-        Knob {
-            id: "state_dtype",
-            label: "State",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["f32", "bf16"] },
-            default: Default::Text("f32"),
-            unit: "",
-            sentence: "How the sum is stored: 4 or 2 bytes a parameter.",
-        },
-    ],
-    composes: with_all,
-    role: catalog::Role::TrainOptimizer(build),
+pub static ENTRY: Entry<dyn Optimizer> = Entry {
+    about: About {
+        id: "momentum",
+        title: "Momentum",
+        common: false,
+        paper: "Polyak 1964; Nesterov 1983",
+        sentence: "Steps by a decaying sum of gradients: one number a parameter. It is sgd with its momentum knob, and dampening beside.",
+        knobs: &[
+            Knob {
+                kind: KnobKind::Float { min: 0.0001, max: 0.9999 },
+                default: Default::Float(0.9),
+                ..share("momentum", "Momentum", "β", "What of the last step goes on.")
+            },
+            share(
+                "dampening",
+                "Dampening",
+                "τ",
+                "What of each gradient after the first is left out of the sum; 1 − β makes it a mean.",
+            ),
+            Knob {
+                id: "nesterov",
+                label: "Nesterov",
+                paper_name: "",
+                kind: KnobKind::Bool,
+                default: Default::Bool(false),
+                unit: "",
+                sentence: "Look one step of momentum ahead.",
+            },
+            share("weight_decay", "Weight decay", "λ", "Added to the gradient times the parameter."),
+            Knob {
+                id: "state_dtype",
+                label: "State",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["f32", "bf16"] },
+                default: Default::Text("f32"),
+                unit: "",
+                sentence: "How the sum is stored: 4 or 2 bytes a parameter.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_OPTIMIZER)
+    },
+    build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    let dampening = number(knobs, "dampening") as f32;
-    let nesterov = knobs.flag("nesterov").unwrap_or(false);
+fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
+    let dampening = knobs.float("dampening") as f32;
+    let nesterov = knobs.flag("nesterov");
     if nesterov && dampening > 0.0 {
         return Err(Error::config("train.optimizer.dampening", "looking ahead needs a dampening of 0"));
     }
     Ok(Box::new(Momentum {
-        momentum: number(knobs, "momentum") as f32,
+        momentum: knobs.float("momentum") as f32,
         dampening,
         nesterov,
-        weight_decay: number(knobs, "weight_decay") as f32,
+        weight_decay: knobs.float("weight_decay") as f32,
         ty: state_dtype(knobs.text("state_dtype")),
     }))
 }

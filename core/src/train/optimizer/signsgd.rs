@@ -1,36 +1,37 @@
 //! signSGD (Bernstein et al. 2018, signSGD: Compressed Optimisation for Non-Convex Problems, arXiv 1802.04434, Algorithm 1).
 
 use crate::blocks::BlockType;
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
-use crate::config::Knobs;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::rule::rule;
-use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, number};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "signsgd",
-    title: "signSGD",
-    common: false,
-    axis: Axis::TrainOptimizer,
-    paper: "signSGD (arXiv 1802.04434)",
-    sentence: "Moves every parameter by the learning rate against the sign of its gradient, and keeps nothing.",
-    knobs: &[Knob {
-        id: "weight_decay",
-        label: "Weight decay",
-        paper_name: "λ",
-        kind: KnobKind::Float { min: 0.0, max: 1.0 },
-        default: Default::Float(0.0),
-        unit: "",
-        sentence: "Each step also shrinks parameters by this times the learning rate.",
-    }],
-    composes: with_all,
-    role: catalog::Role::TrainOptimizer(build),
+pub static ENTRY: Entry<dyn Optimizer> = Entry {
+    about: About {
+        id: "signsgd",
+        title: "signSGD",
+        common: false,
+        paper: "signSGD (arXiv 1802.04434)",
+        sentence: "Moves every parameter by the learning rate against the sign of its gradient, and keeps nothing.",
+        knobs: &[Knob {
+            id: "weight_decay",
+            label: "Weight decay",
+            paper_name: "λ",
+            kind: KnobKind::Float { min: 0.0, max: 1.0 },
+            default: Default::Float(0.0),
+            unit: "",
+            sentence: "Each step also shrinks parameters by this times the learning rate.",
+        }],
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_OPTIMIZER)
+    },
+    build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    Ok(Box::new(SignSgd { weight_decay: number(knobs, "weight_decay") as f32 }))
+fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
+    Ok(Box::new(SignSgd { weight_decay: knobs.float("weight_decay") as f32 }))
 }
 
 rule! {
