@@ -169,7 +169,7 @@ mod tests {
     fn what_needs_a_gradient_that_is_held_is_refused_with_the_reason() {
         let refused = |sets: &[(&str, &str)]| {
             let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            crate::config::from_toml("", &sets).unwrap_err().to_string()
+            crate::catalog::from_toml("", &sets).unwrap_err().to_string()
         };
         let galore = refused(&[FULL, MEZO, ("train.optimizer", "galore")]);
         assert!(galore.contains("galore reads whole gradients"), "{galore}");

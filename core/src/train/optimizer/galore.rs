@@ -428,7 +428,7 @@ mod tests {
         ] {
             let sets = [("train.params", "full"), ("train.optimizer", "galore"), (key, value)];
             let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            let error = crate::config::from_toml("", &sets).unwrap_err().to_string();
+            let error = crate::catalog::from_toml("", &sets).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }
