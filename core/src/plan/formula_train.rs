@@ -138,8 +138,12 @@ impl Facts<'_> {
                 vec![floats(f)]
             }
             "rotation table" => {
-                let half = self.shape.rope.dim / 2;
-                vec![floats(vec![n(2u64, ""), n(train.length, "positions"), n(half, "pairs")])]
+                let (half, ropes) = (self.shape.half(), self.shape.ropes.len());
+                let mut f = vec![n(2u64, ""), n(train.length, "positions"), n(half, "pairs")];
+                if ropes > 1 {
+                    f.insert(0, n(ropes, "rotations"));
+                }
+                vec![floats(f)]
             }
             "logits" => {
                 vec![floats(vec![n(self.tile.rows, "tokens at once"), n(self.tile.vocab, "tokens of the vocabulary")])]

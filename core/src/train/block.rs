@@ -30,13 +30,12 @@ pub struct Widths {
 impl Widths {
     /// Of a shape.
     pub fn of(shape: &crate::shape::ModelShape) -> Self {
-        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
         Self {
             hidden: shape.hidden,
-            q: max(&|l| l.heads * l.head_dim),
-            kv: max(&|l| l.kv_heads * l.head_dim),
-            ff: max(&|l| l.ff),
-            heads: max(&|l| l.heads),
+            q: shape.widest(|l| l.attention.q()),
+            kv: shape.widest(|l| l.attention.kv()),
+            ff: shape.widest(|l| l.ffn.width()),
+            heads: shape.widest(|l| l.attention.heads),
         }
     }
 }
@@ -151,10 +150,8 @@ pub struct Pass<'a> {
     pub hidden: usize,
     /// Of norms.
     pub eps: f32,
-    /// Cosines, `(positions, half)`.
-    pub cos: &'a Buf,
-    /// Sines, alike.
-    pub sin: &'a Buf,
+    /// Of each rotation of the model, cosines and sines, `(positions, half)`.
+    pub turns: &'a [[Buf; 2]],
     /// Pairs that turn.
     pub half: usize,
     /// How they lie.
@@ -170,15 +167,16 @@ impl Pass<'_> {
         Causal {
             sequences: self.rows.0,
             length: self.rows.1,
-            heads: layer.heads,
-            kv_heads: layer.kv_heads,
-            dim: layer.dim,
-            scale: 1.0 / (layer.dim as f32).sqrt(),
+            heads: layer.attention.heads,
+            kv_heads: layer.attention.kv_heads,
+            dim: layer.attention.dim,
+            scale: layer.attention.scale,
         }
     }
 
-    fn turn(&self, inverse: bool) -> RopeTable<'_> {
-        let &Self { cos, sin, positions, half, pairs, .. } = self;
+    fn turn(&self, layer: &Layer, inverse: bool) -> RopeTable<'_> {
+        let &Self { turns, positions, half, pairs, .. } = self;
+        let [cos, sin] = &turns[layer.attention.rope];
         RopeTable { cos, sin, positions, half, pairs, inverse }
     }
 
@@ -207,8 +205,8 @@ impl Pass<'_> {
         layer.q.forward(d, learner, normed.all(), m, saved.q.all_mut(), false, delta)?;
         layer.k.forward(d, learner, normed.all(), m, saved.k.all_mut(), false, delta)?;
         layer.v.forward(d, learner, normed.all(), m, saved.v.all_mut(), false, delta)?;
-        d.rope(saved.q.all_mut(), m, layer.heads, layer.dim, self.turn(false))?;
-        d.rope(saved.k.all_mut(), m, layer.kv_heads, layer.dim, self.turn(false))?;
+        d.rope(saved.q.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, false))?;
+        d.rope(saved.k.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, false))?;
         let Saved { q, k, v, o, log_sum_exp, .. } = saved;
         let of = self.causal(layer);
         d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), log_sum_exp.all_mut())?;
@@ -284,8 +282,8 @@ impl Pass<'_> {
                 dv.all_mut(),
             )?;
         }
-        d.rope(saved.up.all_mut(), m, layer.heads, layer.dim, self.turn(true))?;
-        d.rope(dk.all_mut(), m, layer.kv_heads, layer.dim, self.turn(true))?;
+        d.rope(saved.up.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, true))?;
+        d.rope(dk.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, true))?;
         if reads {
             self.norm(learner, &saved.x, &layer.attn_norm, normed)?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::batch::{Batch, NO_LOSS};
 use super::engine::{Setup, Stepped, Techniques, Trainer};
 use super::params::Role;
-use super::weights::{ADAPTERS, Bias};
+use super::weights::ADAPTERS;
 use super::{plan, state};
 use crate::blocks::BlockType;
 use crate::config::{Config, from_toml};
@@ -15,35 +15,35 @@ use crate::device::dry::Rates;
 use crate::ledger::{Category, Ledger, Measured, Tier};
 use crate::ops::ThreadTeam;
 use crate::rng::Philox;
-use crate::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
+use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShape};
 
 /// A small model; matrices stored as `ty`.
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
-    let t = |name: String, rows: usize, cols: usize| TensorShape {
-        name: format!("{name}.weight"),
+    let t = |name: &str, rows: usize, cols: usize| TensorShape {
+        name: name.into(),
         ty: if rows == 1 { BlockType::F32 } else { ty },
         rows,
         cols,
     };
     let (hidden, ff, vocab) = (64, 96, 77);
     let layer = |l: usize| {
-        let t = |name: &str, rows, cols| t(format!("blk.{l}.{name}"), rows, cols);
+        let tensors = [
+            (Role::AttnNorm, 1, hidden),
+            (Role::Q, 64, hidden),
+            (Role::K, 32, hidden),
+            (Role::V, 32, hidden),
+            (Role::O, hidden, 64),
+            (Role::FfnNorm, 1, hidden),
+            (Role::Gate, ff, hidden),
+            (Role::Up, ff, hidden),
+            (Role::Down, hidden, ff),
+        ];
+        let tensors =
+            tensors.into_iter().map(|(role, rows, cols)| (role, t(&format!("blk.{l}.{}", role.gguf()), rows, cols)));
         LayerShape {
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 16,
-            ff,
-            tensors: LayerTensors {
-                attn_norm: t("attn_norm", 1, hidden),
-                q: t("attn_q", 64, hidden),
-                k: t("attn_k", 32, hidden),
-                v: t("attn_v", 32, hidden),
-                o: t("attn_output", hidden, 64),
-                ffn_norm: t("ffn_norm", 1, hidden),
-                gate: t("ffn_gate", ff, hidden),
-                up: t("ffn_up", ff, hidden),
-                down: t("ffn_down", hidden, ff),
-            },
+            attention: Attention { heads: 4, kv_heads: 2, dim: 16, scale: 0.25, window: None, rope: 0 },
+            ffn: Ffn::Dense { width: ff, act: Act::Silu },
+            tensors: tensors.collect(),
         }
     };
     ModelShape {
@@ -53,11 +53,12 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         vocab,
         context: 128,
         norm_eps: 1e-5,
-        rope: Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true },
+        embedding_scale: 1.0,
+        ropes: vec![Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true }],
         layers: (0..3).map(layer).collect(),
-        embedding: t("token_embd".into(), vocab, hidden),
-        output_norm: t("output_norm".into(), 1, hidden),
-        output: (!tied).then(|| t("output".into(), vocab, hidden)),
+        embedding: t("token_embd.weight", vocab, hidden),
+        output_norm: t("output_norm.weight", 1, hidden),
+        output: (!tied).then(|| t("output.weight", vocab, hidden)),
         rope_freqs: None,
         adapter: None,
     }
@@ -98,7 +99,7 @@ pub(crate) fn trainer(
         spread: crate::model::random::Spread::ByColumns,
         like: None,
     };
-    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7 };
     let trainer = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     Ok((trainer, ledger))
 }
@@ -427,7 +428,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     // A product forward and two backward; attention has two products forward and seven backward over half of all pairs.
     let linears: usize =
         shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1).map(|t| t.rows * t.cols).sum();
-    let pairs: usize = shape.layers.iter().map(|l| l.heads * l.head_dim * train.length).sum();
+    let pairs: usize = shape.layers.iter().map(|l| l.attention.q() * train.length).sum();
     let head = (shape.vocab * shape.hidden) as f64;
     let expected = 6.0 * m * (linears as f64 + head) + 9.0 * m * pairs as f64;
     let step = spent(&full, arithmetic);
@@ -476,16 +477,20 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             ("train.clip", "{ by = \"global\", at = 0.5 }"),
         ]);
         let train = config.train.as_ref().unwrap();
-        let biases: Vec<Bias> = (0..3)
-            .flat_map(|layer| [(Role::Q, 64), (Role::K, 32), (Role::V, 32)].map(|(role, n)| (layer, role, n)))
-            .map(|(layer, role, n)| Bias { layer, role, values: vec![0.0; n] })
-            .filter(|_| kind == "bias")
-            .collect();
+        let mut shape = shape.clone();
+        if kind == "bias" {
+            for (l, layer) in shape.layers.iter_mut().enumerate() {
+                for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
+                    let name = format!("blk.{l}.{}", role.gguf());
+                    layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
+                }
+            }
+        }
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let techniques = Techniques::new(train).unwrap();
         let sizes = techniques.sizes(train, &shape, 2);
         let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
-        let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases: &biases };
+        let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0 };
         let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
         let (d, learner) = t.parts();
         for id in 0..learner.params().len() {

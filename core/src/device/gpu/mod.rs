@@ -67,8 +67,8 @@ pub fn check(shape: &ModelShape) -> Result<()> {
             return refuse(format!("{} has {} columns; a GPU trains widths that are multiples of 8", t.name, t.cols));
         }
     }
-    match shape.layers.iter().find(|l| l.head_dim > 256) {
-        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.head_dim)),
+    match shape.layers.iter().find(|l| l.attention.dim > 256) {
+        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.attention.dim)),
         None => Ok(()),
     }
 }

@@ -115,6 +115,15 @@ fn norm_gate_and_bias_agree_with_differences() {
     close("gate dg", &da, &differences(&wide(&a), &dp, &|a| gate(a, &wide(&u))), 1e-5);
     close("gate du", &du, &differences(&wide(&u), &dp, &|u| gate(&wide(&a), u)), 1e-5);
 
+    let gelu = |a: f64| 0.5 * a * (1.0 + (0.797_884_560_802_865_4 * (a + 0.044_715 * a.powi(3))).tanh());
+    let gate = |a: &[f64], u: &[f64]| a.iter().zip(u).map(|(a, u)| gelu(*a) * u).collect::<Vec<_>>();
+    let (mut da, mut du) = (a.clone(), u.clone());
+    geglu_to(&team, &a, &u, &mut p).unwrap();
+    close("gelu gate", &p, &gate(&wide(&a), &wide(&u)), 1e-6);
+    geglu_vjp(&team, &dp, &mut da, &mut du).unwrap();
+    close("gelu gate dg", &da, &differences(&wide(&a), &dp, &|a| gate(a, &wide(&u))), 1e-5);
+    close("gelu gate du", &du, &differences(&wide(&u), &dp, &|u| gate(&wide(&a), u)), 1e-5);
+
     let mut db = vec![1.0; cols];
     bias_vjp(&team, &g, m, cols, &mut db, true).unwrap();
     let exact: Vec<f64> = (0..cols).map(|c| 1.0 + (0..m).map(|i| f64::from(g[i * cols + c])).sum::<f64>()).collect();
