@@ -144,6 +144,26 @@ def write_gguf(path, name, config, tensors):
     writer.close()
 
 
+def gradients(model, name, ids):
+    """The mean loss of the next tokens, and of each tensor's gradient the norm and every so manieth element."""
+    config = model.config
+    arch = "llama" if name == "mixtral" else name
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), config.num_hidden_layers)
+    logits = model(torch.tensor([ids])).logits[0]
+    loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
+    loss.backward()
+    out = {}
+    for key, p in model.named_parameters():
+        g = p.grad.numpy()
+        if arch == "llama" and key.endswith(("q_proj.weight", "k_proj.weight")):
+            g = permute(g, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
+        g = g.reshape(-1)
+        every = max(len(g) // 8, 1)
+        target = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        out[target] = {"norm": float(f"{np.linalg.norm(g):.8g}"), "some": [float(f"{v:.6g}") for v in g[::every]]}
+    return float(loss), out
+
+
 def main(only):
     for seed, (name, build) in enumerate({"qwen2": qwen2, "gemma3": gemma3, "mixtral": mixtral, "llama": llama}.items()):
         if only and name not in only:
@@ -165,7 +185,11 @@ def main(only):
         with torch.no_grad():
             logits = model.double()(torch.tensor([ids])).logits[0].numpy()
         rows = ",\n".join(json.dumps([round(float(v), 6) for v in row]) for row in logits[POSITIONS])
-        (folder / "logits.json").write_text(f'{{"ids": {json.dumps(ids)}, "positions": {json.dumps(POSITIONS)}, "logits": [\n{rows}\n]}}\n')
+        more = ""
+        if name != "mixtral":
+            loss, grads = gradients(model, name, ids)
+            more = f', "loss": {loss:.10g}, "gradients": {json.dumps(grads)}'
+        (folder / "logits.json").write_text(f'{{"ids": {json.dumps(ids)}, "positions": {json.dumps(POSITIONS)}, "logits": [\n{rows}\n]{more}}}\n')
         print(name, sorted(tensors)[:4], len(tensors), logits.shape, "std", logits.std())
         try:
             from llama import F32, Model, prefill

@@ -221,7 +221,7 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
         ("llama.rope.scaling.type", "`yarn`", Box::new(|t| t.texts.push(("llama.rope.scaling.type", "yarn")))),
         ("llama.rope.scaling.factor", "missing", Box::new(|t| t.texts.push(("llama.rope.scaling.type", "linear")))),
         ("llama.rope.scaling.factor", "inf", Box::new(|t| t.floats.push(("llama.rope.scaling.factor", f32::INFINITY)))),
-        ("llama.expert_count", "experts", Box::new(|t| t.set("llama.expert_count", 8))),
+        ("llama.expert_used_count", "missing", Box::new(|t| t.set("llama.expert_count", 8))),
         ("llama.attention.sliding_window", "windowed", Box::new(|t| t.set("llama.attention.sliding_window", 128))),
         ("llama.attention.causal", "encoders", Box::new(|t| t.bools.push(("llama.attention.causal", false)))),
         ("llama.logit_scale", "is 0.5", Box::new(|t| t.floats.push(("llama.logit_scale", 0.5)))),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use ullage_core::model::Model;
-use ullage_tests::{config, events, order};
+use ullage_tests::{Rig, config, events, order};
 
 fn file(variable: &str, name: &str) -> Option<PathBuf> {
     let cached = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ullage").join(name));
@@ -109,4 +109,58 @@ fn logits_are_llama_cpps() {
         assert!(kl.abs() <= most, "{cache}: {kl}");
         assert!((same - 1.0).abs() < 1e-9, "{cache}: {same}");
     }
+}
+
+/// The most likely tokens after the first 64 of the fixture's text, one by one.
+fn greedy(model: &Model, tokens: &[u32], count: usize, sets: &[(&str, &str)]) -> Vec<u32> {
+    let mut rig = Rig::new(model, &config(sets)).unwrap();
+    let (mut seq, mut logits) = rig.prefill(tokens).unwrap();
+    let mut out = Vec::new();
+    while out.len() < count {
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a))).unwrap() as u32;
+        out.push(best);
+        logits = rig.decode(&mut seq, &[best]).unwrap().remove(0);
+    }
+    out
+}
+
+#[test]
+fn gemma3_logits_and_greedy_tokens_are_llama_cpps() {
+    let Some(path) = file("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (report, tensors, text) = recorded("gemma3", folder.path());
+    let fixture = SafeTensors::deserialize(&tensors).unwrap();
+    let model = Arc::new(Model::open(&path.display().to_string(), ".".as_ref()).unwrap());
+    let list = |v: &Value| -> Vec<u32> { v.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect() };
+    let tokens = list(&report["tokens"]);
+    // The beginning, and a stretch that lies wholly beyond the window of 512 tokens.
+    let stretches = [(0, 0..64), (64, 576..640)];
+    assert_eq!(list(&report["positions"]), stretches.iter().flat_map(|(_, r)| r.clone()).collect::<Vec<_>>());
+    // The file as it is: no farther than llama.cpp's own prefill is from its decoding.
+    let own = &report["self"]["q4_k_m.f16"];
+    for (first, at) in stretches.clone() {
+        let (kl, same) = apart(&fixture, "q4_k_m.f16", &ours(&model, &text, at.clone(), &[]), first, at.len());
+        eprintln!("as it is, {at:?}: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
+        assert!(kl <= 1.25 * own["kl_mean"].as_f64().unwrap(), "{at:?}: {kl}");
+        assert!(same >= own["top1"].as_f64().unwrap() - 0.02, "{at:?}: {same}");
+    }
+    // Its weights in f32, where rounding is left: of the sums, of the cache, and of llama.cpp's table of gelu in f16.
+    let own = report["self"]["f32.f32"]["kl_mean"].as_f64().unwrap();
+    for (cache, most) in [("f32", 2.0 * own), ("f16", 1e-5)] {
+        let sets = [("weights.format", "f32"), ("kv.format", cache)];
+        for (first, at) in stretches.clone() {
+            let (kl, same) = apart(&fixture, "f32.f32", &ours(&model, &text, at.clone(), &sets), first, at.len());
+            eprintln!("in f32, {cache} cache, {at:?}: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
+            assert!(kl.abs() <= most, "{cache} {at:?}: {kl}");
+            assert!((same - 1.0).abs() < 1e-9, "{cache} {at:?}: {same}");
+        }
+    }
+    let wanted = list(&report["greedy"]["f32"]);
+    let got = greedy(&model, &tokens[..64], wanted.len(), &[("weights.format", "f32"), ("kv.format", "f16")]);
+    assert_eq!(got, wanted, "greedy tokens in f32");
+    let wanted = list(&report["greedy"]["q4_k_m"]);
+    let got = greedy(&model, &tokens[..64], wanted.len(), &[]);
+    let same = got.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+    eprintln!("as it is: the first {same} of {} greedy tokens are llama.cpp's", wanted.len());
+    assert!(same >= 8, "{got:?}, llama.cpp {wanted:?}");
 }

@@ -77,6 +77,12 @@ fn smollm2_ids_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn gemma3_ids_are_those_of_llama_cpp() {
+    let Some(path) = real("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf") else { return };
+    check(&open(&path), &json("gemma3.json"));
+}
+
+#[test]
 fn sentencepiece_ids_are_those_of_llama_cpp() {
     check(&open(&fixture("tiny-spm.gguf")), &json("spm.json"));
 }

@@ -155,6 +155,7 @@ pub(crate) fn factors(
     let tokens = |count: usize| one(count, "tokens");
     match tag {
         RESIDUAL => Some(vec![tokens(e.stream), one(shape.hidden, "hidden"), one(4, "B")]),
+        LAYER if shape.layers.iter().any(|l| l.ffn.experts().is_some()) => None,
         LAYER => {
             let (q, wide) = (shape.widest(|l| l.attention.q()), shape.widest(wide));
             let parts = vec![

@@ -151,6 +151,7 @@ pub struct Trainer {
     widths: Widths,
     vocab: usize,
     eps: f32,
+    embedding_scale: f32,
     pairs: RopeLayout,
     half: usize,
     rows: (usize, usize),
@@ -245,6 +246,7 @@ impl Trainer {
             widths: Widths::of(shape),
             vocab: shape.vocab,
             eps: shape.norm_eps,
+            embedding_scale: shape.embedding_scale,
             pairs: if shape.interleaved() { RopeLayout::Interleaved } else { RopeLayout::Halves },
             half,
             rows: (train.batch, train.length),
@@ -331,6 +333,7 @@ impl Trainer {
         let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
         let mut room = BlockWorkspace::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+        scaled(d, &mut stream, m * w.hidden, self.embedding_scale)?;
         {
             let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
             let pass = pass(
@@ -442,6 +445,7 @@ impl Trainer {
         {
             let d = &*self.d;
             d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+            scaled(d, &mut stream, len, self.embedding_scale)?;
             let tables = [&self.positions, &self.segments];
             let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
             for (l, layer) in self.weights.layers.iter().enumerate() {
@@ -520,6 +524,7 @@ impl Trainer {
         }
         if let Some(id) = embedding {
             let Tensor { rows, cols, .. } = self.weights.embedding;
+            scaled(d, &mut back.g, len, self.embedding_scale)?;
             let (ids, g) = (&self.ids, &back.g);
             self.learner.open(id, |mut into, add| {
                 if !add {
@@ -531,6 +536,11 @@ impl Trainer {
         }
         Ok(loss)
     }
+}
+
+/// Embedding rows, or the gradient that comes to them, times the model's own factor.
+fn scaled(d: &dyn Device, x: &mut Buf, len: usize, by: f32) -> Result<()> {
+    if by == 1.0 { Ok(()) } else { d.scale(x.all_mut(), len, by) }
 }
 
 /// Fills cosines and sines `(positions, half)`.

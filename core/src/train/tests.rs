@@ -577,3 +577,66 @@ fn a_state_that_is_taken_up_goes_on_bit_for_bit() {
     std::fs::remove_file(&path).unwrap();
     assert!(state::Saved::open(&path).unwrap().is_none());
 }
+
+/// `tests/scripts/make_arch.py`: a tiny model of each architecture in PyTorch, float64.
+#[test]
+fn every_architectures_gradients_are_pytorchs() {
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/arch")).unwrap() {
+        let dir = entry.unwrap().path();
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let all: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
+        let model = crate::model::Model::open(dir.to_str().unwrap(), ".".as_ref()).unwrap();
+        let tokens: Vec<u32> = all["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+        let length = tokens.len().to_string();
+        for activations in ["keep", "recompute"] {
+            let config = config(&[
+                ("train.params", "full"),
+                ("train.batch", "1"),
+                ("train.length", &length),
+                ("train.activations", activations),
+                ("train.clip", "{ by = \"global\", at = 1e6 }"),
+            ]);
+            let train = config.train.as_ref().unwrap();
+            let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            let techniques = Techniques::new(train).unwrap();
+            let sizes = techniques.sizes(train, &model.shape, 2);
+            let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+            let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: 0 };
+            let made = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ());
+            let Some(wanted) = all["gradients"].as_object() else {
+                let refused = made.err().unwrap().to_string();
+                assert!(refused.contains("experts"), "{name}: {refused}");
+                continue;
+            };
+            let mut t = made.unwrap();
+            let targets = tokens[1..].iter().copied().chain([NO_LOSS]).collect();
+            let segments = vec![0; tokens.len()];
+            let b = Batch { tokens: tokens.clone(), targets, segments, sequences: 1, length: tokens.len() };
+            let s = t.backprop(std::slice::from_ref(&b), 1, 1e-9, &mut |_| ()).unwrap();
+            assert!((s.loss / all["loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{name}: {s:?}");
+            assert_eq!(t.learner.params().len(), wanted.len(), "{name}");
+            for (id, p) in t.learner.params().iter().enumerate() {
+                let mut g = vec![0.0f32; p.len()];
+                let from = t.learner.gradient(id).unwrap();
+                t.device().download(from, bytemuck::cast_slice_mut(&mut g)).unwrap();
+                let of = &wanted[&p.name];
+                let norm: f64 = g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                let exact = of["norm"].as_f64().unwrap();
+                assert!((norm / exact - 1.0).abs() < 2e-4, "{name} {}: norm {norm}, {exact} in PyTorch", p.name);
+                let some: Vec<f64> = of["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+                for (a, b) in g.iter().step_by((g.len() / 8).max(1)).zip(&some) {
+                    assert!((f64::from(*a) - b).abs() <= 2e-4 * exact, "{name} {}: {a}, {b} in PyTorch", p.name);
+                }
+            }
+            t.evaluate(&b).unwrap();
+            let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            plan::walk(&config, &model.shape, &free, None).unwrap();
+            let peak = |l: &Ledger| l.measured().tiers[&Tier::Device].peak;
+            assert_eq!(peak(&free), peak(&ledger), "{name} {activations}: planned and measured");
+            seen.push(name.clone());
+        }
+    }
+    assert!(seen.iter().any(|n| n == "llama"), "{seen:?}");
+}

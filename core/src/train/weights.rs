@@ -171,15 +171,20 @@ impl Linear {
 pub struct Layer {
     pub attention: Attention,
     pub ff: usize,
+    pub act: Act,
     pub attn_norm: Tensor,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
+    pub q_norm: Option<Tensor>,
+    pub k_norm: Option<Tensor>,
     pub o: Linear,
+    pub post_attn_norm: Option<Tensor>,
     pub ffn_norm: Tensor,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
+    pub post_ffn_norm: Option<Tensor>,
 }
 
 impl Layer {
@@ -190,7 +195,9 @@ impl Layer {
 
     /// Whether anything in it learns.
     pub fn learns(&self) -> bool {
-        self.linears().iter().any(|l| l.learns()) || self.attn_norm.param().or(self.ffn_norm.param()).is_some()
+        let own = [&self.q_norm, &self.k_norm, &self.post_attn_norm, &self.post_ffn_norm];
+        let mut norms = own.into_iter().flatten().chain([&self.attn_norm, &self.ffn_norm]);
+        self.linears().iter().any(|l| l.learns()) || norms.any(|n| n.param().is_some())
     }
 }
 
@@ -257,20 +264,8 @@ pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, thread
 /// # Errors
 /// [`Error::Refused`] naming the first thing that it does not.
 pub fn check(shape: &ModelShape) -> Result<()> {
-    let what = shape.layers.iter().find_map(|l| {
-        let norms = [Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm];
-        if l.ffn.experts().is_some() {
-            Some("a mixture of experts")
-        } else if l.ffn.act() != Act::Silu {
-            Some("a feed-forward gated by gelu")
-        } else if l.attention.window.is_some() {
-            Some("attention with a window")
-        } else if norms.into_iter().any(|role| l.tensors.has(role)) {
-            Some("norms of heads or after a half of a layer")
-        } else {
-            None
-        }
-    });
+    let experts = shape.layers.iter().find_map(|l| l.ffn.experts());
+    let what = experts.map(|(count, _)| format!("{count} experts"));
     match what {
         Some(what) => Err(Error::refused(
             format!("training {} ({})", shape.name, shape.arch),
@@ -320,6 +315,11 @@ impl Builder<'_> {
     /// A norm of a layer.
     fn norm(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Tensor> {
         self.alone(tensors.need(role)?, role, group)
+    }
+
+    /// A norm that a layer may have.
+    fn norm_if(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Option<Tensor>> {
+        tensors.get(role).map(|t| self.alone(t, role, group)).transpose()
     }
 
     /// A tensor that is updated by itself.
@@ -373,15 +373,20 @@ impl Builder<'_> {
             layers.push(Layer {
                 attention: layer.attention.clone(),
                 ff: layer.ffn.width(),
+                act: layer.ffn.act(),
                 attn_norm: self.norm(t, Role::AttnNorm, group)?,
                 q: self.linear(t, Role::Q, group)?,
                 k: self.linear(t, Role::K, group)?,
                 v: self.linear(t, Role::V, group)?,
+                q_norm: self.norm_if(t, Role::QNorm, group)?,
+                k_norm: self.norm_if(t, Role::KNorm, group)?,
                 o: self.linear(t, Role::O, group)?,
+                post_attn_norm: self.norm_if(t, Role::PostAttnNorm, group)?,
                 ffn_norm: self.norm(t, Role::FfnNorm, group)?,
                 gate: self.linear(t, Role::Gate, group)?,
                 up: self.linear(t, Role::Up, group)?,
                 down: self.linear(t, Role::Down, group)?,
+                post_ffn_norm: self.norm_if(t, Role::PostFfnNorm, group)?,
             });
         }
         let output_norm = self.alone(&shape.output_norm, Role::OutputNorm, last)?;

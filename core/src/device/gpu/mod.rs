@@ -19,7 +19,7 @@ use crate::device::Sizes;
 use crate::error::{Error, Result};
 use crate::forward::gpu::WEIGHT_TYPES;
 use crate::ledger::{Category, Tag};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Act, ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,14 @@ pub fn check(shape: &ModelShape) -> Result<()> {
         // Norms and tables are read sixteen bytes at a time.
         if !t.cols.is_multiple_of(8) && !t.name.starts_with("rope_freqs") {
             return refuse(format!("{} has {} columns; a GPU trains widths that are multiples of 8", t.name, t.cols));
+        }
+    }
+    for l in &shape.layers {
+        if l.ffn.act() != Act::Silu {
+            return refuse("its feed-forward is gated by gelu, for which there is no kernel so far".into());
+        }
+        if l.attention.window.is_some() {
+            return refuse("its attention has a window, for which there is no kernel so far".into());
         }
     }
     match shape.layers.iter().find(|l| l.attention.dim > 256) {

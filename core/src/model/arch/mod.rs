@@ -5,10 +5,13 @@
 //! hyperparameters lie within [`limits`], agree with each other and with the tensors, and no tensor is left over that the
 //! forward pass would silently ignore.
 
+mod gemma3;
 pub(super) mod gguf_keys;
 pub(super) mod hf_keys;
 mod hyper;
 mod llama;
+mod mixtral;
+mod qwen2;
 mod vocab;
 
 use std::collections::BTreeSet;
@@ -70,8 +73,8 @@ pub struct Arch {
     pub to_hf: fn(&ModelShape) -> serde_json::Value,
 }
 
-/// Every architecture; one file and one line each.
-const ARCHS: &[&Arch] = &[&llama::ARCH];
+/// Every architecture; one file and one line each, relatives after what they are relatives of.
+const ARCHS: &[&Arch] = &[&llama::ARCH, &qwen2::ARCH, &gemma3::ARCH, &mixtral::ARCH];
 
 /// The architecture of an id.
 ///
@@ -110,7 +113,8 @@ impl ModelShape {
         let key = "general.architecture";
         let name = gguf.str(key)?;
         let mut arch = None;
-        for known in ARCHS.iter().filter(|a| Some(a.gguf_name) == name) {
+        // Of relatives under one name, the particular ones stand after the plain one.
+        for known in ARCHS.iter().rev().filter(|a| Some(a.gguf_name) == name) {
             if (known.owns)(gguf)? {
                 arch = Some(*known);
                 break;
