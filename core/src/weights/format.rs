@@ -1,9 +1,9 @@
 //! weights.format: as the file has them, or requantized block by block while loading.
 
 use crate::blocks::BlockType;
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::{Error, Result};
-use crate::shape::{self, Kind, ModelShape, TensorShape};
+use crate::schema::{About, Entry, Knobs, ON_ALL, axes};
+use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// What the weights of a model become in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,33 +14,35 @@ pub enum Target {
     Block(BlockType),
 }
 
-static ORIGINAL: Entry = Entry {
-    id: "original",
-    title: "As in the file",
-    common: true,
-    axis: Axis::WeightsFormat,
-    paper: "the model file",
-    sentence: "Weights are held as the file stores them.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::WeightsFormat(Target::Original),
+static ORIGINAL: Entry<Target> = Entry {
+    about: About {
+        id: "original",
+        title: "As in the file",
+        common: true,
+        paper: "the model file",
+        sentence: "Weights are held as the file stores them.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::WEIGHTS_FORMAT)
+    },
+    build: |_| Ok(Box::new(Target::Original)),
 };
 
 macro_rules! formats {
     ($($name:ident = $ty:ident $id:literal $common:literal $paper:literal $sentence:literal;)+) => {
-        $(static $name: Entry = Entry {
-            id: $id,
-            title: $id,
-            common: $common,
-            axis: Axis::WeightsFormat,
-            paper: $paper,
-            sentence: $sentence,
-            knobs: &[],
-            composes: with_all,
-            role: Role::WeightsFormat(Target::Block(BlockType::$ty)),
+        $(static $name: Entry<Target> = Entry {
+            about: About {
+                id: $id,
+                title: $id,
+                common: $common,
+                paper: $paper,
+                sentence: $sentence,
+                runs_on: ON_ALL,
+                ..About::on(&axes::WEIGHTS_FORMAT)
+            },
+            build: |_| Ok(Box::new(Target::Block(BlockType::$ty))),
         };)+
         /// The variants.
-        pub const ENTRIES: &[&Entry] = &[&ORIGINAL, $(&$name),+];
+        pub const ENTRIES: &[&Entry<Target>] = &[&ORIGINAL, $(&$name),+];
     };
 }
 
@@ -62,7 +64,25 @@ formats! {
     F32 = F32 "f32" false "IEEE 754 binary32" "Four bytes a weight; what other formats decode to, held decoded.";
 }
 
+impl Entry<Target> {
+    /// The type that matrices become; `None` for weights as they are in the file.
+    pub fn block(&self) -> Option<BlockType> {
+        self.settle(self.axis.key, &Knobs::default())
+            .and_then(|knobs| (self.build)(&knobs))
+            .ok()
+            .and_then(|t| t.block())
+    }
+}
+
 impl Target {
+    /// The type that matrices become; `None` for weights as they are in the file.
+    pub fn block(self) -> Option<BlockType> {
+        match self {
+            Self::Original => None,
+            Self::Block(ty) => Some(ty),
+        }
+    }
+
     /// The shape as it will be in memory. Vectors (norms, rope divisors) are always held as f32.
     ///
     /// # Errors
@@ -74,9 +94,7 @@ impl Target {
             if !t.cols.is_multiple_of(ty.elems()) {
                 let allowed: Vec<_> = ENTRIES
                     .iter()
-                    .filter(
-                        |e| matches!(e.role, Role::WeightsFormat(Self::Block(b)) if t.cols.is_multiple_of(b.elems())),
-                    )
+                    .filter(|e| e.block().is_some_and(|b| t.cols.is_multiple_of(b.elems())))
                     .map(|e| e.id)
                     .collect();
                 return Err(Error::refused(
@@ -105,7 +123,7 @@ impl Target {
             match role.kind() {
                 Kind::Vector => t.ty = BlockType::F32,
                 // A router decides which experts compute at all, and is too small to matter.
-                Kind::Matrix if role == shape::Role::Router => {}
+                Kind::Matrix if role == Role::Router => {}
                 Kind::Matrix | Kind::Stack => matrix(t)?,
             }
         }

@@ -4,13 +4,13 @@ mod full;
 mod lora;
 
 use super::learner::Learner;
-use crate::catalog::Entry;
 use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
+use crate::schema::Entry;
 pub use crate::shape::Role;
 
 /// The variants of train.params.
-pub const ENTRIES: &[&Entry] = &[&lora::ENTRY, &full::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &full::ENTRY];
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
