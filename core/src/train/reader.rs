@@ -44,7 +44,7 @@ pub fn open(
 ) -> Result<Trainer> {
     let train = Train { batch: 1, length, ..Train::default() };
     let techniques = Techniques { params: Box::new(Nothing), ..Techniques::new(&train)? };
-    let setup = Setup { shape, source, plan: source.is_none(), train: &train, seed: 0, biases: &[] };
+    let setup = Setup { shape, source, plan: source.is_none(), train: &train, seed: 0 };
     Trainer::new(d, ledger, &setup, techniques, 0, progress)
 }
 

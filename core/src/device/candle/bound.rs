@@ -34,6 +34,8 @@ pub fn temporaries(op: &Op<'_>) -> u64 {
         // The whole of what is written to is made anew.
         Op::Scatter { n, cols, y, .. } => 2 * y.buf.len() as u64 + 3 * (n * cols) as u64,
         Op::EmbedVjp { rows, cols, .. } => (rows * cols) as u64,
+        // A value a node of the expression, some dozens at most, of which those with names stay.
+        Op::Elementwise { len, .. } => 8 * *len as u64,
         Op::Rope { m, heads, dim, table, .. } => (6 * m * heads * dim + 8 * m * table.half) as u64,
         Op::CrossEntropyVjp { m, n, .. } => 4 * (m * n) as u64,
         Op::Attention { of, .. } | Op::AttentionVjp { of, .. } => {

@@ -7,7 +7,7 @@ use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
 use crate::device::{Causal, Dst, Mask, Op, RopeLayout, RopeTable, Src};
 use crate::error::{Error, Result};
-use crate::ops::descriptors::NO_LOSS;
+use crate::ops::descriptors::{Batched, NO_LOSS, Reduction, Window};
 use crate::rng::Philox;
 
 pub(super) fn execute(on: &Candle, op: Op<'_>) -> Result<()> {
@@ -16,6 +16,7 @@ pub(super) fn execute(on: &Candle, op: Op<'_>) -> Result<()> {
         Family::Product => products(on, op),
         Family::Layer => layers(on, op),
         Family::Head => heads(on, op),
+        Family::Net => nets(on, op),
     }
 }
 
@@ -157,6 +158,27 @@ fn layers(on: &Candle, op: Op<'_>) -> Result<()> {
                 g.put(&new)
             })
         }
+        Op::GeGlu { g, u, len, p } => {
+            let (g, u, p) = (flat(g, len)?, flat(u, len)?, Target::of(p)?);
+            on.guest(|_| p.put(&(g.gelu()? * u)?))
+        }
+        Op::GeGluVjp { dp, g, u, len } => {
+            let (dp, g, u) = (flat(dp, len)?, Target::of(g)?, Target::of(u)?);
+            on.guest(|_| {
+                let (gate, up) = (g.flat(len)?, u.flat(len)?);
+                // gelu = g σ(2t), 2t = r (g + c g³): its slope is σ + g σ (1 − σ) r (1 + 3 c g²).
+                let (r, c) = (2.0 * (2.0 / std::f64::consts::PI).sqrt(), 0.044_715);
+                let square = gate.sqr()?;
+                let inner = (square.affine(r * c, r)? * &gate)?;
+                let sigma = (inner.neg()?.exp()? + 1.0)?.recip()?;
+                let through = (&gate * &sigma)?;
+                let bend = (&through - (&through * &sigma)?)?;
+                let slope = (sigma + (bend * square.affine(3.0 * r * c, r)?)?)?;
+                let new = ((&dp * up)? * slope)?;
+                u.put(&(dp * through)?)?;
+                g.put(&new)
+            })
+        }
         Op::Dropout { x, y, len, mask, add } => {
             let (x, y) = (flat(x, len)?, Target::of(y)?);
             on.guest(|device| {
@@ -241,7 +263,14 @@ fn scores(q: &Tensor, k: &Tensor, segments: &Tensor, of: Causal) -> Candled<Tens
         let (key, query) = (each.reshape((1, 1, l))?, each.reshape((1, l, 1))?);
         let before = key.broadcast_le(&query)?;
         let inside = key.broadcast_ge(&segments.reshape((s, l, 1))?)?;
-        before.broadcast_mul(&inside)?
+        let visible = before.broadcast_mul(&inside)?;
+        match of.window.filter(|w| *w < l) {
+            None => visible,
+            Some(w) => {
+                let reach = Tensor::arange(w as u32, (w + l) as u32, q.device())?.reshape((1, 1, l))?;
+                visible.broadcast_mul(&reach.broadcast_gt(&query)?)?
+            }
+        }
     };
     let hidden = seen.to_dtype(DType::F32)?.affine(1e30, -1e30)?.reshape((s, 1, 1, l, l))?;
     let scores = q.matmul(&k.t()?)?.affine(f64::from(scale), 0.0)?;
@@ -352,6 +381,55 @@ fn heads(on: &Candle, op: Op<'_>) -> Result<()> {
         }
         op => rule::update(on, op),
     }
+}
+
+fn nets(on: &Candle, op: Op<'_>) -> Result<()> {
+    match op {
+        Op::BatchedMatMul { a, b, of, c, add } => {
+            let Batched { batch, m, n, k, a_turned, b_turned } = of;
+            let (a, b, c) = (flat(a, batch * m * k)?, flat(b, batch * k * n)?, Target::of(c)?);
+            on.guest(|_| {
+                let side = |x: Tensor, rows: usize, cols: usize, turned: bool| {
+                    if turned { x.reshape((batch, cols, rows))?.t() } else { x.reshape((batch, rows, cols)) }
+                };
+                let product = side(a, m, k, a_turned)?.matmul(&side(b, k, n, b_turned)?)?;
+                put(&c, product.reshape((batch * m, n))?, batch * m, n, add)
+            })
+        }
+        Op::Reduce { x, rows, cols, how, y } => {
+            let (x, y) = (matrix(x, rows, cols)?, Target::of(y)?);
+            on.guest(|_| {
+                y.put(&match how {
+                    Reduction::Sum => x.sum(1)?,
+                    Reduction::Mean => x.mean(1)?,
+                    Reduction::Max => x.max(1)?,
+                })
+            })
+        }
+        Op::Im2col { x, of, y } => {
+            let (x, y) = (flat(x, of.n * of.image())?, Target::of(y)?);
+            on.guest(|device| {
+                let edge = Tensor::zeros(1, DType::F32, device)?;
+                y.put(&Tensor::cat(&[&x, &edge], 0)?.index_select(&sources(of, device)?, 0)?)
+            })
+        }
+        Op::Col2im { dy, of, dx } => {
+            let (dy, dx) = (flat(dy, of.outputs() * of.patch())?, Target::of(dx)?);
+            on.guest(|device| {
+                let all = Tensor::zeros(of.n * of.image() + 1, DType::F32, device)?;
+                dx.put(&all.index_add(&sources(of, device)?, &dy, 0)?.narrow(0, 0, of.n * of.image())?)
+            })
+        }
+        op => Err(unknown(&op)),
+    }
+}
+
+/// For each element of a convolution's windows, which of the images it shows; beyond the edges the one after the last.
+fn sources(of: Window, device: &candle_core::Device) -> Candled<Tensor> {
+    let (rows, cols) = (of.outputs(), of.patch());
+    let none = of.n * of.image();
+    let at = |row| (0..cols).map(move |col| of.source(row, col).unwrap_or(none) as u32);
+    sent((0..rows).flat_map(at).collect(), device)
 }
 
 /// An update's buffers must be f32 here: how bf16 is rounded is a matter of its own.

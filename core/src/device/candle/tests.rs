@@ -36,7 +36,7 @@ fn trainer(config: &Config, shape: &ModelShape, on_candle: bool) -> Trainer {
         spread: crate::model::random::Spread::ByColumns,
         like: None,
     };
-    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7 };
     Trainer::new(device, &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap()
 }
 
