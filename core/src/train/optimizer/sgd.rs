@@ -56,7 +56,7 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
         runs_on: ON_ALL,
         ..About::on(&axes::TRAIN_OPTIMIZER)
     },
-    build: build,
+    build,
 };
 
 fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
