@@ -221,6 +221,22 @@ impl dyn Device + '_ {
         self.run(Op::SwiGluVjp { dp, g, u, len })
     }
 
+    /// [`Op::GeGlu`].
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    pub fn geglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
+        self.run(Op::GeGlu { g, u, len, p })
+    }
+
+    /// [`Op::GeGluVjp`].
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    pub fn geglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
+        self.run(Op::GeGluVjp { dp, g, u, len })
+    }
+
     /// [`Op::Dropout`].
     ///
     /// # Errors

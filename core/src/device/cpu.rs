@@ -310,6 +310,10 @@ impl Cpu {
             Op::SwiGluVjp { dp, g, u, len } => {
                 vjp::swiglu_vjp(team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
             }
+            Op::GeGlu { g, u, len, p } => vjp::geglu_to(team, floats(g, len)?, floats(u, len)?, floats_mut(p, len)?),
+            Op::GeGluVjp { dp, g, u, len } => {
+                vjp::geglu_vjp(team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
+            }
             Op::Dropout { x, y, len, mask, add } => vjp::dropout(team, floats(x, len)?, mask, floats_mut(y, len)?, add),
             op => Err(op.stray()),
         }

@@ -90,6 +90,10 @@ pub enum Op<'a> {
     SwiGlu { g: Src<'a>, u: Src<'a>, len: usize, p: Dst<'a> },
     /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
     SwiGluVjp { dp: Src<'a>, g: Dst<'a>, u: Dst<'a>, len: usize },
+    /// `p = gelu(g) · u`, gelu by its tanh approximation.
+    GeGlu { g: Src<'a>, u: Src<'a>, len: usize, p: Dst<'a> },
+    /// In place: `u ← dp · gelu(g)`, `g ← dp · u · gelu'(g)`.
+    GeGluVjp { dp: Src<'a>, g: Dst<'a>, u: Dst<'a>, len: usize },
     /// `y (+)= mask ⊙ x / (1 − rate)`; its own vector–Jacobian product.
     Dropout { x: Src<'a>, y: Dst<'a>, len: usize, mask: Mask, add: bool },
     /// Takes logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running `log_sum_exp (m)` and
@@ -305,6 +309,8 @@ impl Op<'_> {
             Self::AttentionVjp { .. } => "attention vjp",
             Self::SwiGlu { .. } => "swiglu",
             Self::SwiGluVjp { .. } => "swiglu vjp",
+            Self::GeGlu { .. } => "geglu",
+            Self::GeGluVjp { .. } => "geglu vjp",
             Self::Dropout { .. } => "dropout",
             Self::LogSumExp { .. } => "log-sum-exp",
             Self::Argmax { .. } => "argmax",
@@ -340,6 +346,8 @@ impl Op<'_> {
             | Self::AttentionVjp { .. }
             | Self::SwiGlu { .. }
             | Self::SwiGluVjp { .. }
+            | Self::GeGlu { .. }
+            | Self::GeGluVjp { .. }
             | Self::Dropout { .. } => Family::Layer,
             Self::LogSumExp { .. } | Self::Argmax { .. } | Self::CrossEntropyVjp { .. } | Self::Elementwise { .. } => {
                 Family::Head
@@ -479,12 +487,12 @@ impl Op<'_> {
                 each(write("log_sum_exp", log_sum_exp, m * of.heads, F32, false));
             }
             Self::AttentionVjp { .. } => self.attention_vjp(each),
-            Self::SwiGlu { g, u, len, p } => {
+            Self::SwiGlu { g, u, len, p } | Self::GeGlu { g, u, len, p } => {
                 each(read("g", *g, *len, Real));
                 each(read("u", *u, *len, Real));
                 each(write("p", p, *len, Real, false));
             }
-            Self::SwiGluVjp { dp, g, u, len } => {
+            Self::SwiGluVjp { dp, g, u, len } | Self::GeGluVjp { dp, g, u, len } => {
                 each(read("dp", *dp, *len, Real));
                 each(write("g", g, *len, Real, true));
                 each(write("u", u, *len, Real, true));

@@ -14,8 +14,10 @@ pub struct Causal {
     pub kv_heads: usize,
     /// Elements of a head.
     pub dim: usize,
-    /// Multiplied onto every score, `1 / √dim`.
+    /// Multiplied onto every score, usually `1 / √dim`.
     pub scale: f32,
+    /// Tokens that each sees, itself the last of them; `None` for all of its document before it.
+    pub window: Option<usize>,
 }
 
 /// Which elements a dropout takes away: element `i` where word `i % 4` of Philox block `i / 4` of the stream is below

@@ -150,7 +150,7 @@ impl Draft {
             return None;
         }
         let held = &self.resolved.held;
-        let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().to_vec()));
+        let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().collect::<Vec<_>>()));
         let embedding = || Some(("embedding".to_owned(), vec![&held.embedding]));
         let head = || held.output.as_ref().map(|t| ("output head".to_owned(), vec![t]));
         match live.tag {

@@ -64,7 +64,7 @@ pub(super) fn walk_by(
         Some(_) => Dry::gpu(ledger, &sizes, Precision::of(train))?,
     };
     let dry = dry.timed(rates);
-    let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
+    let setup = Setup { shape, source: None, plan: true, train, seed: 0 };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     let batch = fullest(train);
     gradient.step(&mut trainer, std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
@@ -82,7 +82,7 @@ pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Re
     check(config, shape)?;
     let techniques = Techniques::new(train)?;
     let dry = Dry::new(ledger, 0, 0)?;
-    let setup = Setup { shape, source: None, plan: true, train, seed: 0, biases: &[] };
+    let setup = Setup { shape, source: None, plan: true, train, seed: 0 };
     let trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, 0, &mut |_| ())?;
     Ok(trainer.learner.into_params())
 }

@@ -7,7 +7,7 @@ use super::batch::{Batch, NO_LOSS};
 use super::engine::{OnProgress, Setup, Stepped, Techniques, Trainer};
 use super::gradient::Gradient;
 use super::params::Role;
-use super::weights::{ADAPTERS, Bias};
+use super::weights::ADAPTERS;
 use super::{plan, state};
 use crate::blocks::BlockType;
 use crate::catalog::from_toml;
@@ -17,35 +17,35 @@ use crate::device::dry::Rates;
 use crate::ledger::{Category, Ledger, Measured, Tier};
 use crate::ops::ThreadTeam;
 use crate::rng::Philox;
-use crate::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
+use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShape};
 
 /// A small model; matrices stored as `ty`.
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
-    let t = |name: String, rows: usize, cols: usize| TensorShape {
-        name: format!("{name}.weight"),
+    let t = |name: &str, rows: usize, cols: usize| TensorShape {
+        name: name.into(),
         ty: if rows == 1 { BlockType::F32 } else { ty },
         rows,
         cols,
     };
     let (hidden, ff, vocab) = (64, 96, 77);
     let layer = |l: usize| {
-        let t = |name: &str, rows, cols| t(format!("blk.{l}.{name}"), rows, cols);
+        let tensors = [
+            (Role::AttnNorm, 1, hidden),
+            (Role::Q, 64, hidden),
+            (Role::K, 32, hidden),
+            (Role::V, 32, hidden),
+            (Role::O, hidden, 64),
+            (Role::FfnNorm, 1, hidden),
+            (Role::Gate, ff, hidden),
+            (Role::Up, ff, hidden),
+            (Role::Down, hidden, ff),
+        ];
+        let tensors =
+            tensors.into_iter().map(|(role, rows, cols)| (role, t(&format!("blk.{l}.{}", role.gguf()), rows, cols)));
         LayerShape {
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 16,
-            ff,
-            tensors: LayerTensors {
-                attn_norm: t("attn_norm", 1, hidden),
-                q: t("attn_q", 64, hidden),
-                k: t("attn_k", 32, hidden),
-                v: t("attn_v", 32, hidden),
-                o: t("attn_output", hidden, 64),
-                ffn_norm: t("ffn_norm", 1, hidden),
-                gate: t("ffn_gate", ff, hidden),
-                up: t("ffn_up", ff, hidden),
-                down: t("ffn_down", hidden, ff),
-            },
+            attention: Attention { heads: 4, kv_heads: 2, dim: 16, scale: 0.25, window: None, rope: 0 },
+            ffn: Ffn::Dense { width: ff, act: Act::Silu },
+            tensors: tensors.collect(),
         }
     };
     ModelShape {
@@ -55,11 +55,12 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         vocab,
         context: 128,
         norm_eps: 1e-5,
-        rope: Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true },
+        embedding_scale: 1.0,
+        ropes: vec![Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true }],
         layers: (0..3).map(layer).collect(),
-        embedding: t("token_embd".into(), vocab, hidden),
-        output_norm: t("output_norm".into(), 1, hidden),
-        output: (!tied).then(|| t("output".into(), vocab, hidden)),
+        embedding: t("token_embd.weight", vocab, hidden),
+        output_norm: t("output_norm.weight", 1, hidden),
+        output: (!tied).then(|| t("output.weight", vocab, hidden)),
         rope_freqs: None,
         adapter: None,
     }
@@ -100,7 +101,7 @@ pub(crate) fn trainer(
         spread: crate::model::random::Spread::ByColumns,
         like: None,
     };
-    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+    let setup = Setup { shape, source: Some(&source), plan: false, train, seed: 7 };
     let trainer = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     Ok((trainer, ledger))
 }
@@ -495,7 +496,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     // A product forward and two backward; attention has two products forward and seven backward over half of all pairs.
     let linears: usize =
         shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1).map(|t| t.rows * t.cols).sum();
-    let pairs: usize = shape.layers.iter().map(|l| l.heads * l.head_dim * train.length).sum();
+    let pairs: usize = shape.layers.iter().map(|l| l.attention.q() * train.length).sum();
     let head = (shape.vocab * shape.hidden) as f64;
     let expected = 6.0 * m * (linears as f64 + head) + 9.0 * m * pairs as f64;
     let step = spent(&full, arithmetic);
@@ -531,13 +532,21 @@ fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
 }
 
 /// The small model of `tests/scripts/make_train.py`, its weights by the same formula.
-pub(crate) fn formula_trainer(config: &Config, biases: &[Bias]) -> (Trainer, Arc<Ledger>) {
-    let (shape, train) = (shape(BlockType::F32, true), config.train.as_ref().unwrap());
+pub(crate) fn formula_trainer(config: &Config, bias: bool) -> (Trainer, Arc<Ledger>) {
+    let (mut shape, train) = (shape(BlockType::F32, true), config.train.as_ref().unwrap());
+    if bias {
+        for (l, layer) in shape.layers.iter_mut().enumerate() {
+            for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
+                let name = format!("blk.{l}.{}", role.gguf());
+                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
+            }
+        }
+    }
     let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
     let techniques = Techniques::new(train).unwrap();
     let sizes = techniques.sizes(train, &shape, 2);
     let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
-    let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0, biases };
+    let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0 };
     let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
     let (d, learner) = t.parts();
     for id in 0..learner.params().len() {
@@ -585,12 +594,7 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.1 }"),
             ("train.clip", "{ by = \"global\", at = 0.5 }"),
         ]);
-        let biases: Vec<Bias> = (0..3)
-            .flat_map(|layer| [(Role::Q, 64), (Role::K, 32), (Role::V, 32)].map(|(role, n)| (layer, role, n)))
-            .map(|(layer, role, n)| Bias { layer, role, values: vec![0.0; n] })
-            .filter(|_| kind == "bias")
-            .collect();
-        let (mut t, _) = formula_trainer(&config, &biases);
+        let (mut t, _) = formula_trainer(&config, kind == "bias");
         let same = |what: &str, got: &[f32], want: &serde_json::Value| {
             same_as_some(&format!("{kind} {what}"), got, want, 1e-4);
         };
@@ -654,4 +658,67 @@ fn a_state_that_is_taken_up_goes_on_bit_for_bit() {
     }
     std::fs::remove_file(&path).unwrap();
     assert!(state::Saved::open(&path).unwrap().is_none());
+}
+
+/// `tests/scripts/make_arch.py`: a tiny model of each architecture in PyTorch, float64.
+#[test]
+fn every_architectures_gradients_are_pytorchs() {
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/arch")).unwrap() {
+        let dir = entry.unwrap().path();
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let all: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
+        let model = crate::model::Model::open(dir.to_str().unwrap(), ".".as_ref()).unwrap();
+        let tokens: Vec<u32> = all["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+        let length = tokens.len().to_string();
+        for activations in ["keep", "recompute"] {
+            let config = config(&[
+                ("train.params", "full"),
+                ("train.batch", "1"),
+                ("train.length", &length),
+                ("train.activations", activations),
+                ("train.clip", "{ by = \"global\", at = 1e6 }"),
+            ]);
+            let train = config.train.as_ref().unwrap();
+            let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            let techniques = Techniques::new(train).unwrap();
+            let sizes = techniques.sizes(train, &model.shape, 2);
+            let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+            let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: 0 };
+            let made = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ());
+            let Some(wanted) = all["gradients"].as_object() else {
+                let refused = made.err().unwrap().to_string();
+                assert!(refused.contains("experts"), "{name}: {refused}");
+                continue;
+            };
+            let mut t = made.unwrap();
+            let targets = tokens[1..].iter().copied().chain([NO_LOSS]).collect();
+            let segments = vec![0; tokens.len()];
+            let b = Batch { tokens: tokens.clone(), targets, segments, sequences: 1, length: tokens.len() };
+            let s = t.backprop(std::slice::from_ref(&b), 1, 1e-9, &mut |_| ()).unwrap();
+            assert!((s.loss / all["loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{name}: {s:?}");
+            assert_eq!(t.learner.params().len(), wanted.len(), "{name}");
+            for (id, p) in t.learner.params().iter().enumerate() {
+                let mut g = vec![0.0f32; p.len()];
+                let from = t.learner.gradient(id).unwrap();
+                t.device().download(from, bytemuck::cast_slice_mut(&mut g)).unwrap();
+                let of = &wanted[&p.name];
+                let norm: f64 = g.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                let exact = of["norm"].as_f64().unwrap();
+                assert!((norm / exact - 1.0).abs() < 2e-4, "{name} {}: norm {norm}, {exact} in PyTorch", p.name);
+                let some: Vec<f64> = of["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+                for (a, b) in g.iter().step_by((g.len() / 8).max(1)).zip(&some) {
+                    assert!((f64::from(*a) - b).abs() <= 2e-4 * exact, "{name} {}: {a}, {b} in PyTorch", p.name);
+                }
+            }
+            t.evaluate(&b).unwrap();
+            let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            plan::walk(&config, &model.shape, &free, None).unwrap();
+            let peak = |l: &Ledger| l.measured().tiers[&Tier::Device].peak;
+            assert_eq!(peak(&free), peak(&ledger), "{name} {activations}: planned and measured");
+            seen.push(name.clone());
+        }
+    }
+    assert!(seen.iter().any(|n| n == "llama"), "{seen:?}");
 }

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 use crate::ops::cpu::basis::basis_scratch;
 use crate::ops::gpu::WEIGHT_TYPES;
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Act, ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,16 @@ pub fn check(shape: &ModelShape) -> Result<()> {
             return refuse(format!("{} has {} columns; a GPU trains widths that are multiples of 8", t.name, t.cols));
         }
     }
-    match shape.layers.iter().find(|l| l.head_dim > 256) {
-        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.head_dim)),
+    for l in &shape.layers {
+        if l.ffn.act() != Act::Silu {
+            return refuse("its feed-forward is gated by gelu, for which there is no kernel so far".into());
+        }
+        if l.attention.window.is_some() {
+            return refuse("its attention has a window, for which there is no kernel so far".into());
+        }
+    }
+    match shape.layers.iter().find(|l| l.attention.dim > 256) {
+        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.attention.dim)),
         None => Ok(()),
     }
 }

@@ -331,6 +331,8 @@ impl Gpu {
                 let views = [view(dp, len)?, typed_mut(&g, len, ty)?, typed_mut(&u, len, ty)?];
                 self.each("gate_back", &[ty], len, &views, &[], &[])
             }
+            // A plan says so before: [`super::check`].
+            Op::GeGlu { .. } | Op::GeGluVjp { .. } => Err(Error::refused(op.name(), "a GPU has no kernel for it so far")),
             Op::Dropout { x, y, len, mask, add } => {
                 let ty = x.buf.ty();
                 let dropped = Dropped {

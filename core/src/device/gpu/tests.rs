@@ -56,11 +56,11 @@ fn a_plan_of_a_gpu_has_its_scratch_and_its_activations() {
 fn what_a_gpu_cannot_train_is_refused_with_the_reason() {
     assert!(check(&shape(BlockType::Q8_0, false)).is_ok());
     let mut odd = shape(BlockType::F32, true);
-    odd.layers[1].tensors.down.cols = 90;
+    odd.layers[1].tensors.get_mut(crate::shape::Role::Down).unwrap().cols = 90;
     let error = check(&odd).unwrap_err().to_string();
     assert!(error.contains("blk.1.ffn_down") && error.contains("90"), "{error}");
     let mut wide = shape(BlockType::F32, true);
-    wide.layers[0].head_dim = 512;
+    wide.layers[0].attention.dim = 512;
     assert!(check(&wide).unwrap_err().to_string().contains("512"));
     let error = crate::catalog::from_toml("", &[("train.compute".into(), "bf16".into())]).unwrap_err().to_string();
     assert!(error.contains("train.compute"), "{error}");
@@ -113,7 +113,7 @@ mod cuda {
             spread: crate::model::random::Spread::ByColumns,
             like: None,
         };
-        let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+        let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7 };
         let mut here = Trainer::new(Box::new(gpu), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
         for (a, b) in run(&mut here).iter().zip(&expected) {
             assert!(

@@ -120,7 +120,7 @@ mod tests {
         let optimizer = ("train.optimizer", "{ use = \"sgd\", momentum = 0.0, weight_decay = 0.1 }");
         let config = config(&[FULL, ("train.gradient", "{ use = \"mezo\", zo_eps = 0.01 }"), optimizer]);
         let gradient = Techniques::new(config.train.as_ref().unwrap()).unwrap().gradient;
-        let (mut t, _) = formula_trainer(&config, &[]);
+        let (mut t, _) = formula_trainer(&config, false);
         for step in 1..=3u64 {
             let s = gradient.step(&mut t, &[formula_batch(step)], step, 1e-3, &mut |_| ()).unwrap();
             let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();

@@ -116,6 +116,15 @@ fn norm_gate_and_bias_agree_with_differences() {
     close("gate dg", &da, &differences(&wide(&a), &dp, &|a| gate(a, &wide(&u))), 1e-5);
     close("gate du", &du, &differences(&wide(&u), &dp, &|u| gate(&wide(&a), u)), 1e-5);
 
+    let gelu = |a: f64| 0.5 * a * (1.0 + (0.797_884_560_802_865_4 * (a + 0.044_715 * a.powi(3))).tanh());
+    let gate = |a: &[f64], u: &[f64]| a.iter().zip(u).map(|(a, u)| gelu(*a) * u).collect::<Vec<_>>();
+    let (mut da, mut du) = (a.clone(), u.clone());
+    geglu_to(&team, &a, &u, &mut p).unwrap();
+    close("gelu gate", &p, &gate(&wide(&a), &wide(&u)), 1e-6);
+    geglu_vjp(&team, &dp, &mut da, &mut du).unwrap();
+    close("gelu gate dg", &da, &differences(&wide(&a), &dp, &|a| gate(a, &wide(&u))), 1e-5);
+    close("gelu gate du", &du, &differences(&wide(&u), &dp, &|u| gate(&wide(&a), u)), 1e-5);
+
     let mut db = vec![1.0; cols];
     bias_vjp(&team, &g, m, cols, &mut db, true).unwrap();
     let exact: Vec<f64> = (0..cols).map(|c| 1.0 + (0..m).map(|i| f64::from(g[i * cols + c])).sum::<f64>()).collect();
@@ -154,7 +163,7 @@ fn plain_attention(all: &[f64], segments: &[u32], of: Causal) -> Vec<f64> {
             let g = h / (of.heads / of.kv_heads);
             let row = |x: &[f64], t: usize| x[((s * of.length + t) * of.kv_heads + g) * d..][..d].to_vec();
             let q = &q[(i * of.heads + h) * d..][..d];
-            let seen = segments[i] as usize..t + 1;
+            let seen = (segments[i] as usize).max((t + 1).saturating_sub(of.window.unwrap_or(t + 1)))..t + 1;
             let scores: Vec<f64> = seen
                 .clone()
                 .map(|j| row(k, j).iter().zip(q).map(|(a, b)| a * b).sum::<f64>() * f64::from(of.scale))
@@ -171,9 +180,16 @@ fn plain_attention(all: &[f64], segments: &[u32], of: Causal) -> Vec<f64> {
 
 #[test]
 fn attention_agrees_with_differences_inside_documents() {
-    let cases = [(2, 9, 4, 2, 8, false), (1, 70, 2, 1, 4, true), (1, 130, 1, 1, 4, true)];
-    for (sequences, length, heads, kv_heads, dim, packed) in cases {
-        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 0.7 };
+    let cases = [
+        (2, 9, 4, 2, 8, false, None),
+        (1, 70, 2, 1, 4, true, None),
+        (1, 130, 1, 1, 4, true, None),
+        (2, 9, 4, 2, 8, false, Some(3)),
+        (1, 70, 2, 1, 4, true, Some(5)),
+        (1, 200, 1, 1, 4, false, Some(66)),
+    ];
+    for (sequences, length, heads, kv_heads, dim, packed, window) in cases {
+        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 0.7, window };
         let m = sequences * length;
         // Documents of 1, 2, …, tokens, then one to the end.
         let segments: Vec<u32> = (0..m)
