@@ -4,7 +4,7 @@ use super::{Optimizer, Slot, StepInfo, state_dtype};
 use crate::blocks::BlockType;
 use crate::device::{self, Buf, Device, Round, Src};
 use crate::error::{Error, Result};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 const fn share(
     id: &'static str,
@@ -56,6 +56,12 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate {
+            cost: Cost::Accuracy,
+            keeps: 0.5,
+            sets: &[("train.optimizer.state_dtype", "bf16")],
+            words: "AdamW with bf16 state",
+        }],
         ..About::on(&axes::TRAIN_OPTIMIZER)
     },
     build: build,

@@ -4,7 +4,7 @@ use super::{Optimizer, Slot, StepInfo, state_dtype};
 use crate::blocks::BlockType;
 use crate::device::{self, Buf, Device, Round, Src};
 use crate::error::{Error, Result};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
@@ -53,6 +53,12 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate {
+            cost: Cost::Accuracy,
+            keeps: 0.05,
+            sets: &[("train.optimizer.momentum", "0")],
+            words: "SGD without momentum",
+        }],
         ..About::on(&axes::TRAIN_OPTIMIZER)
     },
     build: build,
