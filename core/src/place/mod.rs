@@ -38,12 +38,6 @@ impl Model<'_> {
     pub fn scratch(&self) -> usize {
         load::scratch_bytes(self.stored.tensors().zip(self.held.tensors()), self.threads)
     }
-
-    /// True when some matrix changes type on the way in.
-    pub fn converts(&self) -> bool {
-        self.stored.layers.iter().zip(&self.held.layers).any(|(a, b)| a.tensors.q.ty != b.tensors.q.ty)
-            || self.stored.embedding.ty != self.held.embedding.ty
-    }
 }
 
 /// place.weights: a technique that decides where weights live.
@@ -212,7 +206,7 @@ impl<'a> Loader<'a> {
         for (l, (from, to)) in stored.layers.iter().zip(&held.layers).enumerate() {
             let layout = UnitLayout::layer(held, l);
             let mut buffer = self.ledger.buffer(tags.layers, layout.bytes)?;
-            for ((f, t), at) in from.tensors.all().into_iter().zip(to.tensors.all()).zip(&layout.offsets) {
+            for ((f, t), at) in from.tensors.all().zip(to.tensors.all()).zip(&layout.offsets) {
                 self.read(f, t, &mut buffer.as_mut_slice()[*at..*at + t.bytes() as usize])?;
             }
             layers.push(buffer);

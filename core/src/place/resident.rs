@@ -68,7 +68,7 @@ struct Loaded {
 
 impl WeightSource for Loaded {
     fn layer(&mut self, l: usize) -> Result<LayerView<'_>> {
-        let tensors = self.shape.layers[l].tensors.all();
+        let tensors = &self.shape.layers[l].tensors;
         Ok(LayerView { data: self.whole.layers[l].as_slice(), offsets: &self.offsets[l], tensors })
     }
 

@@ -150,7 +150,7 @@ impl Draft {
             return None;
         }
         let held = &self.resolved.held;
-        let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().to_vec()));
+        let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().collect::<Vec<_>>()));
         let embedding = || Some(("embedding".to_owned(), vec![&held.embedding]));
         let head = || held.output.as_ref().map(|t| ("output head".to_owned(), vec![t]));
         match live.tag {
@@ -220,6 +220,8 @@ fn detail(name: &str) -> &'static str {
         "adapter scratch" => "an adapter's inner products",
         "loss statistics" => "log-sum-exp and the target's score of each token, f32",
         "gradient norms" => "f32",
+        "optimizer scratch" => "what an optimizer needs while it updates one matrix, f32",
+        "projection staging" => "a projection's directions on their way through the host, f32",
         "batch" => "tokens, targets, positions and documents, u32",
         _ => "",
     }

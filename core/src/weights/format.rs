@@ -3,7 +3,7 @@
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::schema::{About, Entry, Knobs, ON_ALL, axes};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// What the weights of a model become in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +119,12 @@ impl Target {
         if let Some(freqs) = &mut out.rope_freqs {
             freqs.ty = BlockType::F32;
         }
-        for layer in &mut out.layers {
-            let t = &mut layer.tensors;
-            t.attn_norm.ty = BlockType::F32;
-            t.ffn_norm.ty = BlockType::F32;
-            for m in [&mut t.q, &mut t.k, &mut t.v, &mut t.o, &mut t.gate, &mut t.up, &mut t.down] {
-                matrix(m)?;
+        for (role, t) in out.layers.iter_mut().flat_map(|l| l.tensors.roles_mut()) {
+            match role.kind() {
+                Kind::Vector => t.ty = BlockType::F32,
+                // A router decides which experts compute at all, and is too small to matter.
+                Kind::Matrix if role == Role::Router => {}
+                Kind::Matrix | Kind::Stack => matrix(t)?,
             }
         }
         Ok(out)
