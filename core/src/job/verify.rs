@@ -176,6 +176,44 @@ fn run_ours<B: Backend>(
     Ok(start.elapsed().as_secs_f64())
 }
 
+/// Our side on the device of its configuration.
+fn run_ours_on(
+    both: (&Model, &Config),
+    ids: &[u32],
+    at: (&Arc<Ledger>, &ThreadTeam),
+    logits: &mut [f32],
+    streams: Option<&mut [f32]>,
+) -> Result<f64> {
+    let config = both.1;
+    match config.gpu() {
+        None => run_ours(Cpu, both, ids, at, logits, streams),
+        #[cfg(feature = "cuda")]
+        Some(gpu) => run_ours(super::backend::Cuda::open(gpu, config)?, both, ids, at, logits, streams),
+        #[cfg(not(feature = "cuda"))]
+        Some(_) => Err(Error::refused(
+            format!("machine.device = {}", config.machine.device),
+            "this build computes on the CPU; build with `--features cuda` for a GPU",
+        )),
+    }
+}
+
+/// What cannot be compared.
+fn check([model, reference]: [&Model; 2], config: &Config, spec: &Spec) -> Result<()> {
+    catalog::check(config)?;
+    catalog::check(&theirs(config, &spec.device))?;
+    if spec.layers && config.gpu().is_some() {
+        return Err(Error::refused(
+            "--layers on a GPU",
+            "residual streams stay on the card; compare layers on the CPU",
+        ));
+    }
+    let sides = [model, reference].map(|m| (m.shape.vocab, m.shape.hidden, m.shape.layers.len()));
+    if sides[0] != sides[1] {
+        return Err(Error::refused("another model as the reference", "vocabulary, width and layers must be the same"));
+    }
+    Ok(())
+}
+
 /// Runs the first tokens of `config`'s text through our engine with `model` and through candle with `reference`, which is the
 /// same model but for tests and conversions.
 ///
@@ -188,87 +226,65 @@ pub fn run(
     cancel: &Arc<AtomicBool>,
 ) -> Result<Verified> {
     let ids = alloc::scoped(Scope::Program, || tokens(model, config, spec.tokens))?;
-    let n = ids.len();
-    let config = ours(config, n);
-    catalog::check(&config)?;
-    catalog::check(&theirs(&config, &spec.device))?;
-    if spec.layers && config.gpu().is_some() {
-        return Err(Error::refused(
-            "--layers on a GPU",
-            "residual streams stay on the card; compare layers on the CPU",
+    let config = ours(config, ids.len());
+    check([model, reference], &config, spec)?;
+    alloc::scoped(Scope::Engine, || compare([model, reference], &config, &ids, spec, cancel))
+}
+
+/// Both sides one after the other, under the budgets of `config`.
+fn compare(
+    [model, reference]: [&Model; 2],
+    config: &Config,
+    ids: &[u32],
+    spec: &Spec,
+    cancel: &Arc<AtomicBool>,
+) -> Result<Verified> {
+    alloc::reset_peaks();
+    let (shape, vocab, n) = (&model.shape, model.shape.vocab, ids.len());
+    let ledger = Ledger::new(config.budget.device.0, config.budget.host.0, config.budget.disk.0);
+    let team = Arc::new(ThreadTeam::with_cancel(config.threads(), Arc::clone(cancel))?);
+    let (tier, each) = (config.cpu_tier(), n * shape.hidden);
+    let buffer = |tag: Tag, elements: usize| ledger.buffer(Tag { tier, ..tag }, 4 * elements);
+    let layers = if spec.layers { shape.layers.len() } else { 0 };
+    let (mut logits, mut streams) = (buffer(LOGITS, n * vocab)?, buffer(STREAMS, layers * each)?);
+    let to = spec.layers.then(|| streams.as_mut_slice::<f32>());
+    let seconds = run_ours_on((model, config), ids, (&ledger, &team), logits.as_mut_slice(), to)?;
+
+    let (mut trainer, guest_reserved) =
+        candle::open(&spec.device, reference, (n, n), config.threads(), &ledger, &team, &mut |_| ())?;
+    let (start, mut layers) = (Instant::now(), Vec::new());
+    let (mut theirs, mut stream) = (buffer(LOGITS, n * vocab)?, buffer(STREAMS, if spec.layers { each } else { 0 })?);
+    let mut after = |l: usize, d: &dyn Device, x: &Buf| -> Result<()> {
+        if spec.layers {
+            d.download(x.all(), stream.as_mut_slice::<u8>())?;
+            layers.push(relative_difference(stream.as_slice(), &streams.as_slice::<f32>()[l * each..][..each]));
+        }
+        Ok(())
+    };
+    trainer.logits(ids, n, Some(theirs.as_mut_slice()), &mut after)?;
+    let reference_seconds = start.elapsed().as_secs_f64();
+    drop(trainer);
+    let logits = Agreement::of(theirs.as_slice(), logits.as_slice(), vocab);
+    let mut beyond = logits.beyond(agreement::F32);
+    if let Some(l) = layers.iter().position(|d| *d > LAYER_TOLERANCE) {
+        beyond.push(format!(
+            "the residual stream differs by {:.3e} of its size after layer {l}, the first above {LAYER_TOLERANCE:.0e}",
+            layers[l]
         ));
     }
-    let (shape, vocab) = (&model.shape, model.shape.vocab);
-    if (reference.shape.vocab, reference.shape.hidden, reference.shape.layers.len())
-        != (vocab, shape.hidden, shape.layers.len())
-    {
-        return Err(Error::refused("another model as the reference", "vocabulary, width and layers must be the same"));
-    }
-    alloc::scoped(Scope::Engine, || {
-        alloc::reset_peaks();
-        let budget = &config.budget;
-        let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-        let team = Arc::new(ThreadTeam::with_cancel(config.threads(), Arc::clone(cancel))?);
-        let tier = config.cpu_tier();
-        let buffer = |tag: Tag, elements: usize| ledger.buffer(Tag { tier, ..tag }, 4 * elements);
-        let mut logits = buffer(LOGITS, n * vocab)?;
-        let each = n * shape.hidden;
-        let mut streams = buffer(STREAMS, if spec.layers { shape.layers.len() * each } else { 0 })?;
-        let both = (model, &config);
-        let to = spec.layers.then(|| streams.as_mut_slice::<f32>());
-        let seconds = match config.gpu() {
-            None => run_ours(Cpu, both, &ids, (&ledger, &team), logits.as_mut_slice(), to)?,
-            #[cfg(feature = "cuda")]
-            Some(gpu) => {
-                let cuda = super::backend::Cuda::open(gpu, &config)?;
-                run_ours(cuda, both, &ids, (&ledger, &team), logits.as_mut_slice(), to)?
-            }
-            #[cfg(not(feature = "cuda"))]
-            Some(_) => {
-                return Err(Error::refused(
-                    format!("machine.device = {}", config.machine.device),
-                    "this build computes on the CPU; build with `--features cuda` for a GPU",
-                ));
-            }
-        };
-        let (mut trainer, guest_reserved) =
-            candle::open(&spec.device, reference, (n, n), config.threads(), &ledger, &team, &mut |_| ())?;
-        let (start, mut layers) = (Instant::now(), Vec::new());
-        let mut theirs = buffer(LOGITS, n * vocab)?;
-        let mut stream = buffer(STREAMS, if spec.layers { each } else { 0 })?;
-        let mut after = |l: usize, d: &dyn Device, x: &Buf| -> Result<()> {
-            if spec.layers {
-                d.download(x.all(), stream.as_mut_slice::<u8>())?;
-                let own = &streams.as_slice::<f32>()[l * each..][..each];
-                layers.push(relative_difference(stream.as_slice(), own));
-            }
-            Ok(())
-        };
-        trainer.logits(&ids, n, Some(theirs.as_mut_slice()), &mut after)?;
-        let reference_seconds = start.elapsed().as_secs_f64();
-        drop(trainer);
-        let logits = Agreement::of(theirs.as_slice(), logits.as_slice(), vocab);
-        let mut beyond = logits.beyond(agreement::F32);
-        if let Some(l) = layers.iter().position(|d| *d > LAYER_TOLERANCE) {
-            beyond.push(format!(
-                "the residual stream differs by {:.3e} of its size after layer {l}, the first above {LAYER_TOLERANCE:.0e}",
-                layers[l]
-            ));
-        }
-        Ok(Verified {
-            model: model.path.clone(),
-            reference: reference.path.clone(),
-            device: config.machine.device.clone(),
-            reference_device: spec.device.clone(),
-            logits,
-            tolerance: agreement::F32,
-            layers,
-            layer_tolerance: LAYER_TOLERANCE,
-            guest_reserved,
-            guest_held: alloc::counts().guest_peak.max(0) as u64,
-            seconds,
-            reference_seconds,
-            beyond,
-        })
+    Ok(Verified {
+        model: model.path.clone(),
+        reference: reference.path.clone(),
+        device: config.machine.device.clone(),
+        reference_device: spec.device.clone(),
+        logits,
+        tolerance: agreement::F32,
+        layers,
+        layer_tolerance: LAYER_TOLERANCE,
+        guest_reserved,
+        guest_held: alloc::counts().guest_peak.max(0) as u64,
+        seconds,
+        reference_seconds,
+        beyond,
     })
 }
