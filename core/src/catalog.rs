@@ -222,7 +222,7 @@ pub struct Knob {
 #[derive(Clone, Copy)]
 #[allow(missing_docs)]
 pub enum Role {
-    WeightsFormat(weights::format::Target),
+    WeightsFormat(fn(&Knobs) -> Result<weights::format::Target>),
     Select(fn(&Knobs) -> Result<Box<dyn kv::Select>>),
     Split(fn(&Knobs) -> Result<Box<dyn kv::Split>>),
     Merge(fn(&Knobs) -> Result<Box<dyn kv::Merge>>),

@@ -126,13 +126,40 @@ impl Default for Budget {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Weights {
-    /// `original`, or a block type to requantize to.
+    /// `original`, or what to requantize to.
+    pub format: Choice,
+    /// Tensors that are held otherwise, as llama.cpp's `--override-tensor` has them placed otherwise: `[[weights.override]]`. The
+    /// first pattern that a tensor matches decides.
+    #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
+}
+
+/// `[[weights.override]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Names of tensors as in GGUF, with or without `.weight`: `*` stands for any letters, `?` for one.
+    pub tensors: String,
+    /// As `weights.format`.
     pub format: Choice,
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { format: "original".into() }
+        Self { format: "original".into(), overrides: Vec::new() }
+    }
+}
+
+impl Weights {
+    /// The first choice that changes what the file has, with its key.
+    pub fn changed(&self) -> Option<(String, &Choice)> {
+        let format = std::iter::once(("weights.format".to_owned(), &self.format));
+        format.chain(self.overridden()).find(|(_, choice)| choice.id != "original")
+    }
+
+    /// The choices for single tensors, with their keys.
+    pub fn overridden(&self) -> impl Iterator<Item = (String, &Choice)> {
+        self.overrides.iter().enumerate().map(|(i, o)| (format!("weights.override.{i}.format"), &o.format))
     }
 }
 
@@ -427,6 +454,7 @@ impl Config {
             (Axis::PlaceWeights, "place.weights".into(), &self.place.weights),
             (Axis::PlaceKv, "place.kv".into(), &self.place.kv),
         ];
+        all.extend(self.weights.overridden().map(|(key, choice)| (Axis::WeightsFormat, key, choice)));
         if let Some(train) = &self.train {
             all.extend(train.choices().map(|(axis, key, choice)| (axis, key.to_owned(), choice)));
         }

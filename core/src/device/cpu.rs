@@ -108,8 +108,13 @@ fn bytes_of(buf: &Buf, at: usize, len: usize) -> Result<std::ops::Range<usize>> 
 }
 
 fn mat<'a>(w: Weight<'a>) -> Result<Mat<'a>> {
+    let scheme = w.buf.scheme();
+    if scheme.block().is_none() {
+        let whole = Mat::new(scheme, w.of, w.cols, w.buf.memory::<Buffer>()?.as_slice::<u8>())?;
+        return whole.slice(w.at / w.cols.max(1), w.rows);
+    }
     let range = bytes_of(w.buf, w.at, w.rows * w.cols)?;
-    Mat::new(w.buf.ty(), w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
+    Mat::new(scheme, w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
 }
 
 fn moments(x: &mut Buf) -> Result<Moments<'_>> {
@@ -214,7 +219,7 @@ impl Device for Cpu {
 
     fn embed(&self, table: Weight<'_>, rows: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
         let w = mat(table)?;
-        embed(&self.team, w.ty(), w.data(), table.cols, ids(rows, m)?, floats_mut(y, m * table.cols)?)
+        embed(&self.team, w, ids(rows, m)?, floats_mut(y, m * table.cols)?)
     }
 
     fn embed_vjp(&self, dy: Src<'_>, rows: Src<'_>, m: usize, n: usize, cols: usize, d: Dst<'_>) -> Result<()> {

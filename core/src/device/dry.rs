@@ -88,7 +88,7 @@ impl Dry {
 
     /// A product of `m` rows with a matrix, whichever way it goes. A GPU decodes what it cannot multiply with first.
     fn product(&self, m: usize, w: Weight<'_>, others: usize) -> Result<()> {
-        let stored = buffer_bytes(w.buf.ty(), w.rows * w.cols);
+        let stored = w.bytes(w.rows);
         if self.precision.is_some() && w.buf.ty() != self.activations() {
             let decoded = buffer_bytes(self.activations(), w.rows * w.cols);
             self.took(0.0, stored + decoded)?;
@@ -192,8 +192,7 @@ impl Device for Dry {
     }
 
     fn embed(&self, table: Weight<'_>, _: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
-        let n = m * table.cols;
-        self.took(0.0, buffer_bytes(table.buf.ty(), n) + write(&y, n))
+        self.took(0.0, table.bytes(m) + write(&y, m * table.cols))
     }
 
     fn embed_vjp(&self, dy: Src<'_>, _: Src<'_>, m: usize, _: usize, cols: usize, d: Dst<'_>) -> Result<()> {

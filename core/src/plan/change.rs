@@ -1,6 +1,7 @@
 //! Changes that bring a plan back within its budgets, as data: keys to set, and how to say it.
 
 use super::{Inverse, Plan, Workload, plan};
+use crate::blocks::Scheme;
 use crate::bytes::Bytes;
 use crate::catalog::{self, Axis, Entry, Role};
 use crate::config::{Choice, Config, KnobValue, Knobs, KvBudget, PerKv, from_toml};
@@ -100,10 +101,8 @@ fn cache_bits(entry: &Entry) -> f64 {
 
 /// Bits a weight costs in this format; `None` for weights as they are in the file.
 fn weight_bits(entry: &Entry) -> Option<f64> {
-    match entry.role {
-        Role::WeightsFormat(crate::weights::format::Target::Block(ty)) => Some(ty.bits()),
-        _ => None,
-    }
+    let knobs = entry.knobs("weights.format", &Knobs::default()).ok()?;
+    crate::weights::format::build(entry, &knobs).ok()?.scheme().map(Scheme::bits)
 }
 
 /// Every change worth trying, cheapest first: what changes only memory and speed, then what costs accuracy, least first, then

@@ -36,6 +36,7 @@ use crate::machine::Machine;
 use crate::place::{self, Placement};
 use crate::shape::ModelShape;
 use crate::train;
+use crate::weights::format::Formats;
 
 /// The ledger row of the sampler's candidate list.
 pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
@@ -131,12 +132,11 @@ impl Resolved {
     /// # Errors
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
-        let (format, _) = Config::resolve(Axis::WeightsFormat, "weights.format", &config.weights.format)?;
+        let held = Formats::new(config)?.held(stored)?;
         let (place, knobs) = Config::resolve(Axis::PlaceWeights, "place.weights", &config.place.weights)?;
-        let (Role::WeightsFormat(target), Role::PlaceWeights(build)) = (format.role, place.role) else {
+        let Role::PlaceWeights(build) = place.role else {
             return Err(Error::Internal("a catalogue entry has another axis' role".into()));
         };
-        let held = target.apply(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
             Some(observe) => observe.kv_head(&held)?,

@@ -100,8 +100,12 @@ impl AdapterShape {
         pairs
             .map(|(linear, low)| {
                 let w = linear.of(layer);
-                let part =
-                    |suffix, ty, rows, cols| TensorShape { name: format!("{}.{suffix}", w.name), ty, rows, cols };
+                let part = |suffix, ty: BlockType, rows, cols| TensorShape {
+                    name: format!("{}.{suffix}", w.name),
+                    ty: ty.into(),
+                    rows,
+                    cols,
+                };
                 (linear, low, [part("lora_a", low.a, low.rank, w.cols), part("lora_b", low.b, w.rows, low.rank)])
             })
             .collect()

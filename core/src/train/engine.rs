@@ -25,6 +25,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::shape::ModelShape;
+use crate::weights::format::{Formats, Target};
 
 const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
 const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
@@ -47,10 +48,20 @@ pub struct Techniques {
     pub loss: Box<dyn Loss>,
     /// In which order data comes.
     pub order: Box<dyn Order>,
+    /// How weights that do not learn are held.
+    pub formats: Formats,
 }
 
 impl Techniques {
-    /// Builds the choices of `train`.
+    /// Builds the choices of a configuration with a `[train]` section.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn of(config: &Config) -> Result<Self> {
+        Ok(Self { formats: Formats::new(config)?, ..Self::new(super::plan::section(config)?)? })
+    }
+
+    /// Builds the choices of `train`, with frozen weights as the file has them.
     ///
     /// # Errors
     /// Names the key, the value and what is allowed.
@@ -70,7 +81,8 @@ impl Techniques {
         }
         match built {
             (Some(params), Some(gradient), Some(optimizer), Some(activations), Some(loss), Some(order)) => {
-                Ok(Self { params, gradient, optimizer, activations, loss, order })
+                let formats = Target::Original.into();
+                Ok(Self { params, gradient, optimizer, activations, loss, order, formats })
             }
             _ => Err(Error::Internal("a configuration without a choice on an axis of training".into())),
         }
@@ -93,7 +105,7 @@ impl Techniques {
             heads: w.heads,
             kv_heads: shape.layers.iter().map(|l| l.kv_heads).max().unwrap_or(0),
             head_dim: shape.layers.iter().map(|l| l.head_dim).max().unwrap_or(0),
-            load: load_bytes(shape, &*self.params, ty, threads),
+            load: load_bytes(shape, &*self.params, ty, &self.formats, threads),
         }
     }
 }
@@ -194,7 +206,7 @@ impl Trainer {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed, biases } = *setup;
-        let Techniques { params, optimizer, activations, loss, .. } = techniques;
+        let Techniques { params, optimizer, activations, loss, formats, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -204,6 +216,7 @@ impl Trainer {
             plan,
             params: &*params,
             ty: dtype(train),
+            formats: &formats,
             load,
             seed,
             learner: &mut learner,

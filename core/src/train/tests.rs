@@ -21,7 +21,7 @@ use crate::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
     let t = |name: String, rows: usize, cols: usize| TensorShape {
         name: format!("{name}.weight"),
-        ty: if rows == 1 { BlockType::F32 } else { ty },
+        ty: if rows == 1 { BlockType::F32 } else { ty }.into(),
         rows,
         cols,
     };
@@ -89,7 +89,7 @@ pub(crate) fn trainer(
 ) -> crate::Result<(Trainer, Arc<Ledger>)> {
     let ledger = Ledger::new(budget, u64::MAX, u64::MAX);
     let train = config.train.as_ref().unwrap();
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
     let sizes = techniques.sizes(train, shape, threads);
     let team = Arc::new(ThreadTeam::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;

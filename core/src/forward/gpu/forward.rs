@@ -203,7 +203,7 @@ impl GpuForward {
         let tensors = s.tensors.all();
         let linear = |i: usize, x: View<'_>, y: View<'_>| {
             let t: &TensorShape = tensors[i];
-            k.linear(t.ty, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)?;
+            k.linear(t.block()?, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)?;
             self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, i, x, m, y, workspace.low.view()))
         };
         let [a, b, c] = workspace.sizes.parts;

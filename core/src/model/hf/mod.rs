@@ -176,13 +176,13 @@ impl HfFolder {
             |field, message| Error::model(&config_path, field, message),
             |name, rows, cols, role| {
                 if name == "rope_freqs.weight" {
-                    return Ok(TensorShape { name, ty: BlockType::F32, rows, cols });
+                    return Ok(TensorShape { name, ty: BlockType::F32.into(), rows, cols });
                 }
                 let (ty, place) = find(&files, index.as_ref(), dir, &name, rows, cols, head_dim)?;
                 // Vectors are given out in f32 whatever they are stored as.
                 let ty = if role == Role::Vector { BlockType::F32 } else { ty };
                 places.insert(name.clone(), place);
-                Ok(TensorShape { name, ty, rows, cols })
+                Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
         )?;
         let known: BTreeSet<&str> = places.values().map(|p| &*p.tensor.name).collect();

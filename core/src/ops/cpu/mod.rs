@@ -32,7 +32,7 @@ mod avx512;
 
 pub use activations::{Compute, round_activations};
 pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend, packed_weight};
-pub use decode::{decode_row_of, decode_rows};
+pub use decode::decode_rows;
 pub use element::{Angles, RopeLayout, add, argmax, embed, rms_norm, rope, rotate, softmax, swiglu};
 pub use linear::{Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
 
