@@ -303,6 +303,7 @@ pub(crate) mod tests {
                 &[("place.weights", "{ use = \"stream\", from = \"host\" }")],
                 &[("place.weights", "stream"), ("run.batch", "16")],
                 &[("weights.format", "q5_0")],
+                &[("weights.format", "nf4")],
             ],
             &[&[], &[("run.sequences", "3"), ("run.sampling.temperature", "1"), ("observe.bins", "32")]],
             &[&[("run.context", "333")]],

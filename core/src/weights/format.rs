@@ -1,5 +1,6 @@
 //! weights.format: as the file has them, or encoded anew while loading.
 
+use super::nf4;
 use crate::blocks::{BlockType, Scheme};
 use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::config::{Choice, Config, Knobs};
@@ -83,7 +84,7 @@ macro_rules! formats {
 }
 
 formats! {
-    []
+    [nf4::ENTRY]
     Q8_0 = Q8_0 "q8_0" true "ggml" "8-bit integers with one scale for 32 weights: 8.5 bits a weight, near lossless.";
     Q6_K = Q6K "q6_k" true "ggml k-quants" "6-bit integers with 8-bit scales in super-blocks of 256: 6.56 bits a weight.";
     Q5_K = Q5K "q5_k" false "ggml k-quants" "5-bit integers with 6-bit scales and minima in super-blocks of 256: 5.5 bits a weight.";
