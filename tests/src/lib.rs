@@ -14,7 +14,7 @@ use ullage_core::job::{Event, Job, Numbered, Order};
 use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
-use ullage_core::model::adapter::Held;
+use ullage_core::forward::adapter::Held;
 use ullage_core::ops::ThreadTeam;
 use ullage_core::place;
 use ullage_core::plan::{Plan, Resolved};

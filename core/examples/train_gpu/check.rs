@@ -150,7 +150,7 @@ pub fn all() -> Result<usize> {
 macro_rules! twice {
     ($both:ident, |$d:ident, $side:ident| $call:expr) => {{
         {
-            let $d = &$both.gpu;
+            let $d: &dyn Device = &$both.gpu;
             macro_rules! $side {
                 ($pair:expr) => {
                     $pair.gpu
@@ -159,7 +159,7 @@ macro_rules! twice {
             $call?;
         }
         {
-            let $d = &$both.cpu;
+            let $d: &dyn Device = &$both.cpu;
             macro_rules! $side {
                 ($pair:expr) => {
                     $pair.cpu
@@ -198,8 +198,9 @@ fn products(both: &mut Both) -> Result<()> {
         let part = Weight::of(&w.gpu, rows, cols).rows(256, 64);
         let part_cpu = Weight::of(&w.cpu, rows, cols).rows(256, 64);
         let mut y = both.put(&noise(m * 64, 3))?;
-        both.gpu.linear(x.gpu.all(), m, part, None, y.gpu.all_mut(), true)?;
-        both.cpu.linear(x.cpu.all(), m, part_cpu, None, y.cpu.all_mut(), true)?;
+        let (gpu, cpu): (&dyn Device, &dyn Device) = (&both.gpu, &both.cpu);
+        gpu.linear(x.gpu.all(), m, part, None, y.gpu.all_mut(), true)?;
+        cpu.linear(x.cpu.all(), m, part_cpu, None, y.cpu.all_mut(), true)?;
         both.same(&format!("linear {ty}, some rows, added"), &y)?;
         let dy = both.put(&noise(m * rows, 4))?;
         let mut dx = both.put(&noise(m * cols, 5))?;

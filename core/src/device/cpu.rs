@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
-use crate::device::{
-    AdamW, Best, Buf, Causal, Device, Dst, Mask, RopeTable, Round, Sgd, Sizes, Src, Weight, buffer_bytes,
-};
+use crate::device::op::{Family, sides};
+use crate::device::{Buf, Cost, Device, Dst, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
@@ -40,6 +39,7 @@ pub struct Cpu {
     /// Of one op at a time.
     scratch: RefCell<Buffer>,
     load: usize,
+    meter: Meter,
 }
 
 impl Cpu {
@@ -54,6 +54,7 @@ impl Cpu {
             team: Arc::clone(team),
             scratch: RefCell::new(scratch),
             load: sizes.load,
+            meter: Meter::new(team),
         })
     }
 }
@@ -90,6 +91,10 @@ fn floats<'a>(x: Src<'a>, len: usize) -> Result<&'a [f32]> {
 
 fn floats_mut<'a>(x: Dst<'a>, len: usize) -> Result<&'a mut [f32]> {
     if x.buf.ty() == BlockType::F32 { write(x, len, "floats") } else { Err(not(x.buf.ty(), "f32")) }
+}
+
+fn halves<'a>(x: Src<'a>, len: usize) -> Result<&'a [u16]> {
+    if x.buf.ty() == BlockType::Bf16 { read(x, len, "halves") } else { Err(not(x.buf.ty(), "bf16")) }
 }
 
 fn ids<'a>(x: Src<'a>, len: usize) -> Result<&'a [u32]> {
@@ -177,234 +182,156 @@ impl Device for Cpu {
         if self.team.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
-        if x.buf.ty() != y.buf.ty() {
-            return Err(not(x.buf.ty(), "elements of the same type"));
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn execute(&self, op: Op<'_>, _: &Cost) -> Result<()> {
+        match op.family() {
+            Family::Move => self.moves(op),
+            Family::Product => self.products(op),
+            Family::Layer => self.layers(op),
+            Family::Head => self.heads(op),
         }
-        let (from, to) = (bytes_of(x.buf, x.at, len)?, bytes_of(y.buf, y.at, len)?);
-        let from = &x.buf.memory::<Buffer>()?.as_slice::<u8>()[from];
-        y.buf.memory_mut::<Buffer>()?.as_mut_slice::<u8>()[to].copy_from_slice(from);
+    }
+}
+
+impl Cpu {
+    fn moves(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::Copy { x, y, len } => {
+                let (from, to) = (bytes_of(x.buf, x.at, len)?, bytes_of(y.buf, y.at, len)?);
+                let from = &x.buf.memory::<Buffer>()?.as_slice::<u8>()[from];
+                y.buf.memory_mut::<Buffer>()?.as_mut_slice::<u8>()[to].copy_from_slice(from);
+            }
+            Op::Cast { x, y, len } => {
+                let (x, y) = (halves(x, len)?, floats_mut(y, len)?);
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = f32::from_bits(u32::from(*x) << 16));
+            }
+            Op::Fill { y, len, value } => floats_mut(y, len)?.fill(value),
+            Op::Axpy { a, x, y, len } if a == 1.0 => add(&self.team, floats_mut(y, len)?, floats(x, len)?)?,
+            Op::Axpy { a, x, y, len } => vjp::axpy(&self.team, a, floats(x, len)?, floats_mut(y, len)?)?,
+            Op::Scale { y, len, a } => vjp::scale(&self.team, floats_mut(y, len)?, a)?,
+            Op::SquaredNorm { x, len, to } => {
+                let scratch = &mut self.scratch.borrow_mut();
+                let sum = vjp::squared_norm(&self.team, floats(x, len)?, scratch.as_mut_slice())?;
+                floats_mut(to, 1)?[0] = sum as f32;
+            }
+            Op::Gather { x, ids: rows, n, cols, y } => {
+                let x = floats(x, x.buf.len() - x.at)?;
+                vjp::gather(&self.team, x, ids(rows, n)?, cols, floats_mut(y, n * cols)?)?;
+            }
+            Op::Scatter { x, ids: rows, n, cols, y } => {
+                let len = y.buf.len() - y.at;
+                vjp::scatter(&self.team, floats(x, n * cols)?, ids(rows, n)?, cols, floats_mut(y, len)?)?;
+            }
+            op => return Err(op.stray()),
+        }
         self.wait()
     }
 
-    fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()> {
-        floats_mut(y, len)?.fill(value);
-        self.wait()
-    }
-
-    fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
-        let (x, y) = (floats(x, len)?, floats_mut(y, len)?);
-        if a == 1.0 { add(&self.team, y, x) } else { vjp::axpy(&self.team, a, x, y) }
-    }
-
-    fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()> {
-        vjp::scale(&self.team, floats_mut(y, len)?, a)
-    }
-
-    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
-        let sum = vjp::squared_norm(&self.team, floats(x, len)?, self.scratch.borrow_mut().as_mut_slice())?;
-        floats_mut(to, 1)?[0] = sum as f32;
-        Ok(())
-    }
-
-    fn gather(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
-        let x = floats(x, x.buf.len() - x.at)?;
-        vjp::gather(&self.team, x, ids(rows, n)?, cols, floats_mut(y, n * cols)?)
-    }
-
-    fn scatter(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
-        let len = y.buf.len() - y.at;
-        vjp::scatter(&self.team, floats(x, n * cols)?, ids(rows, n)?, cols, floats_mut(y, len)?)
-    }
-
-    fn embed(&self, table: Weight<'_>, rows: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
-        let w = mat(table)?;
-        embed(&self.team, w, ids(rows, m)?, floats_mut(y, m * table.cols)?)
-    }
-
-    fn embed_vjp(&self, dy: Src<'_>, rows: Src<'_>, m: usize, n: usize, cols: usize, d: Dst<'_>) -> Result<()> {
-        vjp::embed_vjp(&self.team, floats(dy, m * cols)?, ids(rows, m)?, n, cols, floats_mut(d, n * cols)?)
-    }
-
-    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, bias: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()> {
-        let (x, y) = (floats(x, m * w.cols)?, floats_mut(y, m * w.rows)?);
-        let mut scratch = self.scratch.borrow_mut();
+    fn products(&self, op: Op<'_>) -> Result<()> {
+        let (team, mut scratch) = (&self.team, self.scratch.borrow_mut());
         let scratch = scratch.as_mut_slice();
-        if add {
-            linear_add(&self.team, x, m, mat(w)?, y, scratch)?;
-        } else {
-            linear(&self.team, x, m, mat(w)?, y, w.rows, scratch)?;
-        }
-        match bias {
-            Some(bias) => vjp::bias(&self.team, floats(bias, w.rows)?, y),
-            None => Ok(()),
-        }
-    }
-
-    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
-        let (dy, dx) = (floats(dy, m * w.rows)?, floats_mut(dx, m * w.cols)?);
-        vjp::linear_dx(&self.team, dy, m, mat(w)?, dx, add, self.scratch.borrow_mut().as_mut_slice())
-    }
-
-    fn linear_dw(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        m: usize,
-        rows: usize,
-        cols: usize,
-        dw: Dst<'_>,
-        add: bool,
-    ) -> Result<()> {
-        let (dy, x, dw) = (floats(dy, m * rows)?, floats(x, m * cols)?, floats_mut(dw, rows * cols)?);
-        vjp::linear_dw(&self.team, dy, x, m, rows, cols, dw, add, self.scratch.borrow_mut().as_mut_slice())
-    }
-
-    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()> {
-        vjp::bias_vjp(&self.team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
-    }
-
-    fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()> {
-        rms_norm(&self.team, floats(x, m * cols)?, floats(w, cols)?, eps, floats_mut(y, m * cols)?)
-    }
-
-    fn rms_norm_vjp(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        w: Src<'_>,
-        m: usize,
-        cols: usize,
-        eps: f32,
-        dx: Dst<'_>,
-        dw: Option<(Dst<'_>, bool)>,
-    ) -> Result<()> {
-        let dw = dw.map(|(d, add)| floats_mut(d, cols).map(|d| (d, add))).transpose()?;
-        let (dy, x, w, dx) = (floats(dy, m * cols)?, floats(x, m * cols)?, floats(w, cols)?, floats_mut(dx, m * cols)?);
-        vjp::rms_norm_vjp(&self.team, dy, x, w, m, eps, dx, dw, self.scratch.borrow_mut().as_mut_slice())
-    }
-
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()> {
-        let (cos, sin) = (floats(turn.cos.all(), turn.cos.len())?, floats(turn.sin.all(), turn.sin.len())?);
-        let angles = Angles { cos, sin, half: turn.half };
-        let (x, positions) = (floats_mut(x, m * heads * dim)?, ids(turn.positions.all(), m)?);
-        if turn.inverse {
-            vjp::rope_back(&self.team, x, dim, turn.pairs, angles, positions)
-        } else {
-            rope(&self.team, x, dim, turn.pairs, angles, positions)
+        match op {
+            Op::Embed { table, ids: rows, m, y } => {
+                let w = mat(table)?;
+                embed(team, w, ids(rows, m)?, floats_mut(y, m * table.cols)?)
+            }
+            Op::EmbedVjp { dy, ids: rows, m, rows: n, cols, d } => {
+                vjp::embed_vjp(team, floats(dy, m * cols)?, ids(rows, m)?, n, cols, floats_mut(d, n * cols)?)
+            }
+            Op::Linear { x, m, w, bias, y, add } => {
+                let (x, y) = (floats(x, m * w.cols)?, floats_mut(y, m * w.rows)?);
+                if add {
+                    linear_add(team, x, m, mat(w)?, y, scratch)?;
+                } else {
+                    linear(team, x, m, mat(w)?, y, w.rows, scratch)?;
+                }
+                bias.map_or(Ok(()), |bias| vjp::bias(team, floats(bias, w.rows)?, y))
+            }
+            Op::LinearDx { dy, m, w, dx, add } => {
+                let (dy, dx) = (floats(dy, m * w.rows)?, floats_mut(dx, m * w.cols)?);
+                vjp::linear_dx(team, dy, m, mat(w)?, dx, add, scratch)
+            }
+            Op::LinearDw { dy, x, m, rows, cols, dw, add } => {
+                let (dy, x, dw) = (floats(dy, m * rows)?, floats(x, m * cols)?, floats_mut(dw, rows * cols)?);
+                vjp::linear_dw(team, dy, x, m, rows, cols, dw, add, scratch)
+            }
+            Op::BiasVjp { dy, m, rows, db, add } => {
+                vjp::bias_vjp(team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
+            }
+            op => Err(op.stray()),
         }
     }
 
-    fn attention(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        o: Dst<'_>,
-        log_sum_exp: Dst<'_>,
-    ) -> Result<()> {
-        let m = of.sequences * of.length;
-        let (wide, narrow) = (m * of.heads * of.dim, m * of.kv_heads * of.dim);
-        vjp::attention(
-            &self.team,
-            floats(q, wide)?,
-            floats(k, narrow)?,
-            floats(v, narrow)?,
-            ids(segments, m)?,
-            of,
-            floats_mut(o, wide)?,
-            floats_mut(log_sum_exp, m * of.heads)?,
-            self.scratch.borrow_mut().as_mut_slice(),
-        )
+    fn layers(&self, op: Op<'_>) -> Result<()> {
+        let (team, mut scratch) = (&self.team, self.scratch.borrow_mut());
+        let scratch = scratch.as_mut_slice();
+        match op {
+            Op::RmsNorm { x, w, m, cols, eps, y } => {
+                rms_norm(team, floats(x, m * cols)?, floats(w, cols)?, eps, floats_mut(y, m * cols)?)
+            }
+            Op::RmsNormVjp { dy, x, w, m, cols, eps, dx, dw } => {
+                let dw = dw.map(|(d, add)| floats_mut(d, cols).map(|d| (d, add))).transpose()?;
+                let (dy, x, w) = (floats(dy, m * cols)?, floats(x, m * cols)?, floats(w, cols)?);
+                vjp::rms_norm_vjp(team, dy, x, w, m, eps, floats_mut(dx, m * cols)?, dw, scratch)
+            }
+            Op::Rope { x, m, heads, dim, table } => {
+                let (cos, sin) = (floats(table.cos.all(), table.cos.len())?, floats(table.sin.all(), table.sin.len())?);
+                let angles = Angles { cos, sin, half: table.half };
+                let (x, positions) = (floats_mut(x, m * heads * dim)?, ids(table.positions.all(), m)?);
+                if table.inverse {
+                    vjp::rope_back(team, x, dim, table.pairs, angles, positions)
+                } else {
+                    rope(team, x, dim, table.pairs, angles, positions)
+                }
+            }
+            Op::Attention { q, k, v, segments, of, o, log_sum_exp } => {
+                let (m, wide, narrow) = sides(of);
+                let (q, k, v) = (floats(q, m * wide)?, floats(k, m * narrow)?, floats(v, m * narrow)?);
+                let (o, log_sum_exp) = (floats_mut(o, m * wide)?, floats_mut(log_sum_exp, m * of.heads)?);
+                vjp::attention(team, q, k, v, ids(segments, m)?, of, o, log_sum_exp, scratch)
+            }
+            Op::AttentionVjp { q, k, v, o, log_sum_exp, d_o, segments, of, dq, dk, dv } => {
+                let (m, wide, narrow) = sides(of);
+                let (q, k, v) = (floats(q, m * wide)?, floats(k, m * narrow)?, floats(v, m * narrow)?);
+                let (o, d_o, sums) = (floats(o, m * wide)?, floats(d_o, m * wide)?, floats(log_sum_exp, m * of.heads)?);
+                let (dk, dv) = (floats_mut(dk, m * narrow)?, floats_mut(dv, m * narrow)?);
+                let (dq, segments) = (floats_mut(dq, m * wide)?, ids(segments, m)?);
+                vjp::attention_vjp(team, q, k, v, o, sums, d_o, segments, of, dq, dk, dv, scratch)
+            }
+            Op::SwiGlu { g, u, len, p } => vjp::swiglu_to(team, floats(g, len)?, floats(u, len)?, floats_mut(p, len)?),
+            Op::SwiGluVjp { dp, g, u, len } => {
+                vjp::swiglu_vjp(team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
+            }
+            Op::Dropout { x, y, len, mask, add } => vjp::dropout(team, floats(x, len)?, mask, floats_mut(y, len)?, add),
+            op => Err(op.stray()),
+        }
     }
 
-    fn attention_vjp(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        o: Src<'_>,
-        log_sum_exp: Src<'_>,
-        d_o: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        dq: Dst<'_>,
-        dk: Dst<'_>,
-        dv: Dst<'_>,
-    ) -> Result<()> {
-        let m = of.sequences * of.length;
-        let (wide, narrow) = (m * of.heads * of.dim, m * of.kv_heads * of.dim);
-        vjp::attention_vjp(
-            &self.team,
-            floats(q, wide)?,
-            floats(k, narrow)?,
-            floats(v, narrow)?,
-            floats(o, wide)?,
-            floats(log_sum_exp, m * of.heads)?,
-            floats(d_o, wide)?,
-            ids(segments, m)?,
-            of,
-            floats_mut(dq, wide)?,
-            floats_mut(dk, narrow)?,
-            floats_mut(dv, narrow)?,
-            self.scratch.borrow_mut().as_mut_slice(),
-        )
-    }
-
-    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
-        vjp::swiglu_to(&self.team, floats(g, len)?, floats(u, len)?, floats_mut(p, len)?)
-    }
-
-    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
-        vjp::swiglu_vjp(&self.team, floats(dp, len)?, floats_mut(g, len)?, floats_mut(u, len)?)
-    }
-
-    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
-        vjp::dropout(&self.team, floats(x, len)?, mask, floats_mut(y, len)?, add)
-    }
-
-    fn log_sum_exp(
-        &self,
-        a: Src<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Dst<'_>,
-        picked: Dst<'_>,
-    ) -> Result<()> {
-        let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
-        vjp::log_sum_exp(&self.team, a, n, first, targets, floats_mut(log_sum_exp, m)?, floats_mut(picked, m)?)
-    }
-
-    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
-        vjp::argmax(&self.team, floats(a, best.len() * n)?, n, first, best)
-    }
-
-    fn cross_entropy_vjp(
-        &self,
-        a: Dst<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Src<'_>,
-        scale: f32,
-        eps: f32,
-    ) -> Result<bool> {
-        let (a, targets, log_sum_exp) = (floats_mut(a, m * n)?, ids(targets, m)?, floats(log_sum_exp, m)?);
-        vjp::cross_entropy_vjp(&self.team, a, n, first, targets, log_sum_exp, scale, eps)
-    }
-
-    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
-        let g = floats(g, p.len())?;
-        vjp::adamw(&self.team, stored(p, round)?, g, moments(m)?, moments(v)?, by)
-    }
-
-    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()> {
-        let g = floats(g, p.len())?;
-        vjp::sgd(&self.team, stored(p, round)?, g, u.map(moments).transpose()?, by)
+    fn heads(&self, op: Op<'_>) -> Result<()> {
+        let team = &self.team;
+        match op {
+            Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked } => {
+                let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
+                vjp::log_sum_exp(team, a, n, first, targets, floats_mut(log_sum_exp, m)?, floats_mut(picked, m)?)
+            }
+            Op::Argmax { a, n, first, best } => vjp::argmax(team, floats(a, best.len() * n)?, n, first, best),
+            Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters } => {
+                let (a, targets, sums) = (floats_mut(a, m * n)?, ids(targets, m)?, floats(log_sum_exp, m)?);
+                *matters = vjp::cross_entropy_vjp(team, a, n, first, targets, sums, scale, eps)?;
+                Ok(())
+            }
+            Op::AdamW { p, g, m, v, by, round } => {
+                let g = floats(g, p.len())?;
+                vjp::adamw(team, stored(p, round)?, g, moments(m)?, moments(v)?, by)
+            }
+            Op::Sgd { p, g, u, by, round } => {
+                let g = floats(g, p.len())?;
+                vjp::sgd(team, stored(p, round)?, g, u.map(moments).transpose()?, by)
+            }
+            op => Err(op.stray()),
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! The device seam: what training asks of a machine, operation by operation, each forward with its vector–Jacobian product.
 //!
+//! A step is data: each operation is an [`Op`] over buffers, checked and costed once by its description and carried out by
+//! whichever executor a run has. All pass [`Device::run`], where cancellation, counts and failures on purpose stand.
+//!
 //! An engine above it never sees memory: it holds [`Buf`]s and names ranges of them. Three devices stand below it: the CPU
 //! ([`crate::device::cpu`]), a GPU, and the dry one ([`crate::device::dry`]), which reserves what the others would and computes nothing:
 //! a plan is a training step on the dry device, so plan and run cannot drift apart.
@@ -8,9 +11,15 @@
 //! gradients and norms are f32 unless a buffer says otherwise; weights are whatever their buffer says. A reduction has one
 //! fixed order, so a device gives the same bits for the same inputs; on the CPU whatever the number of threads.
 
+mod calls;
+pub mod cost;
 pub mod cpu;
 pub mod dry;
 pub mod gpu;
+pub mod meter;
+pub mod op;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 
@@ -21,6 +30,9 @@ use crate::model::Source;
 pub use crate::ops::cpu::RopeLayout;
 pub use crate::ops::descriptors::{AdamW, Best, Causal, Mask, Sgd};
 use crate::shape::TensorShape;
+pub use cost::{Cost, Lowering};
+pub use meter::{Meter, Span};
+pub use op::Op;
 
 /// A block of a device's memory: `len` elements stored as `ty`, counted in the ledger for as long as it lives. Ids
 /// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.
@@ -256,11 +268,10 @@ pub struct Spent {
     pub update: f64,
 }
 
-/// A machine that trains. Every op checks lengths, runs or enqueues, and returns [`Error::Cancelled`] once the job's flag
-/// is set; results that the host sees ([`Self::download`]) are complete.
+/// An executor of [`Op`]s: memory, and how operations are carried out. Results that the host sees ([`Self::download`]) are
+/// complete.
 ///
-/// `add` says whether an output is added to or overwritten. No op allocates: scratch is the device's own, sized at its
-/// opening by [`Sizes`] and counted as `workspace`.
+/// No operation allocates: scratch is the device's own, sized at its opening by [`Sizes`] and counted as `workspace`.
 pub trait Device: Send {
     /// The type of activations and of their gradients: f32, or what this machine multiplies fastest. Logits and
     /// statistics are f32 on every device.
@@ -334,257 +345,27 @@ pub trait Device: Send {
     /// What an enqueued op met.
     fn wait(&self) -> Result<()>;
 
-    /// `y ← x`, `len` elements of one type.
-    ///
-    /// # Errors
-    /// The device's; as for every op below.
-    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()>;
+    /// What it has been asked for.
+    fn meter(&self) -> &Meter;
 
-    /// `y ← x`, bf16 to f32.
-    ///
-    /// # Errors
-    /// The device's.
-    fn cast(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
-        let (mut bits, mut wide) = ([0u16; 1024], [0.0f32; 1024]);
-        for at in (0..len).step_by(1024) {
-            let n = 1024.min(len - at);
-            self.download(x.buf.at(x.at + at), bytemuck::cast_slice_mut(&mut bits[..n]))?;
-            for (wide, bits) in wide.iter_mut().zip(&bits[..n]) {
-                *wide = f32::from_bits(u32::from(*bits) << 16);
-            }
-            self.upload(bytemuck::cast_slice(&wide[..n]), y.buf.at_mut(y.at + at))?;
-        }
-        Ok(())
+    /// How it carries operations out, as far as their cost depends on it.
+    fn lowering(&self) -> Lowering {
+        Lowering::Direct
     }
 
-    /// `y ← value`, f32.
+    /// Carries out, or enqueues, an operation that was checked; `cost` is what it takes. Only [`Self::run`] calls this.
     ///
     /// # Errors
     /// The device's.
-    fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()>;
+    fn execute(&self, op: Op<'_>, cost: &Cost) -> Result<()>;
 
-    /// `y ← y + a · x`, f32.
+    /// Runs one operation: the one way that leads to an executor.
     ///
     /// # Errors
-    /// The device's.
-    fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()>;
-
-    /// `y ← a · y`, f32.
-    ///
-    /// # Errors
-    /// The device's.
-    fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()>;
-
-    /// One f32: `to ← Σ x²` over `len` elements.
-    ///
-    /// # Errors
-    /// The device's.
-    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()>;
-
-    /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn gather(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()>;
-
-    /// Rows `i` of `x (n, cols)` to rows `ids[i]`, each named once, of `y (…, cols)`; other rows stay.
-    ///
-    /// # Errors
-    /// The device's.
-    fn scatter(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()>;
-
-    /// Embedding: rows `ids` of `table`, decoded, into `y (m, cols)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn embed(&self, table: Weight<'_>, ids: Src<'_>, m: usize, y: Dst<'_>) -> Result<()>;
-
-    /// Its gradient: `d (rows, cols)` row `ids[i]` += `dy` row `i`, in order of `i`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn embed_vjp(&self, dy: Src<'_>, ids: Src<'_>, m: usize, rows: usize, cols: usize, d: Dst<'_>) -> Result<()>;
-
-    /// `y (m, w.rows) (+)= x (m, w.cols) · wᵀ (+ bias (w.rows))`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, bias: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()>;
-
-    /// `dx (m, w.cols) (+)= dy (m, w.rows) · w`, quantized weights being decoded block by block.
-    ///
-    /// # Errors
-    /// The device's.
-    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()>;
-
-    /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn linear_dw(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        m: usize,
-        rows: usize,
-        cols: usize,
-        dw: Dst<'_>,
-        add: bool,
-    ) -> Result<()>;
-
-    /// `db (rows) (+)= Σ_i dy (m, rows)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()>;
-
-    /// `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row; `w (cols)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()>;
-
-    /// `dx += ρ (dy ⊙ w) − x ρ³ / cols · ⟨dy ⊙ w, x⟩`, and where wanted `dw (+)= Σ dy ⊙ x ρ` (with whether to add).
-    ///
-    /// # Errors
-    /// The device's.
-    fn rms_norm_vjp(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        w: Src<'_>,
-        m: usize,
-        cols: usize,
-        eps: f32,
-        dx: Dst<'_>,
-        dw: Option<(Dst<'_>, bool)>,
-    ) -> Result<()>;
-
-    /// Rotates the heads of `x (m, heads · dim)` in place; with `inverse` it is its own vector–Jacobian product.
-    ///
-    /// # Errors
-    /// The device's.
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()>;
-
-    /// `o = softmax(q kᵀ · scale) v` over what each token may see; `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`,
-    /// `segments` ids `(m)` as [`crate::train::batch::Batch::segments`]; leaves `log_sum_exp (m, heads)`, the natural logarithm of each
-    /// row's sum of exponentials.
-    ///
-    /// # Errors
-    /// The device's.
-    fn attention(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        o: Dst<'_>,
-        log_sum_exp: Dst<'_>,
-    ) -> Result<()>;
-
-    /// Its vector–Jacobian product by tiles, `P = exp(S − log_sum_exp)` anew, `D = rowsum(do ⊙ o)`; overwrites `dq`, `dk`, `dv`,
-    /// those of keys and values summed over their group of query heads.
-    ///
-    /// # Errors
-    /// The device's.
-    fn attention_vjp(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        o: Src<'_>,
-        log_sum_exp: Src<'_>,
-        d_o: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        dq: Dst<'_>,
-        dk: Dst<'_>,
-        dv: Dst<'_>,
-    ) -> Result<()>;
-
-    /// `p = g · σ(g) · u`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()>;
-
-    /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()>;
-
-    /// `y (+)= mask ⊙ x / (1 − rate)`, `len` elements of one type; its own vector–Jacobian product.
-    ///
-    /// # Errors
-    /// The device's.
-    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()>;
-
-    /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
-    /// `log_sum_exp ← ln(e^log_sum_exp + Σ e^a)` (start it at −∞) and `picked ← a[target − first]` where a row's target lies in the block.
-    /// `targets` ids `(m)`.
-    ///
-    /// # Errors
-    /// The device's.
-    fn log_sum_exp(
-        &self,
-        a: Src<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Dst<'_>,
-        picked: Dst<'_>,
-    ) -> Result<()>;
-
-    /// Takes a block of logits `a (m, n)`, the vocabulary's entries `first..first + n`, into `best (m)`: the largest logit of
-    /// each row and its entry. Ties go to the lower entry, and NaN is never taken. A device's default is by the host, a few
-    /// dozen kilobytes at a time.
-    ///
-    /// # Errors
-    /// The device's; [`Error::Internal`] when lengths differ.
-    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
-        let mut piece = [0.0f32; 16384];
-        for (i, best) in best.iter_mut().enumerate() {
-            for at in (0..n).step_by(piece.len()) {
-                let here = &mut piece[..16384.min(n - at)];
-                self.download(a.buf.at(a.at + i * n + at), bytemuck::cast_slice_mut(here))?;
-                best.take(here, first + at);
-            }
-        }
-        Ok(())
+    /// [`Error::Internal`] for operands that do not fit; [`Error::Cancelled`] once the job's flag is set; the device's.
+    fn run(&self, op: Op<'_>) -> Result<()> {
+        op.check()?;
+        let (name, cost) = (op.name(), op.cost(&self.lowering()));
+        self.meter().run(name, cost, || self.execute(op, &cost))
     }
-
-    /// The gradient of the loss in a block of logits, in place: `a ← scale · (exp(a − log_sum_exp) − [target])`, zeros in rows
-    /// without a target. Returns false when every element before scaling is below `eps` in size, so that the caller may
-    /// skip the block; a device for which that answer would cost a wait returns true.
-    ///
-    /// # Errors
-    /// The device's.
-    fn cross_entropy_vjp(
-        &self,
-        a: Dst<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Src<'_>,
-        scale: f32,
-        eps: f32,
-    ) -> Result<bool>;
-
-    /// One AdamW step, in one pass and without temporaries: `m ← β1 m + (1−β1) g`, `v ← β2 v + (1−β2) g²`,
-    /// `p ← p − lr (m / c1 / (√(v / c2) + eps) + λ p)`. Moments are f32 or bf16 (to the nearest); the gradient is f32, on a GPU
-    /// bf16 too.
-    ///
-    /// # Errors
-    /// The device's.
-    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()>;
-
-    /// One SGD step, in one pass; `u` (f32 or bf16) where there is momentum.
-    ///
-    /// # Errors
-    /// The device's.
-    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()>;
 }

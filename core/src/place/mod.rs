@@ -2,6 +2,7 @@
 
 mod kv_resident;
 mod resident;
+mod split;
 mod stream;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
 /// The variants of place.weights and place.kv.
-pub const ENTRIES: &[&Entry] = &[&resident::ENTRY, &stream::ENTRY, &kv_resident::ENTRY];
+pub const ENTRIES: &[&Entry] = &[&resident::ENTRY, &stream::ENTRY, &split::ENTRY, &kv_resident::ENTRY];
 
 /// What a placement is asked to place.
 #[derive(Clone, Copy)]

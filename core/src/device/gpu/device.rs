@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
-use crate::device::gpu::{PARTS, Precision, scratch};
-use crate::device::{Buf, Dst, Sizes, Src, Weight, buffer_bytes};
+use crate::device::gpu::tiling::Tiling;
+use crate::device::gpu::{PARTS, Precision, scratch, tiling};
+use crate::device::{Buf, Dst, Meter, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
@@ -16,7 +17,8 @@ pub struct Gpu {
     pub(super) team: Arc<ThreadTeam>,
     pub(super) kernels: TrainKernels,
     blas: Blas,
-    pub(super) precision: Precision,
+    pub(super) tiling: Tiling,
+    pub(super) meter: Meter,
     panel: DeviceBuffer,
     stage: DeviceBuffer,
     pub(super) scratch: DeviceBuffer,
@@ -42,7 +44,8 @@ impl Gpu {
             team: Arc::clone(team),
             kernels,
             blas: Blas::new(device, blas?)?,
-            precision,
+            tiling: tiling(sizes, precision),
+            meter: Meter::new(team),
             panel: panel?,
             stage: stage?,
             scratch: scratch?,
@@ -59,7 +62,7 @@ impl Gpu {
         self.kernels.device()
     }
 
-    /// Queues a kernel, unless the job is cancelled.
+    /// Queues a kernel.
     pub(super) fn launch(
         &self,
         kind: &'static str,
@@ -68,8 +71,8 @@ impl Gpu {
         block: u32,
         args: &[Arg<'_>],
     ) -> Result<()> {
-        if self.team.cancelled() {
-            return Err(Error::Cancelled);
+        if grid.0 > 0 && grid.1 > 0 {
+            self.meter.launch();
         }
         self.kernels.launch(kind, types, grid, block, args)
     }
@@ -100,7 +103,7 @@ impl Gpu {
         (first, n): (usize, usize),
         (left, width): (usize, usize),
     ) -> Result<Operand<'a>> {
-        let ty = self.precision.activations();
+        let ty = self.tiling.ty;
         if w.buf.ty() == ty {
             let at = w.at + first * w.cols + left;
             let view = view(w.buf.at(at), (n - 1) * w.cols + width)?;
@@ -113,18 +116,6 @@ impl Gpu {
         Ok(Operand { view: out, ty, ld: width, turned: false })
     }
 
-    /// Elements of the panel.
-    fn panel_elements(&self) -> usize {
-        self.panel.len() / self.precision.activations().block_bytes()
-    }
-
-    /// Rows of `x (m, cols)` that go through at a time: all, or where they need converting, what share `1 / parts` of the
-    /// stage holds.
-    fn rows_at_once(&self, ty: BlockType, m: usize, cols: usize, parts: usize) -> usize {
-        let to = self.precision.activations();
-        if ty == to { m } else { (self.stage.len() / parts / (to.block_bytes() * cols).max(1)).clamp(1, m.max(1)) }
-    }
-
     /// Rows `first..first + n` of activations as a side of a product, converted into share `part` of the stage where needed.
     fn rows<'a>(
         &'a self,
@@ -133,7 +124,7 @@ impl Gpu {
         (first, n): (usize, usize),
         (part, parts): (usize, usize),
     ) -> Result<Operand<'a>> {
-        let (from, ty) = (x.buf.ty(), self.precision.activations());
+        let (from, ty) = (x.buf.ty(), self.tiling.ty);
         let source = view(x.buf.at(x.at + first * cols), n * cols)?;
         if from == ty {
             return Ok(Operand { view: source, ty, ld: cols, turned: false });
@@ -145,11 +136,11 @@ impl Gpu {
         Ok(Operand { view: out, ty, ld: cols, turned: false })
     }
 
-    /// [`crate::device::Device::linear`], without a bias.
+    /// [`crate::device::Op::Linear`], without a bias.
     pub(super) fn forward(&self, x: Src<'_>, m: usize, w: Weight<'_>, y: Dst<'_>, add: bool) -> Result<()> {
         let (ty, out) = (y.buf.ty(), view_mut(&y, m * w.rows)?);
-        let step = self.rows_at_once(x.buf.ty(), m, w.cols, 1);
-        let high = self.weight_rows(w);
+        let step = self.tiling.rows(x.buf.ty(), m, w.cols, 1);
+        let high = self.tiling.weight_rows((w.buf.ty(), w.rows, w.cols));
         for first in (0..m).step_by(step) {
             let n = step.min(m - first);
             let a = self.rows(x, w.cols, (first, n), (0, 1))?;
@@ -158,32 +149,18 @@ impl Gpu {
                 let b = Operand { turned: true, ..self.side(w, (row, rows), (0, w.cols))? };
                 let at = (first * w.rows + row) * ty.block_bytes();
                 let c = Operand { view: out.part(at, out.len() - at)?, ty, ld: w.rows, turned: false };
-                self.blas.product((n, rows, w.cols), a, b, c, add)?;
+                self.multiply((n, rows, w.cols), a, b, c, add)?;
             }
         }
         Ok(())
     }
 
-    /// Rows of a weight that the panel holds at a time; all where none is needed.
-    fn weight_rows(&self, w: Weight<'_>) -> usize {
-        let all = w.rows.max(1);
-        if w.buf.ty() == self.precision.activations() {
-            return all;
-        }
-        even(all, (self.panel_elements() / w.cols.max(1)).clamp(1, all), 128)
-    }
-
-    /// [`crate::device::Device::linear_dx`]: a panel takes all rows of some columns where it can, so that sums stay
+    /// [`crate::device::Op::LinearDx`]: a panel takes all rows of some columns where it can, so that sums stay
     /// inside one product.
     pub(super) fn backward(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
         let (ty, out) = (dx.buf.ty(), view_mut(&dx, m * w.cols)?);
-        let step = self.rows_at_once(dy.buf.ty(), m, w.rows, 1);
-        let (mut wide, mut high) = (w.cols.max(1), w.rows.max(1));
-        if w.buf.ty() != self.precision.activations() && wide * high > self.panel_elements() {
-            let unit = w.buf.ty().elems().max(8);
-            wide = even(wide, (self.panel_elements() / high / unit * unit).max(256.max(unit).min(wide)), unit);
-            high = (self.panel_elements() / wide).clamp(1, high);
-        }
+        let step = self.tiling.rows(dy.buf.ty(), m, w.rows, 1);
+        let (wide, high) = self.tiling.weight_tile((w.buf.ty(), w.rows, w.cols));
         for first in (0..m).step_by(step) {
             let n = step.min(m - first);
             let a = self.rows(dy, w.rows, (first, n), (0, 1))?;
@@ -196,14 +173,14 @@ impl Gpu {
                     let b = self.side(w, (row, rows), (left, width))?;
                     let skip = row * a.ty.block_bytes();
                     let a = Operand { view: a.view.part(skip, a.view.len() - skip)?, ..a };
-                    self.blas.product((n, width, rows), a, b, c, add || row > 0)?;
+                    self.multiply((n, width, rows), a, b, c, add || row > 0)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// [`crate::device::Device::linear_dw`].
+    /// [`crate::device::Op::LinearDw`].
     pub(super) fn outer(
         &self,
         dy: Src<'_>,
@@ -215,16 +192,28 @@ impl Gpu {
     ) -> Result<()> {
         let (ty, out) = (dw.buf.ty(), view_mut(&dw, rows * cols)?);
         let c = Operand { view: out, ty, ld: cols, turned: false };
-        let to = self.precision.activations();
-        let parts = if dy.buf.ty() != to && x.buf.ty() != to { 2 } else { 1 };
-        let step = self.rows_at_once(dy.buf.ty(), m, rows, parts).min(self.rows_at_once(x.buf.ty(), m, cols, parts));
+        let parts = self.tiling.parts(dy.buf.ty(), x.buf.ty());
+        let step = self.tiling.rows(dy.buf.ty(), m, rows, parts).min(self.tiling.rows(x.buf.ty(), m, cols, parts));
         for first in (0..m).step_by(step) {
             let n = step.min(m - first);
             let a = Operand { turned: true, ..self.rows(dy, rows, (first, n), (0, parts))? };
             let b = self.rows(x, cols, (first, n), (parts - 1, parts))?;
-            self.blas.product((rows, cols, n), a, b, c, add || first > 0)?;
+            self.multiply((rows, cols, n), a, b, c, add || first > 0)?;
         }
         Ok(())
+    }
+
+    /// Queues a product of matrices.
+    fn multiply(
+        &self,
+        sizes: (usize, usize, usize),
+        a: Operand<'_>,
+        b: Operand<'_>,
+        c: Operand<'_>,
+        add: bool,
+    ) -> Result<()> {
+        self.meter.launch();
+        self.blas.product(sizes, a, b, c, add)
     }
 
     /// `to (cols) (+)= Σ` over `m` rows of `dy`, times `x` and `rstd` where given.
@@ -246,12 +235,6 @@ impl Gpu {
         let args = [partial.into(), view_mut(&to, cols)?.into(), parts.into(), cols.into(), add.into()];
         self.launch("fold", &[g], (cols.div_ceil(256), 1), 256, &args)
     }
-}
-
-/// The size of pieces of `all`, at most `most`, that come out alike and in multiples of `unit` where they can.
-fn even(all: usize, most: usize, unit: usize) -> usize {
-    let pieces = all.div_ceil(most.max(1)).max(1);
-    all.div_ceil(pieces).next_multiple_of(unit).min(most).max(1)
 }
 
 /// Elements of a buffer as bytes.

@@ -8,6 +8,7 @@ mod device;
 mod ops;
 #[cfg(test)]
 mod tests;
+pub mod tiling;
 
 #[cfg(feature = "cuda")]
 pub use device::Gpu;
@@ -105,6 +106,12 @@ pub fn scratch(sizes: &Sizes, precision: Precision) -> [(Tag, usize); 4] {
     let sums = 4 * (sizes.rows + PARTS * outputs.min(4 * cols));
     let scratch = sums.max(4 * sizes.rows * sizes.heads).max(8 * 1024);
     [BLAS, (PANEL, panel), (STAGE, stage), (SCRATCH, scratch)].map(|(tag, n)| (tag, n.next_multiple_of(256)))
+}
+
+/// How products are cut to that scratch.
+pub fn tiling(sizes: &Sizes, precision: Precision) -> tiling::Tiling {
+    let [_, (_, panel), (_, stage), _] = scratch(sizes, precision);
+    tiling::Tiling { ty: precision.activations(), panel, stage }
 }
 
 /// What loading a tensor holds while it lasts: its pieces on the host, and `load` bytes where its type changes.

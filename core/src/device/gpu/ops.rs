@@ -3,7 +3,11 @@
 use crate::blocks::BlockType;
 use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
 use crate::device::gpu::load_scratch;
-use crate::device::{AdamW, Buf, Causal, Device, Dst, Mask, RopeTable, Round, Sgd, Src, Weight, buffer_bytes};
+use crate::device::gpu::tiling::EMBED_ROWS;
+use crate::device::op::Family;
+use crate::device::{
+    AdamW, Best, Buf, Causal, Cost, Device, Dst, Lowering, Meter, Op, Round, Sgd, Src, Weight, buffer_bytes,
+};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
@@ -89,7 +93,7 @@ fn eights(what: &str, cols: usize, views: &[View<'_>]) -> Result<()> {
 
 impl Device for Gpu {
     fn activations(&self) -> BlockType {
-        self.precision.activations()
+        self.tiling.ty
     }
 
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
@@ -115,11 +119,6 @@ impl Device for Gpu {
         self.device().download(whole(from.buf)?.part(start, to.len())?, to)
     }
 
-    fn cast(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
-        let (types, factors) = ([y.buf.ty(), x.buf.ty()], [Arg::Float(0.0), Arg::Float(1.0)]);
-        self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &factors, &[])
-    }
-
     fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()> {
         let [(upload, piece), (convert, bytes)] = load_scratch(from, to, self.load);
         let mut staging = self.ledger.buffer(upload, piece)?;
@@ -142,159 +141,168 @@ impl Device for Gpu {
         if self.team.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
-        self.device().copy(view(x, len)?, typed_mut(&y, len, x.buf.ty())?)
+    fn meter(&self) -> &Meter {
+        &self.meter
     }
 
-    fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()> {
-        self.each("fill", &[y.buf.ty()], len, &[view_mut(&y, len)?], &[value.into()], &[])
+    fn lowering(&self) -> Lowering {
+        Lowering::Tiled(self.tiling)
     }
 
-    fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
+    fn execute(&self, op: Op<'_>, _: &Cost) -> Result<()> {
+        match op.family() {
+            Family::Move => self.moves(op),
+            Family::Product => self.products(op),
+            Family::Layer => self.layers(op),
+            Family::Head => self.heads(op),
+        }
+    }
+}
+
+impl Gpu {
+    fn moves(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::Copy { x, y, len } => {
+                self.meter.launch();
+                self.device().copy(view(x, len)?, typed_mut(&y, len, x.buf.ty())?)
+            }
+            Op::Cast { x, y, len } => self.blend(&y, x, len, 0.0, 1.0),
+            Op::Fill { y, len, value } => {
+                self.each("fill", &[y.buf.ty()], len, &[view_mut(&y, len)?], &[value.into()], &[])
+            }
+            Op::Axpy { a, x, y, len } => self.blend(&y, x, len, 1.0, a),
+            Op::Scale { y, len, a } => {
+                let (ty, y) = (y.buf.ty(), view_mut(&y, len)?);
+                self.each("blend", &[ty, ty], len, &[y, y], &[a.into(), Arg::Float(0.0)], &[])
+            }
+            Op::SquaredNorm { x, len, to } => {
+                let parts = len.div_ceil(2048).clamp(1, 1024);
+                let partial = self.scratch.part(0, 8 * parts)?;
+                let args = [view(x, len)?.into(), partial.into(), Arg::Wide(len as u64)];
+                self.launch("squares", &[x.buf.ty()], (parts, 1), 256, &args)?;
+                let args = [partial.into(), typed_mut(&to, 1, BlockType::F32)?.into(), parts.into()];
+                self.launch("total", &[], (1, 1), 256, &args)
+            }
+            Op::Gather { x, ids: rows, n, cols, y } => {
+                let from = view(x, x.buf.len() - x.at)?;
+                let to = typed_mut(&y, n * cols, x.buf.ty())?;
+                let args = [from.into(), ids(rows, n)?.into(), to.into(), cols.into(), false.into()];
+                self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
+            }
+            Op::Scatter { x, ids: rows, n, cols, y } => {
+                let to = typed_mut(&y, y.buf.len() - y.at, x.buf.ty())?;
+                let args = [view(x, n * cols)?.into(), ids(rows, n)?.into(), to.into(), cols.into(), true.into()];
+                self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
+            }
+            op => Err(op.stray()),
+        }
+    }
+
+    /// `y ← a · y + b · x`, whatever the two are stored as.
+    fn blend(&self, y: &Dst<'_>, x: Src<'_>, len: usize, a: f32, b: f32) -> Result<()> {
         let types = [y.buf.ty(), x.buf.ty()];
-        self.each("blend", &types, len, &[view_mut(&y, len)?, view(x, len)?], &[Arg::Float(1.0), a.into()], &[])
+        self.each("blend", &types, len, &[view_mut(y, len)?, view(x, len)?], &[a.into(), b.into()], &[])
     }
 
-    fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()> {
-        let (ty, y) = (y.buf.ty(), view_mut(&y, len)?);
-        self.each("blend", &[ty, ty], len, &[y, y], &[a.into(), Arg::Float(0.0)], &[])
-    }
-
-    fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
-        let parts = len.div_ceil(2048).clamp(1, 1024);
-        let partial = self.scratch.part(0, 8 * parts)?;
-        let args = [view(x, len)?.into(), partial.into(), Arg::Wide(len as u64)];
-        self.launch("squares", &[x.buf.ty()], (parts, 1), 256, &args)?;
-        let args = [partial.into(), typed_mut(&to, 1, BlockType::F32)?.into(), parts.into()];
-        self.launch("total", &[], (1, 1), 256, &args)
-    }
-
-    fn gather(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
-        let from = view(x, x.buf.len() - x.at)?;
-        let to = typed_mut(&y, n * cols, x.buf.ty())?;
-        let args = [from.into(), ids(rows, n)?.into(), to.into(), cols.into(), false.into()];
-        self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
-    }
-
-    fn scatter(&self, x: Src<'_>, rows: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
-        let to = typed_mut(&y, y.buf.len() - y.at, x.buf.ty())?;
-        let args = [view(x, n * cols)?.into(), ids(rows, n)?.into(), to.into(), cols.into(), true.into()];
-        self.launch("pick", &[x.buf.ty()], (n, 1), 128, &args)
-    }
-
-    fn embed(&self, table: Weight<'_>, rows: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
-        let (cols, ty) = (table.cols, y.buf.ty());
-        let out = view_mut(&y, m * cols)?;
-        eights("an embedding", cols, &[out])?;
-        let w = view(table.buf.at(table.at), table.rows * cols)?;
-        let ids = ids(rows, m)?;
-        for first in (0..m).step_by(32768) {
-            let n = (m - first).min(32768);
-            let out = out.part(first * cols * ty.block_bytes(), n * cols * ty.block_bytes())?;
-            let args = [w.into(), ids.part(4 * first, 4 * n)?.into(), out.into(), cols.into()];
-            self.launch("embed", &[table.buf.ty(), ty], (cols.div_ceil(1024), n), 128, &args)?;
-        }
-        Ok(())
-    }
-
-    fn embed_vjp(&self, dy: Src<'_>, rows: Src<'_>, m: usize, n: usize, cols: usize, d: Dst<'_>) -> Result<()> {
-        let (from, to) = (view(dy, m * cols)?, view_mut(&d, n * cols)?);
-        eights("an embedding's gradient", cols, &[from, to])?;
-        let args = [from.into(), ids(rows, m)?.into(), to.into(), m.into(), cols.into()];
-        self.launch("embed_back", &[dy.buf.ty(), d.buf.ty()], (m, 1), 128, &args)
-    }
-
-    fn linear(&self, x: Src<'_>, m: usize, w: Weight<'_>, bias: Option<Src<'_>>, y: Dst<'_>, add: bool) -> Result<()> {
-        let mut y = y;
-        self.forward(x, m, w, y.again(), add)?;
-        let Some(bias) = bias else { return Ok(()) };
-        let args = [view_mut(&y, m * w.rows)?.into(), view(bias, w.rows)?.into(), w.rows.into()];
-        self.launch("bias", &[y.buf.ty(), bias.buf.ty()], (w.rows.div_ceil(256), m), 256, &args)
-    }
-
-    fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
-        self.backward(dy, m, w, dx, add)
-    }
-
-    fn linear_dw(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        m: usize,
-        rows: usize,
-        cols: usize,
-        dw: Dst<'_>,
-        add: bool,
-    ) -> Result<()> {
-        self.outer(dy, x, m, (rows, cols), dw, add)
-    }
-
-    fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()> {
-        self.columns(None, dy, (m, rows), db, add)
-    }
-
-    fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()> {
-        let ty = x.buf.ty();
-        let (from, weight, to) = (view(x, m * cols)?, view(w, cols)?, typed_mut(&y, m * cols, ty)?);
-        eights("a norm", cols, &[from, weight, to])?;
-        let args = [from.into(), weight.into(), to.into(), cols.into(), eps.into()];
-        self.launch("norm", &[ty, w.buf.ty()], (m, 1), 128, &args)
-    }
-
-    fn rms_norm_vjp(
-        &self,
-        dy: Src<'_>,
-        x: Src<'_>,
-        w: Src<'_>,
-        m: usize,
-        cols: usize,
-        eps: f32,
-        dx: Dst<'_>,
-        dw: Option<(Dst<'_>, bool)>,
-    ) -> Result<()> {
-        let ty = x.buf.ty();
-        let (from, weight) = (view(x, m * cols)?, view(w, cols)?);
-        let (grad, to) = (typed(dy, m * cols, ty)?, typed_mut(&dx, m * cols, ty)?);
-        eights("a norm", cols, &[from, weight, grad, to])?;
-        let rstd = self.scratch.part(0, 4 * m)?;
-        let left = if dw.is_some() { rstd.into() } else { Arg::Null };
-        let args = [from.into(), weight.into(), grad.into(), to.into(), left, cols.into(), eps.into()];
-        self.launch("norm_back", &[ty, w.buf.ty()], (m, 1), 128, &args)?;
-        match dw {
-            Some((dw, add)) => self.columns(Some((from, rstd)), dy, (m, cols), dw, add),
-            None => Ok(()),
+    fn products(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::Embed { table, ids: rows, m, y } => {
+                let (cols, ty) = (table.cols, y.buf.ty());
+                let out = view_mut(&y, m * cols)?;
+                eights("an embedding", cols, &[out])?;
+                let w = view(table.buf.at(table.at), table.rows * cols)?;
+                let ids = ids(rows, m)?;
+                for first in (0..m).step_by(EMBED_ROWS) {
+                    let n = (m - first).min(EMBED_ROWS);
+                    let out = out.part(first * cols * ty.block_bytes(), n * cols * ty.block_bytes())?;
+                    let args = [w.into(), ids.part(4 * first, 4 * n)?.into(), out.into(), cols.into()];
+                    self.launch("embed", &[table.buf.ty(), ty], (cols.div_ceil(1024), n), 128, &args)?;
+                }
+                Ok(())
+            }
+            Op::EmbedVjp { dy, ids: rows, m, rows: n, cols, d } => {
+                let (from, to) = (view(dy, m * cols)?, view_mut(&d, n * cols)?);
+                eights("an embedding's gradient", cols, &[from, to])?;
+                let args = [from.into(), ids(rows, m)?.into(), to.into(), m.into(), cols.into()];
+                self.launch("embed_back", &[dy.buf.ty(), d.buf.ty()], (m, 1), 128, &args)
+            }
+            Op::Linear { x, m, w, bias, mut y, add } => {
+                self.forward(x, m, w, y.again(), add)?;
+                let Some(bias) = bias else { return Ok(()) };
+                let args = [view_mut(&y, m * w.rows)?.into(), view(bias, w.rows)?.into(), w.rows.into()];
+                self.launch("bias", &[y.buf.ty(), bias.buf.ty()], (w.rows.div_ceil(256), m), 256, &args)
+            }
+            Op::LinearDx { dy, m, w, dx, add } => self.backward(dy, m, w, dx, add),
+            Op::LinearDw { dy, x, m, rows, cols, dw, add } => self.outer(dy, x, m, (rows, cols), dw, add),
+            Op::BiasVjp { dy, m, rows, db, add } => self.columns(None, dy, (m, rows), db, add),
+            op => Err(op.stray()),
         }
     }
 
-    fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, turn: RopeTable<'_>) -> Result<()> {
-        let (cos, sin) = (turn.cos.all(), turn.sin.all());
-        if 2 * turn.half > dim {
-            return Err(Error::Internal(format!("a rotation of {} pairs in heads of {dim}", turn.half)));
+    fn layers(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::RmsNorm { x, w, m, cols, eps, y } => {
+                let ty = x.buf.ty();
+                let (from, weight, to) = (view(x, m * cols)?, view(w, cols)?, typed_mut(&y, m * cols, ty)?);
+                eights("a norm", cols, &[from, weight, to])?;
+                let args = [from.into(), weight.into(), to.into(), cols.into(), eps.into()];
+                self.launch("norm", &[ty, w.buf.ty()], (m, 1), 128, &args)
+            }
+            Op::RmsNormVjp { dy, x, w, m, cols, eps, dx, dw } => {
+                let ty = x.buf.ty();
+                let (from, weight) = (view(x, m * cols)?, view(w, cols)?);
+                let (grad, to) = (typed(dy, m * cols, ty)?, typed_mut(&dx, m * cols, ty)?);
+                eights("a norm", cols, &[from, weight, grad, to])?;
+                let rstd = self.scratch.part(0, 4 * m)?;
+                let left = if dw.is_some() { rstd.into() } else { Arg::Null };
+                let args = [from.into(), weight.into(), grad.into(), to.into(), left, cols.into(), eps.into()];
+                self.launch("norm_back", &[ty, w.buf.ty()], (m, 1), 128, &args)?;
+                let Some((dw, add)) = dw else { return Ok(()) };
+                self.columns(Some((from, rstd)), dy, (m, cols), dw, add)
+            }
+            Op::Rope { x, m, heads, dim, table } => {
+                let args = [
+                    view_mut(&x, m * heads * dim)?.into(),
+                    typed(table.cos.all(), table.cos.len(), BlockType::F32)?.into(),
+                    typed(table.sin.all(), table.sin.len(), BlockType::F32)?.into(),
+                    ids(table.positions.all(), m)?.into(),
+                    heads.into(),
+                    dim.into(),
+                    table.half.into(),
+                    (table.pairs == RopeLayout::Interleaved).into(),
+                    Arg::Float(if table.inverse { -1.0 } else { 1.0 }),
+                ];
+                self.launch("turn", &[x.buf.ty()], (m, 1), 256, &args)
+            }
+            Op::SwiGlu { g, u, len, p } => {
+                let ty = g.buf.ty();
+                self.each("gate", &[ty], len, &[view(g, len)?, typed(u, len, ty)?, typed_mut(&p, len, ty)?], &[], &[])
+            }
+            Op::SwiGluVjp { dp, g, u, len } => {
+                let ty = dp.buf.ty();
+                let views = [view(dp, len)?, typed_mut(&g, len, ty)?, typed_mut(&u, len, ty)?];
+                self.each("gate_back", &[ty], len, &views, &[], &[])
+            }
+            Op::Dropout { x, y, len, mask, add } => {
+                let ty = x.buf.ty();
+                let dropped = Dropped {
+                    key: [mask.seed as u32, (mask.seed >> 32) as u32],
+                    stream: mask.stream,
+                    threshold: mask.threshold(),
+                    scale: mask.scale(),
+                    add: add.into(),
+                    pad: 0,
+                };
+                let after = [Arg::Struct(bytemuck::bytes_of(&dropped))];
+                self.each("dropout", &[ty], len, &[view(x, len)?, typed_mut(&y, len, ty)?], &[], &after)
+            }
+            Op::Attention { .. } => self.attention(op),
+            op => self.attention_vjp(op),
         }
-        let args = [
-            view_mut(&x, m * heads * dim)?.into(),
-            typed(cos, turn.cos.len(), BlockType::F32)?.into(),
-            typed(sin, turn.sin.len(), BlockType::F32)?.into(),
-            ids(turn.positions.all(), m)?.into(),
-            heads.into(),
-            dim.into(),
-            turn.half.into(),
-            (turn.pairs == RopeLayout::Interleaved).into(),
-            Arg::Float(if turn.inverse { -1.0 } else { 1.0 }),
-        ];
-        self.launch("turn", &[x.buf.ty()], (m, 1), 256, &args)
     }
 
-    fn attention(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        o: Dst<'_>,
-        log_sum_exp: Dst<'_>,
-    ) -> Result<()> {
+    fn attention(&self, op: Op<'_>) -> Result<()> {
+        let Op::Attention { q, k, v, segments, of, o, log_sum_exp } = op else { return Err(op.stray()) };
         check_heads(of)?;
         let (m, ty) = (of.sequences * of.length, q.buf.ty());
         let (wide, narrow) = (m * of.heads * of.dim, m * of.kv_heads * of.dim);
@@ -306,29 +314,17 @@ impl Device for Gpu {
             typed_mut(&log_sum_exp, m * of.heads, BlockType::F32)?.into(),
         ];
         args.extend(attention_args(ids(segments, m)?, of));
-        match cores(ty, of.dim) {
-            Some([forward, ..]) => self.launch(forward, &[], (m.div_ceil(64), of.heads), 128, &args),
-            None => {
-                args.push(of.dim.into());
-                self.launch("attend_plain", &[ty], ((m * of.heads).div_ceil(4), 1), 128, &args)
-            }
+        if let Some([forward, ..]) = cores(ty, of.dim) {
+            return self.launch(forward, &[], (m.div_ceil(64), of.heads), 128, &args);
         }
+        args.push(of.dim.into());
+        self.launch("attend_plain", &[ty], ((m * of.heads).div_ceil(4), 1), 128, &args)
     }
 
-    fn attention_vjp(
-        &self,
-        q: Src<'_>,
-        k: Src<'_>,
-        v: Src<'_>,
-        o: Src<'_>,
-        log_sum_exp: Src<'_>,
-        d_o: Src<'_>,
-        segments: Src<'_>,
-        of: Causal,
-        dq: Dst<'_>,
-        dk: Dst<'_>,
-        dv: Dst<'_>,
-    ) -> Result<()> {
+    fn attention_vjp(&self, op: Op<'_>) -> Result<()> {
+        let Op::AttentionVjp { q, k, v, o, log_sum_exp, d_o, segments, of, dq, dk, dv } = op else {
+            return Err(op.stray());
+        };
         check_heads(of)?;
         let (m, ty) = (of.sequences * of.length, q.buf.ty());
         let (wide, narrow, items) = (m * of.heads * of.dim, m * of.kv_heads * of.dim, m * of.heads);
@@ -358,105 +354,71 @@ impl Device for Gpu {
         self.launch("attend_plain_dkv", &[ty], ((m * of.kv_heads).div_ceil(4), 1), 128, &args)
     }
 
-    fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
-        let ty = g.buf.ty();
-        self.each("gate", &[ty], len, &[view(g, len)?, typed(u, len, ty)?, typed_mut(&p, len, ty)?], &[], &[])
-    }
-
-    fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
-        let ty = dp.buf.ty();
-        let views = [view(dp, len)?, typed_mut(&g, len, ty)?, typed_mut(&u, len, ty)?];
-        self.each("gate_back", &[ty], len, &views, &[], &[])
-    }
-
-    fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
-        let ty = x.buf.ty();
-        let dropped = Dropped {
-            key: [mask.seed as u32, (mask.seed >> 32) as u32],
-            stream: mask.stream,
-            threshold: mask.threshold(),
-            scale: mask.scale(),
-            add: add.into(),
-            pad: 0,
-        };
-        let after = [Arg::Struct(bytemuck::bytes_of(&dropped))];
-        self.each("dropout", &[ty], len, &[view(x, len)?, typed_mut(&y, len, ty)?], &[], &after)
-    }
-
-    fn log_sum_exp(
-        &self,
-        a: Src<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Dst<'_>,
-        picked: Dst<'_>,
-    ) -> Result<()> {
-        let args = [
-            view(a, m * n)?.into(),
-            ids(targets, m)?.into(),
-            typed_mut(&log_sum_exp, m, BlockType::F32)?.into(),
-            typed_mut(&picked, m, BlockType::F32)?.into(),
-            n.into(),
-            first.into(),
-        ];
-        self.launch("log_sum_exp", &[a.buf.ty()], (m, 1), 512, &args)
-    }
-
-    fn cross_entropy_vjp(
-        &self,
-        a: Dst<'_>,
-        m: usize,
-        n: usize,
-        first: usize,
-        targets: Src<'_>,
-        log_sum_exp: Src<'_>,
-        scale: f32,
-        _eps: f32,
-    ) -> Result<bool> {
-        let args = [
-            view_mut(&a, m * n)?.into(),
-            ids(targets, m)?.into(),
-            typed(log_sum_exp, m, BlockType::F32)?.into(),
-            n.into(),
-            first.into(),
-            scale.into(),
-        ];
-        self.launch("cross_entropy_vjp", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)?;
-        // The answer would cost a wait.
-        Ok(true)
-    }
-
-    fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
-        let (n, state) = (p.len(), m.ty());
-        let round = rounding(p, &round)?;
-        let numbers =
-            [by.lr, by.beta1, by.beta2, by.eps, by.weight_decay, by.correction1, by.correction2, by.scale, by.clamp];
-        let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
-        self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
-    }
-
-    fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()> {
-        let n = p.len();
-        let round = rounding(p, &round)?;
-        let numbers = [by.lr, by.momentum, by.weight_decay, by.scale, by.clamp, f32::from_bits(by.nesterov.into())];
-        let numbers = bytemuck::bytes_of(&numbers);
-        let (weights, grads) = (whole(p)?, view(g, n)?);
-        match u.as_deref() {
-            Some(u) => {
+    fn heads(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked } => {
+                let args = [
+                    view(a, m * n)?.into(),
+                    ids(targets, m)?.into(),
+                    typed_mut(&log_sum_exp, m, BlockType::F32)?.into(),
+                    typed_mut(&picked, m, BlockType::F32)?.into(),
+                    n.into(),
+                    first.into(),
+                ];
+                self.launch("lse", &[a.buf.ty()], (m, 1), 512, &args)
+            }
+            Op::Argmax { a, n, first, best } => self.argmax(a, n, first, best),
+            // Whether it matters would cost a wait.
+            Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, .. } => {
+                let args = [
+                    view_mut(&a, m * n)?.into(),
+                    ids(targets, m)?.into(),
+                    typed(log_sum_exp, m, BlockType::F32)?.into(),
+                    n.into(),
+                    first.into(),
+                    scale.into(),
+                ];
+                self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)
+            }
+            Op::AdamW { p, g, m, v, by, round } => {
+                let (n, state) = (p.len(), m.ty());
+                let round = rounding(p, &round)?;
+                let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp } = by;
+                let numbers = [lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp];
+                let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
+                self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
+            }
+            Op::Sgd { p, g, u, by, round } => {
+                let n = p.len();
+                let round = rounding(p, &round)?;
+                let Sgd { lr, momentum, nesterov, weight_decay, scale, clamp } = by;
+                let numbers = [lr, momentum, weight_decay, scale, clamp, f32::from_bits(nesterov.into())];
+                let numbers = bytemuck::bytes_of(&numbers);
+                let (weights, grads) = (whole(p)?, view(g, n)?);
+                let Some(u) = u else {
+                    let types = [p.ty(), g.buf.ty(), BlockType::F32];
+                    return self.update("sgd", types, n, &[weights, grads], &[Arg::Null], numbers, round);
+                };
                 let views = [weights, grads, view(u.all(), n)?];
                 self.update("sgd", [p.ty(), g.buf.ty(), u.ty()], n, &views, &[], numbers, round)
             }
-            None => {
-                let types = [p.ty(), g.buf.ty(), BlockType::F32];
-                self.update("sgd", types, n, &[weights, grads], &[Arg::Null], numbers, round)
-            }
+            op => Err(op.stray()),
         }
     }
-}
 
-impl Gpu {
+    /// By the host, a few dozen kilobytes at a time.
+    fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
+        let mut piece = [0.0f32; 16384];
+        for (i, best) in best.iter_mut().enumerate() {
+            for at in (0..n).step_by(piece.len()) {
+                let here = &mut piece[..16384.min(n - at)];
+                self.download(a.buf.at(a.at + i * n + at), bytemuck::cast_slice_mut(here))?;
+                best.take(here, first + at);
+            }
+        }
+        Ok(())
+    }
+
     fn update(
         &self,
         kind: &'static str,

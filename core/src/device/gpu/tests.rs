@@ -127,6 +127,8 @@ mod cuda {
         assert_eq!(peak(&planned), peak(&ledger), "the plan of {sets:?}");
         let used = device.counts().unwrap().into_iter().find(|(n, _)| *n == "pool used at most").unwrap().1;
         assert_eq!(used, peak(&ledger), "the driver's count");
+        let meter = here.device().meter();
+        assert_eq!(meter.launched(), meter.total().launches as u64, "launches made, and counted from the operations");
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! What an operation costs: arithmetic, bytes and launches, from the same description that is executed.
+
+use super::gpu::tiling::Tiling;
+use super::op::{Op, sides};
+use super::{Weight, buffer_bytes};
+
+/// What an operation takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Operations of products.
+    pub flops: f64,
+    /// Bytes of memory read.
+    pub read: usize,
+    /// Bytes of memory written.
+    pub written: usize,
+    /// Bytes that pass through kernels that only convert, before the product that wants them so.
+    pub converted: usize,
+    /// Kernels that are launched.
+    pub launches: usize,
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.flops += other.flops;
+        self.read += other.read;
+        self.written += other.written;
+        self.converted += other.converted;
+        self.launches += other.launches;
+    }
+}
+
+/// How an executor carries operations out, as far as their cost depends on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lowering {
+    /// Each operation is one routine that takes operands as they are stored.
+    Direct,
+    /// A GPU's: products of decoded weights, cut to its scratch.
+    Tiled(Tiling),
+}
+
+/// Operations of a product `(m, n) · (n, k)`.
+fn product(m: usize, n: usize, k: usize) -> f64 {
+    2.0 * m as f64 * n as f64 * k as f64
+}
+
+impl Op<'_> {
+    /// What it takes where it is carried out by `lowering`.
+    pub fn cost(&self, lowering: &Lowering) -> Cost {
+        let mut cost = Cost { flops: self.flops(), launches: self.launches(lowering), ..Cost::default() };
+        self.operands(&mut |o| {
+            let (read, written) = o.bytes();
+            cost.read += read;
+            cost.written += written;
+        });
+        if let (Lowering::Tiled(tiling), Self::Linear { w, .. } | Self::LinearDx { w, .. }) = (lowering, self)
+            && w.buf.ty() != tiling.ty
+        {
+            let (stored, decoded) = sizes(*w, tiling);
+            cost.converted = stored + decoded;
+            // The product reads what was decoded.
+            cost.read = cost.read - stored + decoded;
+        }
+        cost
+    }
+
+    /// Operations of its products.
+    fn flops(&self) -> f64 {
+        match self {
+            Self::Linear { m, w, .. } | Self::LinearDx { m, w, .. } => product(*m, w.rows, w.cols),
+            Self::LinearDw { m, rows, cols, .. } => product(*m, *rows, *cols),
+            // Two products over half of all pairs.
+            Self::Attention { of, .. } => product(sides(*of).0, sides(*of).1, of.length),
+            // Seven: scores and their gradients are made twice, for queries and for keys.
+            Self::AttentionVjp { of, .. } => 3.5 * product(sides(*of).0, sides(*of).1, of.length),
+            _ => 0.0,
+        }
+    }
+
+    /// Kernels that carrying it out launches.
+    fn launches(&self, lowering: &Lowering) -> usize {
+        let Lowering::Tiled(tiling) = lowering else { return 1 };
+        match self {
+            Self::Linear { x, m, w, bias, .. } => {
+                let bias = usize::from(bias.is_some());
+                tiling.linear((x.buf.ty(), *m), (w.buf.ty(), w.rows, w.cols)) + bias
+            }
+            Self::LinearDx { dy, m, w, .. } => tiling.linear_dx((dy.buf.ty(), *m), (w.buf.ty(), w.rows, w.cols)),
+            Self::LinearDw { dy, x, m, rows, cols, .. } => {
+                tiling.linear_dw(*m, (dy.buf.ty(), *rows), (x.buf.ty(), *cols))
+            }
+            Self::Embed { m, .. } => m.div_ceil(super::gpu::tiling::EMBED_ROWS),
+            Self::RmsNormVjp { dw, .. } => 1 + 2 * usize::from(dw.is_some()),
+            Self::SquaredNorm { .. } | Self::BiasVjp { .. } => 2,
+            Self::AttentionVjp { .. } => 3,
+            // Taken on the host.
+            Self::Argmax { .. } => 0,
+            _ => 1,
+        }
+    }
+}
+
+/// Bytes of a weight as it is stored and as products want it.
+fn sizes(w: Weight<'_>, tiling: &Tiling) -> (usize, usize) {
+    let n = w.rows * w.cols;
+    (buffer_bytes(w.buf.ty(), n), buffer_bytes(tiling.ty, n))
+}

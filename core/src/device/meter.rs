@@ -1,0 +1,94 @@
+//! The one place that every operation of a device passes: cancellation, failures on purpose, counts and spans.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Cost;
+use crate::error::{Error, Result};
+use crate::ops::ThreadTeam;
+
+/// An operation that has run, for a timeline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    /// [`super::Op::name`].
+    pub name: &'static str,
+    /// What it took by its description.
+    pub cost: Cost,
+    /// Seconds until the call came back: those of the operation where it has run by then, else of queueing it.
+    pub seconds: f64,
+}
+
+/// What a device has been asked for.
+#[derive(Default)]
+pub struct Meter {
+    team: Option<Arc<ThreadTeam>>,
+    operations: Cell<u64>,
+    total: Cell<Cost>,
+    launched: Cell<u64>,
+    fail_at: Cell<Option<u64>>,
+    observer: RefCell<Option<Box<dyn FnMut(Span) + Send>>>,
+}
+
+impl Meter {
+    /// Of a device whose work ends when `team` is cancelled.
+    pub fn new(team: &Arc<ThreadTeam>) -> Self {
+        Self { team: Some(Arc::clone(team)), ..Self::default() }
+    }
+
+    /// Operations begun so far.
+    pub fn operations(&self) -> u64 {
+        self.operations.get()
+    }
+
+    /// What all operations that ran took by their descriptions.
+    pub fn total(&self) -> Cost {
+        self.total.get()
+    }
+
+    /// Kernels that were really launched, on a device that launches any.
+    pub fn launched(&self) -> u64 {
+        self.launched.get()
+    }
+
+    /// Counts a launch, where one is made.
+    pub fn launch(&self) {
+        self.launched.set(self.launched.get() + 1);
+    }
+
+    /// The `n`-th operation from now on, counted from 1, fails as a lost device does; how tests see what that does to a step.
+    pub fn fail_at(&self, n: u64) {
+        self.fail_at.set(Some(self.operations.get() + n));
+    }
+
+    /// From now on `observer` hears of each operation that has run; none to stop.
+    pub fn observe(&self, observer: Option<Box<dyn FnMut(Span) + Send>>) {
+        *self.observer.borrow_mut() = observer;
+    }
+
+    /// Runs `work`, the operation `name` of `cost`, unless the job was cancelled or this one is to fail.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; [`Error::Device`] where asked for; what `work` returns.
+    pub fn run(&self, name: &'static str, cost: Cost, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.team.as_ref().is_some_and(|t| t.cancelled()) {
+            return Err(Error::Cancelled);
+        }
+        let number = self.operations.get() + 1;
+        self.operations.set(number);
+        if self.fail_at.get() == Some(number) {
+            self.fail_at.set(None);
+            return Err(Error::Device(format!("operation {number} ({name}) failed")));
+        }
+        let observed = self.observer.borrow().is_some();
+        let begin = observed.then(Instant::now);
+        work()?;
+        let mut total = self.total.get();
+        total += cost;
+        self.total.set(total);
+        if let (Some(begin), Some(observer)) = (begin, self.observer.borrow_mut().as_mut()) {
+            observer(Span { name, cost, seconds: begin.elapsed().as_secs_f64() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,523 @@
+//! A step as data: every operation a device is asked for, its operands, and the check that they fit.
+//!
+//! One description serves all executors: a CPU and a GPU compute it, the dry device adds up its [`super::Cost`], and bounds
+//! are checked here once. Nothing is recorded or fused: an operation runs when it is asked for.
+
+use super::{Best, Buf, Causal, Dst, Mask, RopeTable, Round, Src, Weight, buffer_bytes};
+use crate::blocks::BlockType;
+use crate::error::{Error, Result};
+use crate::ops::descriptors::{AdamW, Sgd};
+
+/// One operation. `add` says whether an output is added to or overwritten; ids are `i32` buffers of their bits as `u32`.
+#[allow(missing_docs, reason = "each operation names its fields in its formula")]
+#[derive(Debug)]
+pub enum Op<'a> {
+    /// `y ← x`, `len` elements of one type.
+    Copy { x: Src<'a>, y: Dst<'a>, len: usize },
+    /// `y (f32) ← x (bf16)`.
+    Cast { x: Src<'a>, y: Dst<'a>, len: usize },
+    /// `y ← value`.
+    Fill { y: Dst<'a>, len: usize, value: f32 },
+    /// `y ← y + a · x`.
+    Axpy { a: f32, x: Src<'a>, y: Dst<'a>, len: usize },
+    /// `y ← a · y`.
+    Scale { y: Dst<'a>, len: usize, a: f32 },
+    /// One f32: `to ← Σ x²`.
+    SquaredNorm { x: Src<'a>, len: usize, to: Dst<'a> },
+    /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
+    Gather { x: Src<'a>, ids: Src<'a>, n: usize, cols: usize, y: Dst<'a> },
+    /// Rows `i` of `x (n, cols)` to rows `ids[i]`, which rise, of `y (…, cols)`; other rows stay.
+    Scatter { x: Src<'a>, ids: Src<'a>, n: usize, cols: usize, y: Dst<'a> },
+    /// Rows `ids` of `table`, decoded, into `y (m, table.cols)`.
+    Embed { table: Weight<'a>, ids: Src<'a>, m: usize, y: Dst<'a> },
+    /// Row `ids[i]` of `d (rows, cols)` += row `i` of `dy (m, cols)`, in order of `i`.
+    EmbedVjp { dy: Src<'a>, ids: Src<'a>, m: usize, rows: usize, cols: usize, d: Dst<'a> },
+    /// `y (m, w.rows) (+)= x (m, w.cols) · wᵀ (+ bias (w.rows))`.
+    Linear { x: Src<'a>, m: usize, w: Weight<'a>, bias: Option<Src<'a>>, y: Dst<'a>, add: bool },
+    /// `dx (m, w.cols) (+)= dy (m, w.rows) · w`, quantized weights being decoded block by block.
+    LinearDx { dy: Src<'a>, m: usize, w: Weight<'a>, dx: Dst<'a>, add: bool },
+    /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
+    LinearDw { dy: Src<'a>, x: Src<'a>, m: usize, rows: usize, cols: usize, dw: Dst<'a>, add: bool },
+    /// `db (rows) (+)= Σ_i dy (m, rows)`.
+    BiasVjp { dy: Src<'a>, m: usize, rows: usize, db: Dst<'a>, add: bool },
+    /// `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row of `x (m, cols)`; `w (cols)`.
+    RmsNorm { x: Src<'a>, w: Src<'a>, m: usize, cols: usize, eps: f32, y: Dst<'a> },
+    /// `dx += ρ (dy ⊙ w) − x ρ³ / cols · ⟨dy ⊙ w, x⟩`, and where wanted `dw (+)= Σ dy ⊙ x ρ` (with whether to add).
+    RmsNormVjp {
+        dy: Src<'a>,
+        x: Src<'a>,
+        w: Src<'a>,
+        m: usize,
+        cols: usize,
+        eps: f32,
+        dx: Dst<'a>,
+        dw: Option<(Dst<'a>, bool)>,
+    },
+    /// Rotates the heads of `x (m, heads · dim)` in place; with `table.inverse` it is its own vector–Jacobian product.
+    Rope { x: Dst<'a>, m: usize, heads: usize, dim: usize, table: RopeTable<'a> },
+    /// `o = softmax(q kᵀ · scale) v` over what each token may see; `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`,
+    /// `segments (m)`; leaves `log_sum_exp (m, heads)`.
+    Attention { q: Src<'a>, k: Src<'a>, v: Src<'a>, segments: Src<'a>, of: Causal, o: Dst<'a>, log_sum_exp: Dst<'a> },
+    /// Its vector–Jacobian product; overwrites `dq`, `dk`, `dv`, the last two summed over their group of query heads.
+    AttentionVjp {
+        q: Src<'a>,
+        k: Src<'a>,
+        v: Src<'a>,
+        o: Src<'a>,
+        log_sum_exp: Src<'a>,
+        d_o: Src<'a>,
+        segments: Src<'a>,
+        of: Causal,
+        dq: Dst<'a>,
+        dk: Dst<'a>,
+        dv: Dst<'a>,
+    },
+    /// `p = g · σ(g) · u`.
+    SwiGlu { g: Src<'a>, u: Src<'a>, len: usize, p: Dst<'a> },
+    /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
+    SwiGluVjp { dp: Src<'a>, g: Dst<'a>, u: Dst<'a>, len: usize },
+    /// `y (+)= mask ⊙ x / (1 − rate)`; its own vector–Jacobian product.
+    Dropout { x: Src<'a>, y: Dst<'a>, len: usize, mask: Mask, add: bool },
+    /// Takes logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running `log_sum_exp (m)` and
+    /// `picked (m) ← a[target − first]` where a row's target lies there; `targets (m)`.
+    LogSumExp { a: Src<'a>, m: usize, n: usize, first: usize, targets: Src<'a>, log_sum_exp: Dst<'a>, picked: Dst<'a> },
+    /// Takes logits `a (best.len(), n)` of the entries `first..` into the most likely entry of each row; ties go to the lower
+    /// entry, and NaN is never taken.
+    Argmax { a: Src<'a>, n: usize, first: usize, best: &'a mut [Best] },
+    /// In place `a ← scale · (exp(a − log_sum_exp) − [target])`, zeros in rows without a target. `matters` becomes false where
+    /// every element before scaling is below `eps`, and stays true where that answer would cost a wait.
+    CrossEntropyVjp {
+        a: Dst<'a>,
+        m: usize,
+        n: usize,
+        first: usize,
+        targets: Src<'a>,
+        log_sum_exp: Src<'a>,
+        scale: f32,
+        eps: f32,
+        matters: &'a mut bool,
+    },
+    /// One AdamW step in one pass.
+    AdamW { p: &'a mut Buf, g: Src<'a>, m: &'a mut Buf, v: &'a mut Buf, by: AdamW, round: Round<'a> },
+    /// One SGD step in one pass.
+    Sgd { p: &'a mut Buf, g: Src<'a>, u: Option<&'a mut Buf>, by: Sgd, round: Round<'a> },
+}
+
+/// Operations that one routine of an executor carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Elements and rows from place to place, and sums over them.
+    Move,
+    /// Products with matrices and tables.
+    Product,
+    /// What lies between the products of a layer.
+    Layer,
+    /// The loss, and updates.
+    Head,
+}
+
+/// What an operation does to an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Overwrites it.
+    Write,
+    /// Reads it and writes it.
+    Both,
+}
+
+/// What an operand must be stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// f32 or bf16, as the device computes; some devices take only f32.
+    Real,
+    /// f32 on every device.
+    F32,
+    /// Ids.
+    Ids,
+    /// Any block type.
+    Stored,
+}
+
+/// Elements that an operation touches.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    /// Its name in [`Op`].
+    pub name: &'static str,
+    /// The buffer.
+    pub buf: &'a Buf,
+    /// First element.
+    pub at: usize,
+    /// Elements that must be there.
+    pub len: usize,
+    /// Elements that go over the memory bus; 0 for a single number.
+    pub moved: usize,
+    /// What is done to it.
+    pub access: Access,
+    /// What it must be stored as.
+    pub kind: Kind,
+}
+
+impl Operand<'_> {
+    /// Bytes read and bytes written.
+    pub fn bytes(&self) -> (usize, usize) {
+        let bytes = buffer_bytes(self.buf.ty(), self.moved);
+        match self.access {
+            Access::Read => (bytes, 0),
+            Access::Write => (0, bytes),
+            Access::Both => (bytes, bytes),
+        }
+    }
+
+    fn check(&self, op: &str) -> Result<()> {
+        let Self { name, buf, at, len, kind, .. } = *self;
+        let ty = buf.ty();
+        let stored = match kind {
+            Kind::Stored => true,
+            Kind::Real => matches!(ty, BlockType::F32 | BlockType::Bf16),
+            Kind::F32 => ty == BlockType::F32,
+            Kind::Ids => ty == BlockType::I32,
+        };
+        if !stored {
+            return Err(Error::Internal(format!("{op}: `{name}` is a buffer of {ty} where {kind:?} is wanted")));
+        }
+        let fits = at.checked_add(len).is_some_and(|end| end <= buf.len()) && at.is_multiple_of(ty.elems());
+        if fits {
+            return Ok(());
+        }
+        Err(Error::Internal(format!("{op}: `{name}` is elements {at} + {len} of a buffer of {}", buf.len())))
+    }
+}
+
+/// An operand that is only read.
+fn read<'a>(name: &'static str, x: Src<'a>, len: usize, kind: Kind) -> Operand<'a> {
+    Operand { name, buf: x.buf, at: x.at, len, moved: len, access: Access::Read, kind }
+}
+
+/// An operand that is overwritten, or with `both` read first.
+fn write<'a>(name: &'static str, x: &'a Dst<'_>, len: usize, kind: Kind, both: bool) -> Operand<'a> {
+    let access = if both { Access::Both } else { Access::Write };
+    Operand { name, buf: x.buf, at: x.at, len, moved: len, access, kind }
+}
+
+/// A weight matrix, read, however it is stored.
+fn weight<'a>(w: Weight<'a>) -> Operand<'a> {
+    if w.buf.scheme().block().is_some() {
+        return read("w", w.buf.at(w.at), w.rows * w.cols, Kind::Stored);
+    }
+    // The elements of a payload are its bytes.
+    Operand { moved: w.bytes(w.rows), ..read("w", w.buf.at(0), w.buf.len(), Kind::Stored) }
+}
+
+/// A parameter or its state, updated.
+fn updated<'a>(name: &'static str, x: &'a Buf, len: usize) -> Operand<'a> {
+    Operand { name, buf: x, at: 0, len, moved: len, access: Access::Both, kind: Kind::Real }
+}
+
+/// What rounding reads and writes beside a parameter.
+fn copy<'a>(round: &'a Round<'_>, len: usize) -> Option<Operand<'a>> {
+    match round {
+        Round::Nearest | Round::Stochastic { .. } => None,
+        Round::Kahan(copy) => Some(updated("rounding copy", copy, len)),
+        Round::Master(copy) => Some(Operand { kind: Kind::F32, ..updated("master copy", copy, len) }),
+    }
+}
+
+/// Tokens, elements of a row of queries and of a row of keys.
+pub(super) fn sides(of: Causal) -> (usize, usize, usize) {
+    (of.sequences * of.length, of.heads * of.dim, of.kv_heads * of.dim)
+}
+
+impl Op<'_> {
+    /// Its name, for errors and timelines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Copy { .. } => "copy",
+            Self::Cast { .. } => "cast",
+            Self::Fill { .. } => "fill",
+            Self::Axpy { .. } => "axpy",
+            Self::Scale { .. } => "scale",
+            Self::SquaredNorm { .. } => "squared norm",
+            Self::Gather { .. } => "gather",
+            Self::Scatter { .. } => "scatter",
+            Self::Embed { .. } => "embedding",
+            Self::EmbedVjp { .. } => "embedding vjp",
+            Self::Linear { .. } => "linear",
+            Self::LinearDx { .. } => "linear dx",
+            Self::LinearDw { .. } => "linear dw",
+            Self::BiasVjp { .. } => "bias vjp",
+            Self::RmsNorm { .. } => "rms norm",
+            Self::RmsNormVjp { .. } => "rms norm vjp",
+            Self::Rope { .. } => "rope",
+            Self::Attention { .. } => "attention",
+            Self::AttentionVjp { .. } => "attention vjp",
+            Self::SwiGlu { .. } => "swiglu",
+            Self::SwiGluVjp { .. } => "swiglu vjp",
+            Self::Dropout { .. } => "dropout",
+            Self::LogSumExp { .. } => "log-sum-exp",
+            Self::Argmax { .. } => "argmax",
+            Self::CrossEntropyVjp { .. } => "cross-entropy vjp",
+            Self::AdamW { .. } => "adamw",
+            Self::Sgd { .. } => "sgd",
+        }
+    }
+
+    /// Which routine of an executor carries it out.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Copy { .. }
+            | Self::Cast { .. }
+            | Self::Fill { .. }
+            | Self::Axpy { .. }
+            | Self::Scale { .. }
+            | Self::SquaredNorm { .. }
+            | Self::Gather { .. }
+            | Self::Scatter { .. } => Family::Move,
+            Self::Embed { .. }
+            | Self::EmbedVjp { .. }
+            | Self::Linear { .. }
+            | Self::LinearDx { .. }
+            | Self::LinearDw { .. }
+            | Self::BiasVjp { .. } => Family::Product,
+            Self::RmsNorm { .. }
+            | Self::RmsNormVjp { .. }
+            | Self::Rope { .. }
+            | Self::Attention { .. }
+            | Self::AttentionVjp { .. }
+            | Self::SwiGlu { .. }
+            | Self::SwiGluVjp { .. }
+            | Self::Dropout { .. } => Family::Layer,
+            Self::LogSumExp { .. }
+            | Self::Argmax { .. }
+            | Self::CrossEntropyVjp { .. }
+            | Self::AdamW { .. }
+            | Self::Sgd { .. } => Family::Head,
+        }
+    }
+
+    /// The defect of an executor's routine that was given an operation of another [`Family`].
+    pub fn stray(&self) -> Error {
+        Error::Internal(format!("{} went to the wrong routine of its device", self.name()))
+    }
+
+    /// Calls `each` with every operand.
+    pub fn operands(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        match self.family() {
+            Family::Move => self.moves(each),
+            Family::Product => self.products(each),
+            Family::Layer => self.layers(each),
+            Family::Head => self.heads(each),
+        }
+    }
+
+    fn moves(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        use Kind::{F32, Ids, Real, Stored};
+        match self {
+            Self::Copy { x, y, len } => {
+                each(read("x", *x, *len, Stored));
+                each(write("y", y, *len, Stored, false));
+            }
+            Self::Cast { x, y, len } => {
+                each(read("x", *x, *len, Real));
+                each(write("y", y, *len, Real, false));
+            }
+            Self::Fill { y, len, .. } => each(write("y", y, *len, Real, false)),
+            Self::Axpy { x, y, len, .. } => {
+                each(read("x", *x, *len, Real));
+                each(write("y", y, *len, Real, true));
+            }
+            Self::Scale { y, len, .. } => each(write("y", y, *len, Real, true)),
+            Self::SquaredNorm { x, len, to } => {
+                each(read("x", *x, *len, Real));
+                each(Operand { moved: 0, ..write("to", to, 1, F32, false) });
+            }
+            Self::Gather { x, ids, n, cols, y } => {
+                each(Operand { len: *cols, ..read("x", *x, n * cols, Real) });
+                each(Operand { moved: 0, ..read("ids", *ids, *n, Ids) });
+                each(write("y", y, n * cols, Real, false));
+            }
+            Self::Scatter { x, ids, n, cols, y } => {
+                each(read("x", *x, n * cols, Real));
+                each(Operand { moved: 0, ..read("ids", *ids, *n, Ids) });
+                each(Operand { len: *cols, ..write("y", y, n * cols, Real, false) });
+            }
+            _ => {}
+        }
+    }
+
+    fn products(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        use Kind::{Ids, Real};
+        match self {
+            Self::Embed { table, ids, m, y } => {
+                let n = m * table.cols;
+                let moved = if table.buf.scheme().block().is_some() { n } else { table.bytes(*m) };
+                each(Operand { moved, ..weight(*table) });
+                each(Operand { moved: 0, ..read("ids", *ids, *m, Ids) });
+                each(write("y", y, n, Real, false));
+            }
+            Self::EmbedVjp { dy, ids, m, rows, cols, d } => {
+                each(read("dy", *dy, m * cols, Real));
+                each(Operand { moved: 0, ..read("ids", *ids, *m, Ids) });
+                each(Operand { moved: m * cols, ..write("d", d, rows * cols, Real, true) });
+            }
+            Self::Linear { x, m, w, bias, y, add } => {
+                each(read("x", *x, m * w.cols, Real));
+                each(weight(*w));
+                if let Some(bias) = bias {
+                    each(read("bias", *bias, w.rows, Real));
+                }
+                each(write("y", y, m * w.rows, Real, *add));
+            }
+            Self::LinearDx { dy, m, w, dx, add } => {
+                each(read("dy", *dy, m * w.rows, Real));
+                each(weight(*w));
+                each(write("dx", dx, m * w.cols, Real, *add));
+            }
+            Self::LinearDw { dy, x, m, rows, cols, dw, add } => {
+                each(read("dy", *dy, m * rows, Real));
+                each(read("x", *x, m * cols, Real));
+                each(write("dw", dw, rows * cols, Real, *add));
+            }
+            Self::BiasVjp { dy, m, rows, db, add } => {
+                each(read("dy", *dy, m * rows, Real));
+                each(write("db", db, *rows, Real, *add));
+            }
+            _ => {}
+        }
+    }
+
+    fn layers(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        use Kind::{F32, Ids, Real};
+        match self {
+            Self::RmsNorm { x, w, m, cols, y, .. } => {
+                each(read("x", *x, m * cols, Real));
+                each(read("w", *w, *cols, Real));
+                each(write("y", y, m * cols, Real, false));
+            }
+            Self::RmsNormVjp { dy, x, w, m, cols, dx, dw, .. } => {
+                // The gradient of the weights is a second pass over both.
+                let passes = if dw.is_some() { 2 } else { 1 };
+                each(Operand { moved: passes * m * cols, ..read("dy", *dy, m * cols, Real) });
+                each(Operand { moved: passes * m * cols, ..read("x", *x, m * cols, Real) });
+                each(read("w", *w, *cols, Real));
+                each(write("dx", dx, m * cols, Real, true));
+                if let Some((dw, add)) = dw {
+                    each(write("dw", dw, *cols, Real, *add));
+                }
+            }
+            Self::Rope { x, m, heads, dim, table } => {
+                each(write("x", x, m * heads * dim, Real, true));
+                each(Operand { moved: 0, ..read("positions", table.positions.all(), *m, Ids) });
+                for (name, side) in [("cos", table.cos), ("sin", table.sin)] {
+                    each(Operand { moved: m * table.half, ..read(name, side.all(), table.half, F32) });
+                }
+            }
+            Self::Attention { q, k, v, segments, of, o, log_sum_exp } => {
+                let (m, wide, narrow) = sides(*of);
+                each(read("q", *q, m * wide, Real));
+                each(read("k", *k, m * narrow, Real));
+                each(read("v", *v, m * narrow, Real));
+                each(Operand { moved: 0, ..read("segments", *segments, m, Ids) });
+                each(write("o", o, m * wide, Real, false));
+                each(write("log_sum_exp", log_sum_exp, m * of.heads, F32, false));
+            }
+            Self::AttentionVjp { .. } => self.attention_vjp(each),
+            Self::SwiGlu { g, u, len, p } => {
+                each(read("g", *g, *len, Real));
+                each(read("u", *u, *len, Real));
+                each(write("p", p, *len, Real, false));
+            }
+            Self::SwiGluVjp { dp, g, u, len } => {
+                each(read("dp", *dp, *len, Real));
+                each(write("g", g, *len, Real, true));
+                each(write("u", u, *len, Real, true));
+            }
+            Self::Dropout { x, y, len, add, .. } => {
+                each(read("x", *x, *len, Real));
+                each(write("y", y, *len, Real, *add));
+            }
+            _ => {}
+        }
+    }
+
+    fn attention_vjp(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        use Kind::{F32, Ids, Real};
+        let Self::AttentionVjp { q, k, v, o, log_sum_exp, d_o, segments, of, dq, dk, dv } = self else { return };
+        let (m, wide, narrow) = sides(*of);
+        // Once for queries and once for keys.
+        let mut twice = |o: Operand<'_>| each(Operand { moved: 2 * o.moved, ..o });
+        for (name, x, width) in [("q", q, wide), ("k", k, narrow), ("v", v, narrow), ("o", o, wide), ("d_o", d_o, wide)]
+        {
+            twice(read(name, *x, m * width, Real));
+        }
+        twice(read("log_sum_exp", *log_sum_exp, m * of.heads, F32));
+        for (name, x, width) in [("dq", dq, wide), ("dk", dk, narrow), ("dv", dv, narrow)] {
+            twice(write(name, x, m * width, Real, false));
+        }
+        each(Operand { moved: 0, ..read("segments", *segments, m, Ids) });
+    }
+
+    fn heads(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        use Kind::{F32, Ids, Real};
+        match self {
+            Self::LogSumExp { a, m, n, targets, log_sum_exp, picked, .. } => {
+                each(read("a", *a, m * n, Real));
+                each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
+                each(Operand { moved: 0, ..write("log_sum_exp", log_sum_exp, *m, F32, true) });
+                each(Operand { moved: 0, ..write("picked", picked, *m, F32, true) });
+            }
+            Self::Argmax { a, n, best, .. } => each(read("a", *a, best.len() * n, Real)),
+            Self::CrossEntropyVjp { a, m, n, targets, log_sum_exp, .. } => {
+                each(write("a", a, m * n, Real, true));
+                each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
+                each(Operand { moved: 0, ..read("log_sum_exp", *log_sum_exp, *m, F32) });
+            }
+            Self::AdamW { p, g, m, v, round, .. } => {
+                let n = p.len();
+                each(updated("p", p, n));
+                each(read("g", *g, n, Real));
+                each(updated("m", m, n));
+                each(updated("v", v, n));
+                copy(round, n).into_iter().for_each(each);
+            }
+            Self::Sgd { p, g, u, round, .. } => {
+                let n = p.len();
+                each(updated("p", p, n));
+                each(read("g", *g, n, Real));
+                u.iter().for_each(|u| each(updated("u", u, n)));
+                copy(round, n).into_iter().for_each(each);
+            }
+            _ => {}
+        }
+    }
+
+    /// Checks that every operand lies in its buffer and is stored as the operation wants it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] with the operation and the operand.
+    pub fn check(&self) -> Result<()> {
+        let mut first = Ok(());
+        self.operands(&mut |o| {
+            if first.is_ok() {
+                first = o.check(self.name());
+            }
+        });
+        first?;
+        let wrong = match self {
+            Self::Copy { x, y, .. } if x.buf.ty() != y.buf.ty() => {
+                format!("{} to {}: the types differ", x.buf.ty(), y.buf.ty())
+            }
+            Self::Rope { heads: _, dim, table, .. } if 2 * table.half > *dim => {
+                format!("{} pairs in heads of {dim}", table.half)
+            }
+            Self::Attention { of, .. } | Self::AttentionVjp { of, .. }
+                if of.kv_heads == 0 || of.dim == 0 || !of.heads.is_multiple_of(of.kv_heads) =>
+            {
+                format!("{of:?}")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Internal(format!("{}: {wrong}", self.name())))
+    }
+}
