@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ullage::window::Start;
 use ullage::window::files::{Answer, Asker};
 use ullage::window::session::{Session, Setup};
-use ullage_core::config::from_toml;
+use ullage_core::catalog::from_toml;
 use ullage_core::ledger::alloc::CountingAlloc;
 use ullage_panels::Action;
 use ullage_panels::view::View;

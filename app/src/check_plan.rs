@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use ullage_core::config::from_toml;
+use ullage_core::catalog::from_toml;
 use ullage_core::job::Order;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;

@@ -242,7 +242,7 @@ pub fn techniques(args: &args::Techniques) -> Result<u8> {
     let mut axis = None;
     for e in entries {
         if axis.replace(e.axis) != Some(e.axis) {
-            out += &format!("{}{}\n", if out.is_empty() { "" } else { "\n" }, e.axis.key());
+            out += &format!("{}{}\n", if out.is_empty() { "" } else { "\n" }, e.axis.key);
         }
         out += &format!("  {:<12} {}\n", e.id, e.sentence);
         for k in e.knobs {

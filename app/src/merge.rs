@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ullage_core::catalog::{self, Axis};
 use ullage_core::model::Model;
 use ullage_core::model::adapter::{self, AdapterFile};
 use ullage_core::ops::ThreadTeam;
-use ullage_core::weights::format::build;
-use ullage_core::{Bytes, Result, machine};
+use ullage_core::schema;
+use ullage_core::weights::format;
+use ullage_core::{Bytes, Error, Result, machine};
 
 use crate::args::{Adapter, Merge};
 use crate::source::say;
@@ -18,8 +18,7 @@ use crate::source::say;
 /// # Errors
 /// A model, adapter or type that does not fit; a file that cannot be written.
 pub fn merge(args: &Merge) -> Result<u8> {
-    let entry = catalog::find(Axis::WeightsFormat, "--type", &args.ty)?;
-    let target = build(entry, &entry.knobs("--type", &Default::default())?)?;
+    let target = *schema::build(format::ENTRIES, "--type", &args.ty.as_str().into())?;
     let model = Model::open(&args.model, Path::new("."))?.with_adapter(&args.adapter, args.scale)?;
     let threads = if args.threads == 0 { machine::default_threads() } else { args.threads };
     let team = ThreadTeam::new(threads)?;

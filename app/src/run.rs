@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ullage_core::Result;
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::job::{Event, Job, Order};
 use ullage_core::report::folder::Folder;
 use ullage_core::report::{Report, summary};

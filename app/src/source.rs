@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ullage_core::catalog::from_toml;
 use ullage_core::config::train::Validation;
-use ullage_core::config::{Config, KnobValue, from_toml};
+use ullage_core::config::{Config, KnobValue};
 use ullage_core::job::Order;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;

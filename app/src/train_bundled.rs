@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use ullage_core::config::from_toml;
+use ullage_core::catalog::from_toml;
 use ullage_core::model::{Model, convert};
 use ullage_core::report::{Report, summary};
 use ullage_core::train::export::MODEL;

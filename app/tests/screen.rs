@@ -14,7 +14,7 @@ use ullage::window::App;
 use ullage::window::files::{Answer, Ask, Asker};
 use ullage::window::session::{Session, Setup};
 use ullage::window::store;
-use ullage_core::config::from_toml;
+use ullage_core::catalog::from_toml;
 use ullage_core::ledger::alloc::CountingAlloc;
 
 #[global_allocator]

@@ -10,7 +10,7 @@ use ullage::window::Start;
 use ullage::window::files::{Answer, Ask, Asker};
 use ullage::window::session::{Effect, Session, Setup};
 use ullage::window::store;
-use ullage_core::config::from_toml;
+use ullage_core::catalog::from_toml;
 use ullage_core::ledger::alloc::CountingAlloc;
 use ullage_panels::Action;
 use ullage_panels::view::{Card, Tier, Variant, View};

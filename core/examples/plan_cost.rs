@@ -6,8 +6,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use ullage_core::catalog::{self, Axis};
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog;
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
+use ullage_core::config::axes;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
@@ -27,9 +29,9 @@ fn micros(rounds: usize, mut work: impl FnMut()) -> f64 {
 /// `config` with every variant of every axis, one at a time: what the prices on the cards need.
 fn variants(config: &Config) -> Vec<Config> {
     let text = config.to_toml().unwrap();
-    let axes = Axis::ALL.iter().filter(|a| **a != Axis::Eval);
-    axes.flat_map(|a| catalog::variants(*a))
-        .filter_map(|e| from_toml(&text, &[(e.axis.key().into(), e.id.into())]).ok())
+    let axes = axes::all().filter(|a| **a != axes::EVAL);
+    axes.flat_map(|a| catalog::variants(a))
+        .filter_map(|e| from_toml(&text, &[(e.axis.key.into(), e.id.into())]).ok())
         .collect()
 }
 

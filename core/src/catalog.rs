@@ -1,299 +1,80 @@
-//! The catalogue: every technique as data.
+//! The catalogue: every technique, as data, and what a configuration may ask of it.
 //!
-//! A technique is one file that defines a `static ENTRY: Entry`, one line in [`ENTRIES`], and its tests. From the entry
-//! alone come the TOML validation, the command line's help, the docs' table and (later) the cards on screen. What a
-//! technique *does* is its [`Role`]: a constructor for the trait of its axis.
+//! A technique is one file with a `static ENTRY` (see [`crate::schema`]), one line in the `ENTRIES` of its axis's folder, and
+//! its tests. This is the one place that knows all axes; whoever builds the techniques of one area reads that area's lists.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
 
-use crate::config::{Config, KnobValue, Knobs};
+use crate::config::{self, Axis, Choice, Config};
 use crate::error::{Error, Result};
+use crate::schema::{self, About, Entry, Platform, Settled};
 use crate::{eval, kv, place, train, weights};
 
-/// One independent choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[allow(missing_docs)]
-pub enum Axis {
-    #[serde(rename = "weights.format")]
-    WeightsFormat,
-    #[serde(rename = "kv.select")]
-    KvSelect,
-    #[serde(rename = "kv.split")]
-    KvSplit,
-    #[serde(rename = "kv.merge")]
-    KvMerge,
-    #[serde(rename = "kv.channels")]
-    KvChannels,
-    #[serde(rename = "kv.format")]
-    KvFormat,
-    #[serde(rename = "kv.alloc")]
-    KvAlloc,
-    #[serde(rename = "place.weights")]
-    PlaceWeights,
-    #[serde(rename = "place.kv")]
-    PlaceKv,
-    #[serde(rename = "train.params")]
-    TrainParams,
-    #[serde(rename = "train.gradient")]
-    TrainGradient,
-    #[serde(rename = "train.optimizer")]
-    TrainOptimizer,
-    #[serde(rename = "train.activations")]
-    TrainActivations,
-    #[serde(rename = "train.loss")]
-    TrainLoss,
-    #[serde(rename = "train.order")]
-    TrainOrder,
-    #[serde(rename = "eval")]
-    Eval,
+/// A technique whichever its axis.
+pub trait Technique: Sync {
+    /// What is known of it.
+    fn about(&self) -> &About;
+
+    /// Builds it, to see whether it can be.
+    ///
+    /// # Errors
+    /// What the entry refuses to build.
+    fn try_build(&self, knobs: &Settled) -> Result<()>;
 }
 
-impl Axis {
-    /// Its key in TOML.
-    pub const fn key(self) -> &'static str {
-        match self {
-            Self::WeightsFormat => "weights.format",
-            Self::KvSelect => "kv.select",
-            Self::KvSplit => "kv.split",
-            Self::KvMerge => "kv.merge",
-            Self::KvChannels => "kv.channels",
-            Self::KvFormat => "kv.format",
-            Self::KvAlloc => "kv.alloc",
-            Self::PlaceWeights => "place.weights",
-            Self::PlaceKv => "place.kv",
-            Self::TrainParams => "train.params",
-            Self::TrainGradient => "train.gradient",
-            Self::TrainOptimizer => "train.optimizer",
-            Self::TrainActivations => "train.activations",
-            Self::TrainLoss => "train.loss",
-            Self::TrainOrder => "train.order",
-            Self::Eval => "eval",
-        }
+impl<T: ?Sized> Technique for Entry<T> {
+    fn about(&self) -> &About {
+        &self.about
     }
 
-    /// All of them, in the order of their cards.
-    pub const ALL: &[Self] = &[
-        Self::WeightsFormat,
-        Self::KvSelect,
-        Self::KvSplit,
-        Self::KvMerge,
-        Self::KvChannels,
-        Self::KvFormat,
-        Self::KvAlloc,
-        Self::PlaceWeights,
-        Self::PlaceKv,
-        Self::TrainParams,
-        Self::TrainGradient,
-        Self::TrainOptimizer,
-        Self::TrainActivations,
-        Self::TrainLoss,
-        Self::TrainOrder,
-        Self::Eval,
-    ];
-
-    /// How the choice is called on screen.
-    pub const fn words(self) -> AxisWords {
-        let (section, title, advanced, sentence) = match self {
-            Self::WeightsFormat => ("Weights", "Precision", false, "In how many bits each weight is held."),
-            Self::KvSelect => ("KV cache", "Tokens to keep", false, "Which tokens stay in the cache when it is full."),
-            Self::KvSplit => {
-                ("KV cache", "Shares of the heads", true, "How the kept rows are shared out over layers and heads.")
-            }
-            Self::KvMerge => {
-                ("KV cache", "Dropped tokens", true, "What happens to the rows of tokens that do not stay.")
-            }
-            Self::KvChannels => ("KV cache", "Dimensions to keep", true, "Which dimensions of keys and values stay."),
-            Self::KvFormat => {
-                ("KV cache", "Precision", false, "In how many bits each element of a key or a value is kept.")
-            }
-            Self::KvAlloc => {
-                ("KV cache", "Cache layout", true, "When room for the cache's rows is taken, and in what pieces.")
-            }
-            Self::PlaceWeights => {
-                ("Where it lives", "Weights", false, "Which memory holds the weights, and how they get to the compute.")
-            }
-            Self::PlaceKv => ("Where it lives", "KV cache", false, "Which memory holds the cache."),
-            Self::TrainParams => {
-                ("Fine-tuning", "What learns", false, "Which weights change, or what is put beside them.")
-            }
-            Self::TrainGradient => ("Fine-tuning", "Gradient", true, "How a step comes by its gradient."),
-            Self::TrainOptimizer => ("Fine-tuning", "Optimizer", false, "How a gradient becomes a step."),
-            Self::TrainActivations => {
-                ("Fine-tuning", "Activations", false, "What the forward pass leaves for the backward one.")
-            }
-            Self::TrainLoss => ("Fine-tuning", "Loss", false, "How much of the logits is held at once."),
-            Self::TrainOrder => ("Fine-tuning", "Data order", true, "Which row of the data comes when."),
-            Self::Eval => ("Accuracy", "Measured by", false, "What a run is measured by after it has generated."),
-        };
-        AxisWords { section, title, advanced, sentence }
-    }
-
-    /// Its title, with its section before it where another axis is called the same: `KV cache precision`.
-    pub fn name(self) -> String {
-        let words = self.words();
-        let alone = Self::ALL.iter().filter(|other| other.words().title == words.title).count() == 1;
-        if alone { words.title.to_owned() } else { format!("{} {}", words.section, words.title.to_lowercase()) }
+    fn try_build(&self, knobs: &Settled) -> Result<()> {
+        (self.build)(knobs).map(drop)
     }
 }
 
-/// An axis in the words of the screen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct AxisWords {
-    /// The heading that its card stands under.
-    pub section: &'static str,
-    /// The card's title.
-    pub title: &'static str,
-    /// Shown only under Advanced.
-    pub advanced: bool,
-    /// What is chosen, in one sentence.
-    pub sentence: &'static str,
+/// The variants of an axis.
+trait List: Sync {
+    fn get(&self, i: usize) -> Option<&'static dyn Technique>;
 }
 
-/// The type and range of a knob.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "type")]
-pub enum KnobKind {
-    /// A whole number between two bounds, both allowed.
-    Int {
-        /// Least.
-        min: i64,
-        /// Most.
-        max: i64,
-    },
-    /// A number between two bounds, both allowed.
-    Float {
-        /// Least.
-        min: f64,
-        /// Most.
-        max: f64,
-    },
-    /// true or false.
-    Bool,
-    /// One of a few words.
-    Word {
-        /// The words.
-        of: &'static [&'static str],
-    },
-    /// A list of whole numbers between two bounds.
-    Ints {
-        /// Least.
-        min: i64,
-        /// Most.
-        max: i64,
-    },
-    /// Free text, such as a path.
-    Text,
+impl<T: ?Sized> List for &'static [&'static Entry<T>] {
+    fn get(&self, i: usize) -> Option<&'static dyn Technique> {
+        <[_]>::get(self, i).map(|e| *e as &dyn Technique)
+    }
 }
 
-/// A default as it stands in a static table.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-#[allow(missing_docs)]
-pub enum Default {
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-    Text(&'static str),
-    Ints(&'static [i64]),
-    /// Absent unless given.
-    None,
+/// By axis, the common ones first.
+static LISTS: &[&dyn List] = &[
+    &weights::format::ENTRIES,
+    &kv::select::ENTRIES,
+    &kv::split::ENTRIES,
+    &kv::merge::ENTRIES,
+    &kv::channels::ENTRIES,
+    &kv::format::ENTRIES,
+    &kv::alloc::ENTRIES,
+    &place::ENTRIES,
+    &place::KV_ENTRIES,
+    &train::params::ENTRIES,
+    &train::gradient::ENTRIES,
+    &train::optimizer::ENTRIES,
+    &train::activations::ENTRIES,
+    &train::loss::ENTRIES,
+    &train::order::ENTRIES,
+    &eval::ENTRIES,
+];
+
+/// Every technique.
+pub fn techniques() -> impl Iterator<Item = &'static dyn Technique> {
+    LISTS.iter().flat_map(|list| (0..).map_while(|i| list.get(i)))
 }
 
-/// A variant's parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Knob {
-    /// Its key in TOML.
-    pub id: &'static str,
-    /// Its words on screen.
-    pub label: &'static str,
-    /// Its name in the paper, where it differs.
-    pub paper_name: &'static str,
-    /// Type and range.
-    pub kind: KnobKind,
-    /// What it is when not given.
-    pub default: Default,
-    /// `rows`, `tokens`, `ratio`, or nothing.
-    pub unit: &'static str,
-    /// One sentence.
-    pub sentence: &'static str,
-}
-
-/// What an entry builds. A closed list of axes; within one, any number of techniques.
-#[derive(Clone, Copy)]
-#[allow(missing_docs)]
-pub enum Role {
-    WeightsFormat(fn(&Knobs) -> Result<weights::format::Target>),
-    Select(fn(&Knobs) -> Result<Box<dyn kv::Select>>),
-    Split(fn(&Knobs) -> Result<Box<dyn kv::Split>>),
-    Merge(fn(&Knobs) -> Result<Box<dyn kv::Merge>>),
-    Channels(fn(&Knobs) -> Result<Box<dyn kv::Channels>>),
-    KvFormat(fn(&Knobs) -> Result<Box<dyn kv::Format>>),
-    Alloc(fn(&Knobs) -> Result<Box<dyn kv::Alloc>>),
-    PlaceWeights(fn(&Knobs) -> Result<Box<dyn place::Placement>>),
-    PlaceKv,
-    TrainParams(fn(&Knobs) -> Result<Box<dyn train::params::Params>>),
-    TrainGradient(fn(&Knobs) -> Result<Box<dyn train::gradient::Gradient>>),
-    TrainOptimizer(fn(&Knobs) -> Result<Box<dyn train::optimizer::Optimizer>>),
-    TrainActivations(fn(&Knobs) -> Result<Box<dyn train::activations::Activations>>),
-    TrainLoss(fn(&Knobs) -> Result<Box<dyn train::loss::Loss>>),
-    TrainOrder(fn(&Knobs) -> Result<Box<dyn train::order::Order>>),
-    Eval(fn(&Knobs) -> Result<Box<dyn eval::Task>>),
-}
-
-/// One technique.
-#[derive(Clone, Copy, Serialize)]
-pub struct Entry {
-    /// lower_snake_case; unique on its axis.
-    pub id: &'static str,
-    /// Its name on screen, after its axis's title: `Tokens to keep: First and recent`.
-    pub title: &'static str,
-    /// Shown without asking for all techniques.
-    pub common: bool,
-    /// The choice it is a value of.
-    pub axis: Axis,
-    /// Where it comes from.
-    pub paper: &'static str,
-    /// What it does, in one sentence.
-    pub sentence: &'static str,
-    /// Its parameters.
-    pub knobs: &'static [Knob],
-    /// Why it cannot go with the rest of a configuration, if it cannot.
-    #[serde(skip)]
-    pub composes: fn(&Config) -> Result<(), String>,
-    /// What it builds.
-    #[serde(skip)]
-    pub role: Role,
-}
-
-/// An entry with nothing to refuse.
-pub fn with_all(_: &Config) -> Result<(), String> {
-    Ok(())
-}
-
-/// Every technique, by axis, the common ones first.
-pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    const LISTS: &[&[&Entry]] = &[
-        weights::format::ENTRIES,
-        kv::select::ENTRIES,
-        kv::split::ENTRIES,
-        kv::merge::ENTRIES,
-        kv::channels::ENTRIES,
-        kv::format::ENTRIES,
-        kv::alloc::ENTRIES,
-        place::ENTRIES,
-        train::params::ENTRIES,
-        train::gradient::ENTRIES,
-        train::optimizer::ENTRIES,
-        train::activations::ENTRIES,
-        train::loss::ENTRIES,
-        train::order::ENTRIES,
-        eval::ENTRIES,
-    ];
-    LISTS.iter().flat_map(|list| list.iter().copied())
+/// What is known of every technique.
+pub fn entries() -> impl Iterator<Item = &'static About> {
+    techniques().map(Technique::about)
 }
 
 /// The variants of one axis.
-pub fn variants(axis: Axis) -> impl Iterator<Item = &'static Entry> {
+pub fn variants(axis: &'static Axis) -> impl Iterator<Item = &'static About> {
     entries().filter(move |e| e.axis == axis)
 }
 
@@ -301,83 +82,77 @@ pub fn variants(axis: Axis) -> impl Iterator<Item = &'static Entry> {
 ///
 /// # Errors
 /// Names the key, the value and what is allowed.
-pub fn find(axis: Axis, key: &str, id: &str) -> Result<&'static Entry> {
-    variants(axis).find(|e| e.id == id).ok_or_else(|| {
-        let allowed: Vec<_> = variants(axis).map(|e| e.id).collect();
-        Error::config(key, format!("`{id}` is not a variant of {}; allowed: {}", axis.key(), allowed.join(", ")))
-    })
+pub fn find(axis: &'static Axis, key: &str, id: &str) -> Result<&'static About> {
+    variants(axis).find(|e| e.id == id).ok_or_else(|| schema::unknown(key, id, variants(axis)))
 }
 
-impl Entry {
-    /// Checks `given` against the knobs and fills in the defaults.
-    ///
-    /// # Errors
-    /// Names the key, the value and what is allowed.
-    pub fn knobs(&self, key: &str, given: &Knobs) -> Result<Knobs> {
-        for name in given.0.keys() {
-            if !self.knobs.iter().any(|k| k.id == name) {
-                let known: Vec<_> = self.knobs.iter().map(|k| k.id).collect();
-                let known =
-                    if known.is_empty() { "it has none".to_owned() } else { format!("it has: {}", known.join(", ")) };
-                return Err(Error::config(format!("{key}.{name}"), format!("`{}` has no such knob; {known}", self.id)));
-            }
-        }
-        let mut out = Knobs::default();
-        for knob in self.knobs {
-            let value = match given.0.get(knob.id) {
-                Some(value) => Some(knob.check(&format!("{key}.{}", knob.id), value)?),
-                None => knob.default_value(),
-            };
-            if let Some(value) = value {
-                out.0.insert(knob.id.to_owned(), value);
-            }
-        }
-        Ok(out)
-    }
+/// Every choice of `config` with its key: those on axes, then its evaluations.
+fn chosen(config: &Config) -> impl Iterator<Item = (&'static Axis, String, Choice)> {
+    let axes = config.choices().into_iter().map(|(axis, key, choice)| (axis, key, choice.clone()));
+    let eval = config.eval.iter().map(|(task, knobs)| {
+        (&config::axes::EVAL, format!("eval.{task}"), Choice { id: task.clone(), knobs: knobs.clone() })
+    });
+    axes.chain(eval)
 }
 
-impl Knob {
-    /// The default as a value, if there is one.
-    pub fn default_value(&self) -> Option<KnobValue> {
-        match self.default {
-            Default::Int(v) => Some(KnobValue::Int(v)),
-            Default::Float(v) => Some(KnobValue::Float(v)),
-            Default::Bool(v) => Some(KnobValue::Bool(v)),
-            Default::Text(v) => Some(KnobValue::Text(v.to_owned())),
-            Default::Ints(v) => Some(KnobValue::List(v.iter().map(|i| KnobValue::Int(*i)).collect())),
-            Default::None => None,
-        }
+/// Checks every key of `config` against the catalogue and the rules that need no model.
+///
+/// # Errors
+/// The first thing wrong: the key, the value, and what is allowed; or what cannot go together, and why.
+pub fn check(config: &Config) -> Result<()> {
+    config.check()?;
+    for (axis, key, choice) in chosen(config) {
+        let entry = find(axis, &key, &choice.id)?;
+        entry.settle(&key, &choice.knobs)?;
+        (entry.composes)(config).map_err(|reason| Error::refused(format!("{key} = {}", entry.id), reason))?;
     }
+    Ok(())
+}
 
-    fn check(&self, key: &str, value: &KnobValue) -> Result<KnobValue> {
-        let wrong = |allowed: String| Err(Error::config(key, format!("`{value}` is not allowed; {allowed}")));
-        match (self.kind, value) {
-            (KnobKind::Int { min, max }, KnobValue::Int(v)) if (min..=max).contains(v) => Ok(value.clone()),
-            (KnobKind::Int { min, max }, _) => wrong(format!("a whole number from {min} to {max}")),
-            (KnobKind::Float { min, max }, KnobValue::Float(v)) if (min..=max).contains(v) => Ok(value.clone()),
-            (KnobKind::Float { min, max }, KnobValue::Int(v)) if (min..=max).contains(&(*v as f64)) => {
-                Ok(KnobValue::Float(*v as f64))
-            }
-            (KnobKind::Float { min, max }, _) => wrong(format!("a number from {min} to {max}")),
-            (KnobKind::Bool, KnobValue::Bool(_)) => Ok(value.clone()),
-            (KnobKind::Bool, _) => wrong("true or false".into()),
-            (KnobKind::Word { of }, KnobValue::Text(v)) if of.contains(&v.as_str()) => Ok(value.clone()),
-            (KnobKind::Word { of }, _) => wrong(format!("one of: {}", of.join(", "))),
-            (KnobKind::Ints { min, max }, KnobValue::List(vs))
-                if vs.iter().all(|v| matches!(v, KnobValue::Int(i) if (min..=max).contains(i))) =>
-            {
-                Ok(value.clone())
-            }
-            (KnobKind::Ints { min, max }, _) => wrong(format!("a list of whole numbers from {min} to {max}")),
-            (KnobKind::Text, KnobValue::Text(_)) => Ok(value.clone()),
-            (KnobKind::Text, _) => wrong("a text in quotes".into()),
+/// Checks that what `config` computes on runs each of its choices: those of fine-tuning in a training, otherwise the others.
+///
+/// # Errors
+/// The first choice that it does not run, with those of its axis that it does.
+pub fn check_platform(config: &Config) -> Result<()> {
+    let platform = Platform::of(config);
+    let of_training = |axis: &Axis| axis.key.starts_with("train.");
+    for (axis, key, choice) in chosen(config) {
+        // A training has no cache of its own.
+        let unused = if config.train.is_some() { axis.key.starts_with("kv.") } else { of_training(axis) };
+        if unused || find(axis, &key, &choice.id)?.runs(platform) {
+            continue;
         }
+        let runs: Vec<_> = variants(axis).filter(|e| e.runs(platform)).map(|e| e.id).collect();
+        let runs = if runs.is_empty() { "none of this axis".to_owned() } else { runs.join(", ") };
+        return Err(Error::refused(
+            format!("{key} = {}", choice.id),
+            format!("{} runs so far: {runs}", platform.words()),
+        ));
     }
+    Ok(())
+}
+
+/// Reads TOML, applies the overrides in order, checks everything.
+///
+/// # Errors
+/// [`Error::Config`] naming the key (and, for syntax, the line), or [`Error::Refused`].
+pub fn from_toml(text: &str, overrides: &[(String, String)]) -> Result<Config> {
+    let config = config::parse(text, overrides)?;
+    check(&config)?;
+    Ok(config)
+}
+
+/// The variants of every axis, by its key.
+pub fn by_axis() -> BTreeMap<&'static str, Vec<&'static About>> {
+    let mut out: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    entries().for_each(|e| out.entry(e.axis.key).or_default().push(e));
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Knobs, axes};
 
     #[test]
     fn ids_are_unique_on_their_axis_and_defaults_pass_their_own_check() {
@@ -387,33 +162,70 @@ mod tests {
             assert!(entry.id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", entry.id);
             assert!(entry.sentence.ends_with('.') && !entry.paper.is_empty(), "{}", entry.id);
             assert!(!entry.title.is_empty() && !entry.title.ends_with('.'), "{}", entry.id);
+            assert!(entry.runs(Platform::Cpu), "{}: every technique runs on the CPU", entry.id);
             for knob in entry.knobs {
                 assert!(knob.label.starts_with(char::is_uppercase) && knob.sentence.ends_with('.'), "{}", knob.id);
                 if let Some(value) = knob.default_value() {
-                    knob.check("k", &value).unwrap();
+                    knob.kind.check("k", &value).unwrap();
                 }
             }
         }
     }
 
     #[test]
+    fn every_entry_builds_from_its_defaults_and_reads_only_knobs_it_declares() {
+        for technique in techniques() {
+            let about = technique.about();
+            let settled = about.settle("k", &Knobs::default()).unwrap();
+            technique.try_build(&settled).unwrap_or_else(|e| panic!("{}: {e}", about.id));
+        }
+    }
+
+    #[test]
     fn every_axis_has_a_card_of_its_own_with_something_common_on_it() {
         let mut titles = std::collections::BTreeSet::new();
-        for axis in Axis::ALL {
-            let words = axis.words();
-            assert!(titles.insert((words.section, words.title)), "{axis:?} has the words of another axis");
-            assert!(words.sentence.ends_with('.') && !words.title.ends_with('.'));
-            assert!(variants(*axis).any(|e| e.common), "{axis:?}");
+        for axis in axes::all() {
+            assert!(titles.insert((axis.section, axis.title)), "{axis:?} has the words of another axis");
+            assert!(axis.sentence.ends_with('.') && !axis.title.ends_with('.'));
+            assert!(variants(axis).any(|e| e.common), "{axis:?}");
+            assert!(axis.default.is_empty() || find(axis, axis.key, axis.default).is_ok(), "{axis:?}");
             let mut names = std::collections::BTreeSet::new();
-            assert!(variants(*axis).all(|e| names.insert(e.title)), "{axis:?} has a title twice");
+            assert!(variants(axis).all(|e| names.insert(e.title)), "{axis:?} has a title twice");
         }
-        assert!(entries().all(|e| Axis::ALL.contains(&e.axis)));
+        assert!(entries().all(|e| axes::all().any(|axis| axis == e.axis)));
+    }
+
+    #[test]
+    fn a_list_holds_one_axis_and_an_axis_has_one_list() {
+        let mut seen = std::collections::BTreeSet::new();
+        for list in LISTS {
+            let of: Vec<_> = (0..).map_while(|i| list.get(i)).map(|t| t.about().axis).collect();
+            assert!(of.iter().all(|axis| *axis == of[0]) && seen.insert(of[0]), "{of:?}");
+        }
+        assert_eq!(seen.len(), axes::all().count());
     }
 
     #[test]
     fn an_unknown_variant_names_the_allowed_ones() {
-        let Err(error) = find(Axis::KvSelect, "kv.select", "h20") else { panic!() };
+        let Err(error) = find(&axes::KV_SELECT, "kv.select", "h20") else { panic!() };
         let text = error.to_string();
         assert!(text.contains("kv.select") && text.contains("h20") && text.contains("h2o"), "{text}");
+    }
+
+    #[test]
+    fn a_gpu_refuses_by_name_what_does_not_say_that_it_runs_there() {
+        // Every variant of every axis, chosen alone: it plans on a GPU exactly if it says so.
+        for about in entries().filter(|e| !e.axis.key.starts_with("train.") && e.axis != &axes::EVAL) {
+            let mut sets = vec![("machine.device".to_owned(), "cuda:0".to_owned())];
+            sets.push((about.axis.key.to_owned(), about.id.to_owned()));
+            let Ok(config) = from_toml("", &sets) else { continue };
+            match check_platform(&config) {
+                Ok(()) => assert!(about.runs(Platform::Cuda), "{}", about.id),
+                Err(e) => {
+                    assert!(!about.runs(Platform::Cuda), "{e}");
+                    assert!(e.to_string().contains(about.id) && e.to_string().contains("a GPU"), "{e}");
+                }
+            }
+        }
     }
 }

@@ -23,6 +23,7 @@ pub mod place;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod schema;
 pub mod shape;
 pub mod train;
 pub mod weights;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ullage_core::Result;
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
+use ullage_core::forward::adapter::Held;
 use ullage_core::forward::cpu::{Forward, PassObserver, Sequence, Unwatched};
 use ullage_core::job::{Event, Job, Numbered, Order};
 use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
-use ullage_core::forward::adapter::Held;
 use ullage_core::ops::ThreadTeam;
 use ullage_core::place;
 use ullage_core::plan::{Plan, Resolved};

@@ -1,7 +1,8 @@
 //! A conversation goes through the chat template: earlier turns, then the prompt as the newest message.
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
-use ullage_core::config::{Config, Role, Turn, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::{Config, Role, Turn};
 use ullage_core::model::Model;
 use ullage_core::model::text::Words;
 use ullage_tests::{bundled, config, smollm2};
@@ -10,7 +11,7 @@ fn conversation(prompt: &str, turns: &[(Role, &str)]) -> Config {
     let mut config = config(&[("run.chat", "true"), ("run.system", "Be brief.")]);
     config.run.prompt = prompt.into();
     config.run.turns = turns.iter().map(|(role, content)| Turn { role: *role, content: (*content).into() }).collect();
-    config.check().unwrap();
+    ullage_core::catalog::check(&config).unwrap();
     config
 }
 

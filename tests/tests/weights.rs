@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::model::Model;
 use ullage_core::plan::Resolved;

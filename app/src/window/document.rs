@@ -1,7 +1,8 @@
 //! The configuration being edited: changes by key, undo and redo by gesture.
 
 use toml::{Table, Value};
-use ullage_core::config::{Config, from_toml, set_key};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::{Config, set_key};
 use ullage_core::{Error, Result};
 use ullage_panels::view::Sets;
 

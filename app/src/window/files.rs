@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{Machine, Memory};
 use ullage_core::plan::Plan;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::model::Model;
 use ullage_core::model::text::Words;
 use ullage_core::{Error, Result};

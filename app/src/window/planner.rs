@@ -149,7 +149,7 @@ fn workload<'a>(q: &Question, kept: &'a mut Option<Kept>) -> Result<&'a Kept> {
 /// Tokens of the prompt and what there is to compute; fine-tuning has its workload in its section.
 fn work(q: &Question, config: &Config) -> Result<(usize, Workload)> {
     if config.train.is_some() {
-        config.check()?;
+        ullage_core::catalog::check(&config)?;
         train::plan::check(config, &q.opened.model.shape)?;
         return Ok((0, Workload::default()));
     }
@@ -335,7 +335,7 @@ pub fn arguments(text: &str) -> Sets {
 /// A change as people say it: `Precision q8_0`.
 pub fn in_words(sets: &[(String, String)]) -> String {
     let said = |(key, value): &(String, String)| {
-        let axis = catalog::entries().map(|e| e.axis).find(|a| a.key() == key);
+        let axis = ullage_core::config::axes::all().find(|a| a.key == key);
         match (axis, key.as_str()) {
             (Some(axis), _) => {
                 let entry = catalog::variants(axis).find(|e| e.id == value);

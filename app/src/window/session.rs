@@ -14,8 +14,9 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ullage_core::catalog;
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::config::train::Train;
-use ullage_core::config::{Config, from_toml};
 use ullage_core::job::Command;
 use ullage_core::machine::cards::CARDS;
 use ullage_core::machine::{self, Card as Familiar, Machine};
@@ -403,7 +404,7 @@ impl Session {
             }
             _ => return,
         };
-        match config.check() {
+        match ullage_core::catalog::check(&config) {
             Ok(()) => {
                 self.document.replace(what, config, None);
                 self.changed();

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ullage_core::config::{Config, from_toml};
+use ullage_core::catalog::from_toml;
+use ullage_core::config::Config;
 use ullage_core::device::Device;
 use ullage_core::device::cpu::Cpu;
 use ullage_core::device::gpu::{Gpu, Precision};

@@ -3,19 +3,25 @@
 //! A choice on an axis is its variant's id, or a table with `use` and the variant's knobs; both mean the same. Unknown
 //! keys, wrong units and contradictory choices are errors that name the key, the value and what is allowed.
 
+pub mod axes;
 mod choice;
+pub(crate) mod knob;
 mod parse;
+mod sections;
+pub mod settings;
 pub mod train;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use axes::Axis;
 pub use choice::{Choice, KnobValue, Knobs, PerKv};
-pub use parse::{from_toml, set_key};
+pub use knob::{Default, Knob, KnobKind};
+pub use parse::{parse, set_key};
+pub use sections::{Kv, KvBudget, Place, Weights};
 
 use crate::bytes::Bytes;
-use crate::catalog::{self, Axis, Entry};
 use crate::error::{Error, Result};
 use crate::ledger::Tier;
 pub use crate::ops::cpu::Compute;
@@ -82,7 +88,7 @@ fn is_one(scale: &f32) -> bool {
     *scale == 1.0
 }
 
-impl Default for Model {
+impl std::default::Default for Model {
     fn default() -> Self {
         Self { path: "bundled:recall".into(), adapter: None, adapter_scale: 1.0 }
     }
@@ -98,7 +104,7 @@ pub struct MachineChoice {
     pub threads: usize,
 }
 
-impl Default for MachineChoice {
+impl std::default::Default for MachineChoice {
     fn default() -> Self {
         Self { device: "cpu".into(), threads: 0 }
     }
@@ -116,134 +122,9 @@ pub struct Budget {
     pub disk: Bytes,
 }
 
-impl Default for Budget {
+impl std::default::Default for Budget {
     fn default() -> Self {
         Self { device: Bytes::UNLIMITED, host: Bytes::UNLIMITED, disk: Bytes::UNLIMITED }
-    }
-}
-
-/// `[weights]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Weights {
-    /// `original`, or what to requantize to.
-    pub format: Choice,
-    /// Tensors that are held otherwise, as llama.cpp's `--override-tensor` has them placed otherwise: `[[weights.override]]`. The
-    /// first pattern that a tensor matches decides.
-    #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
-    pub overrides: Vec<Override>,
-}
-
-/// `[[weights.override]]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Override {
-    /// Names of tensors as in GGUF, with or without `.weight`: `*` stands for any letters, `?` for one.
-    pub tensors: String,
-    /// As `weights.format`.
-    pub format: Choice,
-}
-
-impl Default for Weights {
-    fn default() -> Self {
-        Self { format: "original".into(), overrides: Vec::new() }
-    }
-}
-
-impl Weights {
-    /// The first choice that changes what the file has, with its key.
-    pub fn changed(&self) -> Option<(String, &Choice)> {
-        let format = std::iter::once(("weights.format".to_owned(), &self.format));
-        format.chain(self.overridden()).find(|(_, choice)| choice.id != "original")
-    }
-
-    /// The choices for single tensors, with their keys.
-    pub fn overridden(&self) -> impl Iterator<Item = (String, &Choice)> {
-        self.overrides.iter().enumerate().map(|(i, o)| (format!("weights.override.{i}.format"), &o.format))
-    }
-}
-
-/// `[kv]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Kv {
-    /// One budget for all policies. Absent: the policy's own size knobs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget: Option<KvBudget>,
-    /// Which tokens stay.
-    pub select: Choice,
-    /// How rows are shared out over layers and heads.
-    pub split: Choice,
-    /// What happens to those that go.
-    pub merge: Choice,
-    /// Which dimensions stay.
-    pub channels: Choice,
-    /// How an element is kept.
-    pub format: PerKv,
-    /// How room is made.
-    pub alloc: Choice,
-}
-
-impl Default for Kv {
-    fn default() -> Self {
-        Self {
-            budget: None,
-            select: "full".into(),
-            split: "uniform".into(),
-            merge: "discard".into(),
-            channels: "all".into(),
-            format: PerKv::both("f16"),
-            alloc: "contiguous".into(),
-        }
-    }
-}
-
-/// `kv.budget`: exactly one of three dialects, each the inverse of the others for a given shape.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", try_from = "BudgetTable")]
-pub enum KvBudget {
-    /// Bytes of one sequence's cache, metadata included.
-    Bytes(Bytes),
-    /// Rows per layer and KV head.
-    Rows(usize),
-    /// Rows as a fraction of `run.context`.
-    Ratio(f64),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with one of bytes, rows and ratio, such as { ratio = 0.2 }")]
-struct BudgetTable {
-    bytes: Option<Bytes>,
-    rows: Option<usize>,
-    ratio: Option<f64>,
-}
-
-impl TryFrom<BudgetTable> for KvBudget {
-    type Error = &'static str;
-
-    fn try_from(table: BudgetTable) -> std::result::Result<Self, Self::Error> {
-        match (table.bytes, table.rows, table.ratio) {
-            (Some(bytes), None, None) => Ok(Self::Bytes(bytes)),
-            (None, Some(rows), None) => Ok(Self::Rows(rows)),
-            (None, None, Some(ratio)) => Ok(Self::Ratio(ratio)),
-            _ => Err("write exactly one of bytes, rows and ratio, such as { ratio = 0.2 }"),
-        }
-    }
-}
-
-/// `[place]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Place {
-    /// resident, stream.
-    pub weights: Choice,
-    /// resident.
-    pub kv: Choice,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self { weights: "resident".into(), kv: "resident".into() }
     }
 }
 
@@ -284,7 +165,7 @@ impl Observe {
     }
 }
 
-impl Default for Observe {
+impl std::default::Default for Observe {
     fn default() -> Self {
         Self { attention: Attention::Thumbnails, bins: 64, limit: Bytes::mib(16), head: None }
     }
@@ -380,7 +261,7 @@ fn texts<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Vec<Stri
     })
 }
 
-impl Default for Run {
+impl std::default::Default for Run {
     fn default() -> Self {
         Self {
             prompt: "Once upon a time".into(),
@@ -414,13 +295,13 @@ pub struct Sampling {
     pub min_p: f32,
 }
 
-impl Default for Sampling {
+impl std::default::Default for Sampling {
     fn default() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
     }
 }
 
-impl Default for Config {
+impl std::default::Default for Config {
     fn default() -> Self {
         Self {
             schema: 1,
@@ -440,38 +321,19 @@ impl Default for Config {
 
 impl Config {
     /// Every choice on an axis with its key: the one list that validation and building walk.
-    pub fn choices(&self) -> Vec<(Axis, String, &Choice)> {
-        let kv = &self.kv;
-        let mut all = vec![
-            (Axis::WeightsFormat, "weights.format".into(), &self.weights.format),
-            (Axis::KvSelect, "kv.select".into(), &kv.select),
-            (Axis::KvSplit, "kv.split".into(), &kv.split),
-            (Axis::KvMerge, "kv.merge".into(), &kv.merge),
-            (Axis::KvChannels, "kv.channels".into(), &kv.channels),
-            (Axis::KvFormat, "kv.format.k".into(), &kv.format.k),
-            (Axis::KvFormat, "kv.format.v".into(), &kv.format.v),
-            (Axis::KvAlloc, "kv.alloc".into(), &kv.alloc),
-            (Axis::PlaceWeights, "place.weights".into(), &self.place.weights),
-            (Axis::PlaceKv, "place.kv".into(), &self.place.kv),
-        ];
-        all.extend(self.weights.overridden().map(|(key, choice)| (Axis::WeightsFormat, key, choice)));
+    pub fn choices(&self) -> Vec<(&'static Axis, String, &Choice)> {
+        let mut all = Vec::new();
+        self.weights.each(&mut all);
+        all.extend(self.weights.overridden().map(|(key, choice)| (&axes::WEIGHTS_FORMAT, key, choice)));
+        self.kv.each(&mut all);
+        self.place.each(&mut all);
         if let Some(train) = &self.train {
-            all.extend(train.choices().map(|(axis, key, choice)| (axis, key.to_owned(), choice)));
+            train.each(&mut all);
         }
         all
     }
 
-    /// The catalogue entry and the complete knobs of a choice.
-    ///
-    /// # Errors
-    /// Names the key, the value and what is allowed.
-    pub fn resolve(axis: Axis, key: &str, choice: &Choice) -> Result<(&'static Entry, Knobs)> {
-        let entry = catalog::find(axis, key, &choice.id)?;
-        let knobs = entry.knobs(key, &choice.knobs)?;
-        Ok((entry, knobs))
-    }
-
-    /// Checks every key against the catalogue and the rules that need no model.
+    /// Checks what needs neither the catalogue (see [`crate::catalog::check`]) nor a model.
     ///
     /// # Errors
     /// The first thing wrong: the key, the value, and what is allowed.
@@ -486,15 +348,7 @@ impl Config {
             Some(KvBudget::Rows(0)) => return Err(Error::config("kv.budget.rows", "`0` is not allowed; at least 1")),
             _ => {}
         }
-        for (axis, key, choice) in self.choices() {
-            let (entry, _) = Self::resolve(axis, &key, choice)?;
-            (entry.composes)(self).map_err(|reason| Error::refused(format!("{key} = {}", entry.id), reason))?;
-        }
-        for (task, knobs) in &self.eval {
-            let key = format!("eval.{task}");
-            let (entry, _) = Self::resolve(Axis::Eval, &key, &Choice { id: task.clone(), knobs: knobs.clone() })?;
-            (entry.composes)(self).map_err(|reason| Error::refused(key, reason))?;
-        }
+        settings::check(self)?;
         if let Some(train) = &self.train {
             train.check(self)?;
         }
@@ -502,56 +356,18 @@ impl Config {
         if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {
             return Err(Error::config("machine.device", format!("`{device}` is not known; allowed: cpu, cuda:0")));
         }
-        let scale = self.model.adapter_scale;
-        if !(-100.0..=100.0).contains(&scale) {
-            return Err(Error::config(
-                "model.adapter_scale",
-                format!("`{scale}` is not allowed; a number from -100 to 100"),
-            ));
-        }
-        if scale != 1.0 && self.model.adapter.is_none() {
+        if self.model.adapter_scale != 1.0 && self.model.adapter.is_none() {
             return Err(Error::config("model.adapter_scale", "there is no model.adapter to scale"));
         }
         if self.model.adapter.as_deref() == Some("") {
             return Err(Error::config("model.adapter", "is empty; name an adapter, or leave the key out"));
         }
         let run = &self.run;
-        let whole = [
-            ("run.context", run.context, 1, 1 << 24),
-            ("run.sequences", run.sequences, 1, 1024),
-            ("run.batch", run.batch, 1, 8192),
-            ("run.max_tokens", run.max_tokens, 0, 1 << 24),
-            ("machine.threads", self.machine.threads, 0, 1024),
-        ];
-        for (key, value, min, max) in whole {
-            if !(min..=max).contains(&value) {
-                return Err(Error::config(
-                    key,
-                    format!("`{value}` is not allowed; a whole number from {min} to {max}"),
-                ));
-            }
-        }
         if !run.chat && !run.turns.is_empty() {
             return Err(Error::config(
                 "run.turns",
                 "turns of a conversation go through the chat template; set run.chat = true, or remove them",
             ));
-        }
-        let s = &run.sampling;
-        let numbers = [
-            ("run.sampling.temperature", s.temperature, 0.0, 100.0),
-            ("run.sampling.top_p", s.top_p, 0.0, 1.0),
-            ("run.sampling.min_p", s.min_p, 0.0, 1.0),
-        ];
-        for (key, value, min, max) in numbers {
-            if !(min..=max).contains(&value) {
-                return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
-            }
-        }
-        if let Some(observe) = &self.observe
-            && !(1..=4096).contains(&observe.bins)
-        {
-            return Err(Error::config("observe.bins", format!("`{}` is not allowed; from 1 to 4096", observe.bins)));
         }
         Ok(())
     }

@@ -1,27 +1,25 @@
-//! From TOML text and `--set` overrides to a checked [`Config`].
+//! From TOML text and `--set` overrides to a [`Config`].
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, axes};
 use crate::error::{Error, Result};
 
-/// Reads TOML, applies the overrides in order, checks everything.
+/// Reads TOML and applies the overrides in order. What it says is still to be checked by the catalogue.
 ///
 /// # Errors
-/// [`Error::Config`] naming the key (and, for syntax, the line), or [`Error::Refused`].
-pub fn from_toml(text: &str, overrides: &[(String, String)]) -> Result<Config> {
+/// [`Error::Config`] naming the key (and, for syntax, the line).
+pub fn parse(text: &str, overrides: &[(String, String)]) -> Result<Config> {
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| Error::config("the TOML", e.to_string()))?;
     for (key, value) in overrides {
         set_key(&mut table, key, value)?;
     }
     // Section by section, so that a wrong key is named with its section.
-    let config: Config = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+    Value::Table(table).try_into().map_err(|e: toml::de::Error| {
         let key =
             e.to_string().lines().find_map(|l| l.strip_prefix("in `").map(|k| k.trim_end_matches('`').to_owned()));
         plainly(key.unwrap_or_default(), e.message())
-    })?;
-    config.check()?;
-    Ok(config)
+    })
 }
 
 /// A deserializer's message in the words of a configuration: the whole key, its value, and what is allowed.
@@ -84,10 +82,10 @@ pub fn set_key(table: &mut Table, key: &str, value: &str) -> Result<()> {
     if path.ends_with(&["kv", "budget"]) {
         here.clear();
     }
-    // One half of a format that nothing else names: the other keeps the default.
-    if path == ["kv", "format"] && here.is_empty() {
-        here.insert("k".into(), Value::String("f16".into()));
-        here.insert("v".into(), Value::String("f16".into()));
+    // One half of a choice that nothing else names: the other keeps the default.
+    let whole = path.join(".");
+    if let Some(axis) = axes::all().find(|a| a.key == whole && a.parts.contains(last) && here.is_empty()) {
+        here.extend(axis.parts.iter().map(|part| ((*part).to_owned(), Value::String(axis.default.into()))));
     }
     here.insert((*last).to_owned(), value);
     Ok(())
@@ -106,6 +104,7 @@ fn parse_value(text: &str) -> Value {
 mod tests {
     use super::*;
     use crate::bytes::Bytes;
+    use crate::catalog::from_toml;
     use crate::config::{Choice, KvBudget};
 
     fn fails(text: &str, sets: &[(&str, &str)]) -> String {

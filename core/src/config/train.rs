@@ -2,86 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::axes::section;
 use super::{Choice, Config};
-use crate::catalog::Axis;
 use crate::error::{Error, Result};
-
-/// `[train]`. Paths are relative to the configuration file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Train {
-    /// What to learn from: a text or JSONL file, or a bundled set such as `bundled:NAME`.
-    pub data: String,
-    /// Which tokens count in the loss of prompt and response data.
-    pub loss_on: LossOn,
-    /// Where the documents of a text file end.
-    pub documents: Split,
-    /// Prompts and responses go through the model's chat template, where it has one.
-    pub template: bool,
-    /// Several documents share a row, each seeing only itself.
-    pub packing: bool,
-    /// What is held out for validation: a share of the documents (0 for none), or a file of others.
-    pub validation: Validation,
-    /// What learns.
-    pub params: Choice,
-    /// How the gradient is obtained.
-    pub gradient: Choice,
-    /// How it becomes a step.
-    pub optimizer: Choice,
-    /// What the forward pass leaves for the backward one.
-    pub activations: Choice,
-    /// How logits and loss are computed.
-    pub loss: Choice,
-    /// In which order data comes.
-    pub order: Choice,
-    /// Updates.
-    pub steps: usize,
-    /// Rows of a micro-batch.
-    pub batch: usize,
-    /// Tokens of a row.
-    pub length: usize,
-    /// Micro-batches whose gradients make one update.
-    pub accumulate: usize,
-    /// Highest learning rate.
-    pub lr: f64,
-    /// Steps over which it rises from zero.
-    pub warmup: usize,
-    /// How it falls afterwards.
-    pub decay: Decay,
-    /// What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.
-    pub decay_from: f64,
-    /// What is left of it at the last step, as a share.
-    pub lr_end: f64,
-    /// How long gradients are held.
-    pub grad_hold: Hold,
-    /// How they are clipped.
-    pub clip: Clip,
-    /// In what type the weights that learn are held; norms and biases are always f32.
-    pub dtype: Dtype,
-    /// In what type gradients of what learns are held: bf16 on a GPU only.
-    pub grad_dtype: Dtype,
-    /// What activations and products are in.
-    pub compute: Arithmetic,
-    /// How updated values are stored in bf16.
-    pub round: Rounding,
-    /// Steps between validations, the first before any step; 0 for none but at the end.
-    pub validate_every: usize,
-    /// Most held-out rows a validation reads; 0 for all.
-    pub validate_rows: usize,
-    /// Held-out questions the model is asked in words before the first step and after the last; 0 for none.
-    #[serde(skip_serializing_if = "is_samples")]
-    pub samples: usize,
-    /// Most tokens of what it says to each.
-    #[serde(skip_serializing_if = "is_sample_tokens")]
-    pub sample_tokens: usize,
-    /// Steps between saves of the training state; 0 for the end only.
-    pub save_every: usize,
-    /// Folder of the training state and of what was learned. Empty: nothing is written.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub out: String,
-    /// Goes on from the training state in `out`, where there is one.
-    pub resume: bool,
-}
 
 const SAMPLES: usize = 3;
 const SAMPLE_TOKENS: usize = 16;
@@ -95,43 +18,83 @@ fn is_sample_tokens(n: &usize) -> bool {
     *n == SAMPLE_TOKENS
 }
 
-impl Default for Train {
-    fn default() -> Self {
-        Self {
-            data: String::new(),
-            loss_on: LossOn::Responses,
-            documents: Split::BlankLines,
-            template: true,
-            packing: true,
-            validation: Validation::default(),
-            params: "lora".into(),
-            gradient: "backprop".into(),
-            optimizer: "adamw".into(),
-            activations: "recompute".into(),
-            loss: "chunked".into(),
-            order: "shuffled".into(),
-            steps: 100,
-            batch: 4,
-            length: 256,
-            accumulate: 1,
-            lr: 2e-4,
-            warmup: 0,
-            decay: Decay::Constant,
-            decay_from: 0.0,
-            lr_end: 0.0,
-            grad_hold: Hold::All,
-            clip: Clip { by: ClipBy::None, at: 1.0 },
-            dtype: Dtype::F32,
-            grad_dtype: Dtype::F32,
-            compute: Arithmetic::Auto,
-            round: Rounding::Nearest,
-            validate_every: 0,
-            validate_rows: 0,
-            samples: SAMPLES,
-            sample_tokens: SAMPLE_TOKENS,
-            save_every: 0,
-            out: String::new(),
-            resume: false,
+section! {
+    /// `[train]`. Paths are relative to the configuration file.
+    struct Train at "train" {
+        keys {
+            /// What to learn from: a text or JSONL file, or a bundled set such as `bundled:NAME`.
+            data: String = String::new();
+            /// Which tokens count in the loss of prompt and response data.
+            loss_on: LossOn = LossOn::Responses;
+            /// Where the documents of a text file end.
+            documents: Split = Split::BlankLines;
+            /// Prompts and responses go through the model's chat template, where it has one.
+            template: bool = true;
+            /// Several documents share a row, each seeing only itself.
+            packing: bool = true;
+            /// What is held out for validation: a share of the documents (0 for none), or a file of others.
+            validation: Validation = Validation::default();
+            /// Updates.
+            steps: usize = 100;
+            /// Rows of a micro-batch.
+            batch: usize = 4;
+            /// Tokens of a row.
+            length: usize = 256;
+            /// Micro-batches whose gradients make one update.
+            accumulate: usize = 1;
+            /// Highest learning rate.
+            lr: f64 = 2e-4;
+            /// Steps over which it rises from zero.
+            warmup: usize = 0;
+            /// How it falls afterwards.
+            decay: Decay = Decay::Constant;
+            /// What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.
+            decay_from: f64 = 0.0;
+            /// What is left of it at the last step, as a share.
+            lr_end: f64 = 0.0;
+            /// How long gradients are held.
+            grad_hold: Hold = Hold::All;
+            /// How they are clipped.
+            clip: Clip = Clip { by: ClipBy::None, at: 1.0 };
+            /// In what type the weights that learn are held; norms and biases are always f32.
+            dtype: Dtype = Dtype::F32;
+            /// In what type gradients of what learns are held: bf16 on a GPU only.
+            grad_dtype: Dtype = Dtype::F32;
+            /// What activations and products are in.
+            compute: Arithmetic = Arithmetic::Auto;
+            /// How updated values are stored in bf16.
+            round: Rounding = Rounding::Nearest;
+            /// Steps between validations, the first before any step; 0 for none but at the end.
+            validate_every: usize = 0;
+            /// Most held-out rows a validation reads; 0 for all.
+            validate_rows: usize = 0;
+            /// Held-out questions the model is asked in words before the first step and after the last; 0 for none.
+            #[serde(skip_serializing_if = "is_samples")]
+            samples: usize = SAMPLES;
+            /// Most tokens of what it says to each.
+            #[serde(skip_serializing_if = "is_sample_tokens")]
+            sample_tokens: usize = SAMPLE_TOKENS;
+            /// Steps between saves of the training state; 0 for the end only.
+            save_every: usize = 0;
+            /// Folder of the training state and of what was learned. Empty: nothing is written.
+            #[serde(skip_serializing_if = "String::is_empty")]
+            out: String = String::new();
+            /// Goes on from the training state in `out`, where there is one.
+            resume: bool = false;
+        }
+        axes {
+            params: TRAIN_PARAMS = Choice "lora", heading "Fine-tuning", card "What learns",
+                advanced false, "Which weights change, or what is put beside them.";
+            gradient: TRAIN_GRADIENT = Choice "backprop", heading "Fine-tuning", card "Gradient",
+                advanced true, "How a step comes by its gradient.";
+            optimizer: TRAIN_OPTIMIZER = Choice "adamw", heading "Fine-tuning", card "Optimizer",
+                advanced false, "How a gradient becomes a step.";
+            activations: TRAIN_ACTIVATIONS = Choice "recompute", heading "Fine-tuning", card "Activations",
+                advanced false, "What the forward pass leaves for the backward one.";
+            loss: TRAIN_LOSS = Choice "chunked", heading "Fine-tuning", card "Loss",
+                advanced false, "How much of the logits is held at once.";
+            order: TRAIN_ORDER = Choice "shuffled", heading "Fine-tuning", card "Data order",
+                advanced true, "Which row of the data comes when.";
         }
     }
 }
@@ -299,18 +262,6 @@ impl From<ClipForm> for Clip {
 }
 
 impl Train {
-    /// Its choices on the axes of fine-tuning, with their keys.
-    pub fn choices(&self) -> [(Axis, &'static str, &Choice); 6] {
-        [
-            (Axis::TrainParams, "train.params", &self.params),
-            (Axis::TrainGradient, "train.gradient", &self.gradient),
-            (Axis::TrainOptimizer, "train.optimizer", &self.optimizer),
-            (Axis::TrainActivations, "train.activations", &self.activations),
-            (Axis::TrainLoss, "train.loss", &self.loss),
-            (Axis::TrainOrder, "train.order", &self.order),
-        ]
-    }
-
     /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, a plateau up to
     /// `decay_from`, then the decay.
     pub fn share(&self, t: u64) -> f64 {
@@ -338,31 +289,10 @@ impl Train {
     /// # Errors
     /// The first thing wrong: the key, the value, and what is allowed; or what cannot go together, and why.
     pub fn check(&self, config: &Config) -> Result<()> {
-        let whole = [
-            ("train.steps", self.steps, 1, 1 << 32),
-            ("train.batch", self.batch, 1, 4096),
-            ("train.length", self.length, 2, 1 << 20),
-            ("train.accumulate", self.accumulate, 1, 65536),
-            ("train.warmup", self.warmup, 0, self.steps),
-            ("train.samples", self.samples, 0, 16),
-            ("train.sample_tokens", self.sample_tokens, 1, 256),
-        ];
-        for (key, value, min, max) in whole {
-            if !(min..=max).contains(&value) {
-                let allowed = format!("`{value}` is not allowed; a whole number from {min} to {max}");
-                return Err(Error::config(key, allowed));
-            }
-        }
-        let numbers = [
-            ("train.lr", self.lr, 0.0, 100.0),
-            ("train.decay_from", self.decay_from, 0.0, 1.0),
-            ("train.lr_end", self.lr_end, 0.0, 1.0),
-            ("train.clip.at", f64::from(self.clip.at), 1e-12, 1e12),
-        ];
-        for (key, value, min, max) in numbers {
-            if !(min..=max).contains(&value) {
-                return Err(Error::config(key, format!("`{value}` is not allowed; a number from {min} to {max}")));
-            }
+        if self.warmup > self.steps {
+            let allowed =
+                format!("`{}` is not allowed; a whole number from 0 to train.steps, {}", self.warmup, self.steps);
+            return Err(Error::config("train.warmup", allowed));
         }
         match &self.validation {
             Validation::Share(share) if !(0.0..=0.9).contains(share) => {
@@ -430,7 +360,7 @@ impl Train {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::catalog::from_toml;
 
     fn fails(text: &str) -> String {
         from_toml(text, &[]).unwrap_err().to_string()

@@ -4,32 +4,34 @@ use serde_json::json;
 
 use super::perplexity::TEXT_KNOBS;
 use super::{Case, Material, Task, metrics, text, windows};
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::Result;
 use crate::model::sampling::Sampler;
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "fidelity",
-    title: "Same next token",
-    common: true,
-    axis: Axis::Eval,
-    paper: "kv.md §7.2; llama.cpp's --kl-divergence columns",
-    sentence: "KL divergence and same next token against the model as opened with nothing compressed.",
-    knobs: TEXT_KNOBS,
-    composes: with_all,
-    role: Role::Eval(|knobs| {
+pub static ENTRY: Entry<dyn Task> = Entry {
+    about: About {
+        id: "fidelity",
+        title: "Same next token",
+        common: true,
+        paper: "kv.md §7.2; llama.cpp's --kl-divergence columns",
+        sentence: "KL divergence and same next token against the model as opened with nothing compressed.",
+        knobs: TEXT_KNOBS,
+        runs_on: ON_ALL,
+        ..About::on(&axes::EVAL)
+    },
+    build: |knobs| {
         Ok(Box::new(Fidelity {
-            file: knobs.text("file").unwrap_or("").to_owned(),
-            prompt: knobs.int("prompt").unwrap_or(128),
-            tokens: knobs.int("tokens").unwrap_or(128),
-            windows: knobs.int("windows").unwrap_or(1),
+            file: knobs.text("file").to_owned(),
+            prompt: knobs.int("prompt"),
+            tokens: knobs.int("tokens"),
+            windows: knobs.int("windows"),
             kl: Vec::new(),
             same: 0,
             delta_p: Vec::new(),
             loss: [0.0; 2],
         }))
-    }),
+    },
 };
 
 struct Fidelity {

@@ -13,13 +13,14 @@ mod task;
 
 use std::path::Path;
 
-use crate::catalog::{Axis, Entry, Role};
 use crate::config::{Choice, Config};
 use crate::error::{Error, Result};
 use crate::model::text::Words;
+use crate::schema::{self, Entry};
 
 /// The tasks.
-pub const ENTRIES: &[&Entry] = &[&perplexity::ENTRY, &fidelity::ENTRY, &needle::ENTRY, &recall::ENTRY, &task::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Task>] =
+    &[&perplexity::ENTRY, &fidelity::ENTRY, &needle::ENTRY, &recall::ENTRY, &task::ENTRY];
 
 /// A prompt, and the tokens forced after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,11 +88,7 @@ pub fn prepare(config: &Config, words: &Words, base: &Path) -> Result<Vec<Prepar
     let mut out = Vec::new();
     for (id, knobs) in &config.eval {
         let key = format!("eval.{id}");
-        let (entry, knobs) = Config::resolve(Axis::Eval, &key, &Choice { id: id.clone(), knobs: knobs.clone() })?;
-        let Role::Eval(build) = entry.role else {
-            return Err(Error::Internal(format!("catalogue entry `{id}` has another axis' role")));
-        };
-        let mut task = build(&knobs)?;
+        let mut task = schema::build(ENTRIES, &key, &Choice { id: id.clone(), knobs: knobs.clone() })?;
         let cases = task.cases(&material)?;
         let reference = task.compares().then(|| reference::File::new(&cases));
         out.push(Prepared { id: id.clone(), task, cases, reference });

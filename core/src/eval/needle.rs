@@ -5,78 +5,80 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{Case, Material, TEXT, Task, metrics};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::{Error, Result};
 use crate::model::sampling::Sampler;
 use crate::rng::Philox;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "needle",
-    title: "Needle in a haystack",
-    common: true,
-    axis: Axis::Eval,
-    paper: "Kamradt 2023, needle in a haystack; kvpress evaluation (Apache-2.0); kv.md §7.3",
-    sentence: "Hides a number in a long text and asks for it: exact match at each length and depth.",
-    knobs: &[
-        Knob {
-            id: "lengths",
-            label: "Lengths",
-            paper_name: "",
-            kind: KnobKind::Ints { min: 64, max: 1 << 20 },
-            default: Default::Ints(&[512, 1024]),
-            unit: "tokens",
-            sentence: "Lengths of the whole prompt.",
-        },
-        Knob {
-            id: "depths",
-            label: "Depths",
-            paper_name: "",
-            kind: KnobKind::Ints { min: 0, max: 100 },
-            default: Default::Ints(&[0, 25, 50, 75, 100]),
-            unit: "%",
-            sentence: "Where the needle lies.",
-        },
-        Knob {
-            id: "samples",
-            label: "Samples",
-            paper_name: "",
-            kind: KnobKind::Int { min: 1, max: 1000 },
-            default: Default::Int(4),
-            unit: "",
-            sentence: "Different needles at each length and depth.",
-        },
-        Knob {
-            id: "digits",
-            label: "Digits",
-            paper_name: "",
-            kind: KnobKind::Int { min: 1, max: 12 },
-            default: Default::Int(5),
-            unit: "digits",
-            sentence: "Digits of the number.",
-        },
-        Knob {
-            id: "haystack",
-            label: "Long text",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["filler", "text"] },
-            default: Default::Text("filler"),
-            unit: "",
-            sentence: "The repeated sentences of passkey tests, or the bundled text.",
-        },
-    ],
-    composes: with_all,
-    role: Role::Eval(|knobs| {
+pub static ENTRY: Entry<dyn Task> = Entry {
+    about: About {
+        id: "needle",
+        title: "Needle in a haystack",
+        common: true,
+        paper: "Kamradt 2023, needle in a haystack; kvpress evaluation (Apache-2.0); kv.md §7.3",
+        sentence: "Hides a number in a long text and asks for it: exact match at each length and depth.",
+        knobs: &[
+            Knob {
+                id: "lengths",
+                label: "Lengths",
+                paper_name: "",
+                kind: KnobKind::Ints { min: 64, max: 1 << 20 },
+                default: Default::Ints(&[512, 1024]),
+                unit: "tokens",
+                sentence: "Lengths of the whole prompt.",
+            },
+            Knob {
+                id: "depths",
+                label: "Depths",
+                paper_name: "",
+                kind: KnobKind::Ints { min: 0, max: 100 },
+                default: Default::Ints(&[0, 25, 50, 75, 100]),
+                unit: "%",
+                sentence: "Where the needle lies.",
+            },
+            Knob {
+                id: "samples",
+                label: "Samples",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 1000 },
+                default: Default::Int(4),
+                unit: "",
+                sentence: "Different needles at each length and depth.",
+            },
+            Knob {
+                id: "digits",
+                label: "Digits",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 12 },
+                default: Default::Int(5),
+                unit: "digits",
+                sentence: "Digits of the number.",
+            },
+            Knob {
+                id: "haystack",
+                label: "Long text",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["filler", "text"] },
+                default: Default::Text("filler"),
+                unit: "",
+                sentence: "The repeated sentences of passkey tests, or the bundled text.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::EVAL)
+    },
+    build: |knobs| {
         Ok(Box::new(Needle {
             lengths: knobs.ints("lengths"),
             depths: knobs.ints("depths"),
-            samples: knobs.int("samples").unwrap_or(4),
-            digits: knobs.int("digits").unwrap_or(5),
-            filler: knobs.text("haystack") != Some("text"),
+            samples: knobs.int("samples"),
+            digits: knobs.int("digits"),
+            filler: knobs.text("haystack") != "text",
             cells: Vec::new(),
             right: Vec::new(),
         }))
-    }),
+    },
 };
 
 const FILLER: &str = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ";

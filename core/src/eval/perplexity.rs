@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Case, Material, Task, metrics, text, windows};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::Result;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// Knobs that every evaluation of a text has.
 pub const TEXT_KNOBS: &[Knob] = &[
@@ -47,24 +47,26 @@ pub const TEXT_KNOBS: &[Knob] = &[
 ];
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "perplexity",
-    title: "Perplexity",
-    common: false,
-    axis: Axis::Eval,
-    paper: "kv.md §7.1–7.2; Jelinek et al. 1977",
-    sentence: "How surprised the model is by a text, token by token, with the cache as configured.",
-    knobs: TEXT_KNOBS,
-    composes: with_all,
-    role: Role::Eval(|knobs| {
+pub static ENTRY: Entry<dyn Task> = Entry {
+    about: About {
+        id: "perplexity",
+        title: "Perplexity",
+        common: false,
+        paper: "kv.md §7.1–7.2; Jelinek et al. 1977",
+        sentence: "How surprised the model is by a text, token by token, with the cache as configured.",
+        knobs: TEXT_KNOBS,
+        runs_on: ON_ALL,
+        ..About::on(&axes::EVAL)
+    },
+    build: |knobs| {
         Ok(Box::new(Perplexity {
-            file: knobs.text("file").unwrap_or("").to_owned(),
-            prompt: knobs.int("prompt").unwrap_or(128),
-            tokens: knobs.int("tokens").unwrap_or(128),
-            windows: knobs.int("windows").unwrap_or(1),
+            file: knobs.text("file").to_owned(),
+            prompt: knobs.int("prompt"),
+            tokens: knobs.int("tokens"),
+            windows: knobs.int("windows"),
             losses: Vec::new(),
         }))
-    }),
+    },
 };
 
 struct Perplexity {

@@ -3,58 +3,60 @@
 use serde_json::json;
 
 use super::{Case, Material, Task, metrics};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::{Error, Result};
 use crate::model::sampling::Sampler;
 use crate::rng::Philox;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "recall",
-    title: "Recall",
-    common: true,
-    axis: Axis::Eval,
-    paper: "Arora et al., Zoology: multi-query associative recall, arXiv 2312.04927; text form of kv.md §7.4",
-    sentence: "Lists pairs of code and number, then asks for the number of each code: exact match.",
-    knobs: &[
-        Knob {
-            id: "pairs",
-            label: "Pairs",
-            paper_name: "D",
-            kind: KnobKind::Int { min: 1, max: 4096 },
-            default: Default::Int(32),
-            unit: "",
-            sentence: "Pairs listed before the first question.",
-        },
-        Knob {
-            id: "questions",
-            label: "Questions",
-            paper_name: "",
-            kind: KnobKind::Int { min: 1, max: 4096 },
-            default: Default::Int(16),
-            unit: "",
-            sentence: "Pairs asked for.",
-        },
-        Knob {
-            id: "samples",
-            label: "Samples",
-            paper_name: "",
-            kind: KnobKind::Int { min: 1, max: 1000 },
-            default: Default::Int(4),
-            unit: "",
-            sentence: "Different lists.",
-        },
-    ],
-    composes: with_all,
-    role: Role::Eval(|knobs| {
+pub static ENTRY: Entry<dyn Task> = Entry {
+    about: About {
+        id: "recall",
+        title: "Recall",
+        common: true,
+        paper: "Arora et al., Zoology: multi-query associative recall, arXiv 2312.04927; text form of kv.md §7.4",
+        sentence: "Lists pairs of code and number, then asks for the number of each code: exact match.",
+        knobs: &[
+            Knob {
+                id: "pairs",
+                label: "Pairs",
+                paper_name: "D",
+                kind: KnobKind::Int { min: 1, max: 4096 },
+                default: Default::Int(32),
+                unit: "",
+                sentence: "Pairs listed before the first question.",
+            },
+            Knob {
+                id: "questions",
+                label: "Questions",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 4096 },
+                default: Default::Int(16),
+                unit: "",
+                sentence: "Pairs asked for.",
+            },
+            Knob {
+                id: "samples",
+                label: "Samples",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 1000 },
+                default: Default::Int(4),
+                unit: "",
+                sentence: "Different lists.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::EVAL)
+    },
+    build: |knobs| {
         Ok(Box::new(Recall {
-            pairs: knobs.int("pairs").unwrap_or(32),
-            questions: knobs.int("questions").unwrap_or(16),
-            samples: knobs.int("samples").unwrap_or(4),
+            pairs: knobs.int("pairs"),
+            questions: knobs.int("questions"),
+            samples: knobs.int("samples"),
             asked: Vec::new(),
             right: Vec::new(),
         }))
-    }),
+    },
 };
 
 struct Recall {

@@ -3,58 +3,60 @@
 use serde_json::json;
 
 use super::{Case, Material, Task, metrics};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::{Error, Result};
 use crate::model::sampling::Sampler;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 use crate::train::data::task;
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "task",
-    title: "Held-out task",
-    common: true,
-    axis: Axis::Eval,
-    paper: "compositional generalisation as in Lake and Baroni, SCAN, arXiv 1711.00350; a language of our own",
-    sentence: "Asks a fine-tuning task's held-out questions: the share whose greedy answer is right to the last token.",
-    knobs: &[
-        Knob {
-            id: "name",
-            label: "Task",
-            paper_name: "",
-            kind: KnobKind::Text,
-            default: Default::Text(task::TOVA),
-            unit: "",
-            sentence: "The task, as train.data has it after `bundled:`; its seed may follow an @.",
-        },
-        Knob {
-            id: "split",
-            label: "Questions",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["held_out", "train"] },
-            default: Default::Text("held_out"),
-            unit: "",
-            sentence: "Questions never trained on, or those that were.",
-        },
-        Knob {
-            id: "samples",
-            label: "Questions asked",
-            paper_name: "",
-            kind: KnobKind::Int { min: 1, max: 100_000 },
-            default: Default::Int(60),
-            unit: "",
-            sentence: "Questions asked; all where there are fewer.",
-        },
-    ],
-    composes: with_all,
-    role: Role::Eval(|knobs| {
+pub static ENTRY: Entry<dyn Task> = Entry {
+    about: About {
+        id: "task",
+        title: "Held-out task",
+        common: true,
+        paper: "compositional generalisation as in Lake and Baroni, SCAN, arXiv 1711.00350; a language of our own",
+        sentence: "Asks a fine-tuning task's held-out questions: the share whose greedy answer is right to the last token.",
+        knobs: &[
+            Knob {
+                id: "name",
+                label: "Task",
+                paper_name: "",
+                kind: KnobKind::Text,
+                default: Default::Text(task::TOVA),
+                unit: "",
+                sentence: "The task, as train.data has it after `bundled:`; its seed may follow an @.",
+            },
+            Knob {
+                id: "split",
+                label: "Questions",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["held_out", "train"] },
+                default: Default::Text("held_out"),
+                unit: "",
+                sentence: "Questions never trained on, or those that were.",
+            },
+            Knob {
+                id: "samples",
+                label: "Questions asked",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 100_000 },
+                default: Default::Int(60),
+                unit: "",
+                sentence: "Questions asked; all where there are fewer.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::EVAL)
+    },
+    build: |knobs| {
         Ok(Box::new(Asked {
-            name: knobs.text("name").unwrap_or(task::TOVA).to_owned(),
-            held_out: knobs.text("split") != Some("train"),
-            samples: knobs.int("samples").unwrap_or(60),
+            name: knobs.text("name").to_owned(),
+            held_out: knobs.text("split") != "train",
+            samples: knobs.int("samples"),
             right: Vec::new(),
             tokens: (0, 0),
         }))
-    }),
+    },
 };
 
 struct Asked {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::backend::{Backend, Cpu};
+use crate::catalog;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
@@ -170,7 +171,7 @@ pub fn run(
     let deepest = spec.depths.iter().copied().max().unwrap_or(0);
     let mut config = config.clone();
     config.run.context = deepest + spec.tokens.max(spec.steps) + 1;
-    config.check()?;
+    catalog::check(&config)?;
     if spec.tokens == 0 || spec.steps == 0 || spec.repeats == 0 || spec.depths.is_empty() {
         return Err(Error::config("bench", "depths, tokens, steps and repeats: at least one of each"));
     }

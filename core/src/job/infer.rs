@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
 use super::{EventSender, Order, reference};
+use crate::catalog;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::eval;
@@ -41,6 +42,8 @@ pub struct Prepared {
     pub tasks: Vec<eval::Prepared>,
     /// What the plan is for.
     pub workload: Workload,
+    /// The configuration resolved for the model: what is planned and then runs.
+    pub resolved: Resolved,
 }
 
 /// Tokenizes the prompt and the evaluations of `config`, and says what there is to compute.
@@ -48,10 +51,9 @@ pub struct Prepared {
 /// # Errors
 /// A prompt that does not fit, a damaged tokenizer, a missing text file.
 pub fn prepare(model: &Model, config: &Config, base: &Path) -> Result<Prepared> {
-    config.check()?;
     let words = Words::of(model)?;
-    let Work { prompt, tasks, workload } = work(model, &words, config, base)?;
-    Ok(Prepared { words, prompt, tasks, workload })
+    let Work { prompt, tasks, workload, resolved } = work(model, &words, config, base)?;
+    Ok(Prepared { words, prompt, tasks, workload, resolved })
 }
 
 /// As [`Prepared`], for one who has the model's words at hand.
@@ -62,6 +64,8 @@ pub struct Work {
     pub tasks: Vec<eval::Prepared>,
     /// What the plan is for.
     pub workload: Workload,
+    /// The configuration resolved for the model: what is planned and then runs.
+    pub resolved: Resolved,
 }
 
 /// As [`prepare`], with the model's words at hand: reading them from the header takes longer than all the rest.
@@ -69,7 +73,7 @@ pub struct Work {
 /// # Errors
 /// As [`prepare`].
 pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Result<Work> {
-    config.check()?;
+    catalog::check(config)?;
     if config.model.adapter.is_some() != model.adapter.is_some() {
         return Err(Error::Internal("the model was opened without its adapter, or with one too many".into()));
     }
@@ -105,7 +109,7 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
     }
     workload.passes.extend(passes.into_iter().map(|(prompt, decode)| Pass { prompt, decode, sequences: 1 }));
     workload.reference = tasks.iter().any(|t| t.reference.is_some());
-    Ok(Work { prompt, tasks, workload })
+    Ok(Work { prompt, tasks, workload, resolved })
 }
 
 /// Runs an order to its end, on the device that it names.
@@ -138,14 +142,13 @@ fn run_on<B: Backend>(
 ) -> Result<()> {
     let Order { config, model, machine, base, dump, keep: _ } = order;
     // Words are the program's, not the job's.
-    let Prepared { words, prompt, mut tasks, workload } =
+    let Prepared { words, prompt, mut tasks, workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
-    let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
+    let mut planned = resolved.plan(config, &model.shape, &workload, machine)?;
     if let Some(over) = &mut planned.over {
         over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
     }
     let over = planned.over.clone();
-    let resolved = Resolved::new(config, &model.shape)?;
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let backend = open()?;
     alloc::scoped(Scope::Program, || {

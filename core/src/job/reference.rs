@@ -73,10 +73,12 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
         cases.iter().map(|c| Pass { prompt: c.prompt.len(), decode: c.forced.len() - 1, sequences: 1 }).collect();
     let workload = Workload { passes, reference: false };
     let mut config = uncompressed(order, context);
-    let mut planned = plan::plan(shape, &workload, &config, &order.machine)?;
+    let mut resolved = Resolved::new(&config, shape)?;
+    let mut planned = resolved.plan(&config, shape, &workload, &order.machine)?;
     if planned.over.is_some() {
         config.place.weights = "stream".into();
-        planned = plan::plan(shape, &workload, &config, &order.machine)?;
+        resolved = Resolved::new(&config, shape)?;
+        planned = resolved.plan(&config, shape, &workload, &order.machine)?;
     }
     if let Some(mut over) = planned.over {
         over.name = format!("the uncompressed reference of eval.fidelity ({})", over.name);
@@ -87,7 +89,7 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
         return Err(Error::OverBudget(Box::new(over)));
     }
     let ledger = Ledger::new(config.budget.device.0, config.budget.host.0, config.budget.disk.0);
-    let mut forward = Cpu.load(&order.model, Resolved::new(&config, shape)?, &ledger, team, &mut |_| ())?;
+    let mut forward = Cpu.load(&order.model, resolved, &ledger, team, &mut |_| ())?;
     let io = |e: std::io::Error| Error::io(path, "cannot write reference logits", &e);
     let mut out = BufWriter::with_capacity(32 << 10, fs::File::create(path).map_err(io)?);
     let total: usize = cases.iter().map(|c| c.forced.len()).sum();

@@ -12,6 +12,7 @@ use super::train_data;
 use super::train_place::Place;
 use super::train_show::{Samples, progress};
 use super::{EventSender, Order};
+use crate::catalog;
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
@@ -38,7 +39,7 @@ pub(super) fn run(
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let Order { config, model, machine, base, .. } = order;
-    config.check()?;
+    catalog::check(config)?;
     let train = section(config)?;
     check(config, &model.shape)?;
     if model.adapter.is_some() {

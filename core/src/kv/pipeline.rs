@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::cache::{LayerCache, ROWS, RowLayout, STAGING};
 use super::{Alloc, Channels, Format, Merge, Select, Split, When};
-use crate::catalog::{Axis, Role};
 use crate::config::{Config, KvBudget};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
+use crate::schema;
 use crate::shape::ModelShape;
 
 /// The techniques of a run and what they come to.
@@ -34,16 +34,6 @@ pub struct Pipeline {
     budget_rows: Option<usize>,
 }
 
-macro_rules! build {
-    ($axis:ident, $role:ident, $key:expr, $choice:expr) => {{
-        let (entry, knobs) = Config::resolve(Axis::$axis, $key, $choice)?;
-        match entry.role {
-            Role::$role(build) => build(&knobs)?,
-            _ => return Err(Error::Internal(format!("catalogue entry `{}` has another axis' role", entry.id))),
-        }
-    }};
-}
-
 impl Pipeline {
     /// Resolves the cache axes of `config` for `shape`.
     ///
@@ -51,13 +41,13 @@ impl Pipeline {
     /// A choice this shape forbids, or a budget that holds no row.
     pub fn new(config: &Config, shape: &ModelShape) -> Result<Self> {
         let kv = &config.kv;
-        let select = build!(KvSelect, Select, "kv.select", &kv.select);
-        let split = build!(KvSplit, Split, "kv.split", &kv.split);
-        let merge = build!(KvMerge, Merge, "kv.merge", &kv.merge);
-        let channels: Box<dyn Channels> = build!(KvChannels, Channels, "kv.channels", &kv.channels);
-        let k = build!(KvFormat, KvFormat, "kv.format.k", &kv.format.k);
-        let v = build!(KvFormat, KvFormat, "kv.format.v", &kv.format.v);
-        let alloc = build!(KvAlloc, Alloc, "kv.alloc", &kv.alloc);
+        let select = schema::build(super::select::ENTRIES, "kv.select", &kv.select)?;
+        let split = schema::build(super::split::ENTRIES, "kv.split", &kv.split)?;
+        let merge = schema::build(super::merge::ENTRIES, "kv.merge", &kv.merge)?;
+        let channels: Box<dyn Channels> = schema::build(super::channels::ENTRIES, "kv.channels", &kv.channels)?;
+        let k = schema::build(super::format::ENTRIES, "kv.format.k", &kv.format.k)?;
+        let v = schema::build(super::format::ENTRIES, "kv.format.v", &kv.format.v)?;
+        let alloc = schema::build(super::alloc::ENTRIES, "kv.alloc", &kv.alloc)?;
         let meta = select.meta();
         let mut rows = Vec::with_capacity(shape.layers.len());
         for layer in &shape.layers {

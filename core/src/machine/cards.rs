@@ -168,7 +168,7 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::catalog::from_toml;
     use crate::forward::gpu;
     use crate::plan::plan;
     use crate::plan::tests::{shape, workload};

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use crate::config::Sampling;
 use crate::error::Result;
-use crate::ledger::{Buffer, Ledger, Tag, Tier};
-use crate::plan::{SAMPLER, SAMPLER_BYTES};
+use crate::ledger::{Buffer, Category, Ledger, Tag, Tier};
 use crate::rng::Philox;
+
+/// The ledger row of the sampler's candidate list.
+pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
+/// Bytes of the sampler's candidate list for a token of the vocabulary: its id and its probability.
+pub const SAMPLER_BYTES: usize = 8;
 
 /// Chooses tokens. Draws are counter-based: (seed + sequence, step) alone decides, so a sequence's tokens do not depend on
 /// the others beside it.

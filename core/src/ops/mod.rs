@@ -4,6 +4,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod descriptors;
+pub mod gpu;
 pub mod team;
 
 pub use team::ThreadTeam;

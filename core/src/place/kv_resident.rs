@@ -1,16 +1,16 @@
 //! The cache stays on the device.
 
-use crate::catalog::{Axis, Entry, Role, with_all};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "resident",
-    title: "In memory",
-    common: true,
-    axis: Axis::PlaceKv,
-    paper: "the plain choice",
-    sentence: "The cache stays on the device.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::PlaceKv,
+pub static ENTRY: Entry<()> = Entry {
+    about: About {
+        id: "resident",
+        title: "In memory",
+        common: true,
+        sentence: "The cache stays on the device.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::PLACE_KV)
+    },
+    build: |_| Ok(Box::new(())),
 };

@@ -2,23 +2,25 @@
 
 mod kv_resident;
 mod resident;
-mod split;
 mod stream;
 
 use std::sync::Arc;
 
-use crate::catalog::Entry;
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
+use crate::schema::Entry;
 use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
-/// The variants of place.weights and place.kv.
-pub const ENTRIES: &[&Entry] = &[&resident::ENTRY, &stream::ENTRY, &split::ENTRY, &kv_resident::ENTRY];
+/// The variants of place.weights.
+pub const ENTRIES: &[&Entry<dyn Placement>] = &[&resident::ENTRY, &stream::ENTRY];
+
+/// The variants of place.kv. There is nothing to build while a cache has one place to be.
+pub const KV_ENTRIES: &[&Entry<()>] = &[&kv_resident::ENTRY];
 
 /// What a placement is asked to place.
 #[derive(Clone, Copy)]

@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use super::{Content, Loaded, Model, Part, Placement, WeightSource, rows};
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::model::Source;
 use crate::ops::ThreadTeam;
+use crate::schema::{About, Entry, ON_ALL, axes};
 use crate::shape::ModelShape;
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "resident",
-    title: "In memory",
-    common: true,
-    axis: Axis::PlaceWeights,
-    paper: "the plain choice",
-    sentence: "Every weight is read once and stays on the device.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::PlaceWeights(|_| Ok(Box::new(Resident))),
+pub static ENTRY: Entry<dyn Placement> = Entry {
+    about: About {
+        id: "resident",
+        title: "In memory",
+        common: true,
+        sentence: "Every weight is read once and stays on the device.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::PLACE_WEIGHTS)
+    },
+    build: |_| Ok(Box::new(Resident)),
 };
 
 struct Resident;

@@ -11,56 +11,56 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Content, Loader, Model, Part, Placement, WeightSource, Whole, rows};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag, alloc};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 use crate::shape::{ModelShape, TensorShape};
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "stream",
-    title: "Streamed layer by layer",
-    common: true,
-    axis: Axis::PlaceWeights,
-    paper: "AirLLM (lyogavin/airllm), layer streaming",
-    sentence: "Holds a few layers at a time and reads the rest from RAM or disk at every pass.",
-    knobs: &[
-        Knob {
-            id: "from",
-            label: "Read from",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["host", "disk"] },
-            default: Default::Text("disk"),
-            unit: "",
-            sentence: "Where the rest of the model waits.",
+pub static ENTRY: Entry<dyn Placement> = Entry {
+    about: About {
+        id: "stream",
+        title: "Streamed layer by layer",
+        common: true,
+        paper: "AirLLM (lyogavin/airllm), layer streaming",
+        sentence: "Holds a few layers at a time and reads the rest from RAM or disk at every pass.",
+        knobs: &[
+            Knob {
+                id: "from",
+                label: "Read from",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["host", "disk"] },
+                default: Default::Text("disk"),
+                unit: "",
+                sentence: "Where the rest of the model waits.",
+            },
+            Knob {
+                id: "prefetch",
+                label: "Read ahead",
+                paper_name: "prefetching",
+                kind: KnobKind::Int { min: 0, max: 4 },
+                default: Default::Int(1),
+                unit: "layers",
+                sentence: "Layers read ahead while one is computed; each costs a slot.",
+            },
+        ],
+        composes: |config| {
+            let from_disk = config.place.weights.knobs.text("from") != Some("host");
+            if let Some((key, choice)) = config.weights.changed().filter(|_| from_disk) {
+                return Err(format!(
+                    "the file holds the original format, so {key} = {} cannot be streamed from it; stream from host, or keep `original`",
+                    choice.id
+                ));
+            }
+            Ok(())
         },
-        Knob {
-            id: "prefetch",
-            label: "Read ahead",
-            paper_name: "prefetching",
-            kind: KnobKind::Int { min: 0, max: 4 },
-            default: Default::Int(1),
-            unit: "layers",
-            sentence: "Layers read ahead while one is computed; each costs a slot.",
-        },
-    ],
-    composes: |config| {
-        let from_disk = config.place.weights.knobs.text("from") != Some("host");
-        if let Some((key, choice)) = config.weights.changed().filter(|_| from_disk) {
-            return Err(format!(
-                "the file holds the original format, so {key} = {} cannot be streamed from it; stream from host, or keep `original`",
-                choice.id
-            ));
-        }
-        Ok(())
+        ..About::on(&axes::PLACE_WEIGHTS)
     },
-    role: Role::PlaceWeights(|knobs| {
-        Ok(Box::new(Stream { host: knobs.text("from") == Some("host"), prefetch: knobs.int("prefetch").unwrap_or(1) }))
-    }),
+    build: |knobs| Ok(Box::new(Stream { host: knobs.text("from") == "host", prefetch: knobs.int("prefetch") })),
 };
 
 /// The ledger row of an embedding's row on its way from the disk.

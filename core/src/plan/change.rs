@@ -1,13 +1,14 @@
 //! Changes that bring a plan back within its budgets, as data: keys to set, and how to say it.
 
 use super::{Inverse, Plan, Workload, plan};
-use crate::blocks::Scheme;
 use crate::bytes::Bytes;
-use crate::catalog::{self, Axis, Entry, Role};
-use crate::config::{Choice, Config, KnobValue, Knobs, KvBudget, PerKv, from_toml};
+use crate::catalog;
+use crate::catalog::from_toml;
+use crate::config::{Choice, Config, KnobValue, Knobs, KvBudget, PerKv, axes};
 use crate::error::Result;
 use crate::ledger::Tier;
 use crate::machine::Machine;
+use crate::schema::About;
 use crate::shape::ModelShape;
 
 /// Keys to set, and the words for it.
@@ -80,38 +81,29 @@ impl Candidates<'_> {
     fn add(&mut self, family: Family, words: String, sets: &[(&str, String)], make: &dyn Fn(&mut Config)) {
         let mut config = self.config.clone();
         make(&mut config);
-        if config != *self.config && config.check().is_ok() {
+        if config != *self.config && catalog::check(&config).is_ok() {
             let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
             self.list.push(Candidate { family, change: Change { sets, words }, config });
         }
     }
 }
 
-fn words(axis: Axis, entry: &Entry) -> String {
-    format!("{} {}", axis.name(), entry.title)
+fn words(entry: &About) -> String {
+    format!("{} {}", entry.axis.name(), entry.title)
 }
 
 /// Bits an element of the cache costs in this format.
-fn cache_bits(entry: &Entry) -> f64 {
-    match entry.role {
-        Role::KvFormat(build) => build(&Knobs::default()).map_or(0.0, |f| f.bits()),
-        _ => 0.0,
-    }
-}
-
-/// Bits a weight costs in this format; `None` for weights as they are in the file.
-fn weight_bits(entry: &Entry) -> Option<f64> {
-    let knobs = entry.knobs("weights.format", &Knobs::default()).ok()?;
-    crate::weights::format::build(entry, &knobs).ok()?.scheme().map(Scheme::bits)
+fn cache_bits(entry: &About) -> f64 {
+    crate::kv::format::bits("kv.format", &entry.id.into()).unwrap_or(0.0)
 }
 
 /// Every change worth trying, cheapest first: what changes only memory and speed, then what costs accuracy, least first, then
 /// several at once.
 fn candidates(shape: &ModelShape, workload: &Workload, config: &Config) -> Vec<Candidate> {
     let mut all = Candidates { config, list: Vec::new() };
-    for entry in catalog::variants(Axis::KvAlloc) {
+    for entry in catalog::variants(&axes::KV_ALLOC) {
         let sets = [("kv.alloc", entry.id.to_owned())];
-        all.add(Family::Alloc, words(Axis::KvAlloc, entry), &sets, &|c| c.kv.alloc = entry.id.into());
+        all.add(Family::Alloc, words(entry), &sets, &|c| c.kv.alloc = entry.id.into());
     }
     let needed = workload.passes.iter().map(|p| p.prompt + p.decode).max().unwrap_or(1);
     if config.run.context > needed {
@@ -123,11 +115,11 @@ fn candidates(shape: &ModelShape, workload: &Workload, config: &Config) -> Vec<C
         all.add(Family::Batch, format!("Prompt in batches of {batch}"), &sets, &|c| c.run.batch = batch);
     }
     // Cheaper rows, the finest first.
-    let mut formats: Vec<_> = catalog::variants(Axis::KvFormat).collect();
+    let mut formats: Vec<_> = catalog::variants(&axes::KV_FORMAT).collect();
     formats.sort_by(|a, b| cache_bits(b).total_cmp(&cache_bits(a)));
     for entry in formats {
         let sets = [("kv.format", entry.id.to_owned())];
-        all.add(Family::Format, words(Axis::KvFormat, entry), &sets, &|c| c.kv.format = PerKv::both(entry.id));
+        all.add(Family::Format, words(entry), &sets, &|c| c.kv.format = PerKv::both(entry.id));
     }
     let original = config.weights.format.id == "original";
     let streamed = Choice::from("stream");
@@ -139,8 +131,8 @@ fn candidates(shape: &ModelShape, workload: &Workload, config: &Config) -> Vec<C
     }
     // Coarser weights than the file's, the finest first.
     let stored = 8.0 * shape.bytes() as f64 / shape.parameters().max(1) as f64;
-    let mut coarser: Vec<_> =
-        catalog::variants(Axis::WeightsFormat).filter_map(|e| Some((weight_bits(e)?, e))).collect();
+    let formats = crate::weights::format::ENTRIES.iter();
+    let mut coarser: Vec<_> = formats.filter_map(|e| Some((e.scheme()?.bits(), &e.about))).collect();
     coarser.retain(|(bits, e)| original && e.common && *bits < stored);
     coarser.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (_, entry) in coarser {

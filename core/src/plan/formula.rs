@@ -382,7 +382,7 @@ mod tests {
                     let mut sets = vec![("train.params", params), ("train.batch", "2"), ("train.length", "64")];
                     sets.extend_from_slice(more);
                     let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-                    let config = crate::config::from_toml("", &sets).unwrap();
+                    let config = crate::catalog::from_toml("", &sets).unwrap();
                     let work = Workload::default();
                     let planned = plan(&shape, &work, &config, &machine).unwrap().bytes;
                     let accounts = std::iter::once((None, &planned.tiers))
@@ -414,7 +414,7 @@ mod tests {
             }
         }
         assert!(formulas > 300 && configs == 24, "{formulas} {configs}");
-        let config = crate::config::from_toml("", &[("train.batch".into(), "2".into())]).unwrap();
+        let config = crate::catalog::from_toml("", &[("train.batch".into(), "2".into())]).unwrap();
         let shape = shape("smollm2-135m@q4_1");
         let of = |category| {
             formula(&shape, &Workload::default(), &config, Some(Phase::Backward), Tier::Device, category).unwrap().text
@@ -427,7 +427,7 @@ mod tests {
         let shape = shape("smollm2-135m@q4_1");
         let config = |pairs: &[(&str, &str)]| {
             let sets: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            crate::config::from_toml("", &sets).unwrap()
+            crate::catalog::from_toml("", &sets).unwrap()
         };
         let cache = |pairs: &[(&str, &str)]| {
             let config = config(pairs);

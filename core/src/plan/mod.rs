@@ -22,9 +22,9 @@ pub use solve::Inverse;
 pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
 
-use crate::catalog::{Axis, Role};
+use crate::catalog;
 use crate::config::Config;
-use crate::error::{Error, OverBudget, Result};
+use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
 use crate::forward::gpu;
@@ -33,15 +33,12 @@ use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TRAIL};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
 use crate::machine::Machine;
+use crate::model::sampling::{SAMPLER, SAMPLER_BYTES};
 use crate::place::{self, Placement};
+use crate::schema;
 use crate::shape::ModelShape;
 use crate::train;
 use crate::weights::format::Formats;
-
-/// The ledger row of the sampler's candidate list.
-pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
-/// Bytes of the sampler's candidate list for a token of the vocabulary: its id and its probability.
-pub const SAMPLER_BYTES: usize = 8;
 
 /// The ledger row of one row of reference logits.
 pub const REFERENCE: Tag = Tag::device(Category::Workspace, "reference logits");
@@ -132,11 +129,9 @@ impl Resolved {
     /// # Errors
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
+        catalog::check_platform(config)?;
+        let placement = schema::build(place::ENTRIES, "place.weights", &config.place.weights)?;
         let held = Formats::new(config)?.held(stored)?;
-        let (place, knobs) = Config::resolve(Axis::PlaceWeights, "place.weights", &config.place.weights)?;
-        let Role::PlaceWeights(build) = place.role else {
-            return Err(Error::Internal("a catalogue entry has another axis' role".into()));
-        };
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
             Some(observe) => observe.kv_head(&held)?,
@@ -146,7 +141,17 @@ impl Resolved {
         if gpu.is_some() {
             gpu::check(config, &held)?;
         }
-        Ok(Self { held, pipeline, placement: build(&knobs)?, threads: config.threads(), gpu, followed })
+        Ok(Self { held, pipeline, placement, threads: config.threads(), gpu, followed })
+    }
+
+    /// Plans what was resolved, `config` for a model stored as `stored`: the same that then runs.
+    ///
+    /// # Errors
+    /// What the placement forbids.
+    pub fn plan(&self, config: &Config, stored: &ModelShape, workload: &Workload, machine: &Machine) -> Result<Plan> {
+        let draft = draft(config);
+        self.walk(config, stored, workload, &draft, &mut |_| ())?;
+        Ok(made(&draft, time::times(stored, self, workload, config, machine), workload))
     }
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
@@ -241,26 +246,30 @@ impl Resolved {
 /// # Errors
 /// A choice this shape forbids. A plan over budget is no error: it says so in [`Plan::over`].
 pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Result<Plan> {
-    let budget = &config.budget;
-    let draft = Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false);
-    let time = match &config.train {
-        Some(train) => {
-            let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
-            time::training(stored, train, spent, machine)
-        }
-        None => {
-            let resolved = Resolved::new(config, stored)?;
-            resolved.walk(config, stored, workload, &draft, &mut |_| ())?;
-            time::times(stored, &resolved, workload, config, machine)
-        }
+    let Some(train) = &config.train else {
+        return Resolved::new(config, stored)?.plan(config, stored, workload, machine);
     };
+    catalog::check_platform(config)?;
+    let draft = draft(config);
+    let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
+    Ok(made(&draft, time::training(stored, train, spent, machine), workload))
+}
+
+/// An account without walls that remembers where those of `config` would have been crossed.
+fn draft(config: &Config) -> Arc<Ledger> {
+    let budget = &config.budget;
+    Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false)
+}
+
+/// The plan of what was reserved on `draft`.
+fn made(draft: &Ledger, time: Times, workload: &Workload) -> Plan {
     let bytes = draft.measured();
     // What it needs in all, not only up to the first refusal.
     let over = draft.first_crossing().map(|over| {
         let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
         OverBudget { needed, ..over }
     });
-    Ok(Plan { bytes, time, workload: workload.clone(), over })
+    Plan { bytes, time, workload: workload.clone(), over }
 }
 
 impl Plan {
@@ -273,7 +282,8 @@ impl Plan {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::catalog::from_toml;
+    use crate::error::Error;
     use crate::model::random;
 
     /// The shape of a random model, such as `smollm2-135m@q4_0`.

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::change::{Change, WayBack, fitting};
 use super::solve::{fits, largest};
 use super::{Plan, Workload, plan};
-use crate::catalog::{self, Axis, Entry};
-use crate::config::Config;
+use crate::catalog;
 use crate::config::train::{ClipBy, Hold, Train};
+use crate::config::{Axis, Config, axes};
 use crate::error::Result;
 use crate::machine::Machine;
+use crate::schema::About;
 use crate::shape::ModelShape;
 
 /// What the budgets leave room for in training, everything else as chosen.
@@ -42,12 +43,13 @@ impl TrainInverse {
 }
 
 /// The axes whose choices a [`Combination`] has, with what training calls them.
-pub const COMBINED: [Axis; 4] = [Axis::TrainParams, Axis::TrainOptimizer, Axis::TrainActivations, Axis::TrainLoss];
+pub static COMBINED: [&Axis; 4] =
+    [&axes::TRAIN_PARAMS, &axes::TRAIN_OPTIMIZER, &axes::TRAIN_ACTIVATIONS, &axes::TRAIN_LOSS];
 
 /// One choice of what learns, with which optimizer, activations and loss.
 pub struct Combination {
     /// The variants, in the order of [`COMBINED`].
-    pub entries: [&'static Entry; 4],
+    pub entries: [&'static About; 4],
     /// Keys that make it, from what is chosen; none for what is.
     pub sets: Vec<(String, String)>,
     /// Its plan, or why there is none.
@@ -62,8 +64,10 @@ pub fn combinations(
     machine: &Machine,
     stop: &dyn Fn() -> bool,
 ) -> Vec<Combination> {
-    let Some(train) = &config.train else { return Vec::new() };
-    let mut all: Vec<Vec<&'static Entry>> = vec![Vec::new()];
+    if config.train.is_none() {
+        return Vec::new();
+    }
+    let mut all: Vec<Vec<&'static About>> = vec![Vec::new()];
     for axis in COMBINED {
         let longer = |part: &Vec<_>| {
             let part = part.clone();
@@ -71,15 +75,16 @@ pub fn combinations(
         };
         all = all.iter().flat_map(longer).collect();
     }
+    let chosen = config.choices();
     let mut out = Vec::with_capacity(all.len());
     for entries in all {
-        let Ok(entries) = <[&'static Entry; 4]>::try_from(entries) else { continue };
+        let Ok(entries) = <[&'static About; 4]>::try_from(entries) else { continue };
         if stop() {
             break;
         }
-        let chosen = |e: &Entry| train.choices().iter().any(|(axis, _, choice)| *axis == e.axis && choice.id == e.id);
+        let is_chosen = |e: &About| chosen.iter().any(|(axis, _, choice)| *axis == e.axis && choice.id == e.id);
         let change = Change {
-            sets: entries.iter().filter(|e| !chosen(e)).map(|e| (e.axis.key().to_owned(), e.id.to_owned())).collect(),
+            sets: entries.iter().filter(|e| !is_chosen(e)).map(|e| (e.axis.key.to_owned(), e.id.to_owned())).collect(),
             words: String::new(),
         };
         let plan = change.apply(config).and_then(|c| plan(shape, &Workload::default(), &c, machine));
@@ -189,7 +194,7 @@ pub(super) fn ways_back(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::catalog::from_toml;
     use crate::ledger::Tier;
     use crate::plan::tests::shape;
 
@@ -199,13 +204,13 @@ mod tests {
         let text = "[train]\nparams = { use = \"lora\", r = 3 }\nbatch = 1\nlength = 64";
         let config = from_toml(text, &[]).unwrap();
         let all = combinations(&shape, &config, &machine, &|| false);
-        let variants: usize = COMBINED.iter().map(|a| catalog::variants(*a).count()).product();
+        let variants: usize = COMBINED.iter().map(|a| catalog::variants(a).count()).product();
         assert_eq!(all.len(), variants);
         let mut peaks = Vec::new();
         for c in &all {
             let mut sets = c.sets.clone();
             sets.sort();
-            let mut keys: Vec<_> = c.entries.iter().map(|e| e.axis.key()).collect();
+            let mut keys: Vec<_> = c.entries.iter().map(|e| e.axis.key).collect();
             keys.dedup();
             assert_eq!(keys.len(), 4);
             let alone = plan(&shape, &Workload::default(), &from_toml(text, &sets).unwrap(), &machine).unwrap();

@@ -15,7 +15,6 @@ use super::order::Order;
 use super::params::Params;
 use super::weights::{Bias, Builder, Held, Tensor, Weights, load_bytes};
 use crate::blocks::BlockType;
-use crate::catalog::Role;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
@@ -24,6 +23,7 @@ use crate::forward::rotary::inverse_frequencies;
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
+use crate::schema;
 use crate::shape::ModelShape;
 use crate::weights::format::{Formats, Target};
 
@@ -66,26 +66,15 @@ impl Techniques {
     /// # Errors
     /// Names the key, the value and what is allowed.
     pub fn new(train: &Train) -> Result<Self> {
-        let mut built = (None, None, None, None, None, None);
-        for (axis, key, choice) in train.choices() {
-            let (entry, knobs) = Config::resolve(axis, key, choice)?;
-            match entry.role {
-                Role::TrainParams(build) => built.0 = Some(build(&knobs)?),
-                Role::TrainGradient(build) => built.1 = Some(build(&knobs)?),
-                Role::TrainOptimizer(build) => built.2 = Some(build(&knobs)?),
-                Role::TrainActivations(build) => built.3 = Some(build(&knobs)?),
-                Role::TrainLoss(build) => built.4 = Some(build(&knobs)?),
-                Role::TrainOrder(build) => built.5 = Some(build(&knobs)?),
-                _ => return Err(Error::Internal(format!("{key}: an entry with another axis' role"))),
-            }
-        }
-        match built {
-            (Some(params), Some(gradient), Some(optimizer), Some(activations), Some(loss), Some(order)) => {
-                let formats = Target::Original.into();
-                Ok(Self { params, gradient, optimizer, activations, loss, order, formats })
-            }
-            _ => Err(Error::Internal("a configuration without a choice on an axis of training".into())),
-        }
+        Ok(Self {
+            params: schema::build(super::params::ENTRIES, "train.params", &train.params)?,
+            gradient: schema::build(super::gradient::ENTRIES, "train.gradient", &train.gradient)?,
+            optimizer: schema::build(super::optimizer::ENTRIES, "train.optimizer", &train.optimizer)?,
+            activations: schema::build(super::activations::ENTRIES, "train.activations", &train.activations)?,
+            loss: schema::build(super::loss::ENTRIES, "train.loss", &train.loss)?,
+            order: schema::build(super::order::ENTRIES, "train.order", &train.order)?,
+            formats: Target::Original.into(),
+        })
     }
 
     /// The largest calls of a run of `train` on `shape`, for `threads` loading threads.

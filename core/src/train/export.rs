@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::engine::Trainer;
-use super::learner::Param;
+use super::{learner::Param, params};
 use crate::blocks::{self, BlockType};
-use crate::catalog::Axis;
-use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Model;
 use crate::model::adapter::{About, Factors, Linear, save_gguf, save_peft};
 use crate::model::hf;
+use crate::schema;
 use crate::shape::TensorShape;
 
 /// The adapter as PEFT's folder, in the folder of a run.
@@ -47,13 +46,14 @@ fn values(trainer: &Trainer, p: &Param, from: usize, out: &mut [f32]) -> Result<
 }
 
 fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
-    let (_, knobs) = Config::resolve(Axis::TrainParams, "train.params", &train.params)?;
-    let rank = knobs.int("r").unwrap_or(8);
+    let choice = &train.params;
+    let knobs = schema::find(params::ENTRIES, "train.params", &choice.id)?.settle("train.params", &choice.knobs)?;
+    let rank = knobs.int("r");
     let about = About {
         rank,
-        alpha: knobs.float("lora_alpha").unwrap_or(2.0 * rank as f64) as f32,
-        rslora: knobs.flag("use_rslora").unwrap_or(false),
-        dropout: knobs.float("lora_dropout").unwrap_or(0.0) as f32,
+        alpha: knobs.given_float("lora_alpha").unwrap_or(2.0 * rank as f64) as f32,
+        rslora: knobs.flag("use_rslora"),
+        dropout: knobs.float("lora_dropout") as f32,
         base: model.path.clone(),
     };
     let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();

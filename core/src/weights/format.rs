@@ -2,9 +2,9 @@
 
 use super::nf4;
 use crate::blocks::{BlockType, Scheme};
-use crate::catalog::{Axis, Entry, Role, with_all};
-use crate::config::{Choice, Config, Knobs};
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::schema::{self, About, Entry, Knobs, ON_ALL, axes};
 use crate::shape::{ModelShape, TensorShape};
 
 /// What the weights of a model become in memory. Vectors (norms, biases, rope divisors) are always held as f32.
@@ -31,55 +31,37 @@ impl Target {
             Self::All(scheme) | Self::Linears(scheme) => Some(scheme),
         }
     }
-
-    /// What a choice of `weights.format` stands for.
-    ///
-    /// # Errors
-    /// Names the key, the value and what is allowed.
-    pub fn of(key: &str, choice: &Choice) -> Result<Self> {
-        let (entry, knobs) = Config::resolve(Axis::WeightsFormat, key, choice)?;
-        build(entry, &knobs)
-    }
 }
 
-/// The target of an entry with complete knobs.
-///
-/// # Errors
-/// Values of knobs that do not go together.
-pub fn build(entry: &Entry, knobs: &Knobs) -> Result<Target> {
-    match entry.role {
-        Role::WeightsFormat(build) => build(knobs),
-        _ => Err(Error::Internal(format!("catalogue entry `{}` has another axis' role", entry.id))),
-    }
-}
-
-static ORIGINAL: Entry = Entry {
-    id: "original",
-    title: "As in the file",
-    common: true,
-    axis: Axis::WeightsFormat,
-    paper: "the model file",
-    sentence: "Weights are held as the file stores them.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::WeightsFormat(|_| Ok(Target::Original)),
+static ORIGINAL: Entry<Target> = Entry {
+    about: About {
+        id: "original",
+        title: "As in the file",
+        common: true,
+        paper: "the model file",
+        sentence: "Weights are held as the file stores them.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::WEIGHTS_FORMAT)
+    },
+    build: |_| Ok(Box::new(Target::Original)),
 };
 
 macro_rules! formats {
     ([$($own:path),*] $($name:ident = $ty:ident $id:literal $common:literal $paper:literal $sentence:literal;)+) => {
-        $(static $name: Entry = Entry {
-            id: $id,
-            title: $id,
-            common: $common,
-            axis: Axis::WeightsFormat,
-            paper: $paper,
-            sentence: $sentence,
-            knobs: &[],
-            composes: with_all,
-            role: Role::WeightsFormat(|_| Ok(Target::block(BlockType::$ty))),
+        $(static $name: Entry<Target> = Entry {
+            about: About {
+                id: $id,
+                title: $id,
+                common: $common,
+                paper: $paper,
+                sentence: $sentence,
+                runs_on: ON_ALL,
+                ..About::on(&axes::WEIGHTS_FORMAT)
+            },
+            build: |_| Ok(Box::new(Target::block(BlockType::$ty))),
         };)+
         /// The variants.
-        pub const ENTRIES: &[&Entry] = &[&ORIGINAL, $(&$name),+ $(, &$own)*];
+        pub const ENTRIES: &[&Entry<Target>] = &[&ORIGINAL, $(&$name),+ $(, &$own)*];
     };
 }
 
@@ -100,6 +82,14 @@ formats! {
     F16 = F16 "f16" true "IEEE 754 binary16" "Two bytes a weight.";
     BF16 = Bf16 "bf16" false "bfloat16" "Two bytes a weight, with the range of f32 and 8 bits of precision.";
     F32 = F32 "f32" false "IEEE 754 binary32" "Four bytes a weight; what other formats decode to, held decoded.";
+}
+
+impl Entry<Target> {
+    /// The scheme of matrices with default knobs; `None` for weights as they are in the file.
+    pub fn scheme(&self) -> Option<Scheme> {
+        let knobs = self.settle(self.axis.key, &Knobs::default()).ok()?;
+        (self.build)(&knobs).ok()?.scheme()
+    }
 }
 
 /// What every tensor of a model becomes.
@@ -142,7 +132,7 @@ impl Formats {
     /// # Errors
     /// Names the key, the value and what is allowed.
     pub fn new(config: &Config) -> Result<Self> {
-        let target = Target::of("weights.format", &config.weights.format)?;
+        let target = *schema::build(ENTRIES, "weights.format", &config.weights.format)?;
         let mut overrides = Vec::new();
         for ((key, choice), o) in config.weights.overridden().zip(&config.weights.overrides) {
             let key_of = key.replace(".format", ".tensors");
@@ -153,7 +143,7 @@ impl Formats {
                 ));
             }
             // Every matrix that the pattern names, wherever it is.
-            let target = match Target::of(&key, choice)? {
+            let target = match *schema::build(ENTRIES, &key, choice)? {
                 Target::Linears(scheme) => Target::All(scheme),
                 target => target,
             };
@@ -211,10 +201,7 @@ impl Formats {
         if scheme.bytes(t.rows, t.cols).is_some() {
             return Ok(scheme);
         }
-        let fits = |entry: &&&Entry| {
-            let target = entry.knobs("weights.format", &Knobs::default()).and_then(|knobs| build(entry, &knobs));
-            target.is_ok_and(|target| target.scheme().is_some_and(|s| s.bytes(t.rows, t.cols).is_some()))
-        };
+        let fits = |entry: &&&Entry<Target>| entry.scheme().is_some_and(|s| s.bytes(t.rows, t.cols).is_some());
         let allowed: Vec<_> = ENTRIES.iter().filter(fits).map(|e| e.id).collect();
         Err(Error::refused(
             format!("{} = {scheme}", key.replace(".tensors", ".format")),
@@ -232,7 +219,7 @@ impl Formats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_toml;
+    use crate::catalog::from_toml;
     use crate::model::random;
 
     fn held(text: &str, model: &str) -> Result<ModelShape> {

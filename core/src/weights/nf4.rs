@@ -12,48 +12,49 @@ use std::sync::OnceLock;
 
 use super::format::Target;
 use crate::blocks::{Packed, Scheme};
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::error::Error;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "nf4",
-    title: "nf4",
-    common: true,
-    axis: Axis::WeightsFormat,
-    paper: "QLoRA (arXiv 2305.14314)",
-    sentence: "Linears of layers in 4-bit quantiles of a normal distribution, with their scales quantized again: 4.127 bits a weight.",
-    knobs: &[
-        Knob {
-            id: "block_size",
-            label: "Block",
-            paper_name: "blocksize",
-            kind: KnobKind::Int { min: 32, max: 4096 },
-            default: Default::Int(64),
-            unit: "weights",
-            sentence: "Weights that share a scale; a power of two.",
-        },
-        Knob {
-            id: "double_quant",
-            label: "Scales quantized too",
-            paper_name: "Double Quantization",
-            kind: KnobKind::Bool,
-            default: Default::Bool(true),
-            unit: "",
-            sentence: "Scales are kept in 8 bits, in blocks of 256 with one f32 scale.",
-        },
-    ],
-    composes: with_all,
-    role: Role::WeightsFormat(|knobs| {
-        let block = knobs.int("block_size").unwrap_or(64);
+pub static ENTRY: Entry<Target> = Entry {
+    about: About {
+        id: "nf4",
+        title: "nf4",
+        common: true,
+        paper: "QLoRA (arXiv 2305.14314)",
+        sentence: "Linears of layers in 4-bit quantiles of a normal distribution, with their scales quantized again: 4.127 bits a weight.",
+        knobs: &[
+            Knob {
+                id: "block_size",
+                label: "Block",
+                paper_name: "blocksize",
+                kind: KnobKind::Int { min: 32, max: 4096 },
+                default: Default::Int(64),
+                unit: "weights",
+                sentence: "Weights that share a scale; a power of two.",
+            },
+            Knob {
+                id: "double_quant",
+                label: "Scales quantized too",
+                paper_name: "Double Quantization",
+                kind: KnobKind::Bool,
+                default: Default::Bool(true),
+                unit: "",
+                sentence: "Scales are kept in 8 bits, in blocks of 256 with one f32 scale.",
+            },
+        ],
+        ..About::on(&axes::WEIGHTS_FORMAT)
+    },
+    build: |knobs| {
+        let block = knobs.int("block_size");
         if !block.is_power_of_two() {
             return Err(Error::config(
                 "weights.format.block_size",
                 format!("`{block}` is not allowed; a power of two"),
             ));
         }
-        Ok(Target::Linears(scheme(block, knobs.flag("double_quant").unwrap_or(true))))
-    }),
+        Ok(Box::new(Target::Linears(scheme(block, knobs.flag("double_quant")))))
+    },
 };
 
 /// The 16 levels (appendix E).

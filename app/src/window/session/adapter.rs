@@ -180,7 +180,7 @@ impl Session {
         let mut config = self.document.config().clone();
         let Wanted { path, adapter, scale } = wanted;
         (config.model.path, config.model.adapter, config.model.adapter_scale) = (path, adapter, scale);
-        match config.check() {
+        match ullage_core::catalog::check(&config) {
             Ok(()) => {
                 self.document.replace(what, config, None);
                 // A file that could not be opened before may be there now.

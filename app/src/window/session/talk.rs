@@ -21,7 +21,7 @@ impl Session {
         let mut config = self.document.config().clone();
         config.run.turns = turns;
         prompt.clone_into(&mut config.run.prompt);
-        if let Err(e) = config.check() {
+        if let Err(e) = ullage_core::catalog::check(&config) {
             self.notice(&format!("{what}: not changed"), &e.to_string(), true);
             return;
         }

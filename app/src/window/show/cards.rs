@@ -1,14 +1,16 @@
 //! Cards from the catalogue alone: an entry makes its variant appear, an axis its card.
 
-use ullage_core::catalog::{self, Axis, Entry, KnobKind, Role};
+use ullage_core::config::axes::{self, Axis};
 use ullage_core::config::train::{Train, Validation};
-use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget};
+use ullage_core::config::{Choice, Config, KnobValue, Knobs, KvBudget, settings};
+use ullage_core::kv;
+use ullage_core::schema::{self, About, KnobKind};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
 use super::words;
 
 /// The choice of an axis in `config`: `Err` with both when keys and values differ.
-fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
+fn chosen(config: &Config, axis: &Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
     let all = config.choices();
     let mut of = all.iter().filter(|(a, ..)| *a == axis).map(|(.., choice)| *choice);
     let first = of.next()?;
@@ -19,7 +21,7 @@ fn chosen(config: &Config, axis: Axis) -> Option<Result<&Choice, (&Choice, &Choi
 }
 
 /// Every card of `config`, by section; prices and refusals are still to be filled in.
-pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
+pub fn sections(config: &Config, entries: &[&'static About]) -> Vec<Section> {
     let mut out: Vec<Section> = Vec::new();
     let mut put = |title: &str, card: Card| match out.iter_mut().find(|s| s.title == title) {
         Some(section) => section.cards.push(card),
@@ -27,8 +29,8 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     };
     let train = config.train.as_ref();
     // Fine-tuning has no cache and generating no gradients: what does not apply is not shown.
-    let applies = |axis: Axis| axis.key().starts_with("train.") == train.is_some();
-    let mut axes: Vec<Axis> = Vec::new();
+    let applies = |axis: &Axis| axis.key.starts_with("train.") == train.is_some();
+    let mut axes: Vec<&'static Axis> = Vec::new();
     for entry in entries {
         if !axes.contains(&entry.axis) && applies(entry.axis) {
             axes.push(entry.axis);
@@ -36,7 +38,7 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     }
     for axis in axes {
         let of: Vec<_> = entries.iter().copied().filter(|e| e.axis == axis).collect();
-        let title = axis.words().section;
+        let title = axis.section;
         match chosen(config, axis) {
             Some(choice) => {
                 let card = card(config, axis, &of, choice);
@@ -46,14 +48,14 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
                 }
             }
             // An axis of which any number may be on.
-            None if axis == Axis::Eval => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
+            None if *axis == axes::EVAL => of.into_iter().for_each(|entry| put(title, switch(config, entry))),
             None => {}
         }
     }
     match train {
         Some(train) => {
-            put("Fine-tuning", data(train));
-            put("Fine-tuning", training(config, train));
+            put("Fine-tuning", data(config, train));
+            put("Fine-tuning", training(config));
             put("Fine-tuning", computation(config));
         }
         None => {
@@ -65,40 +67,14 @@ pub fn sections(config: &Config, entries: &[&'static Entry]) -> Vec<Section> {
     out
 }
 
-/// A value of the configuration as its word.
-fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn words_of(of: &[&str]) -> Kind {
-    Kind::Word(of.iter().map(|w| (*w).to_owned()).collect())
-}
-
-fn data(t: &Train) -> Card {
-    let whole = |max| Kind::Int { min: 0, max };
+fn data(config: &Config, t: &Train) -> Card {
     Card {
         key: "train.data".into(),
         title: "Data".into(),
         sentence: "What it learns from.".into(),
         knobs: vec![
-            plain(
-                "train.data",
-                "From",
-                Kind::Text,
-                t.data.clone(),
-                "",
-                "",
-                "A .jsonl file, any other file as plain text, or bundled:task-NAME, a made-up language drawn from the seed.",
-            ),
-            plain(
-                "train.loss_on",
-                "Loss on",
-                words_of(&["responses", "all"]),
-                word(&t.loss_on),
-                "responses",
-                "",
-                "Which tokens count in the loss of prompts and responses.",
-            ),
+            setting(config, "train.data"),
+            setting(config, "train.loss_on"),
             plain(
                 "train.validation",
                 "Held out",
@@ -111,152 +87,39 @@ fn data(t: &Train) -> Card {
                 "of the documents",
                 "Not learned from, and read to see what was learned.",
             ),
-            plain(
-                "train.validate_every",
-                "Read every",
-                whole(1 << 32),
-                t.validate_every.to_string(),
-                "0",
-                "steps",
-                "Steps between two readings of what is held out, the first before any step; 0 for the end only.",
-            ),
-            plain(
-                "train.samples",
-                "Questions asked",
-                Kind::Int { min: 0, max: 16 },
-                t.samples.to_string(),
-                "3",
-                "",
-                "Held-out questions that the model answers in words, before the first step and after the last; 0 for none.",
-            ),
-            plain(
-                "train.sample_tokens",
-                "Longest answer",
-                Kind::Int { min: 1, max: 256 },
-                t.sample_tokens.to_string(),
-                "16",
-                "tokens",
-                "Most tokens of each of these answers. Every token is a pass over the whole text so far.",
-            ),
-            plain(
-                "train.packing",
-                "Packing",
-                Kind::Bool,
-                t.packing.to_string(),
-                "true",
-                "",
-                "Several documents share a row, each seeing only itself.",
-            ),
-            plain(
-                "train.out",
-                "Save in",
-                Kind::Text,
-                t.out.clone(),
-                "",
-                "",
-                "Folder of what was learned and of the training state; empty: an adapter is kept beside the runs, nothing else.",
-            ),
-            plain(
-                "train.resume",
-                "Go on",
-                Kind::Bool,
-                t.resume.to_string(),
-                "false",
-                "",
-                "Goes on from the training state in that folder, where there is one.",
-            ),
+            setting(config, "train.validate_every"),
+            setting(config, "train.samples"),
+            setting(config, "train.sample_tokens"),
+            setting(config, "train.packing"),
+            setting(config, "train.out"),
+            setting(config, "train.resume"),
         ],
         ..Card::default()
     }
 }
 
-fn training(config: &Config, t: &Train) -> Card {
+fn training(config: &Config) -> Card {
     Card {
         key: "train".into(),
         title: "Steps".into(),
         sentence: "How far each step goes, and in which arithmetic.".into(),
         advanced: true,
         knobs: vec![
-            plain(
-                "train.lr",
-                "Learning rate",
-                Kind::Float { min: 0.0, max: 1.0 },
-                t.lr.to_string(),
-                "0.0002",
-                "",
-                "The highest learning rate.",
-            ),
-            plain(
-                "train.warmup",
-                "Warm-up",
-                Kind::Int { min: 0, max: 1 << 32 },
-                t.warmup.to_string(),
-                "0",
-                "steps",
-                "Steps over which it rises from zero.",
-            ),
-            plain(
-                "train.decay",
-                "Decay",
-                words_of(&["constant", "linear", "cosine"]),
-                word(&t.decay),
-                "constant",
-                "",
-                "How it falls afterwards.",
-            ),
-            plain(
-                "train.accumulate",
-                "Accumulate",
-                Kind::Int { min: 1, max: 65536 },
-                t.accumulate.to_string(),
-                "1",
-                "micro-batches",
-                "Micro-batches whose gradients make one update.",
-            ),
-            plain(
-                "train.grad_hold",
-                "Gradients held",
-                words_of(&["all", "layer", "matrix"]),
-                word(&t.grad_hold),
-                "all",
-                "",
-                "How long gradients are held: all to the end of the step, or a layer's or a matrix's at a time.",
-            ),
-            plain(
-                "train.dtype",
-                "Weights that learn",
-                words_of(&["f32", "bf16"]),
-                word(&t.dtype),
-                "f32",
-                "",
-                "In what type they are held.",
-            ),
-            plain(
-                "train.round",
-                "Rounding",
-                words_of(&["nearest", "stochastic", "kahan", "master"]),
-                word(&t.round),
-                "nearest",
-                "",
-                "How an updated value becomes bf16.",
-            ),
-            plain(
-                "run.seed",
-                "Seed",
-                Kind::Int { min: 0, max: i64::MAX },
-                config.run.seed.to_string(),
-                "0",
-                "",
-                "Of what learns, and of the order of the data.",
-            ),
+            setting(config, "train.lr"),
+            setting(config, "train.warmup"),
+            setting(config, "train.decay"),
+            setting(config, "train.accumulate"),
+            setting(config, "train.grad_hold"),
+            setting(config, "train.dtype"),
+            setting(config, "train.round"),
+            setting(config, "run.seed"),
         ],
         ..Card::default()
     }
 }
 
-fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
-    let key = axis.key();
-    let words = axis.words();
+fn card(config: &Config, axis: &Axis, entries: &[&'static About], choice: Result<&Choice, (&Choice, &Choice)>) -> Card {
+    let key = axis.key;
     let variants = entries.iter().map(|entry| {
         let given = choice.ok().filter(|c| c.id == entry.id);
         Variant {
@@ -273,30 +136,24 @@ fn card(config: &Config, axis: Axis, entries: &[&'static Entry], choice: Result<
     });
     Card {
         key: key.into(),
-        title: words.title.into(),
-        sentence: words.sentence.into(),
-        advanced: words.advanced,
+        title: axis.title.into(),
+        sentence: axis.sentence.into(),
+        advanced: axis.advanced,
         variants: variants.collect(),
         mixed: choice.err().map(|(k, v)| format!("{} / {}", k.id, v.id)),
-        knobs: if axis == Axis::KvSelect { budget(config) } else { Vec::new() },
+        knobs: if *axis == axes::KV_SELECT { budget(config) } else { Vec::new() },
     }
 }
 
 /// True when a policy keeps every row whatever the budget.
-pub fn keeps_all(entry: &Entry) -> bool {
-    match entry.role {
-        Role::Select(build) => entry
-            .knobs("kv.select", &Knobs::default())
-            .and_then(|knobs| build(&knobs))
-            .is_ok_and(|policy| policy.keeps_all()),
-        _ => false,
-    }
+pub fn keeps_all(entry: &About) -> bool {
+    schema::build(kv::select::ENTRIES, entry.axis.key, &entry.id.into()).is_ok_and(|policy| policy.keeps_all())
 }
 
 /// What choosing an entry sets: a policy that drops rows brings a budget along, so that two of them are compared at the same bytes.
-fn sets(config: &Config, key: &str, entry: &Entry) -> Vec<(String, String)> {
+fn sets(config: &Config, key: &str, entry: &About) -> Vec<(String, String)> {
     let mut out = vec![(key.to_owned(), entry.id.to_owned())];
-    if entry.axis == Axis::KvSelect {
+    if *entry.axis == axes::KV_SELECT {
         match (keeps_all(entry), config.kv.budget) {
             (true, Some(_)) => out.push(("kv.budget".into(), String::new())),
             (false, None) => out.push(("kv.budget.ratio".into(), "0.2".into())),
@@ -326,8 +183,8 @@ fn budget(config: &Config) -> Vec<Knob> {
     }
 }
 
-fn switch(config: &Config, entry: &'static Entry) -> Card {
-    let key = format!("{}.{}", entry.axis.key(), entry.id);
+fn switch(config: &Config, entry: &'static About) -> Card {
+    let key = format!("{}.{}", entry.axis.key, entry.id);
     let on = config.eval.get(entry.id);
     let variant = |id: &str, chosen: bool, value: &str| Variant {
         id: id.into(),
@@ -350,9 +207,9 @@ fn switch(config: &Config, entry: &'static Entry) -> Card {
 }
 
 /// The knobs of an entry with the values given, defaults elsewhere.
-pub fn knobs(key: &str, entry: &Entry, given: &Knobs) -> Vec<Knob> {
+pub fn knobs(key: &str, entry: &About, given: &Knobs) -> Vec<Knob> {
     let text = |value: &KnobValue| value.to_string();
-    let of = |k: &catalog::Knob| {
+    let of = |k: &schema::Knob| {
         let default = k.default_value().as_ref().map(text).unwrap_or_default();
         Knob {
             key: format!("{key}.{}", k.id),
@@ -360,18 +217,32 @@ pub fn knobs(key: &str, entry: &Entry, given: &Knobs) -> Vec<Knob> {
             paper_name: if k.paper_name == k.id { String::new() } else { k.paper_name.into() },
             sentence: k.sentence.into(),
             unit: k.unit.into(),
-            kind: match k.kind {
-                KnobKind::Int { min, max } => Kind::Int { min, max },
-                KnobKind::Float { min, max } => Kind::Float { min, max },
-                KnobKind::Bool => Kind::Bool,
-                KnobKind::Word { of } => Kind::Word(of.iter().map(|w| (*w).to_owned()).collect()),
-                KnobKind::Ints { .. } | KnobKind::Text => Kind::Text,
-            },
+            kind: kind(k.kind),
             value: given.0.get(k.id).map_or_else(|| default.clone(), text),
             default,
         }
     };
     entry.knobs.iter().map(of).collect()
+}
+
+/// A kind of the catalogue as the screen has it.
+fn kind(kind: KnobKind) -> Kind {
+    match kind {
+        KnobKind::Int { min, max } => Kind::Int { min, max },
+        KnobKind::Float { min, max } => Kind::Float { min, max },
+        KnobKind::Bool => Kind::Bool,
+        KnobKind::Word { of } => Kind::Word(of.iter().map(|w| (*w).to_owned()).collect()),
+        KnobKind::Ints { .. } | KnobKind::Text => Kind::Text,
+    }
+}
+
+/// A key beside the axes, as the table of settings has it; what is not in the table is shown by its name.
+fn setting(config: &Config, key: &str) -> Knob {
+    let text = |value: Option<KnobValue>| value.map(|v| v.to_string()).unwrap_or_default();
+    match settings::find(key) {
+        Some(s) => plain(key, s.label, kind(s.kind), text((s.get)(config)), &text(s.default()), s.unit, s.sentence),
+        None => plain(key, key, Kind::Text, String::new(), "", "", ""),
+    }
 }
 
 /// One knob that no catalogue entry has.
@@ -381,69 +252,18 @@ fn plain(key: &str, label: &str, kind: Kind, value: String, default: &str, unit:
 }
 
 fn generation(config: &Config) -> Card {
-    let s = &config.run.sampling;
-    let float = |max| Kind::Float { min: 0.0, max };
-    let f = |v: f32| format!("{v}");
     Card {
         key: "run.sampling".into(),
         title: "Next token".into(),
         sentence: "How the next token is chosen from the model's scores.".into(),
         advanced: true,
         knobs: vec![
-            plain(
-                "run.sampling.temperature",
-                "Temperature",
-                float(2.0),
-                f(s.temperature),
-                "0",
-                "",
-                "Divides the scores; 0 always takes the most likely token.",
-            ),
-            plain(
-                "run.sampling.top_k",
-                "Top k",
-                Kind::Int { min: 0, max: 1 << 20 },
-                s.top_k.to_string(),
-                "0",
-                "tokens",
-                "Keep the k most likely; 0 for all.",
-            ),
-            plain(
-                "run.sampling.top_p",
-                "Top p",
-                float(1.0),
-                f(s.top_p),
-                "1",
-                "",
-                "Keep the smallest set of this probability; 1 for all.",
-            ),
-            plain(
-                "run.sampling.min_p",
-                "Min p",
-                float(1.0),
-                f(s.min_p),
-                "0",
-                "",
-                "Keep those at least this fraction of the most likely; 0 for all.",
-            ),
-            plain(
-                "run.seed",
-                "Seed",
-                Kind::Int { min: 0, max: i64::MAX },
-                config.run.seed.to_string(),
-                "0",
-                "",
-                "Of the random choices; sequence i uses seed + i.",
-            ),
-            plain(
-                "run.ignore_eos",
-                "Past the end",
-                Kind::Bool,
-                config.run.ignore_eos.to_string(),
-                "false",
-                "",
-                "Generate exactly as many tokens as asked for, past any end of text.",
-            ),
+            setting(config, "run.sampling.temperature"),
+            setting(config, "run.sampling.top_k"),
+            setting(config, "run.sampling.top_p"),
+            setting(config, "run.sampling.min_p"),
+            setting(config, "run.seed"),
+            setting(config, "run.ignore_eos"),
         ],
         ..Card::default()
     }
@@ -456,51 +276,11 @@ fn computation(config: &Config) -> Card {
         sentence: "How much is computed at once, and in which arithmetic.".into(),
         advanced: true,
         knobs: vec![
-            plain(
-                "run.batch",
-                "Prompt piece",
-                Kind::Int { min: 1, max: 8192 },
-                config.run.batch.to_string(),
-                "512",
-                "tokens",
-                "Prompt tokens computed at once: less scratch, more passes over the weights; the same results.",
-            ),
-            plain(
-                "run.compute",
-                "Arithmetic",
-                words_of(&["exact", "int8"]),
-                word(&config.run.compute),
-                "exact",
-                "",
-                "exact multiplies in 32-bit floats; int8 rounds activations as ggml does.",
-            ),
-            plain(
-                "machine.threads",
-                "Threads",
-                Kind::Int { min: 0, max: 1024 },
-                config.machine.threads.to_string(),
-                "0",
-                "",
-                "Threads of the engine; 0 for one a core.",
-            ),
-            plain(
-                "budget.host",
-                "RAM limit",
-                Kind::Text,
-                word(&config.budget.host),
-                "unlimited",
-                "",
-                "How much RAM beside the device may be used.",
-            ),
-            plain(
-                "budget.disk",
-                "Disk limit",
-                Kind::Text,
-                word(&config.budget.disk),
-                "unlimited",
-                "",
-                "How much of the disk may be used.",
-            ),
+            setting(config, "run.batch"),
+            setting(config, "run.compute"),
+            setting(config, "machine.threads"),
+            setting(config, "budget.host"),
+            setting(config, "budget.disk"),
         ],
         ..Card::default()
     }
@@ -525,27 +305,8 @@ fn observe(config: &Config) -> Card {
         on.is_some(),
         &[("observe.attention", "thumbnails")],
     );
-    if let Some(o) = on {
-        thumbnails.knobs = vec![
-            plain(
-                "observe.bins",
-                "Columns",
-                Kind::Int { min: 1, max: 4096 },
-                o.bins.to_string(),
-                "64",
-                "",
-                "Columns of a small map.",
-            ),
-            plain(
-                "observe.limit",
-                "At most",
-                Kind::Text,
-                word(&o.limit),
-                "16 MiB",
-                "",
-                "Steps after that are not kept.",
-            ),
-        ];
+    if on.is_some() {
+        thumbnails.knobs = vec![setting(config, "observe.bins"), setting(config, "observe.limit")];
     }
     Card {
         key: "observe".into(),
@@ -562,7 +323,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::super::document::with;
     use super::*;
-    use ullage_core::catalog::{Default as Value, with_all};
+    use ullage_core::catalog;
     use ullage_core::ledger::Category;
 
     #[test]
@@ -573,11 +334,11 @@ mod tests {
         let sections = [sections(&config, &entries), sections(&tuning, &entries)].concat();
         let cards: Vec<_> = sections.iter().flat_map(|s| &s.cards).collect();
         for entry in &entries {
-            let own = format!("{}.{}", entry.axis.key(), entry.id);
+            let own = format!("{}.{}", entry.axis.key, entry.id);
             let alone = entries.iter().filter(|e| e.axis == entry.axis).count() == 1;
             let shown = cards
                 .iter()
-                .any(|c| c.key == own || c.key == entry.axis.key() && c.variants.iter().any(|v| v.id == entry.id));
+                .any(|c| c.key == own || c.key == entry.axis.key && c.variants.iter().any(|v| v.id == entry.id));
             assert!(shown || alone && entry.knobs.is_empty(), "{own}");
         }
         for variant in cards.iter().flat_map(|c| &c.variants) {
@@ -606,24 +367,22 @@ mod tests {
 
     #[test]
     fn an_entry_nobody_has_heard_of_becomes_a_variant_with_its_knobs() {
-        static NEW: Entry = Entry {
+        static NEW: About = About {
             id: "oracle_of_rows",
             title: "Oracle of rows",
             common: false,
-            axis: Axis::KvSelect,
             paper: "nobody, 2031",
             sentence: "Keeps what will be needed.",
-            knobs: &[catalog::Knob {
+            knobs: &[schema::Knob {
                 id: "foresight",
                 label: "Foresight",
                 paper_name: "φ",
                 kind: KnobKind::Float { min: 0.0, max: 1.0 },
-                default: Value::Float(0.5),
+                default: schema::Default::Float(0.5),
                 unit: "tokens",
                 sentence: "How far it sees.",
             }],
-            composes: with_all,
-            role: Role::PlaceKv,
+            ..About::on(&axes::KV_SELECT)
         };
         let entries: Vec<_> = catalog::entries().chain([&NEW]).collect();
         let mut config = Config::default();
@@ -639,6 +398,24 @@ mod tests {
             ("kv.select.foresight", "0.5", "φ")
         );
         assert_eq!(card.variants.iter().filter(|v| v.chosen).count(), 1);
+    }
+
+    #[test]
+    fn every_key_on_a_card_is_in_the_table_of_settings() {
+        let entries: Vec<_> = catalog::entries().collect();
+        let config = Config { observe: Some(ullage_core::config::Observe::default()), ..Config::default() };
+        let tuning = Config { train: Some(Train::default()), ..Config::default() };
+        for sections in [sections(&config, &entries), sections(&tuning, &entries)] {
+            for card in sections.iter().flat_map(|s| &s.cards) {
+                let shown = card.knobs.iter().chain(card.variants.iter().flat_map(|v| &v.knobs));
+                for knob in
+                    shown.filter(|k| ["run.", "machine.", "observe.", "train.lr"].iter().any(|p| k.key.starts_with(p)))
+                {
+                    let s = settings::find(&knob.key).unwrap_or_else(|| panic!("{}", knob.key));
+                    assert_eq!((knob.label.as_str(), &knob.kind), (s.label, &kind(s.kind)), "{}", knob.key);
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ullage_core::Bytes;
-use ullage_core::catalog::{self, Axis};
+use ullage_core::catalog;
+use ullage_core::config::axes;
 use ullage_core::config::{self, Config};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Card;
@@ -545,14 +546,14 @@ fn sweeps(s: &Session) -> Vec<(String, Vec<Sets>)> {
         own.chain(if config.eval.is_empty() { measure.clone() } else { Sets::new() }).chain(short.clone()).collect()
     };
     let mut out = Vec::new();
-    for entry in catalog::variants(Axis::KvSelect) {
+    for entry in catalog::variants(&axes::KV_SELECT) {
         if cards::keeps_all(entry) {
             continue;
         }
         let points = RATIOS.iter().map(|r| point(&[("kv.select", entry.id), ("kv.budget.ratio", *r)]));
         out.push((format!("{task}, {}: {} budgets", entry.title, RATIOS.len()), points.collect()));
     }
-    let formats: Vec<_> = catalog::variants(Axis::KvFormat).map(|e| point(&[("kv.format", e.id)])).collect();
+    let formats: Vec<_> = catalog::variants(&axes::KV_FORMAT).map(|e| point(&[("kv.format", e.id)])).collect();
     out.push((format!("{task}: {} precisions of the cache", formats.len()), formats));
     out
 }

@@ -17,8 +17,8 @@ use crate::blocks::BlockType;
 use crate::config::train::{Arithmetic, Train};
 use crate::device::Sizes;
 use crate::error::{Error, Result};
-use crate::forward::gpu::WEIGHT_TYPES;
 use crate::ledger::{Category, Tag};
+use crate::ops::gpu::WEIGHT_TYPES;
 use crate::shape::{ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.

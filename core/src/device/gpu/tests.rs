@@ -62,7 +62,7 @@ fn what_a_gpu_cannot_train_is_refused_with_the_reason() {
     let mut wide = shape(BlockType::F32, true);
     wide.layers[0].head_dim = 512;
     assert!(check(&wide).unwrap_err().to_string().contains("512"));
-    let error = crate::config::from_toml("", &[("train.compute".into(), "bf16".into())]).unwrap_err().to_string();
+    let error = crate::catalog::from_toml("", &[("train.compute".into(), "bf16".into())]).unwrap_err().to_string();
     assert!(error.contains("train.compute"), "{error}");
 }
 

@@ -14,80 +14,24 @@ use std::sync::Arc;
 #[cfg(feature = "cuda")]
 pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 
-use crate::blocks::BlockType;
-use crate::catalog::Axis;
-use crate::config::{Choice, Compute, Config};
+use crate::config::{Compute, Config};
 use crate::error::{Error, Result};
 use crate::forward::cpu::BatchShape;
 use crate::ledger::{Category, Ledger, Reservation, Tag};
+use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
 use crate::shape::ModelShape;
 use crate::weights::units::UnitLayout;
 
-/// Types of weights that the kernels decode.
-pub const WEIGHT_TYPES: &[BlockType] = &[
-    BlockType::F32,
-    BlockType::F16,
-    BlockType::Bf16,
-    BlockType::Q4_0,
-    BlockType::Q4_1,
-    BlockType::Q5_0,
-    BlockType::Q5_1,
-    BlockType::Q8_0,
-    BlockType::Q2K,
-    BlockType::Q3K,
-    BlockType::Q4K,
-    BlockType::Q5K,
-    BlockType::Q6K,
-    BlockType::Iq4Nl,
-    BlockType::Iq4Xs,
-    BlockType::Mxfp4,
-];
-
-/// Types of cache rows, in the kernels' numbering.
-pub const KV_TYPES: &[BlockType] = &[BlockType::F32, BlockType::F16, BlockType::Bf16, BlockType::Q8_0, BlockType::Q4_0];
-
-/// Rows of the cache that one block of a single query's attention reads, as in `kernels.cu`.
-pub(crate) const PART: usize = 128;
-
-/// Floats in which the parts of a single query's attention over `rows` rows wait to be joined; none for a short cache.
-pub(crate) fn parts_elements(heads: usize, dim: usize, rows: usize) -> usize {
-    if rows <= PART { 0 } else { heads * rows.div_ceil(PART) * (dim + 2) }
-}
-
 /// Largest head that attention holds in registers.
 const HEAD_DIM: usize = 256;
 
-/// What runs on a GPU, by axis; axes not named here run whole.
-const RUNS: &[(Axis, &[&str])] = &[
-    (Axis::KvSelect, &["full"]),
-    (Axis::KvFormat, &["f16", "f32", "bf16", "q8_0", "q4_0"]),
-    (Axis::KvAlloc, &["contiguous"]),
-    (Axis::PlaceWeights, &["resident"]),
-];
-
-/// Checks that a GPU runs `config` on a model held as `held`.
+/// Checks what a GPU asks of `config` beside its choices, and of a model held as `held`.
 ///
 /// # Errors
-/// The first choice that it does not run, with those that it does.
+/// The first setting or tensor that it does not take, with what it does.
 pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
-    let chosen: [(&str, Axis, &Choice); 5] = [
-        ("kv.select", Axis::KvSelect, &config.kv.select),
-        ("kv.format.k", Axis::KvFormat, &config.kv.format.k),
-        ("kv.format.v", Axis::KvFormat, &config.kv.format.v),
-        ("kv.alloc", Axis::KvAlloc, &config.kv.alloc),
-        ("place.weights", Axis::PlaceWeights, &config.place.weights),
-    ];
-    for (key, axis, choice) in chosen {
-        let runs = RUNS.iter().find(|(a, _)| *a == axis).map_or(&[][..], |(_, runs)| runs);
-        if !runs.contains(&choice.id.as_str()) {
-            return Err(Error::refused(
-                format!("{key} = {}", choice.id),
-                format!("a GPU runs so far: {}", runs.join(", ")),
-            ));
-        }
-    }
     if config.observe.as_ref().is_some_and(|o| o.head.is_some()) {
         return Err(Error::refused(
             "observe.head",

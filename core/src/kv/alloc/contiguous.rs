@@ -1,19 +1,19 @@
 //! All room up front, in one piece a head.
 
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::kv::Alloc;
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "contiguous",
-    title: "One piece",
-    common: true,
-    axis: Axis::KvAlloc,
-    paper: "the plain choice",
-    sentence: "Room for every row a head may ever hold is taken before the first token.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::Alloc(|_| Ok(Box::new(Contiguous))),
+pub static ENTRY: Entry<dyn Alloc> = Entry {
+    about: About {
+        id: "contiguous",
+        title: "One piece",
+        common: true,
+        sentence: "Room for every row a head may ever hold is taken before the first token.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::KV_ALLOC)
+    },
+    build: |_| Ok(Box::new(Contiguous)),
 };
 
 struct Contiguous;

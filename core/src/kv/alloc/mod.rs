@@ -3,7 +3,8 @@
 mod contiguous;
 mod paged;
 
-use crate::catalog::Entry;
+use super::Alloc;
+use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = &[&contiguous::ENTRY, &paged::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Alloc>] = &[&contiguous::ENTRY, &paged::ENTRY];

@@ -1,27 +1,28 @@
 //! Room in small pages, taken when needed and given back when empty: PagedAttention (arXiv 2309.06180).
 
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::kv::Alloc;
+use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "paged",
-    title: "Pages",
-    common: true,
-    axis: Axis::KvAlloc,
-    paper: "Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023, arXiv 2309.06180",
-    sentence: "Room is taken page by page as tokens arrive, at most one page a head half empty.",
-    knobs: &[Knob {
-        id: "block",
-        label: "Page size",
-        paper_name: "block size",
-        kind: KnobKind::Int { min: 1, max: 4096 },
-        default: Default::Int(16),
-        unit: "rows",
-        sentence: "Rows of a page. Pages are per layer and head, because lengths may differ there.",
-    }],
-    composes: with_all,
-    role: Role::Alloc(|knobs| Ok(Box::new(Paged { block: knobs.int("block").unwrap_or(16) }))),
+pub static ENTRY: Entry<dyn Alloc> = Entry {
+    about: About {
+        id: "paged",
+        title: "Pages",
+        common: true,
+        paper: "Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023, arXiv 2309.06180",
+        sentence: "Room is taken page by page as tokens arrive, at most one page a head half empty.",
+        knobs: &[Knob {
+            id: "block",
+            label: "Page size",
+            paper_name: "block size",
+            kind: KnobKind::Int { min: 1, max: 4096 },
+            default: Default::Int(16),
+            unit: "rows",
+            sentence: "Rows of a page. Pages are per layer and head, because lengths may differ there.",
+        }],
+        ..About::on(&axes::KV_ALLOC)
+    },
+    build: |knobs| Ok(Box::new(Paged { block: knobs.int("block") })),
 };
 
 struct Paged {

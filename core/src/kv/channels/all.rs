@@ -1,19 +1,19 @@
 //! Every dimension stays.
 
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::kv::Channels;
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "all",
-    title: "All",
-    common: true,
-    axis: Axis::KvChannels,
-    paper: "the plain choice",
-    sentence: "Every dimension of keys and values is kept.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::Channels(|_| Ok(Box::new(All))),
+pub static ENTRY: Entry<dyn Channels> = Entry {
+    about: About {
+        id: "all",
+        title: "All",
+        common: true,
+        sentence: "Every dimension of keys and values is kept.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::KV_CHANNELS)
+    },
+    build: |_| Ok(Box::new(All)),
 };
 
 struct All;

@@ -2,7 +2,8 @@
 
 mod all;
 
-use crate::catalog::Entry;
+use super::Channels;
+use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = &[&all::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Channels>] = &[&all::ENTRY];

@@ -1,38 +1,39 @@
 //! ggml block types as cache formats (kv.md §5.1): plain floats, and blocks of 32 channels of one row with their scale.
 
 use crate::blocks::{self, BlockType};
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::kv::Format;
 use crate::ops::cpu;
+use crate::schema::{About, Entry, ON_ALL, ON_CPU, axes};
 
 macro_rules! formats {
-    ($($name:ident = $ty:ident $id:literal $common:literal $paper:literal $sentence:literal;)+) => {
-        $(static $name: Entry = Entry {
-            id: $id,
-            title: $id,
-            common: $common,
-            axis: Axis::KvFormat,
-            paper: $paper,
-            sentence: $sentence,
-            knobs: &[],
-            composes: with_all,
-            role: Role::KvFormat(|_| Ok(Box::new(Block(BlockType::$ty)))),
+    ($($name:ident = $ty:ident $id:literal $common:literal $runs:ident $paper:literal $sentence:literal;)+) => {
+        $(static $name: Entry<dyn Format> = Entry {
+            about: About {
+                id: $id,
+                title: $id,
+                common: $common,
+                paper: $paper,
+                sentence: $sentence,
+                runs_on: $runs,
+                ..About::on(&axes::KV_FORMAT)
+            },
+            build: |_| Ok(Box::new(Block(BlockType::$ty))),
         };)+
         /// The variants.
-        pub const ENTRIES: &[&Entry] = &[$(&$name),+];
+        pub const ENTRIES: &[&Entry<dyn Format>] = &[$(&$name),+];
     };
 }
 
 formats! {
-    F16 = F16 "f16" true "IEEE 754 binary16" "Two bytes an element; the usual cache.";
-    F32 = F32 "f32" false "IEEE 754 binary32" "Four bytes an element; nothing is lost.";
-    BF16 = Bf16 "bf16" false "bfloat16" "Two bytes an element, with the range of f32 and 8 bits of precision.";
-    Q8_0 = Q8_0 "q8_0" true "ggml, llama.cpp cache types" "8-bit integers with one f16 scale for 32 channels: 8.5 bits an element.";
-    Q5_1 = Q5_1 "q5_1" false "ggml, llama.cpp cache types" "5-bit integers with scale and minimum for 32 channels: 6 bits an element.";
-    Q5_0 = Q5_0 "q5_0" false "ggml, llama.cpp cache types" "5-bit integers with one f16 scale for 32 channels: 5.5 bits an element.";
-    Q4_1 = Q4_1 "q4_1" false "ggml, llama.cpp cache types" "4-bit integers with scale and minimum for 32 channels: 5 bits an element.";
-    Q4_0 = Q4_0 "q4_0" true "ggml, llama.cpp cache types" "4-bit integers with one f16 scale for 32 channels: 4.5 bits an element.";
-    IQ4_NL = Iq4Nl "iq4_nl" false "ggml, llama.cpp cache types" "4-bit codes into 16 uneven levels with one f16 scale for 32 channels: 4.5 bits an element.";
+    F16 = F16 "f16" true ON_ALL "IEEE 754 binary16" "Two bytes an element; the usual cache.";
+    F32 = F32 "f32" false ON_ALL "IEEE 754 binary32" "Four bytes an element; nothing is lost.";
+    BF16 = Bf16 "bf16" false ON_ALL "bfloat16" "Two bytes an element, with the range of f32 and 8 bits of precision.";
+    Q8_0 = Q8_0 "q8_0" true ON_ALL "ggml, llama.cpp cache types" "8-bit integers with one f16 scale for 32 channels: 8.5 bits an element.";
+    Q5_1 = Q5_1 "q5_1" false ON_CPU "ggml, llama.cpp cache types" "5-bit integers with scale and minimum for 32 channels: 6 bits an element.";
+    Q5_0 = Q5_0 "q5_0" false ON_CPU "ggml, llama.cpp cache types" "5-bit integers with one f16 scale for 32 channels: 5.5 bits an element.";
+    Q4_1 = Q4_1 "q4_1" false ON_CPU "ggml, llama.cpp cache types" "4-bit integers with scale and minimum for 32 channels: 5 bits an element.";
+    Q4_0 = Q4_0 "q4_0" true ON_ALL "ggml, llama.cpp cache types" "4-bit integers with one f16 scale for 32 channels: 4.5 bits an element.";
+    IQ4_NL = Iq4Nl "iq4_nl" false ON_CPU "ggml, llama.cpp cache types" "4-bit codes into 16 uneven levels with one f16 scale for 32 channels: 4.5 bits an element.";
 }
 
 struct Block(BlockType);

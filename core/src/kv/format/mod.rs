@@ -2,21 +2,18 @@
 
 mod block;
 
-use crate::catalog::{Axis, Entry, Role};
-use crate::config::{Choice, Config};
-use crate::error::{Error, Result};
+use super::Format;
+use crate::config::Choice;
+use crate::error::Result;
+use crate::schema::{self, Entry};
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = block::ENTRIES;
+pub const ENTRIES: &[&Entry<dyn Format>] = block::ENTRIES;
 
 /// Bits that an element costs as `choice`, which stands at `key`, keeps it.
 ///
 /// # Errors
 /// A format or knob that the catalogue does not have.
 pub fn bits(key: &str, choice: &Choice) -> Result<f64> {
-    let (entry, knobs) = Config::resolve(Axis::KvFormat, key, choice)?;
-    match entry.role {
-        Role::KvFormat(build) => Ok(build(&knobs)?.bits()),
-        _ => Err(Error::Internal(format!("catalogue entry `{}` has another axis' role", entry.id))),
-    }
+    Ok(schema::build(ENTRIES, key, choice)?.bits())
 }

@@ -1,19 +1,19 @@
 //! Rows that go are gone.
 
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::kv::{Folded, Merge, cache::LayerCache};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "discard",
-    title: "Discard",
-    common: true,
-    axis: Axis::KvMerge,
-    paper: "the plain choice",
-    sentence: "Rows that are not selected are dropped.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::Merge(|_| Ok(Box::new(Discard))),
+pub static ENTRY: Entry<dyn Merge> = Entry {
+    about: About {
+        id: "discard",
+        title: "Discard",
+        common: true,
+        sentence: "Rows that are not selected are dropped.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::KV_MERGE)
+    },
+    build: |_| Ok(Box::new(Discard)),
 };
 
 struct Discard;

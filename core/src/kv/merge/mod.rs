@@ -2,7 +2,8 @@
 
 mod discard;
 
-use crate::catalog::Entry;
+use super::Merge;
+use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = &[&discard::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Merge>] = &[&discard::ENTRY];

@@ -1,29 +1,31 @@
 //! Every row stays.
 
-use crate::catalog::{Axis, Entry, Role};
 use crate::config::KvBudget;
 use crate::kv::{HeadView, Select, When};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "full",
-    title: "All",
-    common: true,
-    axis: Axis::KvSelect,
-    paper: "the plain cache",
-    sentence: "Every token stays.",
-    knobs: &[],
-    composes: |config| match config.kv.budget {
-        Some(KvBudget::Rows(rows)) if rows < config.run.context => Err(format!(
-            "`full` keeps every token, but kv.budget.rows = {rows} is below run.context = {}; choose another kv.select or drop the budget",
-            config.run.context
-        )),
-        Some(KvBudget::Ratio(ratio)) if ratio < 1.0 => Err(format!(
-            "`full` keeps every token, but kv.budget.ratio = {ratio}; choose another kv.select or drop the budget"
-        )),
-        _ => Ok(()),
+pub static ENTRY: Entry<dyn Select> = Entry {
+    about: About {
+        id: "full",
+        title: "All",
+        common: true,
+        paper: "the plain cache",
+        sentence: "Every token stays.",
+        composes: |config| match config.kv.budget {
+            Some(KvBudget::Rows(rows)) if rows < config.run.context => Err(format!(
+                "`full` keeps every token, but kv.budget.rows = {rows} is below run.context = {}; choose another kv.select or drop the budget",
+                config.run.context
+            )),
+            Some(KvBudget::Ratio(ratio)) if ratio < 1.0 => Err(format!(
+                "`full` keeps every token, but kv.budget.ratio = {ratio}; choose another kv.select or drop the budget"
+            )),
+            _ => Ok(()),
+        },
+        runs_on: ON_ALL,
+        ..About::on(&axes::KV_SELECT)
     },
-    role: Role::Select(|_| Ok(Box::new(Full))),
+    build: |_| Ok(Box::new(Full)),
 };
 
 struct Full;

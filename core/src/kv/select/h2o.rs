@@ -1,64 +1,65 @@
 //! Heavy hitters and a recent window, chosen by accumulated attention: H2O (arXiv 2306.14048).
 
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::kv::{HeadView, Need, RowMeta, Select, When};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 
 const RATIO: KnobKind = KnobKind::Float { min: 0.0, max: 1.0 };
 const SIZE: KnobKind = KnobKind::Int { min: 0, max: 1 << 24 };
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "h2o",
-    title: "Heavy hitters (H2O)",
-    common: true,
-    axis: Axis::KvSelect,
-    paper: "Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of LLMs, NeurIPS 2023, arXiv 2306.14048",
-    sentence: "Keeps the tokens that received most attention so far and the most recent ones, updated at every step.",
-    knobs: &[
-        Knob {
-            id: "heavy_ratio",
-            label: "Heavy hitters, share",
-            paper_name: "heavy_ratio",
-            kind: RATIO,
-            default: Default::Float(0.1),
-            unit: "of the prompt",
-            sentence: "Heavy hitters as a fraction of the prompt, fixed when it has been read.",
-        },
-        Knob {
-            id: "recent_ratio",
-            label: "Recent, share",
-            paper_name: "recent_ratio",
-            kind: RATIO,
-            default: Default::Float(0.1),
-            unit: "of the prompt",
-            sentence: "Recent tokens as a fraction of the prompt, fixed when it has been read.",
-        },
-        Knob {
-            id: "hh_size",
-            label: "Heavy hitters",
-            paper_name: "hh_size",
-            kind: SIZE,
-            default: Default::None,
-            unit: "rows",
-            sentence: "Heavy hitters as a number of rows; replaces heavy_ratio.",
-        },
-        Knob {
-            id: "recent_size",
-            label: "Recent",
-            paper_name: "recent_size",
-            kind: SIZE,
-            default: Default::None,
-            unit: "rows",
-            sentence: "Recent tokens as a number of rows; replaces recent_ratio.",
-        },
-    ],
-    composes: with_all,
-    role: Role::Select(|knobs| {
+pub static ENTRY: Entry<dyn Select> = Entry {
+    about: About {
+        id: "h2o",
+        title: "Heavy hitters (H2O)",
+        common: true,
+        paper: "Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of LLMs, NeurIPS 2023, arXiv 2306.14048",
+        sentence: "Keeps the tokens that received most attention so far and the most recent ones, updated at every step.",
+        knobs: &[
+            Knob {
+                id: "heavy_ratio",
+                label: "Heavy hitters, share",
+                paper_name: "heavy_ratio",
+                kind: RATIO,
+                default: Default::Float(0.1),
+                unit: "of the prompt",
+                sentence: "Heavy hitters as a fraction of the prompt, fixed when it has been read.",
+            },
+            Knob {
+                id: "recent_ratio",
+                label: "Recent, share",
+                paper_name: "recent_ratio",
+                kind: RATIO,
+                default: Default::Float(0.1),
+                unit: "of the prompt",
+                sentence: "Recent tokens as a fraction of the prompt, fixed when it has been read.",
+            },
+            Knob {
+                id: "hh_size",
+                label: "Heavy hitters",
+                paper_name: "hh_size",
+                kind: SIZE,
+                default: Default::None,
+                unit: "rows",
+                sentence: "Heavy hitters as a number of rows; replaces heavy_ratio.",
+            },
+            Knob {
+                id: "recent_size",
+                label: "Recent",
+                paper_name: "recent_size",
+                kind: SIZE,
+                default: Default::None,
+                unit: "rows",
+                sentence: "Recent tokens as a number of rows; replaces recent_ratio.",
+            },
+        ],
+        ..About::on(&axes::KV_SELECT)
+    },
+    build: |knobs| {
         Ok(Box::new(H2o {
-            heavy: Share { ratio: knobs.float("heavy_ratio").unwrap_or(0.1), size: knobs.int("hh_size") },
-            recent: Share { ratio: knobs.float("recent_ratio").unwrap_or(0.1), size: knobs.int("recent_size") },
+            heavy: Share { ratio: knobs.float("heavy_ratio"), size: knobs.given_int("hh_size") },
+            recent: Share { ratio: knobs.float("recent_ratio"), size: knobs.given_int("recent_size") },
         }))
-    }),
+    },
 };
 
 #[derive(Clone, Copy)]

@@ -4,7 +4,8 @@ mod full;
 mod h2o;
 mod window;
 
-use crate::catalog::Entry;
+use super::Select;
+use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = &[&full::ENTRY, &window::ENTRY, &h2o::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Select>] = &[&full::ENTRY, &window::ENTRY, &h2o::ENTRY];

@@ -1,56 +1,57 @@
 //! Attention sinks and a recent window: StreamingLLM (arXiv 2309.17453).
 
-use crate::catalog::{Axis, Default, Entry, Knob, KnobKind, Role, with_all};
 use crate::kv::{HeadView, Positions, Select, When};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "window",
-    title: "First and recent",
-    common: true,
-    axis: Axis::KvSelect,
-    paper: "Xiao et al., Efficient Streaming Language Models with Attention Sinks, ICLR 2024, arXiv 2309.17453",
-    sentence: "Keeps the first tokens (attention sinks) and the most recent ones, and drops the middle.",
-    knobs: &[
-        Knob {
-            id: "n_sink",
-            label: "First tokens",
-            paper_name: "start_size",
-            kind: KnobKind::Int { min: 0, max: 4096 },
-            default: Default::Int(4),
-            unit: "rows",
-            sentence: "Tokens kept from the start.",
-        },
-        Knob {
-            id: "window",
-            label: "Recent tokens",
-            paper_name: "recent_size",
-            kind: KnobKind::Int { min: 1, max: 1 << 24 },
-            default: Default::Int(512),
-            unit: "rows",
-            sentence: "Most recent tokens kept; a kv.budget replaces it by what the budget leaves after the sinks.",
-        },
-        Knob {
-            id: "positions",
-            label: "Positions",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["reindex", "original"] },
-            default: Default::Text("reindex"),
-            unit: "",
-            sentence: "Rotate keys by their place in the cache (the paper), or leave them at their true positions.",
-        },
-    ],
-    composes: with_all,
-    role: Role::Select(|knobs| {
+pub static ENTRY: Entry<dyn Select> = Entry {
+    about: About {
+        id: "window",
+        title: "First and recent",
+        common: true,
+        paper: "Xiao et al., Efficient Streaming Language Models with Attention Sinks, ICLR 2024, arXiv 2309.17453",
+        sentence: "Keeps the first tokens (attention sinks) and the most recent ones, and drops the middle.",
+        knobs: &[
+            Knob {
+                id: "n_sink",
+                label: "First tokens",
+                paper_name: "start_size",
+                kind: KnobKind::Int { min: 0, max: 4096 },
+                default: Default::Int(4),
+                unit: "rows",
+                sentence: "Tokens kept from the start.",
+            },
+            Knob {
+                id: "window",
+                label: "Recent tokens",
+                paper_name: "recent_size",
+                kind: KnobKind::Int { min: 1, max: 1 << 24 },
+                default: Default::Int(512),
+                unit: "rows",
+                sentence: "Most recent tokens kept; a kv.budget replaces it by what the budget leaves after the sinks.",
+            },
+            Knob {
+                id: "positions",
+                label: "Positions",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["reindex", "original"] },
+                default: Default::Text("reindex"),
+                unit: "",
+                sentence: "Rotate keys by their place in the cache (the paper), or leave them at their true positions.",
+            },
+        ],
+        ..About::on(&axes::KV_SELECT)
+    },
+    build: |knobs| {
         Ok(Box::new(Window {
-            n_sink: knobs.int("n_sink").unwrap_or(4),
-            window: knobs.int("window").unwrap_or(512),
+            n_sink: knobs.int("n_sink"),
+            window: knobs.int("window"),
             positions: match knobs.text("positions") {
-                Some("original") => Positions::Original,
+                "original" => Positions::Original,
                 _ => Positions::Reindex,
             },
         }))
-    }),
+    },
 };
 
 struct Window {

@@ -2,7 +2,8 @@
 
 mod uniform;
 
-use crate::catalog::Entry;
+use super::Split;
+use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry] = &[&uniform::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Split>] = &[&uniform::ENTRY];

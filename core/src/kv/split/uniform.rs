@@ -1,19 +1,19 @@
 //! The same number of rows for every layer and head.
 
-use crate::catalog::{Axis, Entry, Role, with_all};
 use crate::kv::Split;
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "uniform",
-    title: "Evenly",
-    common: true,
-    axis: Axis::KvSplit,
-    paper: "the plain choice",
-    sentence: "Every layer and head gets the same number of rows.",
-    knobs: &[],
-    composes: with_all,
-    role: Role::Split(|_| Ok(Box::new(Uniform))),
+pub static ENTRY: Entry<dyn Split> = Entry {
+    about: About {
+        id: "uniform",
+        title: "Evenly",
+        common: true,
+        sentence: "Every layer and head gets the same number of rows.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::KV_SPLIT)
+    },
+    build: |_| Ok(Box::new(Uniform)),
 };
 
 struct Uniform;

@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, result};
 use super::device::{Device, View, driver};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::forward::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
+use crate::ops::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
 
 /// The kernels of one device.
 #[derive(Debug)]

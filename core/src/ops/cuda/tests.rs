@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Attend, Device, DeviceBuffer, Kernels, View};
 use crate::blocks::{self, BlockType};
 use crate::error::Error;
-use crate::forward::gpu::{KV_TYPES, WEIGHT_TYPES, parts_elements};
 use crate::ledger::{Category, Ledger, Tag};
+use crate::ops::gpu::{KV_TYPES, WEIGHT_TYPES, parts_elements};
 use crate::rng::Philox;
 
 const TAG: Tag = Tag::device(Category::Workspace, "test");

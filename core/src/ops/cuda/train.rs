@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, result
 use super::device::{Device, View, driver};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::forward::gpu::WEIGHT_TYPES;
+use crate::ops::gpu::WEIGHT_TYPES;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,19 @@
 //! Everything the backward pass reads is kept, but for what a norm or a product of two kept things gives back for free.
 
 use super::{Activations, Inputs, OnDevice};
-use crate::catalog::{self, Axis, Entry, with_all};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "keep",
-    title: "Keep all",
-    common: true,
-    axis: Axis::TrainActivations,
-    paper: "the plain choice",
-    sentence: "What the backward pass reads of each layer is kept: the fastest, and the most memory.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainActivations(|_| Ok(Box::new(Keep))),
+pub static ENTRY: Entry<dyn Activations> = Entry {
+    about: About {
+        id: "keep",
+        title: "Keep all",
+        common: true,
+        sentence: "What the backward pass reads of each layer is kept: the fastest, and the most memory.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_ACTIVATIONS)
+    },
+    build: |_| Ok(Box::new(Keep)),
 };
 
 struct Keep;

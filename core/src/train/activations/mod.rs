@@ -3,13 +3,13 @@
 mod keep;
 mod recompute;
 
-use crate::catalog::Entry;
 use crate::device::{Buf, Device};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
+use crate::schema::Entry;
 
 /// The variants of train.activations.
-pub const ENTRIES: &[&Entry] = &[&recompute::ENTRY, &keep::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Activations>] = &[&recompute::ENTRY, &keep::ENTRY];
 
 /// The ledger row of inputs kept between the passes.
 pub const INPUTS: Tag = Tag::device(Category::Activations, "kept inputs");

@@ -1,22 +1,23 @@
 //! Backpropagation, a layer at a time.
 
 use super::Gradient;
-use crate::catalog::{self, Axis, Entry, with_all};
 use crate::error::Result;
+use crate::schema::{About, Entry, ON_ALL, axes};
 use crate::train::batch::Batch;
 use crate::train::engine::{OnProgress, Stepped, Trainer};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "backprop",
-    title: "Backpropagation",
-    common: true,
-    axis: Axis::TrainGradient,
-    paper: "Rumelhart, Hinton and Williams 1986",
-    sentence: "The exact gradient, by the chain rule from the loss down, a layer at a time.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainGradient(|_| Ok(Box::new(Backprop))),
+pub static ENTRY: Entry<dyn Gradient> = Entry {
+    about: About {
+        id: "backprop",
+        title: "Backpropagation",
+        common: true,
+        paper: "Rumelhart, Hinton and Williams 1986",
+        sentence: "The exact gradient, by the chain rule from the loss down, a layer at a time.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_GRADIENT)
+    },
+    build: |_| Ok(Box::new(Backprop)),
 };
 
 struct Backprop;

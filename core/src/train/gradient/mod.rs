@@ -4,11 +4,11 @@ mod backprop;
 
 use super::batch::Batch;
 use super::engine::{OnProgress, Stepped, Trainer};
-use crate::catalog::Entry;
 use crate::error::Result;
+use crate::schema::Entry;
 
 /// The variants of train.gradient.
-pub const ENTRIES: &[&Entry] = &[&backprop::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Gradient>] = &[&backprop::ENTRY];
 
 /// train.gradient: a technique that makes one step of training from micro-batches.
 pub trait Gradient: Send + Sync {

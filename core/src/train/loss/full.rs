@@ -1,19 +1,19 @@
 //! All logits at once.
 
 use super::{Loss, Tile};
-use crate::catalog::{self, Axis, Entry, with_all};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "full",
-    title: "All logits at once",
-    common: true,
-    axis: Axis::TrainLoss,
-    paper: "the plain choice",
-    sentence: "The logits of every token of the batch are held at once.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainLoss(|_| Ok(Box::new(Full))),
+pub static ENTRY: Entry<dyn Loss> = Entry {
+    about: About {
+        id: "full",
+        title: "All logits at once",
+        common: true,
+        sentence: "The logits of every token of the batch are held at once.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_LOSS)
+    },
+    build: |_| Ok(Box::new(Full)),
 };
 
 struct Full;

@@ -9,13 +9,13 @@ mod full;
 
 use super::learner::Learner;
 use crate::blocks::BlockType;
-use crate::catalog::Entry;
 use crate::device::{Best, Buf, Device, Weight};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
+use crate::schema::Entry;
 
 /// The variants of train.loss.
-pub const ENTRIES: &[&Entry] = &[&chunked::ENTRY, &cut::ENTRY, &full::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Loss>] = &[&chunked::ENTRY, &cut::ENTRY, &full::ENTRY];
 
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 const STATISTICS: Tag = Tag::device(Category::Logits, "loss statistics");

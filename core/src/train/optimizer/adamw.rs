@@ -2,10 +2,9 @@
 
 use super::{Optimizer, Slot, StepInfo, state_dtype};
 use crate::blocks::BlockType;
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
-use crate::config::Knobs;
 use crate::device::{self, Buf, Device, Round, Src};
 use crate::error::{Error, Result};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 const fn share(
     id: &'static str,
@@ -19,49 +18,51 @@ const fn share(
 }
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "adamw",
-    title: "AdamW",
-    common: true,
-    axis: Axis::TrainOptimizer,
-    paper: "AdamW (arXiv 1711.05101)",
-    sentence: "Steps by the running mean of the gradient over the root of that of its square: two numbers a parameter.",
-    knobs: &[
-        share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
-        share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-        share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
-        share(
-            "weight_decay",
-            "Weight decay",
-            "λ",
-            0.0,
-            "Each step also shrinks parameters by this times the learning rate.",
-        ),
-        Knob {
-            id: "decayed",
-            label: "Decayed",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["all", "matrices"] },
-            default: Default::Text("all"),
-            unit: "",
-            sentence: "What weight decay shrinks: every parameter, or matrices only, norms and biases being left alone.",
-        },
-        Knob {
-            id: "state_dtype",
-            label: "State",
-            paper_name: "",
-            kind: KnobKind::Word { of: &["f32", "bf16"] },
-            default: Default::Text("f32"),
-            unit: "",
-            sentence: "How the two numbers are stored: 8 or 4 bytes a parameter.",
-        },
-    ],
-    composes: with_all,
-    role: catalog::Role::TrainOptimizer(build),
+pub static ENTRY: Entry<dyn Optimizer> = Entry {
+    about: About {
+        id: "adamw",
+        title: "AdamW",
+        common: true,
+        paper: "AdamW (arXiv 1711.05101)",
+        sentence: "Steps by the running mean of the gradient over the root of that of its square: two numbers a parameter.",
+        knobs: &[
+            share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+            share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
+            share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
+            share(
+                "weight_decay",
+                "Weight decay",
+                "λ",
+                0.0,
+                "Each step also shrinks parameters by this times the learning rate.",
+            ),
+            Knob {
+                id: "decayed",
+                label: "Decayed",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["all", "matrices"] },
+                default: Default::Text("all"),
+                unit: "",
+                sentence: "What weight decay shrinks: every parameter, or matrices only, norms and biases being left alone.",
+            },
+            Knob {
+                id: "state_dtype",
+                label: "State",
+                paper_name: "",
+                kind: KnobKind::Word { of: &["f32", "bf16"] },
+                default: Default::Text("f32"),
+                unit: "",
+                sentence: "How the two numbers are stored: 8 or 4 bytes a parameter.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_OPTIMIZER)
+    },
+    build: build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
-    let number = |id: &str| knobs.float(id).unwrap_or(0.0);
+fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
+    let number = |id: &str| knobs.float(id);
     for id in ["beta1", "beta2"] {
         if number(id) >= 1.0 {
             return Err(Error::config(format!("train.optimizer.{id}"), "`1` is not allowed; below 1"));
@@ -72,7 +73,7 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Optimizer>> {
         beta2: number("beta2"),
         eps: number("eps") as f32,
         weight_decay: number("weight_decay") as f32,
-        matrices: knobs.text("decayed") == Some("matrices"),
+        matrices: knobs.text("decayed") == "matrices",
         ty: state_dtype(knobs.text("state_dtype")),
     }))
 }

@@ -4,12 +4,12 @@ mod adamw;
 mod sgd;
 
 use crate::blocks::BlockType;
-use crate::catalog::Entry;
 use crate::device::{Buf, Device, Round, Src};
 use crate::error::Result;
+use crate::schema::Entry;
 
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry] = &[&adamw::ENTRY, &sgd::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Optimizer>] = &[&adamw::ENTRY, &sgd::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,6 @@ pub trait Optimizer: Send + Sync {
 }
 
 /// The knob of how moments are stored.
-fn state_dtype(word: Option<&str>) -> BlockType {
-    if word == Some("bf16") { BlockType::Bf16 } else { BlockType::F32 }
+fn state_dtype(word: &str) -> BlockType {
+    if word == "bf16" { BlockType::Bf16 } else { BlockType::F32 }
 }

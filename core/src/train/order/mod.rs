@@ -4,10 +4,10 @@
 mod sequential;
 mod shuffled;
 
-use crate::catalog::Entry;
+use crate::schema::Entry;
 
 /// The variants of train.order.
-pub const ENTRIES: &[&Entry] = &[&shuffled::ENTRY, &sequential::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Order>] = &[&shuffled::ENTRY, &sequential::ENTRY];
 
 /// train.order: a technique that orders data.
 pub trait Order: Send + Sync {

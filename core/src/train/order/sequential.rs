@@ -1,19 +1,20 @@
 //! Rows as they stand, again and again.
 
 use super::Order;
-use crate::catalog::{self, Axis, Entry, with_all};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "sequential",
-    title: "In order",
-    common: true,
-    axis: Axis::TrainOrder,
-    paper: "curriculum learning (Bengio et al., ICML 2009) where the data is laid out so; otherwise the plain choice",
-    sentence: "Rows as they stand in the data, which may itself go from easy to hard.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainOrder(|_| Ok(Box::new(Sequential))),
+pub static ENTRY: Entry<dyn Order> = Entry {
+    about: About {
+        id: "sequential",
+        title: "In order",
+        common: true,
+        paper: "curriculum learning (Bengio et al., ICML 2009) where the data is laid out so; otherwise the plain choice",
+        sentence: "Rows as they stand in the data, which may itself go from easy to hard.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_ORDER)
+    },
+    build: |_| Ok(Box::new(Sequential)),
 };
 
 struct Sequential;

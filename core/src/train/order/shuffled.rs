@@ -1,20 +1,20 @@
 //! Every row once an epoch, in a new order each.
 
 use super::Order;
-use crate::catalog::{self, Axis, Entry, with_all};
 use crate::rng::Philox;
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "shuffled",
-    title: "Shuffled",
-    common: true,
-    axis: Axis::TrainOrder,
-    paper: "the plain choice",
-    sentence: "Every row once an epoch, shuffled anew each time.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainOrder(|_| Ok(Box::new(Shuffled))),
+pub static ENTRY: Entry<dyn Order> = Entry {
+    about: About {
+        id: "shuffled",
+        title: "Shuffled",
+        common: true,
+        sentence: "Every row once an epoch, shuffled anew each time.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_ORDER)
+    },
+    build: |_| Ok(Box::new(Shuffled)),
 };
 
 struct Shuffled;

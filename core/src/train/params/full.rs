@@ -1,19 +1,19 @@
 //! Every tensor learns.
 
 use super::{Delta, Params, Role};
-use crate::catalog::{self, Axis, Entry, with_all};
+use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "full",
-    title: "All weights",
-    common: true,
-    axis: Axis::TrainParams,
-    paper: "the plain choice",
-    sentence: "Every weight learns; a quantized model is trained as a copy in the type of train.dtype.",
-    knobs: &[],
-    composes: with_all,
-    role: catalog::Role::TrainParams(|_| Ok(Box::new(Full))),
+pub static ENTRY: Entry<dyn Params> = Entry {
+    about: About {
+        id: "full",
+        title: "All weights",
+        common: true,
+        sentence: "Every weight learns; a quantized model is trained as a copy in the type of train.dtype.",
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_PARAMS)
+    },
+    build: |_| Ok(Box::new(Full)),
 };
 
 struct Full;

@@ -2,94 +2,95 @@
 //! they are QLoRA's adapters: the weights stay in their blocks and are decoded as they are multiplied with.
 
 use super::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
-use crate::catalog::{self, Axis, Default, Entry, Knob, KnobKind, with_all};
-use crate::config::Knobs;
 use crate::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::error::{Error, Result};
+use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::learner::Learner;
 
 /// The catalogue entry.
-pub static ENTRY: Entry = Entry {
-    id: "lora",
-    title: "LoRA",
-    common: true,
-    axis: Axis::TrainParams,
-    paper: "LoRA (arXiv 2106.09685), on quantized weights QLoRA (arXiv 2305.14314)",
-    sentence: "Weights stay as they are, quantized or not; each linear gets a product of two thin matrices that learn.",
-    knobs: &[
-        Knob {
-            id: "r",
-            label: "Rank",
-            paper_name: "r",
-            kind: KnobKind::Int { min: 1, max: 256 },
-            default: Default::Int(8),
-            unit: "rows",
-            sentence: "Rank of the adapters.",
-        },
-        Knob {
-            id: "lora_alpha",
-            label: "Alpha",
-            paper_name: "α",
-            kind: KnobKind::Float { min: 0.0, max: 4096.0 },
-            default: Default::None,
-            unit: "",
-            sentence: "The adapter's output is scaled by α / r; twice r when not given.",
-        },
-        Knob {
-            id: "target",
-            label: "Linears",
-            paper_name: "target_modules",
-            kind: KnobKind::Text,
-            default: Default::Text("all"),
-            unit: "",
-            sentence: "Which linears get one: all, or some of q,k,v,o,gate,up,down with commas.",
-        },
-        Knob {
-            id: "use_rslora",
-            label: "Rank-stabilized",
-            paper_name: "rsLoRA (arXiv 2312.03732)",
-            kind: KnobKind::Bool,
-            default: Default::Bool(false),
-            unit: "",
-            sentence: "Scale by α / √r instead.",
-        },
-        Knob {
-            id: "loraplus_lr_ratio",
-            label: "Learning rate of B over A",
-            paper_name: "λ of LoRA+ (arXiv 2402.12354)",
-            kind: KnobKind::Float { min: 0.0, max: 1000.0 },
-            default: Default::Float(1.0),
-            unit: "",
-            sentence: "Learning rate of B over that of A.",
-        },
-        Knob {
-            id: "lora_dropout",
-            label: "Dropout",
-            paper_name: "lora_dropout",
-            kind: KnobKind::Float { min: 0.0, max: 0.95 },
-            default: Default::Float(0.0),
-            unit: "",
-            sentence: "Chance of each element of an adapter's input to be left out of a training step; none when answering.",
-        },
-        Knob {
-            id: "freeze_a",
-            label: "Freeze A",
-            paper_name: "LoRA-FA (arXiv 2308.03303)",
-            kind: KnobKind::Bool,
-            default: Default::Bool(false),
-            unit: "",
-            sentence: "A stays as it starts and needs neither gradient nor moments; only B learns.",
-        },
-    ],
-    composes: with_all,
-    role: catalog::Role::TrainParams(build),
+pub static ENTRY: Entry<dyn Params> = Entry {
+    about: About {
+        id: "lora",
+        title: "LoRA",
+        common: true,
+        paper: "LoRA (arXiv 2106.09685), on quantized weights QLoRA (arXiv 2305.14314)",
+        sentence: "Weights stay as they are, quantized or not; each linear gets a product of two thin matrices that learn.",
+        knobs: &[
+            Knob {
+                id: "r",
+                label: "Rank",
+                paper_name: "r",
+                kind: KnobKind::Int { min: 1, max: 256 },
+                default: Default::Int(8),
+                unit: "rows",
+                sentence: "Rank of the adapters.",
+            },
+            Knob {
+                id: "lora_alpha",
+                label: "Alpha",
+                paper_name: "α",
+                kind: KnobKind::Float { min: 0.0, max: 4096.0 },
+                default: Default::None,
+                unit: "",
+                sentence: "The adapter's output is scaled by α / r; twice r when not given.",
+            },
+            Knob {
+                id: "target",
+                label: "Linears",
+                paper_name: "target_modules",
+                kind: KnobKind::Text,
+                default: Default::Text("all"),
+                unit: "",
+                sentence: "Which linears get one: all, or some of q,k,v,o,gate,up,down with commas.",
+            },
+            Knob {
+                id: "use_rslora",
+                label: "Rank-stabilized",
+                paper_name: "rsLoRA (arXiv 2312.03732)",
+                kind: KnobKind::Bool,
+                default: Default::Bool(false),
+                unit: "",
+                sentence: "Scale by α / √r instead.",
+            },
+            Knob {
+                id: "loraplus_lr_ratio",
+                label: "Learning rate of B over A",
+                paper_name: "λ of LoRA+ (arXiv 2402.12354)",
+                kind: KnobKind::Float { min: 0.0, max: 1000.0 },
+                default: Default::Float(1.0),
+                unit: "",
+                sentence: "Learning rate of B over that of A.",
+            },
+            Knob {
+                id: "lora_dropout",
+                label: "Dropout",
+                paper_name: "lora_dropout",
+                kind: KnobKind::Float { min: 0.0, max: 0.95 },
+                default: Default::Float(0.0),
+                unit: "",
+                sentence: "Chance of each element of an adapter's input to be left out of a training step; none when answering.",
+            },
+            Knob {
+                id: "freeze_a",
+                label: "Freeze A",
+                paper_name: "LoRA-FA (arXiv 2308.03303)",
+                kind: KnobKind::Bool,
+                default: Default::Bool(false),
+                unit: "",
+                sentence: "A stays as it starts and needs neither gradient nor moments; only B learns.",
+            },
+        ],
+        runs_on: ON_ALL,
+        ..About::on(&axes::TRAIN_PARAMS)
+    },
+    build: build,
 };
 
-fn build(knobs: &Knobs) -> Result<Box<dyn Params>> {
-    let r = knobs.int("r").unwrap_or(8);
-    let alpha = knobs.float("lora_alpha").unwrap_or(2.0 * r as f64);
-    let root = knobs.flag("use_rslora").unwrap_or(false);
-    let target = knobs.text("target").unwrap_or("all");
+fn build(knobs: &Settled) -> Result<Box<dyn Params>> {
+    let r = knobs.int("r");
+    let alpha = knobs.given_float("lora_alpha").unwrap_or(2.0 * r as f64);
+    let root = knobs.flag("use_rslora");
+    let target = knobs.text("target");
     let mut targets = Vec::new();
     for word in target.split(',').map(str::trim) {
         match Role::LINEARS.into_iter().find(|role| role.word() == word) {
@@ -108,9 +109,9 @@ fn build(knobs: &Knobs) -> Result<Box<dyn Params>> {
         on: Pair {
             r,
             scale: (alpha / if root { (r as f64).sqrt() } else { r as f64 }) as f32,
-            ratio: knobs.float("loraplus_lr_ratio").unwrap_or(1.0) as f32,
-            freeze_a: knobs.flag("freeze_a").unwrap_or(false),
-            dropout: knobs.float("lora_dropout").unwrap_or(0.0) as f32,
+            ratio: knobs.float("loraplus_lr_ratio") as f32,
+            freeze_a: knobs.flag("freeze_a"),
+            dropout: knobs.float("lora_dropout") as f32,
         },
     }))
 }

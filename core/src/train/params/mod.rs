@@ -4,12 +4,12 @@ mod full;
 mod lora;
 
 use super::learner::Learner;
-use crate::catalog::Entry;
 use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
+use crate::schema::Entry;
 
 /// The variants of train.params.
-pub const ENTRIES: &[&Entry] = &[&lora::ENTRY, &full::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &full::ENTRY];
 
 /// Which tensor of a model; linears and norms of a layer in the order they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
