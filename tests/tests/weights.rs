@@ -96,3 +96,36 @@ fn a_tensor_held_otherwise_is_planned_loaded_and_streamed_so() {
     let error = run(&model, &config(&nothing)).error.unwrap();
     assert!(error.message.contains("blk.*.ffn_dwn"), "{}", error.message);
 }
+
+#[test]
+fn layers_split_over_two_tiers_give_the_same_bits_and_each_tier_its_own_bytes() {
+    let model = bundled();
+    let base = logits(&model, &config(&[]));
+    let whole = weights(&report(&model, &[]), Tier::Device);
+    let mut before = None;
+    for n in ["0", "1", "4", "9", "40"] {
+        let place = format!("{{ use = \"split\", device_layers = {n} }}");
+        let sets = [("place.weights", place.as_str())];
+        assert_same(&base, &logits(&model, &config(&sets)), &place);
+        let run = report(&model, &sets);
+        let (device, host) = (weights(&run, Tier::Device), weights(&run, Tier::Host));
+        assert_eq!(device + host, whole, "every byte has one home");
+        assert!(before.is_none_or(|b| device > b) || n == "40", "{n}: {device} after {before:?}");
+        assert_eq!(run.measured.moved.get("host to device"), None, "nothing moves");
+        before = Some(device);
+        // The plan's peaks are walls of both tiers: as they are enough, a byte less is not.
+        for tier in [("device", Tier::Device), ("host", Tier::Host)] {
+            let peak = run.plan.peak.get(&tier.1).copied().unwrap_or(0);
+            if peak == 0 {
+                continue;
+            }
+            let key = format!("budget.{}", tier.0);
+            let wall =
+                |bytes: u64| config(&[&RUN[..], &sets, &[(key.as_str(), format!("{bytes} B").as_str())]].concat());
+            assert_eq!(ullage_tests::run(&model, &wall(peak)).error, None, "{n} {key}");
+            assert_eq!(ullage_tests::run(&model, &wall(peak - 1)).error.unwrap().kind, "over_budget", "{n} {key}");
+        }
+    }
+    // With nine of nine the placement is the resident one, but for an embedding that no head shares.
+    assert!(before.unwrap() <= whole);
+}

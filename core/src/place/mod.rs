@@ -2,6 +2,7 @@
 
 mod kv_resident;
 mod resident;
+mod split;
 mod stream;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
 /// The variants of place.weights.
-pub const ENTRIES: &[&Entry<dyn Placement>] = &[&resident::ENTRY, &stream::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Placement>] = &[&resident::ENTRY, &stream::ENTRY, &split::ENTRY];
 
 /// The variants of place.kv. There is nothing to build while a cache has one place to be.
 pub const KV_ENTRIES: &[&Entry<()>] = &[&kv_resident::ENTRY];
