@@ -36,8 +36,8 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
         say_json(&json!({
             "path": model.path, "name": s.name, "arch": s.arch, "hash": model.hash, "file_bytes": model.file_bytes,
             "parameters": s.parameters(), "bytes": s.bytes(), "context": s.context, "hidden": s.hidden, "vocab": s.vocab,
-            "layers": s.layers.len(), "heads": s.layers[0].heads, "kv_heads": s.layers[0].kv_heads,
-            "head_dim": s.layers[0].head_dim, "ff": s.layers[0].ff, "rope": s.rope, "tied": s.output.is_none(),
+            "layers": s.layers.len(), "heads": s.layers[0].attention.heads, "kv_heads": s.layers[0].attention.kv_heads,
+            "head_dim": s.layers[0].attention.dim, "ff": s.layers[0].ffn.width(), "rope": s.ropes[0], "tied": s.output.is_none(),
             "tokenizer": words, "tensors": tensors,
         }))?;
         return Ok(0);
@@ -49,15 +49,25 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
         "shape       {} layers, hidden {}, {} heads over {} KV heads of {}, ff {}\n",
         s.layers.len(),
         s.hidden,
-        l.heads,
-        l.kv_heads,
-        l.head_dim,
-        l.ff
+        l.attention.heads,
+        l.attention.kv_heads,
+        l.attention.dim,
+        l.ffn.width()
     );
-    out += &format!("context     {} trained; rope base {}\n", s.context, s.rope.base);
-    let row = s.layers.iter().map(|l| 2 * l.kv_heads * l.head_dim * 2).sum::<usize>();
-    out +=
-        &format!("cache       {row} B a token in f16, {} at {} tokens\n", Bytes((row * s.context) as u64), s.context);
+    if let Some((count, used)) = l.ffn.experts() {
+        out += &format!("experts     {count} in a layer, {used} for a token\n");
+    }
+    let windows: Vec<usize> = s.layers.iter().filter_map(|l| l.attention.window).collect();
+    if let Some(window) = windows.iter().max() {
+        out += &format!("windows     {} of {} layers see {window} tokens\n", windows.len(), s.layers.len());
+    }
+    let bases: Vec<String> = s.ropes.iter().map(|r| r.base.to_string()).collect();
+    out += &format!("context     {} trained; rope base {}\n", s.context, bases.join(", in windows "));
+    let bytes = |tokens: usize| {
+        let rows = |l: &ullage_core::shape::LayerShape| l.attention.window.map_or(tokens, |w| w.min(tokens));
+        s.layers.iter().map(|l| (2 * l.attention.kv() * 2 * rows(l)) as u64).sum::<u64>()
+    };
+    out += &format!("cache       {} B a token in f16, {} at {} tokens\n", bytes(1), Bytes(bytes(s.context)), s.context);
     out += &match &tokenizer {
         Some(t) => format!("tokenizer   {} tokens\n", t.vocab()),
         None => "tokenizer   none (random model)\n".into(),

@@ -1,8 +1,9 @@
 """Makes tests/fixtures/tokenizer/: token ids of llama.cpp for strings of every kind.
 
     python tests/scripts/make_tokenizer.py SmolLM2-135M-Instruct.Q4_1.gguf     (also: pip install sentencepiece tokenizers)
+    python tests/scripts/make_tokenizer.py gemma3-270m-Q4_K_M.gguf             (gemma3.json alone)
 
-- smollm2.json: the strings below with the ids of SmolLM2, specials parsed and not.
+- smollm2.json, gemma3.json: the strings below with the ids of SmolLM2 and of Gemma 3, specials parsed and not.
 - tiny-bpe.gguf, pre.json: a byte-level vocabulary whose merges cross every kind of boundary, so that ids show where a
   pre-tokenizer splits; one list of ids for each name of `tokenizer.ggml.pre`.
 - tiny-spm.gguf, spm.json: a SentencePiece BPE vocabulary with scores and byte fallback.
@@ -15,8 +16,6 @@ import tempfile
 from pathlib import Path
 
 import gguf
-import sentencepiece
-import tokenizers
 
 from llama import Model
 from text import ALICE
@@ -58,6 +57,11 @@ SPECIAL = [
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n",
     "<|endoftext|><|endoftext|>", "text<|endoftext|>\n\nmore", "<repo_name>x<file_sep>y", "<jupyter_code>1+1<jupyter_output>2", "<issue_start>a<issue_comment>b<issue_closed>", "<empty_output>", "<gh_stars>", "<filename>", "<file_sep>",
     "<s>", "</s>", "<unk>", "<s>hi</s>", "<s> hi </s>", "a<s>b</s>c", "<0x0A>", "<0xFF>", "<s><s>", "x<unk>y", "[INST] hi [/INST]", "<tool>", "<tool> x</tool>", "a<tool>b", "<toolx>",
+]
+
+GEMMA = [
+    "<bos>", "<eos>", "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>", " <start_of_turn> ", "<pad><mask>", "a<bos>b", "<unused0>", "<unused99>x", "[multimodal]",
+    "<start_of_image>", "<table><tr><td>x</td></tr></table>", "<h1>Title</h1>", "<strong>b</strong>", "<blockquote>", "\n" * 31, " " * 31, "\t" * 16, "▁", "▁▁a", "a▁b", "<0x41>", "<unk>",
 ]
 
 
@@ -155,6 +159,8 @@ def write(writer):
 
 def train_bpe():
     """900 merges over the strings without any pre-tokenizer, so that tokens span words, digits, punctuation and newlines."""
+    import tokenizers
+
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -232,6 +238,8 @@ def make_bpe():
 
 
 def make_spm():
+    import sentencepiece
+
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text"
         lines = [line for s in STRINGS for line in s.splitlines() if line.strip() and "\u0000" not in line]
@@ -266,6 +274,9 @@ def make_spm():
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
+    if "gemma" in sys.argv[1]:
+        dump("gemma3.json", describe(sys.argv[1], STRINGS + SPECIAL + GEMMA))
+        sys.exit()
     dump("smollm2.json", describe(sys.argv[1], STRINGS + SPECIAL))
     make_bpe()
     make_spm()

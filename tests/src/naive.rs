@@ -3,7 +3,7 @@
 
 use ullage_core::blocks;
 use ullage_core::model::Model;
-use ullage_core::shape::{ModelShape, TensorShape};
+use ullage_core::shape::{ModelShape, Role, TensorShape};
 
 /// One head's rows: keys before rotation, values, and the position each key is rotated to when read.
 #[derive(Clone, Debug, Default)]
@@ -75,15 +75,15 @@ impl Naive {
         let layer = |l: &ullage_core::shape::LayerShape| {
             let t = &l.tensors;
             Layer {
-                norm1: load(model, &t.attn_norm).concat(),
-                q: load(model, &t.q),
-                k: load(model, &t.k),
-                v: load(model, &t.v),
-                o: load(model, &t.o),
-                norm2: load(model, &t.ffn_norm).concat(),
-                gate: load(model, &t.gate),
-                up: load(model, &t.up),
-                down: load(model, &t.down),
+                norm1: load(model, t.need(Role::AttnNorm).unwrap()).concat(),
+                q: load(model, t.need(Role::Q).unwrap()),
+                k: load(model, t.need(Role::K).unwrap()),
+                v: load(model, t.need(Role::V).unwrap()),
+                o: load(model, t.need(Role::O).unwrap()),
+                norm2: load(model, t.need(Role::FfnNorm).unwrap()).concat(),
+                gate: load(model, t.need(Role::Gate).unwrap()),
+                up: load(model, t.need(Role::Up).unwrap()),
+                down: load(model, t.need(Role::Down).unwrap()),
             }
         };
         Self {
@@ -95,29 +95,29 @@ impl Naive {
         }
     }
 
-    /// The matrix at place `at` of [`ullage_core::shape::LayerTensors::all`], to change.
-    pub fn matrix_mut(&mut self, layer: usize, at: usize) -> &mut Vec<Vec<f64>> {
+    /// A linear of a layer, to change.
+    pub fn matrix_mut(&mut self, layer: usize, role: Role) -> &mut Vec<Vec<f64>> {
         let w = &mut self.layers[layer];
-        match at {
-            1 => &mut w.q,
-            2 => &mut w.k,
-            3 => &mut w.v,
-            4 => &mut w.o,
-            6 => &mut w.gate,
-            7 => &mut w.up,
-            8 => &mut w.down,
-            _ => panic!("tensor {at} is no linear"),
+        match role {
+            Role::Q => &mut w.q,
+            Role::K => &mut w.k,
+            Role::V => &mut w.v,
+            Role::O => &mut w.o,
+            Role::Gate => &mut w.gate,
+            Role::Up => &mut w.up,
+            Role::Down => &mut w.down,
+            other => panic!("{other:?} is no linear"),
         }
     }
 
     /// An empty cache.
     pub fn cache(&self) -> Cache {
-        self.shape.layers.iter().map(|l| vec![Rows::default(); l.kv_heads]).collect()
+        self.shape.layers.iter().map(|l| vec![Rows::default(); l.attention.kv_heads]).collect()
     }
 
     /// Rotates one head's vector to `position`; a negative one rotates back.
     pub fn turn(&self, x: &[f64], position: f64) -> Vec<f64> {
-        let rope = &self.shape.rope;
+        let rope = &self.shape.ropes[0];
         let mut out = x.to_vec();
         for i in 0..rope.dim / 2 {
             let angle = position * f64::from(rope.base).powf(-2.0 * i as f64 / rope.dim as f64) / f64::from(rope.scale);
@@ -140,7 +140,8 @@ impl Naive {
         let eps = f64::from(self.shape.norm_eps);
         let mut paid = Vec::new();
         for (l, (w, s)) in self.layers.iter().zip(&self.shape.layers).enumerate() {
-            let (d, group) = (s.head_dim, s.heads / s.kv_heads);
+            let s = &s.attention;
+            let (d, group) = (s.dim, s.heads / s.kv_heads);
             let n = rms(&x, &w.norm1, eps);
             let (q, k, v) = (times(&w.q, &n), times(&w.k, &n), times(&w.v, &n));
             for h in 0..s.kv_heads {

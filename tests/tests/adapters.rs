@@ -8,20 +8,20 @@ use ullage_core::blocks::BlockType;
 use ullage_core::config::Config;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::model::Model;
-use ullage_core::model::adapter::{About, Factors, Linear, merge, save_gguf, save_peft};
+use ullage_core::model::adapter::{About, Factors, Role, merge, save_gguf, save_peft};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::rng::Philox;
-use ullage_core::shape::ModelShape;
+use ullage_core::shape::{LayerShape, ModelShape};
 use ullage_core::weights::format::Target;
 use ullage_tests::naive::Naive;
 use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
 
 /// Random factors for every linear: A about 1/√in, B of `size`.
-fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Linear, Vec<f32>, Vec<f32>)> {
+fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<f32>, Vec<f32>)> {
     let mut out = Vec::new();
     for (l, layer) in shape.layers.iter().enumerate() {
-        for linear in Linear::ALL {
-            let w = linear.of(layer);
+        for linear in Role::LINEARS {
+            let w = layer.tensors.get(linear).unwrap();
             let rng = Philox::new(3).stream((l * 8 + linear as usize) as u64);
             let numbers = |n: usize, at: u64, size: f32| -> Vec<f32> {
                 (0..n as u64).map(|i| (rng.uniform(at + i) - 0.5) * size).collect()
@@ -120,7 +120,8 @@ fn merged_is_what_the_adapter_computes() {
         let merged = merge(&model, Target::block(ty), &out, &team, &mut |_, _| ()).unwrap();
         assert_eq!(merged.matrices, 7 * plain.shape.layers.len());
         let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
-        assert!(opened.shape.layers.iter().all(|l| l.tensors.q.ty == ty && l.tensors.attn_norm.ty == BlockType::F32));
+        let types = |l: &LayerShape| [Role::Q, Role::AttnNorm].map(|r| l.tensors.get(r).unwrap().ty);
+        assert!(opened.shape.layers.iter().all(|l| types(l) == [ty, BlockType::F32]));
         let off = apart(&beside, &logits(&opened, &config));
         assert!(off <= most && off < distance / 2.0, "{ty}: {off}, the adapter makes {distance}");
         assert_eq!(
@@ -154,7 +155,7 @@ fn the_engine_agrees_with_a_naive_pass_over_the_sum() {
     let made = factors(&model.shape, 3, 0.3);
     let mut plain = Naive::new(&model);
     for (layer, linear, a, b) in &made {
-        let rows = plain.matrix_mut(*layer, linear.tensor());
+        let rows = plain.matrix_mut(*layer, *linear);
         for (row, b) in rows.iter_mut().zip(b.chunks(3)) {
             let cols = row.len();
             for (k, b) in b.iter().enumerate() {

@@ -4,28 +4,27 @@
 use ullage_core::blocks::BlockType;
 use ullage_core::forward::cpu::Sequence;
 use ullage_core::kv::Pipeline;
-use ullage_core::shape::{LayerShape, LayerTensors, ModelShape, Rope, TensorShape};
+use ullage_core::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Role, Rope, TensorShape};
 use ullage_tests::{Rig, bundled, config, ids, random};
 
 /// A shape that only caches care about: `layers` layers of `kv_heads` heads of `d`.
 fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape {
     let t = |name: &str, rows, cols| TensorShape { name: name.into(), ty: BlockType::F16.into(), rows, cols };
+    let linears = [
+        (Role::AttnNorm, 1, hidden),
+        (Role::Q, 2 * kv_heads * d, hidden),
+        (Role::K, kv_heads * d, hidden),
+        (Role::V, kv_heads * d, hidden),
+        (Role::O, hidden, 2 * kv_heads * d),
+        (Role::FfnNorm, 1, hidden),
+        (Role::Gate, hidden, hidden),
+        (Role::Up, hidden, hidden),
+        (Role::Down, hidden, hidden),
+    ];
     let layer = LayerShape {
-        heads: 2 * kv_heads,
-        kv_heads,
-        head_dim: d,
-        ff: hidden,
-        tensors: LayerTensors {
-            attn_norm: t("n", 1, hidden),
-            q: t("q", 2 * kv_heads * d, hidden),
-            k: t("k", kv_heads * d, hidden),
-            v: t("v", kv_heads * d, hidden),
-            o: t("o", hidden, 2 * kv_heads * d),
-            ffn_norm: t("m", 1, hidden),
-            gate: t("g", hidden, hidden),
-            up: t("u", hidden, hidden),
-            down: t("w", hidden, hidden),
-        },
+        attention: Attention { heads: 2 * kv_heads, kv_heads, dim: d, scale: 1.0, window: None, rope: 0 },
+        ffn: Ffn::Dense { width: hidden, act: Act::Silu },
+        tensors: linears.map(|(role, rows, cols)| (role, t(role.word(), rows, cols))).into_iter().collect(),
     };
     ModelShape {
         name: "shape".into(),
@@ -34,7 +33,8 @@ fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape 
         vocab: 256,
         context: 1 << 20,
         norm_eps: 1e-5,
-        rope: Rope { dim: d, base: 10000.0, scale: 1.0, interleaved: true },
+        embedding_scale: 1.0,
+        ropes: vec![Rope { dim: d, base: 10000.0, scale: 1.0, interleaved: true }],
         layers: vec![layer; layers],
         embedding: t("e", 256, hidden),
         output_norm: t("f", 1, hidden),

@@ -174,9 +174,9 @@ fn scores_are_column_sums_and_conserve_mass() {
     for (name, model) in [("tiny", random("tiny", "f32")), ("bundled", bundled())] {
         let naive = Naive::new(&model);
         let tokens = ids(60, 160);
-        let group = model.shape.layers[0].heads / model.shape.layers[0].kv_heads;
+        let group = model.shape.layers[0].attention.heads / model.shape.layers[0].attention.kv_heads;
         let mut sums: Vec<Vec<Vec<f64>>> =
-            vec![vec![vec![0.0; 60]; model.shape.layers[0].kv_heads]; model.shape.layers.len()];
+            vec![vec![vec![0.0; 60]; model.shape.layers[0].attention.kv_heads]; model.shape.layers.len()];
         let mut cache = naive.cache();
         let mut at = [Vec::new(), Vec::new()];
         for (i, token) in tokens.iter().enumerate() {
@@ -271,11 +271,11 @@ fn h2o_keeps_what_a_naive_h2o_keeps() {
             ("run.batch", "16"),
         ]);
         let mut rig = Rig::new(&model, &config).unwrap();
-        let group = model.shape.layers[0].heads / model.shape.layers[0].kv_heads;
+        let group = model.shape.layers[0].attention.heads / model.shape.layers[0].attention.kv_heads;
         let shapes = &model.shape.layers;
         let mut state: Vec<Vec<Heavy>> = shapes
             .iter()
-            .map(|l| (0..l.kv_heads).map(|_| Heavy { rows: Rows::default(), scores: Vec::new() }).collect())
+            .map(|l| (0..l.attention.kv_heads).map(|_| Heavy { rows: Rows::default(), scores: Vec::new() }).collect())
             .collect();
         let (mut seq, first) = rig.prefill(&tokens[..prompt]).unwrap();
         let mut ours = vec![first];
@@ -315,7 +315,7 @@ fn h2o_keeps_what_a_naive_h2o_keeps() {
         }
         // U7 after eviction: what is left is the queries less what was dropped.
         let left: f64 = state.iter().flatten().flat_map(|h| &h.scores).sum();
-        let queries = ((prompt + steps) * shapes.len() * shapes[0].kv_heads) as f64;
+        let queries = ((prompt + steps) * shapes.len() * shapes[0].attention.kv_heads) as f64;
         assert!((left - (queries - dropped)).abs() < 1e-6 * queries);
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use ullage_core::Error;
 use ullage_core::blocks::BlockType;
+use ullage_core::model::arch::byte_of;
 use ullage_core::model::gguf::{Gguf, GgufWriter};
-use ullage_core::model::llama_shape::byte_of;
-use ullage_core::shape::ModelShape;
+use ullage_core::shape::{ModelShape, Role};
 
 /// A Llama of two layers as the things a file declares, so that each of them can be changed.
 struct Tiny {
@@ -119,9 +119,16 @@ fn the_shape_is_what_the_file_holds() {
     assert_eq!((&*shape.name, &*shape.arch, shape.layers.len()), ("tiny", "llama", 2));
     assert_eq!((shape.hidden, shape.vocab, shape.context), (HIDDEN, VOCAB, 512));
     let layer = &shape.layers[1];
-    assert_eq!((layer.heads, layer.kv_heads, layer.head_dim, layer.ff), (4, 2, 16, FF));
-    assert_eq!((layer.tensors.down.rows, layer.tensors.down.cols), (HIDDEN, FF));
-    assert_eq!((shape.rope.dim, shape.rope.base, shape.rope.scale, shape.rope.interleaved), (16, 1e4, 1.0, true));
+    assert_eq!(
+        (layer.attention.heads, layer.attention.kv_heads, layer.attention.dim, layer.ffn.width()),
+        (4, 2, 16, FF)
+    );
+    let down = layer.tensors.get(Role::Down).unwrap();
+    assert_eq!((down.rows, down.cols), (HIDDEN, FF));
+    assert_eq!(
+        (shape.ropes[0].dim, shape.ropes[0].base, shape.ropes[0].scale, shape.interleaved()),
+        (16, 1e4, 1.0, true)
+    );
     assert!(shape.output.is_none() && shape.head().name == "token_embd.weight");
     let layers = 2 * (2 * 64 * 4 + (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96) / 32 * 18);
     assert_eq!(shape.bytes(), (layers + 64 * 4 + 40 * 64 / 32 * 34) as u64);
@@ -146,8 +153,11 @@ fn what_a_file_may_add_is_read() {
     tiny.texts = vec![("llama.rope.scaling.type", "linear"), ("general.name", "Tiny\u{1b}[2J")];
     tiny.floats.extend([("llama.rope.scaling.factor", 4.0), ("llama.rope.freq_base", 5e5)]);
     let shape = tiny.shape().unwrap();
-    assert_eq!(shape.layers.iter().map(|l| (l.ff, l.kv_heads)).collect::<Vec<_>>(), [(96, 2), (32, 4)]);
-    assert_eq!((shape.rope.scale, shape.rope.base), (4.0, 5e5));
+    assert_eq!(
+        shape.layers.iter().map(|l| (l.ffn.width(), l.attention.kv_heads)).collect::<Vec<_>>(),
+        [(96, 2), (32, 4)]
+    );
+    assert_eq!((shape.ropes[0].scale, shape.ropes[0].base), (4.0, 5e5));
     assert_eq!(shape.head().ty, BlockType::F16);
     assert_eq!(shape.rope_freqs.as_ref().map(|t| (t.rows, t.cols)), Some((1, 8)));
     assert_eq!(shape.name, "Tiny[2J", "no control characters reach the screen");
@@ -211,7 +221,7 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
         ("llama.rope.scaling.type", "`yarn`", Box::new(|t| t.texts.push(("llama.rope.scaling.type", "yarn")))),
         ("llama.rope.scaling.factor", "missing", Box::new(|t| t.texts.push(("llama.rope.scaling.type", "linear")))),
         ("llama.rope.scaling.factor", "inf", Box::new(|t| t.floats.push(("llama.rope.scaling.factor", f32::INFINITY)))),
-        ("llama.expert_count", "experts", Box::new(|t| t.set("llama.expert_count", 8))),
+        ("llama.expert_used_count", "missing", Box::new(|t| t.set("llama.expert_count", 8))),
         ("llama.attention.sliding_window", "windowed", Box::new(|t| t.set("llama.attention.sliding_window", 128))),
         ("llama.attention.causal", "encoders", Box::new(|t| t.bools.push(("llama.attention.causal", false)))),
         ("llama.logit_scale", "is 0.5", Box::new(|t| t.floats.push(("llama.logit_scale", 0.5)))),

@@ -23,7 +23,7 @@ fn the_named_shapes_have_the_published_sizes() {
     assert_eq!(model("random:llama-8b@q4_0").parameters(), 8_030_261_248);
     assert_eq!(model("random:smollm2-135m").parameters(), 134_515_008);
     let shape = model("random:llama-8b@q4_k");
-    assert_eq!((shape.layers[0].kv_heads, shape.layers[0].head_dim, shape.context), (8, 128, 131_072));
+    assert_eq!((shape.layers[0].attention.kv_heads, shape.layers[0].attention.dim, shape.context), (8, 128, 131_072));
     assert!(shape.head().ty == BlockType::Q4K && shape.output_norm.ty == BlockType::F32);
     assert_eq!(model("random:llama-1b").head().ty, BlockType::F16);
 }
@@ -72,11 +72,14 @@ fn a_config_json_gives_its_shape_or_names_its_field() {
     };
     let got = read(&good).unwrap();
     assert_eq!((got.hidden, got.vocab, got.context, got.layers.len()), (256, 1000, 4096, 3));
-    assert_eq!((got.layers[0].heads, got.layers[0].kv_heads, got.layers[0].head_dim), (8, 2, 32));
-    assert_eq!((got.rope.base, got.norm_eps), (250_000.0, 1e-6));
+    assert_eq!(
+        (got.layers[0].attention.heads, got.layers[0].attention.kv_heads, got.layers[0].attention.dim),
+        (8, 2, 32)
+    );
+    assert_eq!((got.ropes[0].base, got.norm_eps), (250_000.0, 1e-6));
     assert!(got.output.is_some() && got.rope_freqs.is_some());
     for (key, value, field) in [
-        ("model_type", serde_json::json!("qwen2"), "model_type"),
+        ("model_type", serde_json::json!("mamba"), "model_type"),
         ("attention_bias", serde_json::json!(true), "attention_bias"),
         ("num_local_experts", serde_json::json!(8), "num_local_experts"),
         ("sliding_window", serde_json::json!(128), "sliding_window"),

@@ -49,12 +49,15 @@ fn the_shape_agrees_with_the_file() {
     assert_eq!(shape.parameters(), 134_515_008);
     assert_eq!(shape.bytes(), gguf.tensors().iter().map(|t| t.bytes).sum::<u64>());
     let layer = &shape.layers[29];
-    assert_eq!((layer.heads, layer.kv_heads, layer.head_dim, layer.ff), (9, 3, 64, 1536));
-    assert_eq!((shape.rope.dim, shape.rope.base, shape.context), (64, 100_000.0, 8192));
+    assert_eq!(
+        (layer.attention.heads, layer.attention.kv_heads, layer.attention.dim, layer.ffn.width()),
+        (9, 3, 64, 1536)
+    );
+    assert_eq!((shape.ropes[0].dim, shape.ropes[0].base, shape.context), (64, 100_000.0, 8192));
     // The same shape by name, but for the name and the types.
     let named = ullage_core::model::random::parse("random:smollm2-135m").unwrap().unwrap();
     let named = ullage_core::model::random::shape(&named).unwrap();
-    assert_eq!((named.norm_eps, &named.rope), (shape.norm_eps, &shape.rope));
+    assert_eq!((named.norm_eps, &named.ropes), (shape.norm_eps, &shape.ropes));
     let sizes = |s: &ModelShape| s.tensors().map(|t| (t.name.clone(), t.rows, t.cols)).collect::<Vec<_>>();
     assert_eq!(sizes(&named), sizes(&shape));
 }

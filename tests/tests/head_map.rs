@@ -56,7 +56,7 @@ fn prompt(model: &Model, n: usize) -> Vec<u32> {
 fn every_query_of_prompt_and_decoding_is_told_with_the_weights_of_the_naive_pass() {
     let model = random("tiny", "f32");
     let naive = Naive::new(&model);
-    let heads = model.shape.layers[0].heads;
+    let heads = model.shape.layers[0].attention.heads;
     for (layer, head, batch) in [(0, 0, "512"), (1, heads - 1, "7"), (1, 1, "1")] {
         let at = format!("[{layer}, {head}]");
         let told = told(

@@ -10,7 +10,7 @@ use ullage_core::blocks::{self, BlockType};
 use ullage_core::model::Model;
 use ullage_core::model::hf::save;
 use ullage_core::model::safetensors::{Declared, SafeFile, write};
-use ullage_core::shape::TensorShape;
+use ullage_core::shape::{LayerShape, Role, TensorShape};
 use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
 
 /// Writes `model` with its own numbers.
@@ -62,7 +62,7 @@ fn a_written_folder_opens_to_the_same_model_words_and_bits() {
         let again = opened(&dir).unwrap();
         let sizes = |m: &Model| m.shape.tensors().map(|t| (t.name.clone(), t.rows, t.cols)).collect::<Vec<_>>();
         assert_eq!(sizes(&again), sizes(&model));
-        assert_eq!((again.shape.rope.clone(), again.shape.context), (model.shape.rope.clone(), model.shape.context));
+        assert_eq!((again.shape.ropes.clone(), again.shape.context), (model.shape.ropes.clone(), model.shape.context));
         same_words(&model, &again);
         let (prompt, forced) = (ids(17, 900), ids(3, 500));
         let plain = Rig::new(&model, &config(&[("weights.format", "f32")])).unwrap().logits(&prompt, &forced);
@@ -80,7 +80,8 @@ fn halves_and_single_files_open_too_and_plans_hold() {
         let dir = folder.path().join(ty.to_string());
         export(&model, &dir, ty).unwrap();
         let again = opened(&dir.join("model.safetensors")).unwrap();
-        assert!(again.shape.layers.iter().all(|l| l.tensors.down.ty == ty && l.tensors.ffn_norm.ty == BlockType::F32));
+        let types = |l: &LayerShape| [Role::Down, Role::FfnNorm].map(|r| l.tensors.get(r).unwrap().ty);
+        assert!(again.shape.layers.iter().all(|l| types(l) == [ty, BlockType::F32]));
         let (a, b) = (Rig::new(&model, &config(&[])), Rig::new(&again, &config(&[])));
         let (a, b) = (a.unwrap().logits(&ids(9, 900), &[]), b.unwrap().logits(&ids(9, 900), &[]));
         let most = a[0].iter().fold(0.0f32, |m, v| m.max(v.abs()));

@@ -24,15 +24,14 @@ fn open(path: &Path) -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap()
 }
 
-/// SmolLM2, or a printed reason why not.
-fn smollm2() -> Option<PathBuf> {
+/// A real model's file, or a printed reason why not.
+fn real(variable: &str, name: &str) -> Option<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let path = std::env::var_os("ULLAGE_SMOLLM2")
-        .map_or_else(|| home.join(".cache/ullage/SmolLM2-135M-Instruct.Q4_1.gguf"), PathBuf::from);
+    let path = std::env::var_os(variable).map_or_else(|| home.join(".cache/ullage").join(name), PathBuf::from);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: no {}; set ULLAGE_SMOLLM2 to the file", path.display());
+    eprintln!("skipped: no {}; set {variable} to the file", path.display());
     None
 }
 
@@ -68,13 +67,19 @@ fn check(tokenizer: &Tokenizer, recorded: &Value) {
 
 #[test]
 fn smollm2_ids_are_those_of_llama_cpp() {
-    let Some(path) = smollm2() else { return };
+    let Some(path) = real("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let tokenizer = open(&path);
     check(&tokenizer, &json("smollm2.json"));
     let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity/smollm2.json");
     let parity: Value = serde_json::from_slice(&std::fs::read(parity).unwrap()).unwrap();
     let tokens = ids(&parity["tokens"]);
     assert_eq!(tokenizer.encode(parity["text"].as_str().unwrap(), true, false)[..tokens.len()], tokens);
+}
+
+#[test]
+fn gemma3_ids_are_those_of_llama_cpp() {
+    let Some(path) = real("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf") else { return };
+    check(&open(&path), &json("gemma3.json"));
 }
 
 #[test]
@@ -300,7 +305,7 @@ fn random_bytes_as_a_tokenizer_never_panic() {
 
 #[test]
 fn smollm2_is_built_small() {
-    let Some(path) = smollm2() else { return };
+    let Some(path) = real("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let spec = TokenizerSpec::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
     assert!(Tokenizer::new(spec).unwrap().heap_bytes() < 8_000_000);
 }

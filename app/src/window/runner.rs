@@ -140,7 +140,8 @@ fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::Mode
         Some(t) => String::from_utf8_lossy(&t.piece(*id)).into_owned(),
         None => format!("⟨{id}⟩"),
     };
-    let heads = shape.layers.first().map_or((0, 0, 0), |l| (shape.layers.len(), l.heads, l.kv_heads));
+    let heads =
+        shape.layers.first().map_or((0, 0, 0), |l| (shape.layers.len(), l.attention.heads, l.attention.kv_heads));
     Prompt { tokens: ids.iter().map(|id| (*id, piece(id))).collect(), heads }
 }
 

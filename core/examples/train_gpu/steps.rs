@@ -56,7 +56,7 @@ fn open(config: &Config, model: &Model, budget: u64) -> Result<Opened> {
         }
     };
     let source = Some(&*model.source);
-    let setup = Setup { shape: &model.shape, source, plan: false, train, seed: 7, biases: &[] };
+    let setup = Setup { shape: &model.shape, source, plan: false, train, seed: 7 };
     let trainer = Trainer::new(device, &ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     Ok(Opened { trainer, ledger, device: held })
 }

@@ -152,13 +152,15 @@ impl Observe {
     pub fn kv_head(&self, shape: &ModelShape) -> Result<Option<(usize, usize)>> {
         let Some([layer, head]) = self.head else { return Ok(None) };
         match shape.layers.get(layer) {
-            Some(l) if head < l.heads => Ok(Some((layer, head / (l.heads / l.kv_heads.max(1)).max(1)))),
+            Some(l) if head < l.attention.heads => {
+                Ok(Some((layer, head / (l.attention.heads / l.attention.kv_heads.max(1)).max(1))))
+            }
             found => Err(Error::config(
                 "observe.head",
                 format!(
                     "there is no head [{layer}, {head}]; this model has {} layers of {} query heads, counted from 0",
                     shape.layers.len(),
-                    found.or(shape.layers.first()).map_or(0, |l| l.heads)
+                    found.or(shape.layers.first()).map_or(0, |l| l.attention.heads)
                 ),
             )),
         }

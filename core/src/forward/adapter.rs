@@ -1,10 +1,11 @@
 //! An adapter in memory, beside the weights it changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ledger::{Buffer, Ledger, Reservation};
-use crate::model::adapter::{AdapterFile, Linear, LowRank, Part};
+use crate::model::adapter::{AdapterFile, LowRank, Part, Role};
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::{Mat, Product, linear_add, linear_many};
 use crate::place::rows;
@@ -12,15 +13,14 @@ use crate::shape::{ModelShape, TensorShape};
 use crate::weights::units::UnitLayout;
 
 /// Linears that read the same activations, and so go through A and B together.
-const GROUPS: [&[Linear]; 4] =
-    [&[Linear::Q, Linear::K, Linear::V], &[Linear::O], &[Linear::Gate, Linear::Up], &[Linear::Down]];
+const GROUPS: [&[Role]; 4] = [&[Role::Q, Role::K, Role::V], &[Role::O], &[Role::Gate, Role::Up], &[Role::Down]];
 
 /// One layer's factors.
 struct Layer {
     buffer: Buffer,
     offsets: Vec<usize>,
     /// A and B of each adapted linear, in order; the linear's factors are at `offsets[2 i]` and `offsets[2 i + 1]`.
-    parts: Vec<(Linear, LowRank, [TensorShape; 2])>,
+    parts: Vec<(Role, LowRank, [TensorShape; 2])>,
 }
 
 impl Layer {
@@ -39,13 +39,13 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Output<'a> {
     /// Whose product it is.
-    pub linear: Linear,
+    pub linear: Role,
     /// `(m, out)`.
     pub y: &'a mut [f32],
 }
 
 /// Where the factors of a layer lie in its buffer: A, then B, of each.
-pub(crate) fn layout(parts: &[(Linear, LowRank, [TensorShape; 2])]) -> UnitLayout {
+pub(crate) fn layout(parts: &[(Role, LowRank, [TensorShape; 2])]) -> UnitLayout {
     UnitLayout::new(parts.iter().flat_map(|(_, _, ab)| ab))
 }
 
@@ -63,8 +63,8 @@ pub fn plan(shape: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation
 
 /// Elements of Ax for `m` rows of activations: the most that one group of linears has.
 pub(crate) fn low_elements(shape: &ModelShape, m: usize) -> usize {
-    let ranks = |layer: &[Option<LowRank>; 7], group: &[Linear]| -> usize {
-        group.iter().filter_map(|l| layer[*l as usize]).map(|l| l.rank).sum()
+    let ranks = |layer: &BTreeMap<Role, LowRank>, group: &[Role]| -> usize {
+        group.iter().filter_map(|l| layer.get(l)).map(|l| l.rank).sum()
     };
     let layers = shape.adapter.iter().flat_map(|a| &a.layers);
     m * layers.flat_map(|layer| GROUPS.iter().map(move |g| ranks(layer, g))).max().unwrap_or(0)
@@ -109,7 +109,7 @@ impl Held {
         scratch: &mut [f32],
     ) -> Result<()> {
         let Some(layer) = self.layers.get(l) else { return Ok(()) };
-        let adapted = |linear: Linear| layer.parts.iter().position(|(l, ..)| *l == linear);
+        let adapted = |linear: Role| layer.parts.iter().position(|(l, ..)| *l == linear);
         // Ax of each, side by side.
         let mut products = Vec::with_capacity(outputs.len());
         let mut rest = &mut *low;

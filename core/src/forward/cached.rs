@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::cpu::{Forward, Sequence};
 use super::observer::{HeadRows, PassObserver};
 use super::rotary::{angles, fill_angles, pairs};
+use super::windowed::{self, past};
 use super::workspace::Workspace;
 use crate::error::Result;
 use crate::kv::cache::LayerCache;
@@ -15,8 +16,8 @@ use crate::ops::cpu::{Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout
 use crate::shape::{LayerShape, ModelShape};
 
 pub(super) fn attention(layer: &LayerShape, tokens: usize) -> Attention {
-    let (heads, kv_heads, dim) = (layer.heads, layer.kv_heads, layer.head_dim);
-    Attention { heads, kv_heads, dim, scale: 1.0 / (dim as f32).sqrt(), tokens }
+    let crate::shape::Attention { heads, kv_heads, dim, scale, window, .. } = layer.attention;
+    Attention { heads, kv_heads, dim, scale, window, tokens }
 }
 
 /// One layer's cache as attention reads it.
@@ -26,17 +27,21 @@ struct Tiles<'a> {
     v: &'a dyn Format,
     /// Mode B: angles by row index, and how pairs lie.
     table: Option<(Angles<'a>, RopeLayout)>,
+    /// Rows that stand for those that have left a window, as far back as a whole segment.
+    gone: usize,
 }
 
 impl KvTiles for Tiles<'_> {
     fn rows(&self, head: usize) -> usize {
-        self.cache.rows(head)
+        self.gone + self.cache.rows(head)
     }
 
     fn keys(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
-        self.cache.keys(head, start, n, self.k, out);
+        let d = self.cache.layout().d;
+        let (empty, from) = past(self.gone, start, n);
+        out[..empty * d].fill(0.0);
+        self.cache.keys(head, from, n - empty, self.k, &mut out[empty * d..]);
         if let Some((angles, pairs)) = self.table {
-            let d = self.cache.layout().d;
             for (i, key) in out[..n * d].chunks_exact_mut(d).enumerate() {
                 rotate(key, pairs, angles, start + i);
             }
@@ -44,7 +49,10 @@ impl KvTiles for Tiles<'_> {
     }
 
     fn values(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
-        self.cache.values(head, start, n, self.v, out);
+        let d = self.cache.layout().d;
+        let (empty, from) = past(self.gone, start, n);
+        out[..empty * d].fill(0.0);
+        self.cache.values(head, from, n - empty, self.v, &mut out[empty * d..]);
     }
 }
 
@@ -79,6 +87,8 @@ pub(super) struct Scratch<'a> {
     /// One head's map, to be shown.
     pub(super) map: &'a mut [u8],
     pub(super) kernels: &'a mut [f32],
+    /// Where batches of layers with a window pass through.
+    pub(super) windows: &'a mut [LayerCache],
     /// 0, 1, 2, …
     pub(super) order: &'a [u32],
     pub(super) observed: Option<[usize; 2]>,
@@ -110,21 +120,26 @@ impl Cached<'_> {
     ) -> Result<()> {
         let l = self.l;
         let layer = &self.shape.layers[l];
-        let d = layer.head_dim;
-        let (nq, nkv) = (layer.heads * d, layer.kv_heads * d);
+        let of = &layer.attention;
+        let (d, nq, nkv) = (of.dim, of.q(), of.kv());
         let Projected { q, k, v } = qkv;
         let Scratch { turns, sums, keep, table, order, kernels: scratch, .. } = s;
-        let (pairs, p) = (pairs(&self.shape.rope), self.pipeline);
+        let (pairs, p) = (pairs(&self.shape.ropes[of.rope]), self.pipeline);
         let reindex = p.select.positions() == Positions::Reindex;
         for span in spans {
             let seq = &mut seqs[span.sequence];
             let range = span.at..span.at + span.rows;
+            let window = of.window.filter(|_| staging.is_none());
+            let through = match window {
+                Some(window) => windowed::enter(&mut seq.layers[l], window, span.rows, s.windows, self.ledger)?,
+                None => None,
+            };
             let (cache, offset) = match &mut staging {
                 Some((stage, offset)) => (&mut **stage, *offset),
                 None => {
                     let cache = &mut seq.layers[l];
                     if p.select.when() == When::BeforeAppend && span.rows == 1 {
-                        for h in 0..layer.kv_heads {
+                        for h in 0..of.kv_heads {
                             let quota = p.quota(l, h, seq.prompt);
                             if cache.rows(h) + 1 > quota {
                                 let view = crate::kv::HeadView {
@@ -143,9 +158,10 @@ impl Cached<'_> {
             };
             let first = seq.seen + offset;
             let before = cache.max_rows();
+            let gone = windowed::gone(of.window, first, before);
             let half = self.freqs.len();
             let turned = &mut turns[..2 * span.rows * half];
-            fill_angles(if reindex { before } else { first }, self.freqs, turned);
+            fill_angles(if reindex { gone + before } else { first }, self.freqs, turned);
             let positions = &order[..span.rows];
             let q = &mut q[range.start * nq..range.end * nq];
             let k = &mut k[range.start * nkv..range.end * nkv];
@@ -154,21 +170,21 @@ impl Cached<'_> {
             if !reindex {
                 rope(team, k, d, pairs, angles(turned, half), positions)?;
             }
-            for h in 0..layer.kv_heads {
+            for h in 0..of.kv_heads {
                 cache.ensure(self.ledger, h, cache.rows(h) + span.rows)?;
                 cache.append(h, &k[h * d..], &v[h * d..], nkv, first, span.rows, (&*p.k, &*p.v));
             }
-            let rows = cache.max_rows();
-            let tiles =
-                Tiles { cache, k: &*p.k, v: &*p.v, table: reindex.then(|| (angles(table, self.freqs.len()), pairs)) };
+            let rows = gone + cache.max_rows();
+            let table = reindex.then(|| (angles(table, half), pairs));
+            let tiles = Tiles { cache, k: &*p.k, v: &*p.v, table, gone };
             let scores = p.select.need() == Need::ColumnSums;
             let show = s.shows;
-            let shown = &mut s.seen[..if show { layer.heads * rows } else { 0 }];
+            let shown = &mut s.seen[..if show { of.heads * rows } else { 0 }];
             let mapped = s.observed.filter(|[at, _]| *at == l && s.maps).map(|[_, head]| head);
             let cells = &mut s.map[..mapped.map_or(0, |_| span.rows * rows)];
             let observe = (scores || show || mapped.is_some()).then(|| {
                 let columns = scores.then(|| {
-                    let sums = &mut sums[..layer.kv_heads * rows];
+                    let sums = &mut sums[..of.kv_heads * rows];
                     sums.fill(0.0);
                     sums
                 });
@@ -179,25 +195,34 @@ impl Cached<'_> {
             let seen = &mut out[range.start * nq..range.end * nq];
             attend(team, q, &tiles, attention(layer, span.rows), seen, scratch, observe)?;
             if show {
-                watch.attention(span.sequence, l, shown, rows);
+                watch.attention(span.sequence, l, windowed::without(shown, rows, gone), rows - gone);
             }
             if let Some(head) = mapped {
-                let shared = head / (layer.heads / layer.kv_heads.max(1)).max(1);
+                let shared = head / (of.heads / of.kv_heads.max(1)).max(1);
                 let seen = cache.rows(shared);
-                let position = |row| cache.position_or_row(shared, row);
-                let (weights, position) = (&*cells, &position as &dyn Fn(usize) -> u32);
-                let map = HeadRows { first, queries: span.rows, rows: seen, weights, stride: rows, position };
+                // A window's rows are those just before.
+                let oldest = (first + span.rows).saturating_sub(seen);
+                let position = |row| match of.window {
+                    Some(_) => (oldest + row) as u32,
+                    None => cache.position_or_row(shared, row),
+                };
+                let weights = windowed::without(cells, rows, gone);
+                let position = &position as &dyn Fn(usize) -> u32;
+                let map = HeadRows { first, queries: span.rows, rows: seen, weights, stride: rows - gone, position };
                 watch.map(span.sequence, map);
             }
             if scores {
-                for h in 0..layer.kv_heads {
+                for h in 0..of.kv_heads {
                     let n = cache.rows(h);
-                    cache.add_scores(h, &mut sums[h * rows..h * rows + n]);
+                    cache.add_scores(h, &mut sums[h * rows + gone..h * rows + gone + n]);
                 }
+            }
+            if let (Some(at), Some(window)) = (through, window) {
+                windowed::leave(&mut seq.layers[l], window, &mut s.windows[at], self.ledger)?;
             }
             if staging.is_none() && p.select.when() == When::AfterAttention && !p.select.keeps_all() {
                 let cache = &mut seq.layers[l];
-                for h in 0..layer.kv_heads {
+                for h in 0..of.kv_heads {
                     let quota = p.quota(l, h, seq.prompt);
                     let n = cache.rows(h);
                     // While a prompt is being read in batches, its policy waits for the end: it fits as it is.
@@ -229,6 +254,10 @@ impl Forward {
         let keep: &mut [u32] = bytemuck::cast_slice_mut(keep);
         for h in 0..stage.heads() {
             let rows = stage.rows(h);
+            if let Some(window) = p.window(l) {
+                windowed::keep_last(&mut seq.layers[l], h, window, stage, &self.ledger)?;
+                continue;
+            }
             let scores = if p.select.meta().score {
                 let scores = &mut sums[..rows];
                 scores.fill(0.0);

@@ -5,21 +5,22 @@
 
 use std::sync::Arc;
 
-use super::adapter::{self, Output};
+use super::adapter;
 use super::cached::{Cached, Projected, Scratch, Span};
+use super::layer::{self, Rows};
 pub use super::observer::{HeadRows, PassObserver, Unwatched};
 use super::rotary::inverse_frequencies;
 use super::workspace::RESIDUAL;
 pub use super::workspace::{BatchShape, Workspace};
 use crate::error::Result;
 use crate::kv::Pipeline;
-use crate::kv::cache::LayerCache;
+use crate::kv::cache::{LayerCache, STAGING};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::{Compute, Product, add, linear_many_as, rms_norm, swiglu};
+use crate::ops::cpu::vjp::scale;
+use crate::ops::cpu::{Compute, Product, SEGMENT, linear_many_as, rms_norm};
 use crate::place::WeightSource;
-use crate::shape::{Linear, ModelShape};
-use crate::weights::units::LayerView;
+use crate::shape::{ModelShape, Role};
 
 /// One sequence: its cache and how many tokens it has seen.
 #[derive(Debug)]
@@ -40,17 +41,25 @@ pub struct Forward {
     pub(super) weights: Box<dyn WeightSource>,
     adapter: Option<adapter::Held>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) freqs: Vec<f64>,
+    /// Inverse frequencies of each rotation.
+    pub(super) freqs: Vec<Vec<f64>>,
     /// Layer and query head whose attention is told.
     pub(super) observed: Option<[usize; 2]>,
     /// 0, 1, 2, …: the row of each token in a table of its own batch.
     order: Vec<u32>,
 }
 
+/// Embedding rows times the model's own factor.
+fn scaled(team: &ThreadTeam, x: &mut [f32], by: f32) -> Result<()> {
+    if by == 1.0 { Ok(()) } else { scale(team, x, by) }
+}
+
 impl Forward {
     /// A model from its loaded weights.
     pub fn new(shape: ModelShape, pipeline: Pipeline, weights: Box<dyn WeightSource>, ledger: Arc<Ledger>) -> Self {
-        let freqs = inverse_frequencies(&shape.rope, weights.rope_freqs());
+        // A file's divisors belong to the first rotation.
+        let divisors = |i: usize| weights.rope_freqs().filter(|_| i == 0);
+        let freqs = shape.ropes.iter().enumerate().map(|(i, r)| inverse_frequencies(r, divisors(i))).collect();
         Self { shape, pipeline, weights, adapter: None, ledger, freqs, observed: None, order: Vec::new() }
     }
 
@@ -62,13 +71,13 @@ impl Forward {
     /// Tells from now on what this query head of this layer looks at, in rooms and sequences made after this; `None` for
     /// nothing.
     pub fn observe(&mut self, head: Option<[usize; 2]>) {
-        self.observed = head.filter(|[l, h]| self.shape.layers.get(*l).is_some_and(|s| *h < s.heads));
+        self.observed = head.filter(|[l, h]| self.shape.layers.get(*l).is_some_and(|s| *h < s.attention.heads));
     }
 
     /// KV head of a query head of layer `l`.
     fn shared(&self, l: usize, head: usize) -> usize {
-        let s = &self.shape.layers[l];
-        head / (s.heads / s.kv_heads.max(1)).max(1)
+        let of = &self.shape.layers[l].attention;
+        head / (of.heads / of.kv_heads.max(1)).max(1)
     }
 
     /// The buffers of an extent.
@@ -116,8 +125,11 @@ impl Forward {
         sequences: usize,
     ) -> BatchShape {
         let rows = (0..shape.layers.len())
-            .flat_map(|l| (0..shape.layers[l].kv_heads).map(move |h| (l, h)))
-            .map(|(l, h)| pipeline.capacity(l, h, prompt).min(seen))
+            .flat_map(|l| (0..shape.layers[l].attention.kv_heads).map(move |h| (l, h)))
+            .map(|(l, h)| {
+                let gone = if pipeline.window(l).is_some() { SEGMENT - 1 } else { 0 };
+                (pipeline.capacity(l, h, prompt) + gone).min(seen)
+            })
             .max()
             .unwrap_or(0);
         BatchShape {
@@ -152,20 +164,22 @@ impl Forward {
             let mut residual = std::mem::replace(&mut workspace.residual, self.ledger.buffer(RESIDUAL, 0)?);
             let x = residual.as_mut_slice::<f32>();
             self.weights.embed(tokens, x)?;
+            scaled(team, x, self.shape.embedding_scale)?;
             self.weights.begin_pass(true);
             let mut staging: Option<LayerCache> = None;
             let pieces = n.div_ceil(batch);
             for l in 0..layers {
                 let mut stage = match staging.take() {
                     Some(mut s)
-                        if s.layout() == self.pipeline.rows[l] && s.heads() == self.shape.layers[l].kv_heads =>
+                        if s.layout() == self.pipeline.rows[l]
+                            && s.heads() == self.shape.layers[l].attention.kv_heads =>
                     {
                         s.clear(true);
                         s
                     }
                     other => {
                         drop(other);
-                        self.pipeline.staging(&self.ledger, l, n)?
+                        self.pipeline.staging(&self.ledger, l, n, STAGING)?
                     }
                 };
                 for (i, rows) in x.chunks_mut(batch * hidden).enumerate() {
@@ -226,7 +240,8 @@ impl Forward {
         Ok(())
     }
 
-    /// Goes back to the first `seen` tokens of a sequence that kept every row; the room stays.
+    /// Goes back to the first `seen` tokens of a sequence that kept every row; the room stays. What has left a window does not
+    /// come back: of a sequence that outgrew one, only the time of what follows means anything.
     pub fn truncate(&self, seq: &mut Sequence, seen: usize) {
         for layer in &mut seq.layers {
             layer.truncate(seen, true);
@@ -273,6 +288,7 @@ impl Forward {
             at += tokens.len();
         }
         let x = &mut residual.as_mut_slice::<f32>()[..at * hidden];
+        scaled(team, x, self.shape.embedding_scale)?;
         workspace.last = with_head;
         self.weights.begin_pass(with_head);
         for l in 0..self.shape.layers.len() {
@@ -328,11 +344,9 @@ impl Forward {
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
         let layer = &self.shape.layers[l];
-        let (hidden, d, ff) = (self.shape.hidden, layer.head_dim, layer.ff);
-        let (nq, nkv) = (layer.heads * d, layer.kv_heads * d);
+        let of = &layer.attention;
+        let (hidden, nq, nkv) = (self.shape.hidden, of.q(), of.kv());
         let m = x.len() / hidden;
-        let eps = self.shape.norm_eps;
-        let w: LayerView<'_> = self.weights.layer(l)?;
         if self.order.len() < m {
             self.order = (0..m as u32).collect();
         }
@@ -340,38 +354,40 @@ impl Forward {
         let (normed, rest) = workspace.layer.as_mut_slice::<f32>().split_at_mut(s.normed);
         let (wide, rest) = rest.split_at_mut(s.wide);
         let (out, rest) = rest.split_at_mut(s.out);
-        let (turns, low) = rest.split_at_mut(s.angles);
-        let low = &mut low[..s.low];
-        let scratch = workspace.kernels.as_mut_slice::<f32>();
+        let (turns, rest) = rest.split_at_mut(s.angles);
+        let (low, routed) = rest.split_at_mut(s.low);
+        let mut own = layer::Scratch { low, routed, kernels: workspace.kernels.as_mut_slice::<f32>() };
         let (sums, keep) = workspace.policy.as_mut_slice::<f32>().split_at_mut(s.sums);
         let keep: &mut [u32] = bytemuck::cast_slice_mut(keep);
         let table = workspace.table.as_slice::<f32>();
+        let each = table.len() / self.freqs.len().max(1);
+        let table = &table[of.rope * each..][..each];
+        let batch = Rows {
+            team,
+            of: layer,
+            w: self.weights.layer(l)?,
+            adapter: self.adapter.as_ref(),
+            l,
+            m,
+            hidden,
+            eps: self.shape.norm_eps,
+            compute: s.compute,
+        };
 
-        rms_norm(team, x, w.vector(0), eps, &mut normed[..m * hidden])?;
+        batch.norm(Role::AttnNorm, x, &mut normed[..m * hidden])?;
         let (q, kv) = wide.split_at_mut(m * nq);
         let (k, v) = kv.split_at_mut(m * nkv);
-        linear_many_as(
-            s.compute,
-            team,
-            &normed[..m * hidden],
-            m,
-            &mut [
-                Product { w: w.mat(1)?, y: q, ldy: nq },
-                Product { w: w.mat(2)?, y: k, ldy: nkv },
-                Product { w: w.mat(3)?, y: v, ldy: nkv },
-            ],
-            scratch,
-        )?;
-        if let Some(adapter) = &self.adapter {
-            let mut outputs = [
-                Output { linear: Linear::Q, y: q },
-                Output { linear: Linear::K, y: k },
-                Output { linear: Linear::V, y: v },
-            ];
-            adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
-        }
-        let cached =
-            Cached { pipeline: &self.pipeline, ledger: &self.ledger, freqs: &self.freqs, shape: &self.shape, l };
+        let v = &mut v[..m * nkv];
+        batch.linears(&normed[..m * hidden], [(Role::Q, &mut *q), (Role::K, &mut *k), (Role::V, &mut *v)], &mut own)?;
+        batch.norm_if(Role::QNorm, q)?;
+        batch.norm_if(Role::KNorm, k)?;
+        let cached = Cached {
+            pipeline: &self.pipeline,
+            ledger: &self.ledger,
+            freqs: &self.freqs[of.rope],
+            shape: &self.shape,
+            l,
+        };
         let scratch_of = Scratch {
             turns,
             sums,
@@ -379,7 +395,8 @@ impl Forward {
             table,
             seen: workspace.seen.as_mut_slice(),
             map: workspace.map.as_mut_slice(),
-            kernels: &mut *scratch,
+            kernels: &mut *own.kernels,
+            windows: &mut workspace.windows,
             order: &self.order,
             observed: self.observed,
             shows: workspace.last && s.seen > 0,
@@ -387,39 +404,10 @@ impl Forward {
         };
         cached.attend(Projected { q, k, v }, spans, seqs, staging, &mut normed[..m * nq], scratch_of, team, watch)?;
         let out = &mut out[..m * hidden];
-        linear_many_as(
-            s.compute,
-            team,
-            &normed[..m * nq],
-            m,
-            &mut [Product { w: w.mat(4)?, y: out, ldy: hidden }],
-            scratch,
-        )?;
-        if let Some(adapter) = &self.adapter {
-            let mut outputs = [Output { linear: Linear::O, y: out }];
-            adapter.add(team, l, &normed[..m * nq], m, &mut outputs, low, scratch)?;
-        }
-        add(team, x, out)?;
-        rms_norm(team, x, w.vector(5), eps, &mut normed[..m * hidden])?;
-        let (gate, up) = wide[..2 * m * ff].split_at_mut(m * ff);
-        linear_many_as(
-            s.compute,
-            team,
-            &normed[..m * hidden],
-            m,
-            &mut [Product { w: w.mat(6)?, y: gate, ldy: ff }, Product { w: w.mat(7)?, y: up, ldy: ff }],
-            scratch,
-        )?;
-        if let Some(adapter) = &self.adapter {
-            let mut outputs = [Output { linear: Linear::Gate, y: gate }, Output { linear: Linear::Up, y: up }];
-            adapter.add(team, l, &normed[..m * hidden], m, &mut outputs, low, scratch)?;
-        }
-        swiglu(team, gate, up)?;
-        linear_many_as(s.compute, team, gate, m, &mut [Product { w: w.mat(8)?, y: out, ldy: hidden }], scratch)?;
-        if let Some(adapter) = &self.adapter {
-            let mut outputs = [Output { linear: Linear::Down, y: out }];
-            adapter.add(team, l, gate, m, &mut outputs, low, scratch)?;
-        }
-        add(team, x, out)
+        batch.linears(&normed[..m * nq], [(Role::O, &mut *out)], &mut own)?;
+        batch.add(x, Role::PostAttnNorm, out)?;
+        batch.norm(Role::FfnNorm, x, &mut normed[..m * hidden])?;
+        batch.ffn(&normed[..m * hidden], wide, out, &mut own)?;
+        batch.add(x, Role::PostFfnNorm, out)
     }
 }

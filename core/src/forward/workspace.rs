@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use super::adapter;
 use super::cached::attention;
+use super::layer::routed_elements;
 use super::rotary::fill_angles;
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
+use crate::kv::cache::LayerCache;
 use crate::kv::{Need, Pipeline, Positions};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::ops::cpu::{Compute, linear_scratch_as};
-use crate::shape::ModelShape;
+use crate::shape::{LayerShape, ModelShape};
 
 /// Batches up to this many tokens are the short ones of [`crate::ops::cpu::Attention::scratch`].
 const SHORT: usize = 16;
@@ -20,6 +22,7 @@ const LAYER: Tag = Tag::device(Category::Activations, "layer activations");
 const KERNELS: Tag = Tag::device(Category::Workspace, "kernel scratch");
 const POLICY: Tag = Tag::device(Category::Workspace, "policy scratch");
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
+const WINDOW: Tag = Tag::device(Category::KvCache, "window staging");
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 const SEEN: Tag = Tag::host(Category::Observation, "attention rows");
 const MAP: Tag = Tag::host(Category::Observation, "head map");
@@ -63,6 +66,8 @@ pub(super) struct Sizes {
     pub(super) angles: usize,
     /// Ax of an adapter.
     pub(super) low: usize,
+    /// What experts are chosen and fed by.
+    pub(super) routed: usize,
     pub(super) linear: usize,
     pub(super) attend: usize,
     pub(super) sums: usize,
@@ -72,15 +77,16 @@ pub(super) struct Sizes {
     pub(super) seen: usize,
     /// In bytes.
     pub(super) map: usize,
+    /// In bytes.
+    window: usize,
     pub(super) compute: Compute,
 }
 
 impl Sizes {
     fn new(shape: &ModelShape, pipeline: &Pipeline, threads: usize, e: BatchShape) -> Self {
-        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
-        let q = max(&|l| l.heads * l.head_dim);
-        let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
-        let cols = max(&|l| l.ff.max(l.heads * l.head_dim)).max(shape.hidden);
+        let q = shape.widest(|l| l.attention.q());
+        let wide = shape.widest(wide);
+        let cols = shape.widest(|l| l.ffn.width().max(l.attention.q())).max(shape.hidden);
         // A last batch may be of any length, and short ones are cut differently.
         let attend = shape.layers.iter().flat_map(|l| {
             (1..=SHORT.min(e.batch)).chain([e.batch]).map(|tokens| attention(l, tokens).scratch(threads, e.rows))
@@ -91,37 +97,51 @@ impl Sizes {
             normed: e.batch * q.max(shape.hidden),
             wide: e.batch * wide,
             out: e.batch * shape.hidden,
-            angles: 2 * e.batch * (shape.rope.dim / 2),
+            angles: 2 * e.batch * shape.half(),
             low: adapter::low_elements(shape, e.batch),
+            routed: shape.widest(|l| routed_elements(l, shape.hidden, e.batch)),
             linear: linear_scratch_as(e.compute, threads, e.batch, cols),
             attend: attend.max().unwrap_or(0),
-            sums: if observes { max(&|l| l.kv_heads) * e.rows } else { 0 },
+            sums: if observes { shape.widest(|l| l.attention.kv_heads) * e.rows } else { 0 },
             keep: if pipeline.select.keeps_all() { 0 } else { e.rows },
             table: if pipeline.select.positions() == Positions::Reindex {
-                2 * e.rows * (shape.rope.dim / 2)
+                2 * e.rows * shape.half() * shape.ropes.len()
             } else {
                 0
             },
             logits: e.sequences * shape.vocab,
-            seen: if e.observe { max(&|l| l.heads) * e.rows } else { 0 },
+            seen: if e.observe { shape.widest(|l| l.attention.heads) * e.rows } else { 0 },
             map: if e.map { e.batch * e.rows } else { 0 },
+            window: pipeline.window_stage_bytes(e.rows, stretch(e)),
             compute: e.compute,
         }
     }
 
     /// By ledger row, in bytes.
-    fn rows(&self) -> [(Tag, usize); 8] {
+    fn rows(&self) -> [(Tag, usize); 9] {
         [
             (RESIDUAL, 4 * self.residual),
-            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low)),
+            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low + self.routed)),
             (KERNELS, 4 * self.linear.max(self.attend)),
             (POLICY, 4 * (self.sums + self.keep)),
             (ROTATIONS, 4 * self.table),
             (LOGITS, 4 * self.logits),
             (SEEN, 4 * self.seen),
             (MAP, self.map),
+            (WINDOW, self.window),
         ]
     }
+}
+
+/// Tokens of one sequence that are computed at once.
+fn stretch(e: BatchShape) -> usize {
+    // Sequences that are decoded side by side bring one each; a staged prompt has a staging layer of its own.
+    if e.batch == e.sequences || e.stream > e.batch { 1 } else { e.batch }
+}
+
+/// Widest of what a layer's linears leave side by side: q, k and v, or gate and up.
+fn wide(layer: &LayerShape) -> usize {
+    (layer.attention.q() + 2 * layer.attention.kv()).max(2 * layer.ffn.width())
 }
 
 /// How the bytes of one ledger row of an extent come about, as factors: a number and what it counts, or the parts of a sum.
@@ -131,19 +151,18 @@ pub(crate) fn factors(
     e: BatchShape,
     tag: Tag,
 ) -> Option<Vec<((usize, &'static str), Vec<(usize, &'static str)>)>> {
-    let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
     let one = |count: usize, what| ((count, what), Vec::new());
     let tokens = |count: usize| one(count, "tokens");
     match tag {
         RESIDUAL => Some(vec![tokens(e.stream), one(shape.hidden, "hidden"), one(4, "B")]),
+        LAYER if shape.layers.iter().any(|l| l.ffn.experts().is_some()) => None,
         LAYER => {
-            let q = max(&|l| l.heads * l.head_dim);
-            let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+            let (q, wide) = (shape.widest(|l| l.attention.q()), shape.widest(wide));
             let parts = vec![
                 (q.max(shape.hidden), "normed"),
                 (wide, "projected"),
                 (shape.hidden, "out"),
-                (2 * (shape.rope.dim / 2), "angles"),
+                (2 * shape.half(), "angles"),
             ];
             Some(vec![tokens(e.batch), ((0, ""), parts), one(4, "B")])
         }
@@ -184,6 +203,8 @@ pub struct Workspace {
     pub(super) logits: Buffer,
     pub(super) seen: Buffer,
     pub(super) map: Buffer,
+    /// Where batches of layers with a window pass through.
+    pub(super) windows: Vec<LayerCache>,
     /// The pass computes a last query that is to be shown, if any is.
     pub(super) last: bool,
 }
@@ -194,12 +215,17 @@ impl Workspace {
         pipeline: &Pipeline,
         threads: usize,
         e: BatchShape,
-        freqs: &[f64],
+        freqs: &[Vec<f64>],
         ledger: &Arc<Ledger>,
     ) -> Result<Self> {
         let sizes = Sizes::new(shape, pipeline, threads, e);
+        let [rows @ .., _] = sizes.rows();
         let [residual, layer, kernels, policy, table, logits, seen, map] =
-            sizes.rows().map(|(tag, bytes)| ledger.buffer(tag, bytes));
+            rows.map(|(tag, bytes): (Tag, usize)| ledger.buffer(tag, bytes));
+        let mut windows = Vec::new();
+        for (l, rows) in pipeline.window_stages(e.rows, stretch(e)) {
+            windows.push(pipeline.staging(ledger, l, rows, WINDOW)?);
+        }
         let mut workspace = Self {
             sizes,
             residual: residual?,
@@ -210,10 +236,15 @@ impl Workspace {
             logits: logits?,
             seen: seen?,
             map: map?,
+            windows,
             last: true,
         };
         if sizes.table > 0 {
-            fill_angles(0, freqs, workspace.table.as_mut_slice());
+            let all = workspace.table.as_mut_slice::<f32>();
+            let each = all.len() / freqs.len().max(1);
+            for (freqs, table) in freqs.iter().zip(all.chunks_exact_mut(each)) {
+                fill_angles(0, freqs, table);
+            }
         }
         Ok(workspace)
     }

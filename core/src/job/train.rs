@@ -85,14 +85,7 @@ pub(super) fn run(
     let sizes = techniques.sizes(train, &model.shape, threads);
     let device = place.device(train, &ledger, &team, &sizes)?;
     let (again, load) = (Techniques::new(train)?, sizes.load);
-    let setup = Setup {
-        shape: &model.shape,
-        source: Some(&model.source),
-        plan: false,
-        train,
-        seed: config.run.seed,
-        biases: &[],
-    };
+    let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: config.run.seed };
     let (start, whole, mut last, mut done) = (Instant::now(), model.shape.bytes().max(1), Instant::now(), 0u64);
     let trainer = Trainer::new(device, &ledger, &setup, techniques, load, &mut |bytes| {
         done += bytes;

@@ -235,6 +235,20 @@ impl LayerCache {
         moved
     }
 
+    /// Drops the first `n` rows of `head`, moving the others up in place. Returns the bytes moved.
+    pub fn drop_first(&mut self, head: usize, n: usize) -> u64 {
+        let layout = self.layout;
+        if let Some(trail) = self.trail.as_mut().filter(|t| t.head == head) {
+            let rows = self.heads[head].rows;
+            trail.positions.as_mut_slice::<u32>().copy_within(n..rows, 0);
+        }
+        let h = &mut self.heads[head];
+        let stay = h.rows.saturating_sub(n);
+        let moved = if n > 0 && stay > 0 { h.move_down(layout, n, 0, stay) } else { 0 };
+        h.rows = stay;
+        moved
+    }
+
     /// Appends row `row` of `from`'s `head`; both layers have one layout. Room must have been made. Returns bytes moved.
     pub fn append_from(&mut self, head: usize, from: &Self, row: usize) -> u64 {
         let layout = self.layout;

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use super::cache::{LayerCache, ROWS, RowLayout, STAGING};
+use super::cache::{LayerCache, ROWS, RowLayout};
 use super::{Alloc, Channels, Format, Merge, Select, Split, When};
 use crate::config::{Config, KvBudget};
 use crate::error::{Error, Result};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Tag};
 use crate::schema;
 use crate::shape::ModelShape;
 
@@ -29,6 +29,8 @@ pub struct Pipeline {
     /// Row layout of each layer.
     pub rows: Vec<RowLayout>,
     heads: Vec<usize>,
+    /// Tokens that each layer sees, where it has a window.
+    windows: Vec<Option<usize>>,
     context: usize,
     /// Rows per layer and head that `kv.budget` grants; `None` when there is no budget.
     budget_rows: Option<usize>,
@@ -51,21 +53,33 @@ impl Pipeline {
         let meta = select.meta();
         let mut rows = Vec::with_capacity(shape.layers.len());
         for layer in &shape.layers {
-            let (dk, dv) = channels.dims(layer.head_dim);
+            let (dk, dv) = channels.dims(layer.attention.dim);
             let refused = |key: &str, id: &str| {
                 let what = format!("{key} = {id}");
                 move |reason| Error::refused(what, reason)
             };
             rows.push(RowLayout {
-                d: layer.head_dim,
+                d: layer.attention.dim,
                 k: k.row_bytes(dk).map_err(refused("kv.format.k", &kv.format.k.id))?,
                 v: v.row_bytes(dv).map_err(refused("kv.format.v", &kv.format.v.id))?,
                 meta,
             });
         }
-        let heads = shape.layers.iter().map(|l| l.kv_heads).collect();
-        let mut out =
-            Self { select, split, merge, k, v, alloc, rows, heads, context: config.run.context, budget_rows: None };
+        let heads = shape.layers.iter().map(|l| l.attention.kv_heads).collect();
+        let windows = shape.layers.iter().map(|l| l.attention.window).collect();
+        let mut out = Self {
+            select,
+            split,
+            merge,
+            k,
+            v,
+            alloc,
+            rows,
+            heads,
+            windows,
+            context: config.run.context,
+            budget_rows: None,
+        };
         out.budget_rows = match kv.budget {
             None => None,
             Some(_) if out.select.keeps_all() => None,
@@ -99,7 +113,10 @@ impl Pipeline {
     /// Bytes of one sequence's cache that keeps `rows` rows a head, metadata and the alloc's rounding included.
     fn bytes_for_rows(&self, rows: usize) -> u64 {
         self.per_head(|l, h| {
-            let capacity = self.with_newcomer(self.split.quota(rows, l, h)).min(self.context);
+            let capacity = match self.windows[l] {
+                Some(window) => window.min(self.context),
+                None => self.with_newcomer(self.split.quota(rows, l, h)).min(self.context),
+            };
             self.room_rows(capacity, capacity) as u64 * self.rows[l].bytes() as u64
         })
     }
@@ -141,14 +158,26 @@ impl Pipeline {
         held.div_ceil(chunk) * chunk
     }
 
-    /// Rows that (layer, head) keeps after a prompt of `prompt` tokens.
+    /// Tokens that a layer sees, where it has a window: it holds those rows and no others, whatever the policy, which
+    /// chooses in the layers that see everything.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.windows[layer]
+    }
+
+    /// Rows that (layer, head) keeps after a prompt of `prompt` tokens; a window is no policy's.
     pub fn quota(&self, layer: usize, head: usize, prompt: usize) -> usize {
+        if self.windows[layer].is_some() {
+            return usize::MAX;
+        }
         let rows = self.budget_rows.or_else(|| self.select.own_rows(prompt));
         rows.map_or(usize::MAX, |rows| self.split.quota(rows, layer, head).max(1))
     }
 
     /// Most rows that (layer, head) holds outside staging.
     pub fn capacity(&self, layer: usize, head: usize, prompt: usize) -> usize {
+        if let Some(window) = self.windows[layer] {
+            return window.min(self.context);
+        }
         self.with_newcomer(self.quota(layer, head, prompt)).min(self.context)
     }
 
@@ -220,13 +249,35 @@ impl Pipeline {
         Ok(layers)
     }
 
-    /// The staging layer for `rows` rows, shaped like `layer`.
+    /// Of each kind of layer with a window, one: through it passes what a batch of `batch` tokens and the window before it
+    /// are, when they do not fit where they stay. `rows` is the most that a sequence has seen.
+    pub fn window_stages(&self, rows: usize, batch: usize) -> Vec<(usize, usize)> {
+        let mut out: Vec<(usize, usize)> = Vec::new();
+        for (l, window) in self.windows.iter().enumerate().filter_map(|(l, w)| Some((l, (*w)?))) {
+            let most = (window + batch).min(rows);
+            if rows <= window || batch < 2 {
+                continue;
+            }
+            match out.iter_mut().find(|(of, _)| self.rows[*of] == self.rows[l] && self.heads[*of] == self.heads[l]) {
+                Some((_, rows)) => *rows = most.max(*rows),
+                None => out.push((l, most)),
+            }
+        }
+        out
+    }
+
+    /// Bytes of [`Self::window_stages`].
+    pub fn window_stage_bytes(&self, rows: usize, batch: usize) -> usize {
+        self.window_stages(rows, batch).iter().map(|(l, rows)| self.heads[*l] * rows * self.rows[*l].bytes()).sum()
+    }
+
+    /// A staging layer for `rows` rows, shaped like `layer`, counted under `tag`.
     ///
     /// # Errors
     /// Over budget.
-    pub fn staging(&self, ledger: &Arc<Ledger>, layer: usize, rows: usize) -> Result<LayerCache> {
+    pub fn staging(&self, ledger: &Arc<Ledger>, layer: usize, rows: usize, tag: Tag) -> Result<LayerCache> {
         let heads = self.heads[layer];
-        let mut cache = LayerCache::new(self.rows[layer], std::iter::repeat_n(rows, heads), STAGING);
+        let mut cache = LayerCache::new(self.rows[layer], std::iter::repeat_n(rows, heads), tag);
         for h in 0..heads {
             cache.ensure(ledger, h, rows)?;
         }

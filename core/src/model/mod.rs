@@ -1,12 +1,12 @@
 //! Open a model, know its shape, tokenize, and run the transformer block.
 
 pub mod adapter;
+pub mod arch;
 pub mod chat;
 pub mod convert;
 pub mod discover;
 pub mod gguf;
 pub mod hf;
-pub mod llama_shape;
 mod open;
 pub mod random;
 pub mod safetensors;

@@ -9,11 +9,11 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::hf::config;
-use super::llama_shape::{Hyper, Layer, Role};
+use super::arch::hf_keys;
+use super::arch::{Ask, Hyper, Layer, Turning};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Kind, ModelShape, TensorShape};
 use crate::weights::format::{Formats, Target};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -201,17 +201,17 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
                 preset.ok_or_else(|| Error::config("model.path", format!("`{name}` is not a random shape")))?;
             (preset.hyper(), Path::new(preset.name))
         }
-        Source::Config(path) => (config::read(path)?.hyper, path.as_path()),
+        Source::Config(path) => (hf_keys::read(path)?.hyper, path.as_path()),
         Source::File(name) => {
             return Err(Error::Internal(format!("{name}: the shape of a file is known when it is open")));
         }
     };
     let ty = spec.ty;
     let mut shape = hyper.assemble(
-        &config::KEYS,
+        &hf_keys::names(),
         |field, message| Error::model(path, field, message),
-        |name, rows, cols, role| {
-            let ty = if role == Role::Vector { BlockType::F32 } else { ty };
+        |Ask { name, role, rows, cols, .. }| {
+            let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
             if ty.row_bytes(cols).is_none() {
                 let per = ty.elems();
                 let reason = format!("{name} has rows of {cols} elements, which are not whole blocks of {per}");
@@ -236,6 +236,7 @@ pub fn of_file(spec: &RandomSpec, shape: &ModelShape) -> Result<ModelShape> {
 impl Preset {
     fn hyper(&self) -> Hyper {
         Hyper {
+            arch: "llama",
             name: self.name.into(),
             hidden: self.hidden,
             vocab: self.vocab,
@@ -243,11 +244,13 @@ impl Preset {
             norm_eps: 1e-5,
             head_dim: self.head_dim,
             rope_dim: self.head_dim,
-            rope_base: self.rope_base,
-            rope_scale: 1.0,
+            interleaved: true,
+            ropes: vec![Turning { base: self.rope_base, scale: 1.0 }],
+            scale: None,
+            embedding_scale: 1.0,
             tied: self.tied,
             rope_freqs: false,
-            layers: vec![Layer { heads: self.heads, kv_heads: self.kv_heads, ff: self.ff }; self.layers],
+            layers: vec![Layer::plain(self.heads, self.kv_heads, self.ff); self.layers],
         }
     }
 }

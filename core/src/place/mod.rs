@@ -276,7 +276,7 @@ impl<'a> Loader<'a> {
         let Model { stored, held, .. } = self.model;
         let layout = UnitLayout::layer(held, l);
         let mut buffer = self.ledger.buffer(tag, layout.bytes)?;
-        let pairs = stored.layers[l].tensors.all().into_iter().zip(held.layers[l].tensors.all());
+        let pairs = stored.layers[l].tensors.all().zip(held.layers[l].tensors.all());
         for ((from, to), at) in pairs.zip(&layout.offsets) {
             self.read(from, to, &mut buffer.as_mut_slice()[*at..*at + to.bytes() as usize])?;
         }
@@ -314,7 +314,7 @@ impl Loaded {
 
 impl WeightSource for Loaded {
     fn layer(&mut self, l: usize) -> Result<LayerView<'_>> {
-        let tensors = self.shape.layers[l].tensors.all();
+        let tensors = &self.shape.layers[l].tensors;
         Ok(LayerView { data: self.whole.layers[l].as_slice(), offsets: &self.offsets[l], tensors })
     }
 

@@ -193,7 +193,7 @@ impl Backing {
             }
             (Self::Disk(source), UnitId::Layer(l)) => {
                 let mut moved = 0;
-                for (t, at) in shape.layers[l].tensors.all().into_iter().zip(UnitLayout::layer(shape, l).offsets) {
+                for (t, at) in shape.layers[l].tensors.all().zip(UnitLayout::layer(shape, l).offsets) {
                     if stop.load(Ordering::Relaxed) {
                         return Err(Error::Cancelled);
                     }
@@ -362,7 +362,7 @@ impl WeightSource for Streamed {
     fn layer(&mut self, l: usize) -> Result<LayerView<'_>> {
         self.bring(UnitId::Layer(l))?;
         let Some((_, slot)) = &self.current else { return Err(Error::Internal("no slot".into())) };
-        Ok(LayerView { data: slot.as_slice(), offsets: &self.offsets[l], tensors: self.shape.layers[l].tensors.all() })
+        Ok(LayerView { data: slot.as_slice(), offsets: &self.offsets[l], tensors: &self.shape.layers[l].tensors })
     }
 
     fn embed(&mut self, ids: &[u32], out: &mut [f32]) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::shape::ModelShape;
 use crate::train::block::Widths;
 use crate::train::engine::Techniques;
 use crate::train::loss::Tile;
+use crate::train::optimizer::Shape;
 use crate::train::plan::{learning, section};
 
 /// A parameter of the learner, without its values.
@@ -117,8 +118,8 @@ impl Facts<'_> {
             "gradients" => vec![self.gradients()?],
             "optimizer state" => self.state(),
             "rounding copies" => self.by_type(true, "copies of "),
-            "kept activations" => vec![self.saved(count / 9, "layers")],
-            "recomputed layers" => vec![self.saved(count / 9, "layers computed again")],
+            "kept activations" => vec![self.saved(count / self.buffers(), "layers")],
+            "recomputed layers" => vec![self.saved(count / self.buffers(), "layers computed again")],
             "kept inputs" => {
                 let mut f = vec![n(count, "layers' inputs")];
                 f.extend(each(w.hidden, "hidden").0);
@@ -128,7 +129,7 @@ impl Facts<'_> {
             "layer activations" => {
                 let mut out = vec![each(w.hidden, "hidden"), each(w.ff.max(w.kv), "feed-forward")];
                 if count > 2 {
-                    out.push(self.saved(count / 9, "layer"));
+                    out.push(self.saved(count / self.buffers(), "layer"));
                 }
                 out
             }
@@ -139,8 +140,12 @@ impl Facts<'_> {
                 vec![floats(f)]
             }
             "rotation table" => {
-                let half = self.shape.rope.dim / 2;
-                vec![floats(vec![n(2u64, ""), n(train.length, "positions"), n(half, "pairs")])]
+                let (half, ropes) = (self.shape.half(), self.shape.ropes.len());
+                let mut f = vec![n(2u64, ""), n(train.length, "positions"), n(half, "pairs")];
+                if ropes > 1 {
+                    f.insert(0, n(ropes, "rotations"));
+                }
+                vec![floats(f)]
             }
             "logits" => {
                 vec![floats(vec![n(self.tile.rows, "tokens at once"), n(self.tile.vocab, "tokens of the vocabulary")])]
@@ -166,16 +171,22 @@ impl Facts<'_> {
         })
     }
 
-    /// What layers leave for their backward: nine buffers each.
+    /// Buffers of what a layer leaves for its backward.
+    fn buffers(&self) -> usize {
+        9 + 2 * usize::from(self.w.qk_norm) + 2 * usize::from(self.w.post_norms)
+    }
+
+    /// What layers leave for their backward: [`Self::buffers`] each.
     fn saved(&self, layers: usize, what: &str) -> Term {
         let (w, a) = (self.w, self.a);
         let wide = w.ff.max(w.q);
-        let part = |width: usize, what: &str| Term(vec![n(2u64, ""), n(width, what), n(a, "B")]);
+        let part = |times: usize, width: usize, what: &str| Term(vec![n(times, ""), n(width, what), n(a, "B")]);
+        let (normed, given) = (usize::from(w.qk_norm), 2 * usize::from(w.post_norms));
         let sum = vec![
-            part(w.hidden, "hidden"),
-            part(w.q, "queries"),
-            part(w.kv, "keys"),
-            part(wide, "feed-forward"),
+            part(2 + given, w.hidden, "hidden"),
+            part(2 + normed, w.q, "queries"),
+            part(2 + normed, w.kv, "keys"),
+            part(2, wide, "feed-forward"),
             Term(vec![n(w.heads, "heads"), n(4u64, "B")]),
         ];
         let rows = [n(self.train.batch, "rows"), n(self.train.length, "tokens")];
@@ -251,8 +262,10 @@ impl Facts<'_> {
     fn state(&self) -> Vec<Term> {
         let mut sums: BTreeMap<(&'static str, BlockType), usize> = BTreeMap::new();
         for p in &self.params {
-            for slot in self.techniques.optimizer.state(p.rows, p.cols) {
-                *sums.entry((slot.name, slot.ty)).or_default() += slot.len;
+            let last = self.shape.layers.len() + 1;
+            let of = Shape { linear: p.rows > 1 && (1..last).contains(&p.group), rows: p.rows, cols: p.cols };
+            for slot in self.techniques.optimizer.plan(of).state {
+                *sums.entry((slot.name, slot.ty)).or_default() += slot.len();
             }
         }
         let one = |((name, ty), len): ((&str, BlockType), usize)| {

@@ -156,7 +156,7 @@ impl Draft {
         let held = &self.resolved.held;
         let part = self.parts.iter().filter(|p| p.tag == live.tag).nth(live.nth)?;
         match part.content {
-            Content::Layer(l) => held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().to_vec())),
+            Content::Layer(l) => held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().collect())),
             Content::Embedding => Some(("embedding".to_owned(), vec![&held.embedding])),
             Content::Head => held.output.as_ref().map(|t| ("output head".to_owned(), vec![t])),
             Content::Small => {
@@ -216,6 +216,8 @@ fn detail(name: &str) -> &'static str {
         "adapter scratch" => "an adapter's inner products",
         "loss statistics" => "log-sum-exp and the target's score of each token, f32",
         "gradient norms" => "f32",
+        "optimizer scratch" => "what an optimizer needs while it updates one matrix, f32",
+        "projection staging" => "a projection's directions on their way through the host, f32",
         "batch" => "tokens, targets, positions and documents, u32",
         _ => "",
     }

@@ -11,7 +11,7 @@ use crate::device::gpu::Precision;
 use crate::forward::gpu;
 use crate::machine::Machine;
 use crate::place;
-use crate::shape::ModelShape;
+use crate::shape::{LayerShape, ModelShape};
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,19 +38,17 @@ pub struct Times {
 
 /// Arithmetic of one token through the linears, in floating-point operations.
 fn linear_flops(shape: &ModelShape) -> f64 {
-    let layers: u64 = shape
-        .layers
-        .iter()
-        .flat_map(|l| l.tensors.all())
-        .filter(|t| t.rows > 1)
-        .map(|t| (t.rows * t.cols) as u64)
-        .sum();
+    let layers: u64 = shape.layers.iter().map(LayerShape::multiplied).sum();
     2.0 * (layers + shape.adapter.as_ref().map_or(0, |a| a.parameters(shape))) as f64
 }
 
 /// Arithmetic of one query over `rows` cached rows.
 fn attention_flops(shape: &ModelShape, rows: f64) -> f64 {
-    shape.layers.iter().map(|l| 4.0 * (l.heads * l.head_dim) as f64 * rows).sum()
+    shape
+        .layers
+        .iter()
+        .map(|l| 4.0 * l.attention.q() as f64 * l.attention.window.map_or(rows, |w| rows.min(w as f64)))
+        .sum()
 }
 
 pub(super) fn times(
@@ -74,7 +72,7 @@ pub(super) fn times(
     let moved: f64 = r.placement.pass_bytes(model).iter().map(link).sum();
     let head = r.held.head();
     let adapter = r.held.adapter.as_ref();
-    let per_token: u64 = r.held.layers.iter().flat_map(|l| l.tensors.all()).map(|t| t.bytes()).sum::<u64>()
+    let per_token: u64 = r.held.layers.iter().map(LayerShape::read_bytes).sum::<u64>()
         + head.bytes()
         + adapter.map_or(0, |a| a.bytes(&r.held));
     let head_flops = 2.0 * (head.rows * head.cols) as f64;

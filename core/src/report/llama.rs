@@ -53,18 +53,6 @@ pub fn command(config: &Config) -> String {
     for stop in &run.stop {
         let _ = write!(line, " -r {}", quoted(stop));
     }
-    cache(config, &mut line, &mut lost);
-    line.push_str(if config.machine.device == "cpu" { " -ngl 0" } else { " -ngl 999" });
-    choices(config, &mut lost);
-    let mut out = format!("{line}\n");
-    for what in lost {
-        let _ = writeln!(out, "# does not carry over: {what}");
-    }
-    out
-}
-
-/// The types of the cache.
-fn cache(config: &Config, line: &mut String, lost: &mut Vec<String>) {
     for (flag, choice) in [("-ctk", &config.kv.format.k), ("-ctv", &config.kv.format.v)] {
         if CACHE_TYPES.contains(&choice.id.as_str()) {
             let _ = write!(line, " {flag} {}", choice.id);
@@ -75,11 +63,7 @@ fn cache(config: &Config, line: &mut String, lost: &mut Vec<String>) {
     if config.kv.format.v.id.starts_with('q') || config.kv.format.v.id.starts_with("iq") {
         line.push_str(" -fa on");
     }
-}
-
-/// Choices that no flag of llama.cpp says.
-fn choices(config: &Config, lost: &mut Vec<String>) {
-    let run = &config.run;
+    line.push_str(if config.machine.device == "cpu" { " -ngl 0" } else { " -ngl 999" });
     if config.kv.select.id != "full" {
         lost.push(format!("kv.select = {}: every token stays there", config.kv.select.id));
     }
@@ -109,4 +93,9 @@ fn choices(config: &Config, lost: &mut Vec<String>) {
     for task in config.eval.keys() {
         lost.push(format!("eval.{task}: see llama-perplexity for perplexity and --kl-divergence"));
     }
+    let mut out = format!("{line}\n");
+    for what in lost {
+        let _ = writeln!(out, "# does not carry over: {what}");
+    }
+    out
 }

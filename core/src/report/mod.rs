@@ -259,8 +259,35 @@ impl Report {
                 }
                 self.timeline.push(Moment { seconds: numbered.seconds, step: *step, held: held.clone() });
             }
-            Event::TrainStep { .. } => self.train_step(numbered),
-            Event::Validation { .. } => self.validation(numbered),
+            Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds } => {
+                for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
+                    let curve = self.curves.entry(name.to_owned()).or_default();
+                    curve.push((numbered.seconds, Value::Number(*value)));
+                }
+                let t = self.train.get_or_insert_default();
+                if t.made == 0 {
+                    t.first_loss = *loss;
+                }
+                (t.made, t.seconds) = (t.made + 1, t.seconds + seconds);
+                (t.steps, t.last_loss) = (*step, *loss);
+                t.tokens += *tokens as u64;
+                t.step_seconds = t.seconds / t.made as f64;
+                t.tokens_per_second = t.tokens as f64 / t.seconds.max(1e-9);
+                t.steps_table.push((*step, *loss, *grad_norm, *lr));
+            }
+            Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
+                let figures =
+                    [("validation", Some(*loss)), ("task_accuracy", *accuracy), ("token_accuracy", *token_accuracy)];
+                for (name, value) in figures {
+                    let Some(value) = value else { continue };
+                    let curve = self.curves.entry(name.to_owned()).or_default();
+                    curve.push((numbered.seconds, Value::Number(value)));
+                }
+                let t = self.train.get_or_insert_default();
+                t.validation.push((*step, *loss));
+                t.task_accuracy.extend(accuracy.map(|a| (*step, a)));
+                t.token_accuracy.extend(token_accuracy.map(|a| (*step, a)));
+            }
             Event::Sample { step, index, prompt, text, expected } => {
                 let (step, index, expected) = (*step, *index, expected.clone());
                 let said = Said { step, index, prompt: prompt.clone(), text: text.clone(), expected };
@@ -285,42 +312,6 @@ impl Report {
             | Event::Paused
             | Event::Resumed => {}
         }
-    }
-
-    /// A point of the curve `name`.
-    fn point(&mut self, name: &str, seconds: f64, value: f64) {
-        self.curves.entry(name.to_owned()).or_default().push((seconds, Value::Number(value)));
-    }
-
-    /// Takes in a finished training step.
-    fn train_step(&mut self, numbered: &Numbered) {
-        let Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds } = &numbered.event else { return };
-        for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
-            self.point(name, numbered.seconds, *value);
-        }
-        let t = self.train.get_or_insert_default();
-        if t.made == 0 {
-            t.first_loss = *loss;
-        }
-        (t.made, t.seconds) = (t.made + 1, t.seconds + seconds);
-        (t.steps, t.last_loss) = (*step, *loss);
-        t.tokens += *tokens as u64;
-        t.step_seconds = t.seconds / t.made as f64;
-        t.tokens_per_second = t.tokens as f64 / t.seconds.max(1e-9);
-        t.steps_table.push((*step, *loss, *grad_norm, *lr));
-    }
-
-    /// Takes in a validation: held-out loss, and how many held-out answers were right.
-    fn validation(&mut self, numbered: &Numbered) {
-        let Event::Validation { step, loss, token_accuracy, accuracy, .. } = &numbered.event else { return };
-        let figures = [("validation", Some(*loss)), ("task_accuracy", *accuracy), ("token_accuracy", *token_accuracy)];
-        for (name, value) in figures.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            self.point(name, numbered.seconds, value);
-        }
-        let t = self.train.get_or_insert_default();
-        t.validation.push((*step, *loss));
-        t.task_accuracy.extend(accuracy.map(|a| (*step, a)));
-        t.token_accuracy.extend(token_accuracy.map(|a| (*step, a)));
     }
 
     /// True when the run told its end, good or bad; false for one that was killed.

@@ -1,69 +1,11 @@
 //! The shape of a low-rank adapter: which linears of which layers it changes, at what rank, and the tensors that makes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{LayerShape, ModelShape, TensorShape};
+use super::{ModelShape, Role, TensorShape};
 use crate::blocks::BlockType;
-
-/// The linears of a layer that an adapter may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum Linear {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-
-impl Linear {
-    /// In load order.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// Its place in [`super::LayerTensors::all`].
-    pub const fn tensor(self) -> usize {
-        match self {
-            Self::Q => 1,
-            Self::K => 2,
-            Self::V => 3,
-            Self::O => 4,
-            Self::Gate => 6,
-            Self::Up => 7,
-            Self::Down => 8,
-        }
-    }
-
-    /// What Hugging Face calls it, within a layer.
-    pub const fn module(self) -> &'static str {
-        match self {
-            Self::Q => "self_attn.q_proj",
-            Self::K => "self_attn.k_proj",
-            Self::V => "self_attn.v_proj",
-            Self::O => "self_attn.o_proj",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-
-    /// Its name in `target` lists: `q_proj`.
-    pub fn target(self) -> &'static str {
-        self.module().split_once('.').map_or("", |(_, name)| name)
-    }
-
-    /// True for those whose rows Hugging Face keeps in another order.
-    pub const fn turned(self) -> bool {
-        matches!(self, Self::Q | Self::K)
-    }
-
-    /// Its weight in a layer.
-    pub fn of(self, layer: &LayerShape) -> &TensorShape {
-        layer.tensors.all()[self.tensor()]
-    }
-}
 
 /// One adapted linear.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,32 +23,32 @@ pub struct LowRank {
 /// What plans need of an adapter: ranks and types, a layer each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterShape {
-    /// By layer, and in it by [`Linear::ALL`].
-    pub layers: Vec<[Option<LowRank>; 7]>,
+    /// By layer, and in it by the role of the linear.
+    pub layers: Vec<BTreeMap<Role, LowRank>>,
 }
 
 impl AdapterShape {
     /// An adapter of rank `rank` on `targets` of every layer of `shape`, held in f32.
-    pub fn new(shape: &ModelShape, targets: &[Linear], rank: usize, scale: f32) -> Self {
+    pub fn new(shape: &ModelShape, targets: &[Role], rank: usize, scale: f32) -> Self {
         let one = LowRank { rank, scale, a: BlockType::F32, b: BlockType::F32 };
-        let layer = Linear::ALL.map(|l| targets.contains(&l).then_some(one));
-        Self { layers: vec![layer; shape.layers.len()] }
+        let of =
+            |layer: &super::LayerShape| targets.iter().filter(|r| layer.tensors.has(**r)).map(|r| (*r, one)).collect();
+        Self { layers: shape.layers.iter().map(of).collect() }
     }
 
     /// A and B of every adapted linear of layer `l`, in order, as tensors.
-    pub fn tensors(&self, shape: &ModelShape, l: usize) -> Vec<(Linear, LowRank, [TensorShape; 2])> {
+    pub fn tensors(&self, shape: &ModelShape, l: usize) -> Vec<(Role, LowRank, [TensorShape; 2])> {
         let (Some(low), Some(layer)) = (self.layers.get(l), shape.layers.get(l)) else { return Vec::new() };
-        let pairs = Linear::ALL.into_iter().zip(low).filter_map(|(linear, low)| Some((linear, (*low)?)));
-        pairs
-            .map(|(linear, low)| {
-                let w = linear.of(layer);
+        low.iter()
+            .filter_map(|(role, low)| Some((*role, *low, layer.tensors.get(*role)?)))
+            .map(|(role, low, w)| {
                 let part = |suffix, ty: BlockType, rows, cols| TensorShape {
                     name: format!("{}.{suffix}", w.name),
                     ty: ty.into(),
                     rows,
                     cols,
                 };
-                (linear, low, [part("lora_a", low.a, low.rank, w.cols), part("lora_b", low.b, w.rows, low.rank)])
+                (role, low, [part("lora_a", low.a, low.rank, w.cols), part("lora_b", low.b, w.rows, low.rank)])
             })
             .collect()
     }
@@ -128,6 +70,6 @@ impl AdapterShape {
 
     /// The largest rank.
     pub fn rank(&self) -> usize {
-        self.layers.iter().flatten().flatten().map(|l| l.rank).max().unwrap_or(0)
+        self.layers.iter().flat_map(BTreeMap::values).map(|l| l.rank).max().unwrap_or(0)
     }
 }

@@ -3,18 +3,22 @@
 use serde::{Deserialize, Serialize};
 
 mod adapter;
+mod layer;
+mod role;
 
-pub use adapter::{AdapterShape, Linear, LowRank};
+pub use adapter::{AdapterShape, LowRank};
+pub use layer::{Act, Attention, Ffn, LayerShape, Tensors};
+pub use role::{Kind, Role};
 
 use crate::blocks::{BlockType, Scheme};
 use crate::error::{Error, Result};
 
-/// Everything about a model but its numbers. Per layer, so that hybrids, windows and experts fit later.
+/// Everything about a model but its numbers: a description that plans, forward passes and training walk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelShape {
     /// The model's own name, or the file's.
     pub name: String,
-    /// `general.architecture`, such as `llama`.
+    /// The id of its architecture, such as `llama`.
     pub arch: String,
     /// Width of the residual stream.
     pub hidden: usize,
@@ -24,8 +28,10 @@ pub struct ModelShape {
     pub context: usize,
     /// ε of every RMS norm.
     pub norm_eps: f32,
-    /// Rotary embedding.
-    pub rope: Rope,
+    /// Multiplied onto embedding rows; 1 for none.
+    pub embedding_scale: f32,
+    /// Its rotations, at least one; [`Attention::rope`] says which of them turns a layer.
+    pub ropes: Vec<Rope>,
     /// One entry a layer.
     pub layers: Vec<LayerShape>,
     /// `token_embd.weight`, `(vocab, hidden)`.
@@ -34,63 +40,11 @@ pub struct ModelShape {
     pub output_norm: TensorShape,
     /// `output.weight`, `(vocab, hidden)`; absent when the head is tied to the embedding.
     pub output: Option<TensorShape>,
-    /// `rope_freqs.weight` (Llama 3): divisors of the rotary frequencies, `(1, rope.dim / 2)`.
+    /// `rope_freqs.weight` (Llama 3): divisors of the rotary frequencies, `(1, rope.dim / 2)`; they belong to the first rotation.
     pub rope_freqs: Option<TensorShape>,
     /// The low-rank adapter that runs beside the weights, if one does. No part of the model's own bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterShape>,
-}
-
-/// One transformer layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LayerShape {
-    /// Query heads.
-    pub heads: usize,
-    /// Key-value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements of one head's key and value.
-    pub head_dim: usize,
-    /// Width of the feed-forward.
-    pub ff: usize,
-    /// Its tensors in load order: attn_norm, q, k, v, o, ffn_norm, gate, up, down.
-    pub tensors: LayerTensors,
-}
-
-/// The tensors of a Llama layer. Linears are `(out, in)`, norms `(1, hidden)`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct LayerTensors {
-    pub attn_norm: TensorShape,
-    pub q: TensorShape,
-    pub k: TensorShape,
-    pub v: TensorShape,
-    pub o: TensorShape,
-    pub ffn_norm: TensorShape,
-    pub gate: TensorShape,
-    pub up: TensorShape,
-    pub down: TensorShape,
-}
-
-impl LayerTensors {
-    /// In load order.
-    pub fn all(&self) -> [&TensorShape; 9] {
-        [&self.attn_norm, &self.q, &self.k, &self.v, &self.o, &self.ffn_norm, &self.gate, &self.up, &self.down]
-    }
-
-    /// As [`Self::all`], for changing types.
-    pub fn all_mut(&mut self) -> [&mut TensorShape; 9] {
-        [
-            &mut self.attn_norm,
-            &mut self.q,
-            &mut self.k,
-            &mut self.v,
-            &mut self.o,
-            &mut self.ffn_norm,
-            &mut self.gate,
-            &mut self.up,
-            &mut self.down,
-        ]
-    }
 }
 
 /// One tensor: `rows` rows of `cols` elements stored as `ty`. In a file that is a ggml block type.
@@ -151,10 +105,20 @@ impl ModelShape {
             .chain(self.rope_freqs.as_ref())
     }
 
+    /// As [`Self::tensors`], each with its role, and of a layer's with the layer.
+    pub fn roles(&self) -> impl Iterator<Item = (Option<usize>, Role, &TensorShape)> {
+        let layers = self.layers.iter().enumerate();
+        std::iter::once((None, Role::Embedding, &self.embedding))
+            .chain(layers.flat_map(|(l, layer)| layer.tensors.roles().map(move |(role, t)| (Some(l), role, t))))
+            .chain(std::iter::once((None, Role::OutputNorm, &self.output_norm)))
+            .chain(self.output.as_ref().map(|t| (None, Role::Head, t)))
+            .chain(self.rope_freqs.as_ref().map(|t| (None, Role::RopeFreqs, t)))
+    }
+
     /// As [`Self::tensors`], for changing schemes.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut TensorShape> {
         std::iter::once(&mut self.embedding)
-            .chain(self.layers.iter_mut().flat_map(|l| l.tensors.all_mut()))
+            .chain(self.layers.iter_mut().flat_map(|l| l.tensors.roles_mut().map(|(_, t)| t)))
             .chain(std::iter::once(&mut self.output_norm))
             .chain(self.output.as_mut())
             .chain(self.rope_freqs.as_mut())
@@ -168,6 +132,21 @@ impl ModelShape {
     /// Number of parameters.
     pub fn parameters(&self) -> u64 {
         self.tensors().map(|t| t.rows as u64 * t.cols as u64).sum()
+    }
+
+    /// Whether pairs that turn lie side by side, `(2i, 2i + 1)`; one answer for all rotations of a model.
+    pub fn interleaved(&self) -> bool {
+        self.ropes.first().is_some_and(|r| r.interleaved)
+    }
+
+    /// Pairs of a head that turn; one number for all rotations of a model.
+    pub fn half(&self) -> usize {
+        self.ropes.first().map_or(0, |r| r.dim / 2)
+    }
+
+    /// The largest of a number of each layer.
+    pub fn widest(&self, of: impl Fn(&LayerShape) -> usize) -> usize {
+        self.layers.iter().map(of).max().unwrap_or(0)
     }
 
     /// The tensor the output head multiplies by: `output`, or the tied embedding.

@@ -7,6 +7,7 @@ use crate::blocks::BlockType;
 use crate::device::{Buf, Causal, Device, RopeLayout, RopeTable};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
+use crate::shape::{Act, Role};
 
 const FORWARD: Tag = Tag::device(Category::Activations, "layer activations");
 const BACKWARD: Tag = Tag::device(Category::Workspace, "backward scratch");
@@ -25,24 +26,31 @@ pub struct Widths {
     pub ff: usize,
     /// Query heads.
     pub heads: usize,
+    /// Heads are normed before they turn.
+    pub qk_norm: bool,
+    /// What attention and the feed-forward give is normed before it is added.
+    pub post_norms: bool,
 }
 
 impl Widths {
     /// Of a shape.
     pub fn of(shape: &crate::shape::ModelShape) -> Self {
-        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
+        let has = |role| shape.layers.iter().any(|l| l.tensors.has(role));
         Self {
             hidden: shape.hidden,
-            q: max(&|l| l.heads * l.head_dim),
-            kv: max(&|l| l.kv_heads * l.head_dim),
-            ff: max(&|l| l.ff),
-            heads: max(&|l| l.heads),
+            q: shape.widest(|l| l.attention.q()),
+            kv: shape.widest(|l| l.attention.kv()),
+            ff: shape.widest(|l| l.ffn.width()),
+            heads: shape.widest(|l| l.attention.heads),
+            qk_norm: has(Role::QNorm),
+            post_norms: has(Role::PostAttnNorm),
         }
     }
 }
 
 /// What a layer's forward leaves for its backward. What a norm or the gate gives back for free is not among it, so a token
-/// costs `2 hidden + 2 q + 2 kv + 2 ff + heads` elements.
+/// costs `2 hidden + 2 q + 2 kv + 2 ff + heads` elements, with normed heads `q + kv` more, with norms after each half of a
+/// layer `2 hidden` more.
 pub struct Saved {
     x: Buf,
     q: Buf,
@@ -53,6 +61,10 @@ pub struct Saved {
     mid: Buf,
     gate: Buf,
     up: Buf,
+    /// Queries and keys before their norms, where heads are normed.
+    raw: Option<[Buf; 2]>,
+    /// What attention and the feed-forward gave before their norms, where that is normed.
+    given: Option<[Buf; 2]>,
 }
 
 impl Saved {
@@ -74,6 +86,8 @@ impl Saved {
             mid: floats(w.hidden)?,
             gate: floats(ff)?,
             up: floats(ff)?,
+            raw: if w.qk_norm { Some([floats(w.q)?, floats(w.kv)?]) } else { None },
+            given: if w.post_norms { Some([floats(w.hidden)?, floats(w.hidden)?]) } else { None },
         })
     }
 }
@@ -151,10 +165,8 @@ pub struct Pass<'a> {
     pub hidden: usize,
     /// Of norms.
     pub eps: f32,
-    /// Cosines, `(positions, half)`.
-    pub cos: &'a Buf,
-    /// Sines, alike.
-    pub sin: &'a Buf,
+    /// Of each rotation of the model, cosines and sines, `(positions, half)`.
+    pub turns: &'a [[Buf; 2]],
     /// Pairs that turn.
     pub half: usize,
     /// How they lie.
@@ -170,20 +182,71 @@ impl Pass<'_> {
         Causal {
             sequences: self.rows.0,
             length: self.rows.1,
-            heads: layer.heads,
-            kv_heads: layer.kv_heads,
-            dim: layer.dim,
-            scale: 1.0 / (layer.dim as f32).sqrt(),
+            heads: layer.attention.heads,
+            kv_heads: layer.attention.kv_heads,
+            dim: layer.attention.dim,
+            scale: layer.attention.scale,
+            window: layer.attention.window,
         }
     }
 
-    fn turn(&self, inverse: bool) -> RopeTable<'_> {
-        let &Self { cos, sin, positions, half, pairs, .. } = self;
+    fn turn(&self, layer: &Layer, inverse: bool) -> RopeTable<'_> {
+        let &Self { turns, positions, half, pairs, .. } = self;
+        let [cos, sin] = &turns[layer.attention.rope];
         RopeTable { cos, sin, positions, half, pairs, inverse }
     }
 
     fn norm(&self, learner: &Learner, x: &Buf, w: &Tensor, y: &mut Buf) -> Result<()> {
         self.d.rms_norm(x.all(), w.buf(learner).all(), self.m, self.hidden, self.eps, y.all_mut())
+    }
+
+    /// `p = act(g) · u`.
+    fn gate(&self, layer: &Layer, saved: &Saved, p: &mut Buf) -> Result<()> {
+        let len = self.m * layer.ff;
+        match layer.act {
+            Act::Silu => self.d.swiglu(saved.gate.all(), saved.up.all(), len, p.all_mut()),
+            Act::GeluTanh => self.d.geglu(saved.gate.all(), saved.up.all(), len, p.all_mut()),
+        }
+    }
+
+    /// A linear of the normed stream whose heads are normed where the layer says so: what it gave goes to `raw` then.
+    fn heads(
+        &self,
+        (linear, norm): (&Linear, Option<&Tensor>),
+        learner: &Learner,
+        x: &Buf,
+        raw: Option<&mut Buf>,
+        y: &mut Buf,
+        delta: &mut Scratch,
+    ) -> Result<()> {
+        let (d, m) = (self.d, self.m);
+        let (Some(norm), Some(raw)) = (norm, raw) else {
+            return linear.forward(d, learner, x.all(), m, y.all_mut(), false, delta);
+        };
+        linear.forward(d, learner, x.all(), m, raw.all_mut(), false, delta)?;
+        let rows = m * linear.w.rows / norm.cols;
+        d.rms_norm(raw.all(), norm.buf(learner).all(), rows, norm.cols, self.eps, y.all_mut())
+    }
+
+    /// What a half of the layer adds to the stream `x`, normed where the layer says so: what it gave goes to `given` then, and
+    /// its norm passes through `room`.
+    fn give(
+        &self,
+        (linear, norm): (&Linear, Option<&Tensor>),
+        learner: &Learner,
+        from: &Buf,
+        given: Option<&mut Buf>,
+        room: &mut Buf,
+        x: &mut Buf,
+        delta: &mut Scratch,
+    ) -> Result<()> {
+        let (d, m) = (self.d, self.m);
+        let (Some(norm), Some(given)) = (norm, given) else {
+            return linear.forward(d, learner, from.all(), m, x.all_mut(), true, delta);
+        };
+        linear.forward(d, learner, from.all(), m, given.all_mut(), false, delta)?;
+        self.norm(learner, given, norm, room)?;
+        d.axpy(1.0, room.all(), x.all_mut(), m * self.hidden)
     }
 
     /// One layer in place on the residual stream `x (m, hidden)`. With `only_saved` it ends once `saved` is full: the stream
@@ -204,24 +267,27 @@ impl Pass<'_> {
         let BlockWorkspace { normed, wide, delta } = room;
         d.copy(x.all(), saved.x.all_mut(), m * self.hidden)?;
         self.norm(learner, x, &layer.attn_norm, normed)?;
-        layer.q.forward(d, learner, normed.all(), m, saved.q.all_mut(), false, delta)?;
-        layer.k.forward(d, learner, normed.all(), m, saved.k.all_mut(), false, delta)?;
+        let [raw_q, raw_k] = both(&mut saved.raw);
+        self.heads((&layer.q, layer.q_norm.as_ref()), learner, normed, raw_q, &mut saved.q, delta)?;
+        self.heads((&layer.k, layer.k_norm.as_ref()), learner, normed, raw_k, &mut saved.k, delta)?;
         layer.v.forward(d, learner, normed.all(), m, saved.v.all_mut(), false, delta)?;
-        d.rope(saved.q.all_mut(), m, layer.heads, layer.dim, self.turn(false))?;
-        d.rope(saved.k.all_mut(), m, layer.kv_heads, layer.dim, self.turn(false))?;
+        d.rope(saved.q.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, false))?;
+        d.rope(saved.k.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, false))?;
         let Saved { q, k, v, o, log_sum_exp, .. } = saved;
         let of = self.causal(layer);
         d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), log_sum_exp.all_mut())?;
-        layer.o.forward(d, learner, saved.o.all(), m, x.all_mut(), true, delta)?;
+        let [attended, _] = both(&mut saved.given);
+        self.give((&layer.o, layer.post_attn_norm.as_ref()), learner, &saved.o, attended, normed, x, delta)?;
         d.copy(x.all(), saved.mid.all_mut(), m * self.hidden)?;
         self.norm(learner, x, &layer.ffn_norm, normed)?;
         layer.gate.forward(d, learner, normed.all(), m, saved.gate.all_mut(), false, delta)?;
         layer.up.forward(d, learner, normed.all(), m, saved.up.all_mut(), false, delta)?;
-        if only_saved {
+        if only_saved && layer.post_ffn_norm.is_none() {
             return Ok(());
         }
-        d.swiglu(saved.gate.all(), saved.up.all(), m * layer.ff, wide.all_mut())?;
-        layer.down.forward(d, learner, wide.all(), m, x.all_mut(), true, delta)
+        self.gate(layer, saved, wide)?;
+        let [_, fed] = both(&mut saved.given);
+        self.give((&layer.down, layer.post_ffn_norm.as_ref()), learner, wide, fed, normed, x, delta)
     }
 
     /// The vector–Jacobian product of a layer: `back.g` goes in as the gradient of its output and comes out as that of its
@@ -241,13 +307,20 @@ impl Pass<'_> {
         let (d, m) = (self.d, self.m);
         let BlockWorkspace { normed, wide, delta } = room;
         let Back { g, d_normed, dv } = back;
+        let [_, fed] = both(&mut saved.given);
+        let given = self.give_back(learner, layer.post_ffn_norm.as_ref(), fed, g, d_normed)?;
+        let dy = if given { &*d_normed } else { &*g };
         if layer.down.learns() {
-            d.swiglu(saved.gate.all(), saved.up.all(), m * layer.ff, wide.all_mut())?;
-            layer.down.grads(d, learner, wide.all(), g.all(), m, delta)?;
+            self.gate(layer, saved, wide)?;
+            layer.down.grads(d, learner, wide.all(), dy.all(), m, delta)?;
         }
-        layer.down.dx(d, learner, g.all(), m, wide.all_mut(), false, delta)?;
+        layer.down.dx(d, learner, dy.all(), m, wide.all_mut(), false, delta)?;
         layer.down.close(d, learner)?;
-        d.swiglu_vjp(wide.all(), saved.gate.all_mut(), saved.up.all_mut(), m * layer.ff)?;
+        let (gate, up) = (saved.gate.all_mut(), saved.up.all_mut());
+        match layer.act {
+            Act::Silu => d.swiglu_vjp(wide.all(), gate, up, m * layer.ff)?,
+            Act::GeluTanh => d.geglu_vjp(wide.all(), gate, up, m * layer.ff)?,
+        }
         if layer.gate.learns() || layer.up.learns() {
             self.norm(learner, &saved.mid, &layer.ffn_norm, normed)?;
         }
@@ -257,11 +330,14 @@ impl Pass<'_> {
 
         let reads = layer.q.learns() || layer.k.learns() || layer.v.learns();
         let through = below || reads || layer.attn_norm.param().is_some();
+        let [attended, _] = both(&mut saved.given);
+        let given = self.give_back(learner, layer.post_attn_norm.as_ref(), attended, g, d_normed)?;
+        let dy = if given { &*d_normed } else { &*g };
         if layer.o.learns() {
-            layer.o.grads(d, learner, saved.o.all(), g.all(), m, delta)?;
+            layer.o.grads(d, learner, saved.o.all(), dy.all(), m, delta)?;
         }
         if through {
-            layer.o.dx(d, learner, g.all(), m, saved.gate.all_mut(), false, delta)?;
+            layer.o.dx(d, learner, dy.all(), m, saved.gate.all_mut(), false, delta)?;
         }
         layer.o.close(d, learner)?;
         if !through {
@@ -284,12 +360,18 @@ impl Pass<'_> {
                 dv.all_mut(),
             )?;
         }
-        d.rope(saved.up.all_mut(), m, layer.heads, layer.dim, self.turn(true))?;
-        d.rope(dk.all_mut(), m, layer.kv_heads, layer.dim, self.turn(true))?;
+        d.rope(saved.up.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, true))?;
+        d.rope(dk.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, true))?;
         if reads {
             self.norm(learner, &saved.x, &layer.attn_norm, normed)?;
         }
-        self.through(&layer.q, learner, normed, &saved.up, d_normed, true, delta)?;
+        // What attention read has done its part: gradients before the norms of heads go there.
+        let [raw_q, raw_k] = both(&mut saved.raw);
+        let normed_q = self.heads_back(learner, layer.q_norm.as_ref(), raw_q, &saved.up, &mut saved.gate)?;
+        let normed_k = self.heads_back(learner, layer.k_norm.as_ref(), raw_k, dk, &mut saved.k)?;
+        let dq = if normed_q { &saved.gate } else { &saved.up };
+        let dk = if normed_k { &saved.k } else { &*dk };
+        self.through(&layer.q, learner, normed, dq, d_normed, true, delta)?;
         self.through(&layer.k, learner, normed, dk, d_normed, false, delta)?;
         self.through(&layer.v, learner, normed, dv, d_normed, false, delta)?;
         self.norm_back(learner, &layer.attn_norm, &saved.x, d_normed, g)
@@ -313,18 +395,63 @@ impl Pass<'_> {
         linear.close(self.d, learner)
     }
 
+    /// The gradient of what a half of the layer gave before its norm into `dx`, from `dy` of what was added; false where there is no
+    /// such norm.
+    fn give_back(
+        &self,
+        learner: &mut Learner,
+        norm: Option<&Tensor>,
+        given: Option<&mut Buf>,
+        dy: &Buf,
+        dx: &mut Buf,
+    ) -> Result<bool> {
+        let (Some(norm), Some(given)) = (norm, given) else { return Ok(false) };
+        self.d.fill(dx.all_mut(), self.m * self.hidden, 0.0)?;
+        self.norm_back(learner, norm, given, dy, dx)?;
+        Ok(true)
+    }
+
+    /// The gradient of heads before their norm into `dx`, from `dy` after it; false where they have none.
+    fn heads_back(
+        &self,
+        learner: &mut Learner,
+        norm: Option<&Tensor>,
+        raw: Option<&mut Buf>,
+        dy: &Buf,
+        dx: &mut Buf,
+    ) -> Result<bool> {
+        let (Some(norm), Some(raw)) = (norm, raw) else { return Ok(false) };
+        let rows = raw.len() / norm.cols;
+        self.d.fill(dx.all_mut(), rows * norm.cols, 0.0)?;
+        self.rows_back(learner, norm, raw, dy, dx, rows)?;
+        Ok(true)
+    }
+
     /// `dx += ∂norm/∂xᵀ dy`, and the norm's own gradient and update where it learns.
     ///
     /// # Errors
     /// The device's.
     pub fn norm_back(&self, learner: &mut Learner, w: &Tensor, x: &Buf, dy: &Buf, dx: &mut Buf) -> Result<()> {
-        let (d, m, cols, eps) = (self.d, self.m, self.hidden, self.eps);
+        self.rows_back(learner, w, x, dy, dx, self.m)
+    }
+
+    /// [`Self::norm_back`] of `rows` rows as wide as the norm.
+    fn rows_back(&self, learner: &mut Learner, w: &Tensor, x: &Buf, dy: &Buf, dx: &mut Buf, rows: usize) -> Result<()> {
+        let (d, cols, eps) = (self.d, w.cols, self.eps);
         let Some(id) = w.param() else {
-            return d.rms_norm_vjp(dy.all(), x.all(), w.buf(learner).all(), m, cols, eps, dx.all_mut(), None);
+            return d.rms_norm_vjp(dy.all(), x.all(), w.buf(learner).all(), rows, cols, eps, dx.all_mut(), None);
         };
         learner.open_with(id, |own, into, add| {
-            d.rms_norm_vjp(dy.all(), x.all(), own.all(), m, cols, eps, dx.all_mut(), Some((into, add)))
+            d.rms_norm_vjp(dy.all(), x.all(), own.all(), rows, cols, eps, dx.all_mut(), Some((into, add)))
         })?;
         learner.close(d, id)
+    }
+}
+
+/// Both of two buffers, where they are.
+fn both(pair: &mut Option<[Buf; 2]>) -> [Option<&mut Buf>; 2] {
+    match pair {
+        Some([a, b]) => [Some(a), Some(b)],
+        None => [None, None],
     }
 }

@@ -10,10 +10,10 @@ use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
-use super::weights::{Bias, Builder, Held, Tensor, Weights, load_bytes};
+use super::weights::{Builder, Held, Tensor, Weights, load_bytes};
 use crate::blocks::BlockType;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
@@ -39,7 +39,7 @@ pub struct Techniques {
     /// What learns.
     pub params: Box<dyn Params>,
     /// How gradients are obtained.
-    pub gradient: Box<dyn Gradient>,
+    pub gradient: Arc<dyn Gradient>,
     /// How they become steps.
     pub optimizer: Box<dyn Optimizer>,
     /// What is kept.
@@ -68,7 +68,7 @@ impl Techniques {
     pub fn new(train: &Train) -> Result<Self> {
         Ok(Self {
             params: schema::build(super::params::ENTRIES, "train.params", &train.params)?,
-            gradient: schema::build(super::gradient::ENTRIES, "train.gradient", &train.gradient)?,
+            gradient: Arc::from(schema::build(super::gradient::ENTRIES, "train.gradient", &train.gradient)?),
             optimizer: schema::build(super::optimizer::ENTRIES, "train.optimizer", &train.optimizer)?,
             activations: schema::build(super::activations::ENTRIES, "train.activations", &train.activations)?,
             loss: schema::build(super::loss::ENTRIES, "train.loss", &train.loss)?,
@@ -92,10 +92,20 @@ impl Techniques {
             length: train.length,
             sequences: train.batch,
             heads: w.heads,
-            kv_heads: shape.layers.iter().map(|l| l.kv_heads).max().unwrap_or(0),
-            head_dim: shape.layers.iter().map(|l| l.head_dim).max().unwrap_or(0),
+            kv_heads: shape.widest(|l| l.attention.kv_heads),
+            head_dim: shape.widest(|l| l.attention.dim),
+            basis: self.basis(shape),
             load: load_bytes(shape, &*self.params, ty, &self.formats, threads),
         }
+    }
+}
+
+impl Techniques {
+    /// Rows of the largest basis that the optimizer finds of a matrix of a layer.
+    fn basis(&self, shape: &ModelShape) -> usize {
+        let matrices = shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1);
+        let shapes = matrices.map(|t| Shape { linear: true, rows: t.rows, cols: t.cols });
+        shapes.map(|of| self.optimizer.plan(of).basis).max().unwrap_or(0)
     }
 }
 
@@ -152,11 +162,11 @@ pub struct Trainer {
     widths: Widths,
     vocab: usize,
     eps: f32,
+    embedding_scale: f32,
     pairs: RopeLayout,
     half: usize,
     rows: (usize, usize),
-    cos: Buf,
-    sin: Buf,
+    turns: Vec<[Buf; 2]>,
     ids: Buf,
     targets: Buf,
     counted: Buf,
@@ -176,8 +186,6 @@ pub struct Setup<'a> {
     pub train: &'a Train,
     /// Of initial values and rounding.
     pub seed: u64,
-    /// Biases, which shapes do not know of yet.
-    pub biases: &'a [Bias],
 }
 
 impl Trainer {
@@ -194,8 +202,8 @@ impl Trainer {
         load: usize,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let Setup { shape, source, plan, train, seed, biases } = *setup;
-        let Techniques { params, optimizer, activations, loss, formats, .. } = techniques;
+        let Setup { shape, source, plan, train, seed } = *setup;
+        let Techniques { params, gradient, optimizer, activations, loss, formats, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -211,12 +219,12 @@ impl Trainer {
             learner: &mut learner,
             progress,
         };
-        let weights = builder.build(shape, biases)?;
+        let weights = builder.build(shape)?;
         if learner.learning() == 0 {
             return Err(Error::refused("train.params", "nothing would learn; choose what does"));
         }
         let m = train.batch * train.length;
-        let half = shape.rope.dim / 2;
+        let half = shape.half();
         let divisors = match (&shape.rope_freqs, source) {
             (Some(t), Some(source)) => {
                 let mut bytes = vec![0u8; t.bytes() as usize];
@@ -226,22 +234,18 @@ impl Trainer {
             _ => None,
         };
         let ids = |n: usize| d.buffer(BATCH, BlockType::I32, n);
-        let mut cos = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
-        let mut sin = d.buffer(ROTATIONS, BlockType::F32, train.length * half)?;
-        if !plan {
-            let freqs = inverse_frequencies(&shape.rope, divisors.as_deref());
-            let (mut c, mut s) = (vec![0.0f32; half], vec![0.0f32; half]);
-            for position in 0..train.length {
-                for (i, f) in freqs.iter().enumerate() {
-                    let (sine, cosine) = (position as f64 * f).sin_cos();
-                    (c[i], s[i]) = (cosine as f32, sine as f32);
-                }
-                d.upload(bytemuck::cast_slice(&c), cos.at_mut(position * half))?;
-                d.upload(bytemuck::cast_slice(&s), sin.at_mut(position * half))?;
+        let mut turns = Vec::with_capacity(shape.ropes.len());
+        for (i, rope) in shape.ropes.iter().enumerate() {
+            let table = || d.buffer(ROTATIONS, BlockType::F32, train.length * half);
+            let mut both = [table()?, table()?];
+            if !plan {
+                let freqs = inverse_frequencies(rope, divisors.as_deref().filter(|_| i == 0));
+                fill_table(&*d, &freqs, train.length, &mut both)?;
             }
+            turns.push(both);
         }
         let (tokens, targets, counted, positions, segments) = (ids(m)?, ids(m)?, ids(m)?, ids(m)?, ids(m)?);
-        learner.hold(&*d, shape.layers.len() + 2)?;
+        learner.hold(&*d, shape.layers.len() + 2, gradient.held())?;
         if !plan {
             learner.fill_masters(&*d)?;
         }
@@ -254,11 +258,11 @@ impl Trainer {
             widths: Widths::of(shape),
             vocab: shape.vocab,
             eps: shape.norm_eps,
-            pairs: if shape.rope.interleaved { RopeLayout::Interleaved } else { RopeLayout::Halves },
+            embedding_scale: shape.embedding_scale,
+            pairs: if shape.interleaved() { RopeLayout::Interleaved } else { RopeLayout::Halves },
             half,
             rows: (train.batch, train.length),
-            cos,
-            sin,
+            turns,
             ids: tokens,
             targets,
             counted,
@@ -308,6 +312,46 @@ impl Trainer {
         })
     }
 
+    /// One step without backpropagation: the mean loss a distance `eps` ahead and behind along direction `number` of the run,
+    /// and an update along it by the slope between the two, which comes back as `grad_norm`.
+    ///
+    /// # Errors
+    /// The device's; a loss that is no number.
+    pub fn probe(
+        &mut self,
+        batches: &[Batch],
+        number: u64,
+        lr: f32,
+        eps: f32,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Stepped> {
+        let counted: usize = batches.iter().map(Batch::counted).sum();
+        self.learner.begin(number, lr);
+        let mut losses = [0.0; 2];
+        for (i, loss) in losses.iter_mut().enumerate() {
+            self.ledger.enter(Phase::Update);
+            self.learner.perturb(&*self.d, if i == 0 { eps } else { -2.0 * eps })?;
+            for batch in batches {
+                *loss += self.read(batch, None)?.0 / counted.max(1) as f64;
+            }
+            watch(i + 1);
+        }
+        self.ledger.enter(Phase::Update);
+        self.learner.perturb(&*self.d, eps)?;
+        let [ahead, behind] = losses;
+        let slope = (ahead - behind) / (2.0 * f64::from(eps));
+        if !slope.is_finite() {
+            return Err(Error::refused(
+                format!("step {number}"),
+                "the loss is no longer a number; lower train.lr or train.gradient.zo_eps",
+            ));
+        }
+        self.learner.step_along(&*self.d, slope as f32)?;
+        self.d.wait()?;
+        let tokens = 2 * batches.iter().map(Batch::rows).sum::<usize>();
+        Ok(Stepped { loss: 0.5 * (ahead + behind), grad_norm: slope.abs(), tokens, counted, clipped: false })
+    }
+
     /// The summed loss of a batch without learning, and the number of its targets.
     ///
     /// # Errors
@@ -341,6 +385,7 @@ impl Trainer {
         let mut stream = d.buffer(STREAM, d.activations(), self.rows.0 * self.rows.1 * w.hidden)?;
         let mut room = BlockWorkspace::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+        scaled(d, &mut stream, m * w.hidden, self.embedding_scale)?;
         {
             let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
             let pass = pass(
@@ -350,7 +395,8 @@ impl Trainer {
                 self.eps,
                 self.half,
                 self.pairs,
-                [&self.cos, &self.sin, &self.positions, &self.segments],
+                &self.turns,
+                [&self.positions, &self.segments],
             );
             for layer in &self.weights.layers {
                 pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
@@ -451,8 +497,9 @@ impl Trainer {
         {
             let d = &*self.d;
             d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
-            let tables = [&self.cos, &self.sin, &self.positions, &self.segments];
-            let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, tables);
+            scaled(d, &mut stream, len, self.embedding_scale)?;
+            let tables = [&self.positions, &self.segments];
+            let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
             for (l, layer) in self.weights.layers.iter().enumerate() {
                 if every == 0 {
                     saved.push(Saved::new(d, KEPT, w, capacity)?);
@@ -488,8 +535,8 @@ impl Trainer {
         }
         let mut back = Back::new(d, w, capacity, d_normed)?;
         d.fill(back.g.all_mut(), len, 0.0)?;
-        let tables = [&self.cos, &self.sin, &self.positions, &self.segments];
-        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, tables);
+        let tables = [&self.positions, &self.segments];
+        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
         let Back { g, d_normed, .. } = &mut back;
         pass.norm_back(&mut self.learner, &self.weights.output_norm, &stream, d_normed, g)?;
         let embedding = self.weights.embedding.param();
@@ -529,6 +576,7 @@ impl Trainer {
         }
         if let Some(id) = embedding {
             let Tensor { rows, cols, .. } = self.weights.embedding;
+            scaled(d, &mut back.g, len, self.embedding_scale)?;
             let (ids, g) = (&self.ids, &back.g);
             self.learner.open(id, |mut into, add| {
                 if !add {
@@ -542,6 +590,26 @@ impl Trainer {
     }
 }
 
+/// Embedding rows, or the gradient that comes to them, times the model's own factor.
+fn scaled(d: &dyn Device, x: &mut Buf, len: usize, by: f32) -> Result<()> {
+    if by == 1.0 { Ok(()) } else { d.scale(x.all_mut(), len, by) }
+}
+
+/// Fills cosines and sines `(positions, half)`.
+fn fill_table(d: &dyn Device, freqs: &[f64], positions: usize, [cos, sin]: &mut [Buf; 2]) -> Result<()> {
+    let half = freqs.len();
+    let (mut c, mut s) = (vec![0.0f32; half], vec![0.0f32; half]);
+    for position in 0..positions {
+        for (i, f) in freqs.iter().enumerate() {
+            let (sine, cosine) = (position as f64 * f).sin_cos();
+            (c[i], s[i]) = (cosine as f32, sine as f32);
+        }
+        d.upload(bytemuck::cast_slice(&c), cos.at_mut(position * half))?;
+        d.upload(bytemuck::cast_slice(&s), sin.at_mut(position * half))?;
+    }
+    Ok(())
+}
+
 /// What the layers of a pass over `batch` share.
 fn pass<'a>(
     d: &'a dyn Device,
@@ -550,8 +618,9 @@ fn pass<'a>(
     eps: f32,
     half: usize,
     pairs: RopeLayout,
-    [cos, sin, positions, segments]: [&'a Buf; 4],
+    turns: &'a [[Buf; 2]],
+    [positions, segments]: [&'a Buf; 2],
 ) -> Pass<'a> {
     let rows = (batch.sequences, batch.length);
-    Pass { d, m: batch.rows(), rows, hidden, eps, cos, sin, half, pairs, positions, segments }
+    Pass { d, m: batch.rows(), rows, hidden, eps, turns, half, pairs, positions, segments }
 }

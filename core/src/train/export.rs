@@ -10,7 +10,7 @@ use crate::config::train::{Dtype, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Model;
-use crate::model::adapter::{About, Factors, Linear, save_gguf, save_peft};
+use crate::model::adapter::{About, Factors, Role, save_gguf, save_peft};
 use crate::model::hf;
 use crate::schema;
 use crate::shape::TensorShape;
@@ -59,8 +59,9 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Resul
     let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();
     let mut read = Vec::new();
     for (layer, shape) in model.shape.layers.iter().enumerate() {
-        for linear in Linear::ALL {
-            let name = &linear.of(shape).name;
+        for linear in Role::LINEARS {
+            let Some(t) = shape.tensors.get(linear) else { continue };
+            let name = &t.name;
             let find = |suffix: &str| by_name.get(format!("{name}.{suffix}").as_str()).copied();
             let (Some(a), Some(b)) = (find("lora_a"), find("lora_b")) else { continue };
             let mut pair = [vec![0.0; a.len()], vec![0.0; b.len()]];

@@ -4,11 +4,11 @@ use super::learner::{Learner, Param};
 use super::params::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
 use crate::blocks::{BlockType, Scheme};
 use crate::device::{Buf, Device, Dst, Src, Weight};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 use crate::model::Source;
 use crate::rng::Philox;
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Act, Attention, ModelShape, TensorShape, Tensors};
 use crate::weights::format::Formats;
 use crate::weights::load;
 
@@ -170,19 +170,22 @@ impl Linear {
 /// One layer.
 #[allow(missing_docs)]
 pub struct Layer {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub dim: usize,
+    pub attention: Attention,
     pub ff: usize,
+    pub act: Act,
     pub attn_norm: Tensor,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
+    pub q_norm: Option<Tensor>,
+    pub k_norm: Option<Tensor>,
     pub o: Linear,
+    pub post_attn_norm: Option<Tensor>,
     pub ffn_norm: Tensor,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
+    pub post_ffn_norm: Option<Tensor>,
 }
 
 impl Layer {
@@ -193,7 +196,9 @@ impl Layer {
 
     /// Whether anything in it learns.
     pub fn learns(&self) -> bool {
-        self.linears().iter().any(|l| l.learns()) || self.attn_norm.param().or(self.ffn_norm.param()).is_some()
+        let own = [&self.q_norm, &self.k_norm, &self.post_attn_norm, &self.post_ffn_norm];
+        let mut norms = own.into_iter().flatten().chain([&self.attn_norm, &self.ffn_norm]);
+        self.linears().iter().any(|l| l.learns()) || norms.any(|n| n.param().is_some())
     }
 }
 
@@ -207,17 +212,6 @@ pub struct Weights {
     pub output_norm: Tensor,
     /// `(vocab, hidden)`; none where it is the embedding.
     pub head: Option<Tensor>,
-}
-
-/// A bias of a linear, which the shape of a model does not know of yet (Qwen2 has them on q, k and v).
-#[derive(Clone, Debug)]
-pub struct Bias {
-    /// Which layer.
-    pub layer: usize,
-    /// Which linear.
-    pub role: Role,
-    /// `(rows)`.
-    pub values: Vec<f32>,
 }
 
 /// Builds [`Weights`], reading values from a source where there is one.
@@ -266,21 +260,33 @@ pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, format
     if let Some(head) = &shape.output {
         pairs.push((head.clone(), held(head, Role::Head)));
     }
-    for layer in &shape.layers {
-        for (t, role) in layer.tensors.all().into_iter().zip(ROLES) {
-            pairs.push((t.clone(), held(t, role)));
-        }
+    for (role, t) in shape.layers.iter().flat_map(|l| l.tensors.roles()) {
+        pairs.push((t.clone(), held(t, role)));
     }
     load::scratch_bytes(pairs.iter().map(|(a, b)| (a, b)), threads)
 }
 
-/// The roles of [`crate::shape::LayerTensors::all`].
-pub const ROLES: [Role; 9] =
-    [Role::AttnNorm, Role::Q, Role::K, Role::V, Role::O, Role::FfnNorm, Role::Gate, Role::Up, Role::Down];
+/// Whether training knows what `shape` describes.
+///
+/// # Errors
+/// [`Error::Refused`] naming the first thing that it does not.
+pub fn check(shape: &ModelShape) -> Result<()> {
+    let experts = shape.layers.iter().find_map(|l| l.ffn.experts());
+    let what = experts.map(|(count, _)| format!("{count} experts"));
+    match what {
+        Some(what) => Err(Error::refused(
+            format!("training {} ({})", shape.name, shape.arch),
+            format!(
+                "its layers have {what}, through which no gradient is computed so far; run it, or train another model"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
 
 impl Builder<'_> {
-    /// A tensor of the base, in group `group`.
-    fn tensor(&mut self, t: &TensorShape, role: Role, group: usize) -> Result<Tensor> {
+    /// A tensor of the base, in group `group`, updated with the others of `unit`.
+    fn tensor(&mut self, t: &TensorShape, role: Role, group: usize, unit: usize) -> Result<Tensor> {
         let learns = self.params.learns(role);
         let to = TensorShape { ty: held_scheme(t, learns, self.ty, self.formats)?, ..t.clone() };
         let tag = if learns { LEARNING } else { FROZEN };
@@ -292,7 +298,6 @@ impl Builder<'_> {
         }
         (self.progress)(t.bytes());
         let held = if learns {
-            let unit = self.learner.params().len();
             Held::Param(self.learner.add(Param::new(t.name.clone(), buf, t.rows, t.cols, group, unit, true)))
         } else {
             Held::Frozen(buf)
@@ -300,10 +305,12 @@ impl Builder<'_> {
         Ok(Tensor { held, rows: t.rows, cols: t.cols })
     }
 
-    fn linear(&mut self, t: &TensorShape, role: Role, group: usize, bias: Option<&Bias>) -> Result<Linear> {
+    fn linear(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Linear> {
+        let t = tensors.need(role)?;
         let unit = self.learner.params().len();
-        let w = self.tensor(t, role, group)?;
-        let bias = bias.map(|b| self.bias(b, t, role, group, unit)).transpose()?;
+        let w = self.tensor(t, role, group, unit)?;
+        let bias = role.bias().and_then(|role| Some((role, tensors.get(role)?)));
+        let bias = bias.map(|(role, t)| self.tensor(t, role, group, unit)).transpose()?;
         let Some(delta) = self.params.delta(role) else { return Ok(Linear { w, bias, on: None }) };
         let mut ids = Vec::new();
         for spec in delta.params(t.rows, t.cols) {
@@ -312,17 +319,20 @@ impl Builder<'_> {
         Ok(Linear { w, bias, on: Some((delta, ids)) })
     }
 
-    fn bias(&mut self, bias: &Bias, t: &TensorShape, role: Role, group: usize, unit: usize) -> Result<Tensor> {
-        let learns = self.params.learns(role);
-        let mut buf = self.d.buffer(if learns { LEARNING } else { FROZEN }, BlockType::F32, t.rows)?;
-        self.d.upload(bytemuck::cast_slice(&bias.values), buf.all_mut())?;
-        let held = if learns {
-            let name = t.name.replace(".weight", ".bias");
-            Held::Param(self.learner.add(Param::new(name, buf, 1, t.rows, group, unit, true)))
-        } else {
-            Held::Frozen(buf)
-        };
-        Ok(Tensor { held, rows: 1, cols: t.rows })
+    /// A norm of a layer.
+    fn norm(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Tensor> {
+        self.alone(tensors.need(role)?, role, group)
+    }
+
+    /// A norm that a layer may have.
+    fn norm_if(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Option<Tensor>> {
+        tensors.get(role).map(|t| self.alone(t, role, group)).transpose()
+    }
+
+    /// A tensor that is updated by itself.
+    fn alone(&mut self, t: &TensorShape, role: Role, group: usize) -> Result<Tensor> {
+        let unit = self.learner.params().len();
+        self.tensor(t, role, group, unit)
     }
 
     /// A parameter that a technique puts on a linear, with its initial values.
@@ -357,34 +367,37 @@ impl Builder<'_> {
     ///
     /// # Errors
     /// Over budget; what reading meets.
-    pub fn build(&mut self, shape: &ModelShape, biases: &[Bias]) -> Result<Weights> {
+    pub fn build(&mut self, shape: &ModelShape) -> Result<Weights> {
+        check(shape)?;
         let last = shape.layers.len() + 1;
-        let embedding = self.tensor(&shape.embedding, Role::Embedding, 0)?;
+        let embedding = self.alone(&shape.embedding, Role::Embedding, 0)?;
         if let (Some(id), None) = (embedding.param(), &shape.output) {
             self.learner.param_mut(id)?.uses = 2;
         }
         let mut layers = Vec::with_capacity(shape.layers.len());
         for (l, layer) in shape.layers.iter().enumerate() {
             let (t, group) = (&layer.tensors, l + 1);
-            let bias = |role: Role| biases.iter().find(|b| b.layer == l && b.role == role);
             layers.push(Layer {
-                heads: layer.heads,
-                kv_heads: layer.kv_heads,
-                dim: layer.head_dim,
-                ff: layer.ff,
-                attn_norm: self.tensor(&t.attn_norm, Role::AttnNorm, group)?,
-                q: self.linear(&t.q, Role::Q, group, bias(Role::Q))?,
-                k: self.linear(&t.k, Role::K, group, bias(Role::K))?,
-                v: self.linear(&t.v, Role::V, group, bias(Role::V))?,
-                o: self.linear(&t.o, Role::O, group, bias(Role::O))?,
-                ffn_norm: self.tensor(&t.ffn_norm, Role::FfnNorm, group)?,
-                gate: self.linear(&t.gate, Role::Gate, group, None)?,
-                up: self.linear(&t.up, Role::Up, group, None)?,
-                down: self.linear(&t.down, Role::Down, group, None)?,
+                attention: layer.attention.clone(),
+                ff: layer.ffn.width(),
+                act: layer.ffn.act(),
+                attn_norm: self.norm(t, Role::AttnNorm, group)?,
+                q: self.linear(t, Role::Q, group)?,
+                k: self.linear(t, Role::K, group)?,
+                v: self.linear(t, Role::V, group)?,
+                q_norm: self.norm_if(t, Role::QNorm, group)?,
+                k_norm: self.norm_if(t, Role::KNorm, group)?,
+                o: self.linear(t, Role::O, group)?,
+                post_attn_norm: self.norm_if(t, Role::PostAttnNorm, group)?,
+                ffn_norm: self.norm(t, Role::FfnNorm, group)?,
+                gate: self.linear(t, Role::Gate, group)?,
+                up: self.linear(t, Role::Up, group)?,
+                down: self.linear(t, Role::Down, group)?,
+                post_ffn_norm: self.norm_if(t, Role::PostFfnNorm, group)?,
             });
         }
-        let output_norm = self.tensor(&shape.output_norm, Role::OutputNorm, last)?;
-        let head = shape.output.as_ref().map(|t| self.tensor(t, Role::Head, last)).transpose()?;
+        let output_norm = self.alone(&shape.output_norm, Role::OutputNorm, last)?;
+        let head = shape.output.as_ref().map(|t| self.alone(t, Role::Head, last)).transpose()?;
         Ok(Weights { embedding, layers, output_norm, head })
     }
 }

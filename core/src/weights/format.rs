@@ -5,7 +5,7 @@ use crate::blocks::{BlockType, Scheme};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::schema::{self, About, Entry, Knobs, ON_ALL, axes};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, Role, TensorShape};
 
 /// What the weights of a model become in memory. Vectors (norms, biases, rope divisors) are always held as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,8 @@ impl Formats {
         let own = self.overrides.iter().find(|(_, pattern, _)| means(pattern, &t.name));
         let (key, target) = own.map_or(("weights.format", self.target), |(key, _, target)| (key, *target));
         let scheme = match target {
+            // A router decides which experts compute at all, and is too small to matter.
+            _ if own.is_none() && t.name.ends_with(Role::Router.gguf()) => return Ok(t.ty),
             Target::All(scheme) => scheme,
             Target::Linears(scheme) if t.name.starts_with("blk.") => scheme,
             Target::Original | Target::Linears(_) => return Ok(t.ty),
@@ -249,10 +251,10 @@ mod tests {
                     [[weights.override]]\ntensors = \"blk.*.ffn_down\"\nformat = \"q8_0\"\n";
         let shape = held(text, "smollm2-135m@f16").unwrap();
         for (l, layer) in shape.layers.iter().enumerate() {
-            let t = &layer.tensors;
-            assert_eq!(t.down.ty, if l == 2 { BlockType::F16 } else { BlockType::Q8_0 });
-            assert_eq!(t.up.ty, if l == 2 { BlockType::F16 } else { BlockType::Q4_0 });
-            assert!(t.q.ty == BlockType::Q4_0 && t.attn_norm.ty == BlockType::F32);
+            let ty = |role: Role| layer.tensors.get(role).unwrap().ty;
+            assert_eq!(ty(Role::Down), if l == 2 { BlockType::F16 } else { BlockType::Q8_0 });
+            assert_eq!(ty(Role::Up), if l == 2 { BlockType::F16 } else { BlockType::Q4_0 });
+            assert!(ty(Role::Q) == BlockType::Q4_0 && ty(Role::AttnNorm) == BlockType::F32);
         }
         let config = from_toml(text, &[]).unwrap();
         assert_eq!(from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config, "as TOML and back");

@@ -1,9 +1,9 @@
 //! Units: the pieces in which weights are loaded, held and streamed. A unit is one buffer of tensors, each on a cache line.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::{ALIGN, Buffer};
 use crate::ops::cpu::Mat;
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, Role, TensorShape, Tensors};
 
 /// Where each tensor of a unit lies in its buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,23 +61,47 @@ pub struct LayerView<'a> {
     pub data: &'a [u8],
     /// Where tensors lie in them.
     pub offsets: &'a [usize],
-    /// Their shapes, in [`crate::shape::LayerTensors::all`] order.
-    pub tensors: [&'a TensorShape; 9],
+    /// Their shapes by role, in the order of `offsets`.
+    pub tensors: &'a Tensors,
 }
 
 impl<'a> LayerView<'a> {
-    /// Tensor `i` as a matrix.
-    ///
-    /// # Errors
-    /// A type that cannot be multiplied with.
-    pub fn mat(&self, i: usize) -> Result<Mat<'a>> {
-        let (t, at) = (self.tensors[i], self.offsets[i]);
-        Mat::new(t.ty, t.rows, t.cols, &self.data[at..at + t.bytes() as usize])
+    /// The layer's tensor of a role, and its bytes.
+    fn of(&self, role: Role) -> Result<(&'a TensorShape, &'a [u8])> {
+        let place = self.tensors.place(role).and_then(|i| Some((self.tensors.get(role)?, *self.offsets.get(i)?)));
+        let found = place.and_then(|(t, at)| Some((t, self.data.get(at..at + t.bytes() as usize)?)));
+        found.ok_or_else(|| Error::Internal(format!("a layer without {}", role.word())))
     }
 
-    /// Tensor `i`, an f32 vector.
-    pub fn vector(&self, i: usize) -> &'a [f32] {
-        let (t, at) = (self.tensors[i], self.offsets[i]);
-        bytemuck::cast_slice(&self.data[at..at + 4 * t.cols])
+    /// Whether the layer has a tensor of this role.
+    pub fn has(&self, role: Role) -> bool {
+        self.tensors.has(role)
+    }
+
+    /// The tensor of a role as a matrix.
+    ///
+    /// # Errors
+    /// A type that cannot be multiplied with; [`Error::Internal`] where the layer has none.
+    pub fn mat(&self, role: Role) -> Result<Mat<'a>> {
+        let (t, data) = self.of(role)?;
+        Mat::new(t.ty, t.rows, t.cols, data)
+    }
+
+    /// The matrix of expert `e` of `count`, of a role that has one for each.
+    ///
+    /// # Errors
+    /// As [`Self::mat`].
+    pub fn expert(&self, role: Role, e: usize, count: usize) -> Result<Mat<'a>> {
+        let all = self.mat(role)?;
+        let rows = all.rows() / count.max(1);
+        all.slice(e * rows, rows)
+    }
+
+    /// The tensor of a role as an f32 vector.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the layer has none.
+    pub fn vector(&self, role: Role) -> Result<&'a [f32]> {
+        Ok(bytemuck::cast_slice(self.of(role)?.1))
     }
 }

@@ -98,7 +98,7 @@ fn model(s: &Session) -> ModelLine {
         path: opened.asked.clone(),
         opening,
         chats: opened.chats,
-        layers_heads: (shape.layers.len(), head.map_or(0, |l| l.heads)),
+        layers_heads: (shape.layers.len(), head.map_or(0, |l| l.attention.heads)),
     }
 }
 
@@ -483,8 +483,8 @@ fn attention(s: &Session) -> Arc<Attention> {
     let head = s.opened.as_ref().and_then(|o| o.model.shape.layers.first());
     Arc::new(Attention {
         layers: s.opened.as_ref().map_or(0, |o| o.model.shape.layers.len()),
-        heads: head.map_or(0, |l| l.heads),
-        kv_heads: head.map_or(0, |l| l.kv_heads),
+        heads: head.map_or(0, |l| l.attention.heads),
+        kv_heads: head.map_or(0, |l| l.attention.kv_heads),
         observed,
         blocked: s.blocked(),
         chosen,

@@ -18,8 +18,9 @@ use crate::config::train::{Arithmetic, Train};
 use crate::device::Sizes;
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
+use crate::ops::cpu::basis::basis_scratch;
 use crate::ops::gpu::WEIGHT_TYPES;
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Act, ModelShape, TensorShape};
 
 /// What products of matrices are taken in. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +69,16 @@ pub fn check(shape: &ModelShape) -> Result<()> {
             return refuse(format!("{} has {} columns; a GPU trains widths that are multiples of 8", t.name, t.cols));
         }
     }
-    match shape.layers.iter().find(|l| l.head_dim > 256) {
-        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.head_dim)),
+    for l in &shape.layers {
+        if l.ffn.act() != Act::Silu {
+            return refuse("its feed-forward is gated by gelu, for which there is no kernel so far".into());
+        }
+        if l.attention.window.is_some() {
+            return refuse("its attention has a window, for which there is no kernel so far".into());
+        }
+    }
+    match shape.layers.iter().find(|l| l.attention.dim > 256) {
+        Some(l) => refuse(format!("its heads have {} elements; a GPU trains heads of at most 256", l.attention.dim)),
         None => Ok(()),
     }
 }
@@ -79,6 +88,8 @@ const PARTS: usize = 64;
 
 /// cuBLAS's scratch, in our pool: what NVIDIA recommends for its chips from sm_90 on.
 const BLAS: (Tag, usize) = (Tag::device(Category::Workspace, "cublas workspace"), 32 << 20);
+/// A basis on its way through the host.
+const BASIS: Tag = Tag::host(Category::Workspace, "projection staging");
 const PANEL: Tag = Tag::device(Category::Workspace, "decoded weights");
 const STAGE: Tag = Tag::device(Category::Workspace, "converted activations");
 const SCRATCH: Tag = Tag::device(Category::Workspace, "kernel scratch");
@@ -112,6 +123,17 @@ pub fn scratch(sizes: &Sizes, precision: Precision) -> [(Tag, usize); 4] {
 pub fn tiling(sizes: &Sizes, precision: Precision) -> tiling::Tiling {
     let [_, (_, panel), (_, stage), _] = scratch(sizes, precision);
     tiling::Tiling { ty: precision.activations(), panel, stage }
+}
+
+/// What a GPU keeps on the host for operations that are computed there; none where there are none.
+pub fn host_scratch(sizes: &Sizes) -> Option<(Tag, usize)> {
+    let side = sizes.cols.max(sizes.hidden);
+    (sizes.basis > 0).then(|| {
+        (
+            BASIS,
+            4 * (sizes.basis * side + basis_scratch(sizes.basis).next_multiple_of(2)) + 4 * sizes.basis * sizes.basis,
+        )
+    })
 }
 
 /// What loading a tensor holds while it lasts: its pieces on the host, and `load` bytes where its type changes.

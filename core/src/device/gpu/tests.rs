@@ -56,11 +56,11 @@ fn a_plan_of_a_gpu_has_its_scratch_and_its_activations() {
 fn what_a_gpu_cannot_train_is_refused_with_the_reason() {
     assert!(check(&shape(BlockType::Q8_0, false)).is_ok());
     let mut odd = shape(BlockType::F32, true);
-    odd.layers[1].tensors.down.cols = 90;
+    odd.layers[1].tensors.get_mut(crate::shape::Role::Down).unwrap().cols = 90;
     let error = check(&odd).unwrap_err().to_string();
     assert!(error.contains("blk.1.ffn_down") && error.contains("90"), "{error}");
     let mut wide = shape(BlockType::F32, true);
-    wide.layers[0].head_dim = 512;
+    wide.layers[0].attention.dim = 512;
     assert!(check(&wide).unwrap_err().to_string().contains("512"));
     let error = crate::catalog::from_toml("", &[("train.compute".into(), "bf16".into())]).unwrap_err().to_string();
     assert!(error.contains("train.compute"), "{error}");
@@ -90,8 +90,9 @@ mod cuda {
         let shape = shape(ty, true);
         let on = |more: &[(&str, &str)]| config(&[sets, more].concat());
         let run = |t: &mut Trainer| -> Vec<(f64, f64)> {
-            let step = |s| t.backprop(&[batch(3, s)], s, 0.01, &mut |_| ()).unwrap();
-            (1..=3).map(step).map(|s| (s.loss, s.grad_norm)).collect()
+            let gradient = Techniques::new(on(&[]).train.as_ref().unwrap()).unwrap().gradient;
+            let mut step = |s| gradient.step(t, &[batch(3, s)], s, 0.01, &mut |_| ()).unwrap();
+            (1..=3).map(&mut step).map(|s| (s.loss, s.grad_norm)).collect()
         };
         let device = match cuda::Device::open(0, u64::MAX) {
             Ok(device) => device,
@@ -112,7 +113,7 @@ mod cuda {
             spread: crate::model::random::Spread::ByColumns,
             like: None,
         };
-        let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7, biases: &[] };
+        let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 7 };
         let mut here = Trainer::new(Box::new(gpu), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
         for (a, b) in run(&mut here).iter().zip(&expected) {
             assert!(
@@ -144,5 +145,12 @@ mod cuda {
             same(BlockType::Q8_0, &[("train.params", "lora")], most);
             same(BlockType::Q8_0, &[("train.params", "lora"), ("train.params.lora_dropout", "0.3")], most);
         }
+        // In f32, where one machine's signs and directions are the other's.
+        for entry in crate::train::optimizer::ENTRIES {
+            same(BlockType::F32, &[("train.params", "full"), ("train.optimizer", entry.id)], 9e-4);
+        }
+        let mezo = ("train.gradient", "{ use = \"mezo\", zo_eps = 0.05 }");
+        let plain = ("train.optimizer", "{ use = \"sgd\", momentum = 0.0 }");
+        same(BlockType::F32, &[("train.params", "full"), mezo, plain], 9e-4);
     }
 }

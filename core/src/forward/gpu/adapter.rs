@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::forward::gpu::{UPLOAD, adapter_upload_bytes};
 use crate::ledger::Ledger;
-use crate::model::adapter::{AdapterFile, Linear, LowRank, Part, layout};
+use crate::model::adapter::{AdapterFile, LowRank, Part, Role, layout};
 use crate::ops::cuda::{Device, DeviceBuffer, Kernels, View};
 use crate::place::rows;
 use crate::shape::{ModelShape, TensorShape};
@@ -14,7 +14,7 @@ use crate::shape::{ModelShape, TensorShape};
 struct Layer {
     buffer: DeviceBuffer,
     offsets: Vec<usize>,
-    parts: Vec<(Linear, LowRank, [TensorShape; 2])>,
+    parts: Vec<(Role, LowRank, [TensorShape; 2])>,
 }
 
 /// A loaded adapter: one buffer a layer.
@@ -49,7 +49,7 @@ impl Held {
         Ok(Self { layers })
     }
 
-    /// Adds scale · B(Ax) to `y (m, out)`, what the model's tensor `tensor` of layer `l` made of `x (m, in)`; `low` is
+    /// Adds scale · B(Ax) to `y (m, out)`, what the linear `role` of layer `l` made of `x (m, in)`; `low` is
     /// scratch for Ax.
     ///
     /// # Errors
@@ -58,14 +58,14 @@ impl Held {
         &self,
         k: &Kernels,
         l: usize,
-        tensor: usize,
+        role: Role,
         x: View<'_>,
         m: usize,
         y: View<'_>,
         low: View<'_>,
     ) -> Result<()> {
         let Some(layer) = self.layers.get(l) else { return Ok(()) };
-        let Some(i) = layer.parts.iter().position(|(linear, ..)| linear.tensor() == tensor) else { return Ok(()) };
+        let Some(i) = layer.parts.iter().position(|(linear, ..)| *linear == role) else { return Ok(()) };
         let (_, LowRank { rank, scale, .. }, [a, b]) = &layer.parts[i];
         let factor =
             |part: Part, t: &TensorShape| layer.buffer.part(layer.offsets[2 * i + part as usize], t.bytes() as usize);

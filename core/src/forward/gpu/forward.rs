@@ -17,7 +17,7 @@ use crate::model::adapter::AdapterFile;
 use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Attend, Device, DeviceBuffer, Kernels, RopeTable, View};
 use crate::place;
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, Role};
 
 /// One layer of a sequence's cache: heads one after the other, each its keys, then its values.
 #[derive(Debug)]
@@ -83,26 +83,26 @@ impl GpuForward {
     }
 
     fn attend<'a>(&self, l: usize, layer: &'a DeviceLayer) -> Attend<'a> {
-        let s = &self.shape.layers[l];
+        let s = &self.shape.layers[l].attention;
         Attend {
             cache: layer.buffer.view(),
             heads: s.heads,
             kv_heads: s.kv_heads,
-            dim: s.head_dim,
+            dim: s.dim,
             capacity: layer.capacity,
             formats: self.formats,
         }
     }
 
     fn turn<'a>(&self, workspace: &'a DeviceWorkspace, span: Span) -> Result<RopeTable<'a>> {
-        let half = self.shape.rope.dim / 2;
+        let half = self.shape.half();
         let whole = workspace.angles.len() / 2;
         let (at, len) = (4 * span.at * half, 4 * span.rows * half);
         Ok(RopeTable {
             cosines: workspace.angles.part(at, len)?,
             sines: workspace.angles.part(whole + at, len)?,
             half,
-            interleaved: self.shape.rope.interleaved,
+            interleaved: self.shape.interleaved(),
         })
     }
 
@@ -198,13 +198,12 @@ impl GpuForward {
         workspace: &DeviceWorkspace,
     ) -> Result<()> {
         let (k, s, unit) = (&self.kernels, &self.shape.layers[l], &self.weights.layers[l]);
-        let (hidden, eps, d, ff) = (self.shape.hidden, self.shape.norm_eps, s.head_dim, s.ff);
-        let (nq, nkv) = (s.heads * d, s.kv_heads * d);
-        let tensors = s.tensors.all();
-        let linear = |i: usize, x: View<'_>, y: View<'_>| {
-            let t: &TensorShape = tensors[i];
-            k.linear(t.block()?, unit.tensor(i, t)?, (t.rows, t.cols), x, m, y, t.rows)?;
-            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, i, x, m, y, workspace.low.view()))
+        let (of, eps, ff) = (&s.attention, self.shape.norm_eps, s.ffn.width());
+        let (hidden, d, nq, nkv) = (self.shape.hidden, of.dim, of.q(), of.kv());
+        let linear = |role: Role, x: View<'_>, y: View<'_>| {
+            let t = s.tensors.need(role)?;
+            k.linear(t.block()?, unit.role(&s.tensors, role)?, (t.rows, t.cols), x, m, y, t.rows)?;
+            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, role, x, m, y, workspace.low.view()))
         };
         let [a, b, c] = workspace.sizes.parts;
         let (x, normed, wide, out) = (
@@ -213,30 +212,30 @@ impl GpuForward {
             workspace.layer.part(a, b)?,
             workspace.layer.part(a + b, c)?,
         );
-        k.rms_norm(x, unit.tensor(0, tensors[0])?, eps, m, normed)?;
+        k.rms_norm(x, unit.role(&s.tensors, Role::AttnNorm)?, eps, m, normed)?;
         let q = wide.part(0, 4 * m * nq)?;
         let (keys, values) = (wide.part(4 * m * nq, 4 * m * nkv)?, wide.part(4 * m * (nq + nkv), 4 * m * nkv)?);
-        linear(1, normed, q)?;
-        linear(2, normed, keys)?;
-        linear(3, normed, values)?;
+        linear(Role::Q, normed, q)?;
+        linear(Role::K, normed, keys)?;
+        linear(Role::V, normed, values)?;
         for (seq, span) in seqs.iter().zip(spans) {
             let part = |of, width| View::part(of, 4 * span.at * width, 4 * span.rows * width);
             let (q, keys, values) = (part(q, nq)?, part(keys, nkv)?, part(values, nkv)?);
             let turn = self.turn(workspace, *span)?;
-            k.rope(q, (span.rows, s.heads, d), turn)?;
-            k.rope(keys, (span.rows, s.kv_heads, d), turn)?;
+            k.rope(q, (span.rows, of.heads, d), turn)?;
+            k.rope(keys, (span.rows, of.kv_heads, d), turn)?;
             let cache = self.attend(l, &seq.layers[l]);
             k.append(cache, keys, values, seq.seen, span.rows)?;
             k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, workspace.attention.view())?;
         }
-        linear(4, normed, out)?;
+        linear(Role::O, normed, out)?;
         k.add(x, out, m * hidden)?;
-        k.rms_norm(x, unit.tensor(5, tensors[5])?, eps, m, normed)?;
+        k.rms_norm(x, unit.role(&s.tensors, Role::FfnNorm)?, eps, m, normed)?;
         let (gate, up) = (wide.part(0, 4 * m * ff)?, wide.part(4 * m * ff, 4 * m * ff)?);
-        linear(6, normed, gate)?;
-        linear(7, normed, up)?;
+        linear(Role::Gate, normed, gate)?;
+        linear(Role::Up, normed, up)?;
         k.swiglu(gate, up, m * ff)?;
-        linear(8, gate, out)?;
+        linear(Role::Down, gate, out)?;
         k.add(x, out, m * hidden)
     }
 }
@@ -275,7 +274,7 @@ impl Runner for GpuForward {
         for (l, s) in self.shape.layers.iter().enumerate() {
             // Every row is kept, so all heads have the same room.
             let capacity = self.pipeline.capacity(l, 0, prompt);
-            let bytes = s.kv_heads * capacity * self.pipeline.rows[l].bytes();
+            let bytes = s.attention.kv_heads * capacity * self.pipeline.rows[l].bytes();
             layers.push(DeviceLayer { buffer: self.kernels.device().buffer(&self.ledger, ROWS, bytes)?, capacity });
         }
         Ok(Sequence { layers, seen: 0, prompt })

@@ -9,6 +9,7 @@ mod forward;
 #[cfg(feature = "cuda")]
 mod weights;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -21,7 +22,7 @@ use crate::ledger::{Category, Ledger, Reservation, Tag};
 use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
-use crate::shape::ModelShape;
+use crate::shape::{Act, ModelShape, Role};
 use crate::weights::units::UnitLayout;
 
 /// Largest head that attention holds in registers.
@@ -41,6 +42,7 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
     if config.run.compute != Compute::Exact {
         return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
     }
+    described(held)?;
     let factors = held.adapter.iter().flat_map(|a| a.each(held));
     for t in held.tensors().cloned().chain(factors) {
         if t.ty.block().is_none_or(|ty| !WEIGHT_TYPES.contains(&ty)) {
@@ -54,10 +56,40 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
             return Err(Error::refused("machine.device = cuda", reason));
         }
     }
-    match held.layers.iter().find(|l| l.head_dim > HEAD_DIM) {
+    match held.layers.iter().find(|l| l.attention.dim > HEAD_DIM) {
         Some(l) => Err(Error::refused(
             "machine.device = cuda",
-            format!("its attention has heads of at most {HEAD_DIM} elements, this model's have {}", l.head_dim),
+            format!("its attention has heads of at most {HEAD_DIM} elements, this model's have {}", l.attention.dim),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the kernels know what the layers of `held` are made of.
+fn described(held: &ModelShape) -> Result<()> {
+    let what = held.layers.iter().find_map(|l| {
+        let norms = [Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm];
+        if l.ffn.experts().is_some() {
+            Some("a mixture of experts")
+        } else if l.ffn.act() != Act::Silu {
+            Some("a feed-forward gated by gelu")
+        } else if l.attention.window.is_some() {
+            Some("attention with a window")
+        } else if l.tensors.has(Role::QBias) {
+            Some("linears with a bias")
+        } else if norms.into_iter().any(|role| l.tensors.has(role)) {
+            Some("norms of heads or after a half of a layer")
+        } else {
+            None
+        }
+    });
+    match what {
+        Some(what) => Err(Error::refused(
+            "machine.device = cuda",
+            format!(
+                "layers of {} ({}) have {what}, which no kernel computes so far; set machine.device = cpu",
+                held.name, held.arch
+            ),
         )),
         None => Ok(()),
     }
@@ -95,7 +127,7 @@ fn adapter_upload_bytes(held: &ModelShape) -> usize {
 
 /// Kernels that one decoding step of `sequences` launches, as the forward pass has them: what makes small models slow.
 pub fn launches(shape: &ModelShape, sequences: usize) -> usize {
-    let adapted = shape.adapter.iter().flat_map(|a| &a.layers).flatten().flatten().count();
+    let adapted = shape.adapter.iter().flat_map(|a| &a.layers).map(BTreeMap::len).sum::<usize>();
     shape.layers.len() * (12 + 6 * sequences) + 2 * adapted + sequences + 3
 }
 
@@ -116,17 +148,16 @@ struct Sizes {
 
 impl Sizes {
     fn new(shape: &ModelShape, e: BatchShape) -> Self {
-        let max = |f: &dyn Fn(&crate::shape::LayerShape) -> usize| shape.layers.iter().map(f).max().unwrap_or(0);
-        let q = max(&|l| l.heads * l.head_dim);
-        let wide = max(&|l| ((l.heads + 2 * l.kv_heads) * l.head_dim).max(2 * l.ff));
+        let q = shape.widest(|l| l.attention.q());
+        let wide = shape.widest(|l| (l.attention.q() + 2 * l.attention.kv()).max(2 * l.ffn.width()));
         let hidden = shape.hidden;
         Self {
             residual: 4 * e.batch * hidden,
             parts: [q.max(hidden), wide, hidden].map(|width| 4 * e.batch * width),
             ids: 4 * e.batch,
             low: 4 * e.batch * shape.adapter.as_ref().map_or(0, AdapterShape::rank),
-            attention: 4 * max(&|l| parts_elements(l.heads, l.head_dim, e.rows)),
-            angles: 4 * e.batch * 2 * (shape.rope.dim / 2),
+            attention: 4 * shape.widest(|l| parts_elements(l.attention.heads, l.attention.dim, e.rows)),
+            angles: 4 * e.batch * 2 * shape.half(),
             logits: 4 * e.sequences * shape.vocab,
         }
     }
@@ -163,7 +194,7 @@ pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<R
     let _upload = ledger.reserve(UPLOAD, upload_bytes(model.held) as u64)?;
     let mut keep = |tag, bytes: usize| ledger.reserve(tag, bytes as u64).map(|r| held.push(r));
     keep(rows::NORMS, UnitLayout::small(model.held).bytes)?;
-    keep(FREQS, 8 * (model.held.rope.dim / 2))?;
+    keep(FREQS, 8 * model.held.half())?;
     keep(rows::EMBEDDING, model.held.embedding.bytes() as usize)?;
     for l in 0..model.held.layers.len() {
         keep(rows::LAYERS, UnitLayout::layer(model.held, l).bytes)?;

@@ -11,7 +11,7 @@ use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Device, DeviceBuffer, View};
 use crate::place::{self, rows};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{ModelShape, Role, TensorShape, Tensors};
 use crate::weights::load;
 use crate::weights::units::UnitLayout;
 
@@ -25,6 +25,12 @@ impl Unit {
     /// Tensor `i`, shaped `t`.
     pub fn tensor(&self, i: usize, t: &TensorShape) -> Result<View<'_>> {
         self.buffer.part(self.layout.offsets[i], t.bytes() as usize)
+    }
+
+    /// The tensor of a role, of a layer whose tensors are `tensors`.
+    pub fn role(&self, tensors: &Tensors, role: Role) -> Result<View<'_>> {
+        let t = tensors.need(role)?;
+        self.tensor(tensors.place(role).unwrap_or(0), t)
     }
 }
 
@@ -108,7 +114,7 @@ fn frequencies(
         }
         _ => None,
     };
-    Ok(inverse_frequencies(&shape.rope, divisors.as_deref()))
+    Ok(inverse_frequencies(&shape.ropes[0], divisors.as_deref()))
 }
 
 /// Loads `model`; `progress` is called with the fraction done.
@@ -139,7 +145,7 @@ pub(super) fn load(
     let embedding = loader.single(rows::EMBEDDING, &stored.embedding, &held.embedding)?;
     let mut layers = Vec::with_capacity(held.layers.len());
     for (l, (from, to)) in stored.layers.iter().zip(&held.layers).enumerate() {
-        let pairs = from.tensors.all().into_iter().zip(to.tensors.all());
+        let pairs = from.tensors.all().zip(to.tensors.all());
         layers.push(loader.unit(rows::LAYERS, UnitLayout::layer(held, l), pairs)?);
     }
     let head = match (&stored.output, &held.output) {

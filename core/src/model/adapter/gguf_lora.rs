@@ -3,35 +3,23 @@
 
 use std::path::Path;
 
-use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds_factors};
+use super::{About, Collector, Factor, Factors, Found, Part, Role, check, holds_factors};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
+use crate::model::arch;
 use crate::model::gguf::{Gguf, GgufWriter};
 use crate::shape::ModelShape;
 
-/// The part of `blk.N.PART.weight` that names a linear.
-const fn part(linear: Linear) -> &'static str {
-    match linear {
-        Linear::Q => "attn_q",
-        Linear::K => "attn_k",
-        Linear::V => "attn_v",
-        Linear::O => "attn_output",
-        Linear::Gate => "ffn_gate",
-        Linear::Up => "ffn_up",
-        Linear::Down => "ffn_down",
-    }
-}
-
-fn parse(name: &str) -> Option<(u64, Linear, Part)> {
+fn parse(name: &str) -> Option<(u64, Role, Part)> {
     let rest = name.strip_prefix("blk.")?;
     let (layer, rest) = rest.split_once('.')?;
-    let (rest, which) = rest.rsplit_once(".weight.")?;
+    let (rest, which) = rest.rsplit_once('.')?;
     let which = match which {
         "lora_a" => Part::A,
         "lora_b" => Part::B,
         _ => return None,
     };
-    let linear = Linear::ALL.into_iter().find(|l| part(*l) == rest)?;
+    let linear = Role::LINEARS.into_iter().find(|l| l.gguf() == rest)?;
     Some((layer.parse().ok()?, linear, which))
 }
 
@@ -44,7 +32,7 @@ pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
     };
     need("general.type", "adapter")?;
     need("adapter.type", "lora")?;
-    need("general.architecture", &model.arch)?;
+    need("general.architecture", arch::of(model)?.gguf_name)?;
     let key = "adapter.lora.alpha";
     let alpha =
         file.f32(key)?.ok_or_else(|| file.error(key, "is missing; the adapter's scale is unknown without it"))?;
@@ -88,13 +76,13 @@ pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'
             ),
         ));
     }
-    let mut out = GgufWriter::new(&shape.arch);
+    let mut out = GgufWriter::new(arch::of(shape)?.gguf_name);
     out.str("general.type", "adapter").str("adapter.type", "lora").str("general.name", &about.base);
     out.f32("adapter.lora.alpha", alpha).u32("general.quantization_version", 2);
     let mut slices: Vec<&[f32]> = Vec::with_capacity(2 * factors.len());
     for f in factors {
-        let w = f.linear.of(&shape.layers[f.layer]);
-        let name = |suffix: &str| format!("blk.{}.{}.weight.{suffix}", f.layer, part(f.linear));
+        let w = shape.layers[f.layer].tensors.need(f.linear)?;
+        let name = |suffix: &str| format!("blk.{}.{}.{suffix}", f.layer, f.linear.gguf());
         out.tensor(&name("lora_a"), BlockType::F32, &[w.cols, f.rank]);
         out.tensor(&name("lora_b"), BlockType::F32, &[f.rank, w.rows]);
         slices.extend([f.a, f.b]);

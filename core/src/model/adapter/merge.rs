@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::{AdapterFile, Linear, LowRank, Part};
+use super::{AdapterFile, LowRank, Part, Role};
 use crate::blocks::{self, BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
@@ -54,7 +54,7 @@ struct Delta {
 }
 
 impl Delta {
-    fn read(file: &AdapterFile, layer: usize, linear: Linear, low: LowRank, w: &TensorShape) -> Result<Self> {
+    fn read(file: &AdapterFile, layer: usize, linear: Role, low: LowRank, w: &TensorShape) -> Result<Self> {
         let factor = |part, ty: BlockType, rows: usize, cols: usize| -> Result<Vec<f32>> {
             let mut stored = vec![0; ty.row_bytes(cols).unwrap_or(0) * rows];
             file.read(layer, linear, part, &mut stored)?;
@@ -113,11 +113,11 @@ pub fn merge(
     let bytes = writer.write(out, |info, sink| {
         let Some(from) = tensors.next() else { return Ok(()) };
         let place = place(&model.shape, &from.name);
-        let low = place.and_then(|(l, linear)| adapter.shape.layers.get(l).and_then(|low| low[linear as usize]));
+        let low = place.and_then(|(l, linear)| adapter.shape.layers.get(l).and_then(|low| low.get(&linear)).copied());
         let delta = match (place, low) {
             (Some((l, linear)), Some(low)) => {
                 matrices += 1;
-                Some(Delta::read(adapter, l, linear, low, linear.of(&model.shape.layers[l]))?)
+                Some(Delta::read(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
             }
             _ => None,
         };
@@ -130,10 +130,10 @@ pub fn merge(
 }
 
 /// Layer and linear of a tensor, if it is one's weight.
-fn place(shape: &ModelShape, name: &str) -> Option<(usize, Linear)> {
+fn place(shape: &ModelShape, name: &str) -> Option<(usize, Role)> {
     let layer: usize = name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()?;
     let of = shape.layers.get(layer)?;
-    Linear::ALL.into_iter().find(|l| l.of(of).name == name).map(|l| (layer, l))
+    of.tensors.roles().find(|(r, t)| Role::LINEARS.contains(r) && t.name == name).map(|(r, _)| (layer, r))
 }
 
 /// The type that each tensor of `file` becomes; what is no matrix stays as it is.

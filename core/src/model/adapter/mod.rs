@@ -9,6 +9,7 @@ mod merge;
 mod peft;
 pub mod permute;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use crate::blocks::{self, BlockType};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::shape::ModelShape;
-pub use crate::shape::{AdapterShape, Linear, LowRank};
+pub use crate::shape::{AdapterShape, LowRank, Role};
 
 /// Largest rank that is supported.
 pub const MOST_RANK: usize = 1024;
@@ -36,7 +37,7 @@ pub struct Factors<'a> {
     /// Its layer.
     pub layer: usize,
     /// Which linear.
-    pub linear: Linear,
+    pub linear: Role,
     /// Rows of A.
     pub rank: usize,
     /// `(rank, in)`.
@@ -74,8 +75,10 @@ impl About {
 fn check(shape: &ModelShape, factors: &[Factors<'_>]) -> Result<()> {
     for f in factors {
         let fits = shape.layers.get(f.layer).is_some_and(|layer| {
-            let w = f.linear.of(layer);
-            f.rank > 0 && f.a.len() == f.rank * w.cols && f.b.len() == w.rows * f.rank
+            layer
+                .tensors
+                .get(f.linear)
+                .is_some_and(|w| f.rank > 0 && f.a.len() == f.rank * w.cols && f.b.len() == w.rows * f.rank)
         });
         if !fits {
             return Err(Error::Internal(format!(
@@ -120,14 +123,14 @@ pub struct AdapterFile {
     /// Rows of q and k are in another order in the file.
     turned: bool,
     /// The file's tensors, by layer, linear and part.
-    names: Vec<[Option<[String; 2]>; 7]>,
+    names: Vec<BTreeMap<Role, [String; 2]>>,
     store: Store,
 }
 
 /// What a reader of one layout found: factors by layer, linear and part.
 struct Found {
     shape: AdapterShape,
-    names: Vec<[Option<[String; 2]>; 7]>,
+    names: Vec<BTreeMap<Role, [String; 2]>>,
 }
 
 impl AdapterFile {
@@ -158,19 +161,19 @@ impl AdapterFile {
             hash_file(&config, &mut hash).map_err(missing)?;
             (peft::open(&file, &config, model)?, Store::Peft(file))
         };
-        if found.shape.layers.iter().flatten().all(Option::is_none) {
+        if found.shape.layers.iter().all(BTreeMap::is_empty) {
             return Err(Error::model(path, "model.adapter", "it adapts nothing: no lora_A and lora_B tensor is in it"));
         }
-        for low in found.shape.layers.iter_mut().flatten().flatten() {
+        for low in found.shape.layers.iter_mut().flat_map(BTreeMap::values_mut) {
             low.scale *= scale;
         }
         hash.update(scale.to_le_bytes());
-        let turned = matches!(store, Store::Peft(_)) && model.rope.interleaved;
+        let turned = matches!(store, Store::Peft(_)) && model.interleaved();
         Ok(Self {
             path: path.into(),
             shape: found.shape,
             hash: hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
-            head_dims: model.layers.iter().map(|l| l.head_dim).collect(),
+            head_dims: model.layers.iter().map(|l| l.attention.dim).collect(),
             turned,
             names: found.names,
             store,
@@ -181,8 +184,8 @@ impl AdapterFile {
     ///
     /// # Errors
     /// A file that was removed or shortened.
-    pub fn read(&self, layer: usize, linear: Linear, part: Part, out: &mut [u8]) -> Result<()> {
-        let name = self.names.get(layer).and_then(|l| l[linear as usize].as_ref()).map(|n| &n[part as usize]);
+    pub fn read(&self, layer: usize, linear: Role, part: Part, out: &mut [u8]) -> Result<()> {
+        let name = self.names.get(layer).and_then(|l| l.get(&linear)).map(|n| &n[part as usize]);
         let Some(name) = name else {
             return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
         };
@@ -191,7 +194,7 @@ impl AdapterFile {
             Store::Gguf(file) => file.read_at(file.tensor(name).ok_or_else(gone)?, 0, out),
             Store::Peft(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
-                if !(self.turned && linear.turned() && part == Part::B) {
+                if !(self.turned && linear.rotates() && part == Part::B) {
                     return file.read_at(t, 0, out);
                 }
                 let d = self.head_dims[layer];
@@ -275,20 +278,20 @@ struct Factor {
 /// Puts the factors of a file together; `scale(rank, linear, layer)` is the layout's own.
 struct Collector<'m> {
     model: &'m ModelShape,
-    found: Vec<[[Option<Factor>; 2]; 7]>,
+    found: Vec<BTreeMap<Role, [Option<Factor>; 2]>>,
 }
 
 impl<'m> Collector<'m> {
     fn new(model: &'m ModelShape) -> Self {
-        Self { model, found: model.layers.iter().map(|_| Default::default()).collect() }
+        Self { model, found: model.layers.iter().map(|_| BTreeMap::new()).collect() }
     }
 
     /// Takes one factor.
-    fn put(&mut self, layer: u64, linear: Linear, part: Part, factor: Factor) -> Result<(), String> {
+    fn put(&mut self, layer: u64, linear: Role, part: Part, factor: Factor) -> Result<(), String> {
         let layers = self.found.len();
         let slot = usize::try_from(layer).ok().and_then(|l| self.found.get_mut(l));
         let slot = slot.ok_or_else(|| format!("is of layer {layer}, and the model has {layers} layers"))?;
-        let slot = &mut slot[linear as usize][part as usize];
+        let slot = &mut slot.entry(linear).or_default()[part as usize];
         if slot.is_some() {
             return Err("is there twice, under two names".into());
         }
@@ -300,20 +303,22 @@ impl<'m> Collector<'m> {
     fn finish(
         self,
         wrong: impl Fn(&str, String) -> Error,
-        scale: impl Fn(usize, Linear, usize) -> Result<f32, String>,
+        scale: impl Fn(usize, Role, usize) -> Result<f32, String>,
     ) -> Result<Found> {
         let mut shape = AdapterShape { layers: Vec::with_capacity(self.found.len()) };
         let mut names = Vec::with_capacity(self.found.len());
         for (l, (found, layer)) in self.found.into_iter().zip(&self.model.layers).enumerate() {
-            let (mut low, mut name) = <([Option<LowRank>; 7], [Option<[String; 2]>; 7])>::default();
-            for (linear, pair) in Linear::ALL.into_iter().zip(found) {
+            let (mut low, mut name) = (BTreeMap::new(), BTreeMap::new());
+            for (linear, pair) in found {
                 let (a, b) = match pair {
                     [Some(a), Some(b)] => (a, b),
                     [None, None] => continue,
                     [Some(one), None] => return Err(wrong(&one.name, "there is no lora_B beside it".into())),
                     [None, Some(one)] => return Err(wrong(&one.name, "there is no lora_A beside it".into())),
                 };
-                let w = linear.of(layer);
+                let Some(w) = layer.tensors.get(linear) else {
+                    return Err(wrong(&a.name, format!("layer {l} of this model has no {}", linear.target())));
+                };
                 let (rows, cols) = (w.rows as u64, w.cols as u64);
                 if a.cols != cols {
                     return Err(wrong(
@@ -349,8 +354,8 @@ impl<'m> Collector<'m> {
                 if !scale.is_finite() {
                     return Err(wrong(&a.name, format!("its scale is {scale}; α must be a finite number")));
                 }
-                low[linear as usize] = Some(LowRank { rank, scale, a: a.ty, b: b.ty });
-                name[linear as usize] = Some([a.name, b.name]);
+                low.insert(linear, LowRank { rank, scale, a: a.ty, b: b.ty });
+                name.insert(linear, [a.name, b.name]);
             }
             shape.layers.push(low);
             names.push(name);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{About, Collector, Factor, Factors, Found, Linear, Part, check, holds_factors, permute};
+use super::{About, Collector, Factor, Factors, Found, Part, Role, check, holds_factors, permute};
 use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
@@ -128,7 +128,7 @@ fn pattern<T: Copy>(table: Option<&BTreeMap<String, T>>, module: &str) -> Result
     Ok(None)
 }
 
-fn parse(name: &str) -> Option<(u64, Linear, Part)> {
+fn parse(name: &str) -> Option<(u64, Role, Part)> {
     let rest = name.strip_prefix(PREFIX)?;
     let (layer, rest) = rest.split_once('.')?;
     let rest = rest.strip_suffix(".weight")?;
@@ -138,7 +138,7 @@ fn parse(name: &str) -> Option<(u64, Linear, Part)> {
         Some(module) => (module, Part::A),
         None => (rest.strip_suffix(".lora_B")?, Part::B),
     };
-    let linear = Linear::ALL.into_iter().find(|l| l.module() == module)?;
+    let linear = Role::LINEARS.into_iter().find(|l| l.module() == module)?;
     Some((layer.parse().ok()?, linear, part))
 }
 
@@ -173,7 +173,7 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
         let factor = Factor { name: name.into(), ty, rows, cols };
         found.put(layer, linear, part, factor).map_err(|m| file.error(name, m))?;
     }
-    let scale = |rank: usize, linear: Linear, layer: usize| {
+    let scale = |rank: usize, linear: Role, layer: usize| {
         let module = format!("model.layers.{layer}.{}", linear.module());
         let wanted = pattern(config.rank_pattern.as_ref(), &module)?.unwrap_or(r);
         if wanted != rank {
@@ -225,7 +225,7 @@ pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors
     atomic_write::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
     let mut tensors = Vec::with_capacity(2 * factors.len());
     for f in factors {
-        let w = f.linear.of(&shape.layers[f.layer]);
+        let w = shape.layers[f.layer].tensors.need(f.linear)?;
         let name = |part: &str| format!("{PREFIX}{}.{}.{part}.weight", f.layer, f.linear.module());
         for (name, dims) in [(name("lora_A"), vec![f.rank, w.cols]), (name("lora_B"), vec![w.rows, f.rank])] {
             tensors.push(Declared { name, ty: BlockType::F32, dims });
@@ -236,8 +236,8 @@ pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors
         let Some((f, part)) = next.next() else { return Ok(()) };
         match part {
             Part::A => put(bytemuck::cast_slice(f.a)),
-            Part::B if f.linear.turned() && shape.rope.interleaved => {
-                let d = shape.layers[f.layer].head_dim;
+            Part::B if f.linear.rotates() && shape.interleaved() => {
+                let d = shape.layers[f.layer].attention.dim;
                 (0..f.b.len() / f.rank)
                     .try_for_each(|i| put(bytemuck::cast_slice(&f.b[permute::gguf_row(i, d) * f.rank..][..f.rank])))
             }

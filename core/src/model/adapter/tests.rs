@@ -7,7 +7,7 @@ use crate::rng::Philox;
 /// One linear's factors, made up.
 pub(crate) struct Made {
     layer: usize,
-    linear: Linear,
+    linear: Role,
     rank: usize,
     a: Vec<f32>,
     b: Vec<f32>,
@@ -18,11 +18,11 @@ fn bundled() -> Model {
 }
 
 /// Random factors of `rank` for `targets` of the layers for which `keep` holds.
-fn made(shape: &ModelShape, targets: &[Linear], rank: usize, keep: impl Fn(usize) -> bool) -> Vec<Made> {
+fn made(shape: &ModelShape, targets: &[Role], rank: usize, keep: impl Fn(usize) -> bool) -> Vec<Made> {
     let mut out = Vec::new();
     for layer in (0..shape.layers.len()).filter(|l| keep(*l)) {
         for linear in targets {
-            let w = linear.of(&shape.layers[layer]);
+            let w = shape.layers[layer].tensors.get(*linear).unwrap();
             let rng = Philox::new(7).stream((layer * 8 + *linear as usize) as u64);
             let numbers = |n: usize, at: u64| (0..n as u64).map(|i| rng.uniform(at + i) - 0.5).collect();
             out.push(Made {
@@ -56,9 +56,9 @@ fn both_layouts_give_back_what_was_saved_with_its_scale() {
     let folder = tempfile::tempdir().unwrap();
     let shape = bundled().shape;
     let adapters = [
-        (made(&shape, &Linear::ALL, 4, |_| true), about(4)),
-        (made(&shape, &[Linear::Q, Linear::Down], 3, |l| l % 3 == 1), about(3)),
-        (made(&shape, &[Linear::K], 5, |_| true), About { rslora: true, ..about(5) }),
+        (made(&shape, &Role::LINEARS, 4, |_| true), about(4)),
+        (made(&shape, &[Role::Q, Role::Down], 3, |l| l % 3 == 1), about(3)),
+        (made(&shape, &[Role::K], 5, |_| true), About { rslora: true, ..about(5) }),
     ];
     for (i, (made, about)) in adapters.iter().enumerate() {
         let (peft, gguf) = (folder.path().join(format!("{i}")), folder.path().join(format!("{i}.gguf")));
@@ -71,7 +71,7 @@ fn both_layouts_give_back_what_was_saved_with_its_scale() {
                 made.iter().map(|m| m.a.len() + m.b.len()).sum::<usize>()
             );
             for m in made {
-                let low = file.shape.layers[m.layer][m.linear as usize].unwrap();
+                let low = file.shape.layers[m.layer][&m.linear];
                 let scale = if about.rslora { 16.0 / (m.rank as f32).sqrt() } else { 16.0 / m.rank as f32 };
                 assert!((low.scale - 0.5 * scale).abs() < 1e-6 && low.rank == m.rank);
                 assert_eq!(read(&file, m, Part::A), m.a, "{path:?}");
@@ -87,7 +87,7 @@ fn both_layouts_give_back_what_was_saved_with_its_scale() {
 fn the_files_are_named_shaped_and_ordered_as_peft_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let shape = bundled().shape;
-    let made = made(&shape, &Linear::ALL, 2, |_| true);
+    let made = made(&shape, &Role::LINEARS, 2, |_| true);
     let path = folder.path().join("a");
     save_peft(&path, &shape, &about(2), &factors(&made)).unwrap();
     let config: serde_json::Value =
@@ -104,15 +104,15 @@ fn the_files_are_named_shaped_and_ordered_as_peft_has_them() {
     };
     for m in made.iter().filter(|m| m.layer == 3) {
         let name = |part: &str| format!("base_model.model.model.layers.3.{}.{part}.weight", m.linear.module());
-        let w = m.linear.of(&shape.layers[3]);
+        let w = shape.layers[3].tensors.get(m.linear).unwrap();
         assert_eq!(get(&name("lora_A")), (vec![2, w.cols], m.a.clone()));
         let (dims, b) = get(&name("lora_B"));
         assert_eq!(dims, [w.rows, 2]);
-        if !m.linear.turned() {
+        if !m.linear.rotates() {
             assert_eq!(b, m.b);
             continue;
         }
-        let (d, half) = (shape.layers[3].head_dim, shape.layers[3].head_dim / 2);
+        let (d, half) = (shape.layers[3].attention.dim, shape.layers[3].attention.dim / 2);
         for head in 0..w.rows / d {
             for side in 0..2 {
                 for pair in 0..half {
@@ -128,7 +128,7 @@ fn the_files_are_named_shaped_and_ordered_as_peft_has_them() {
 fn an_adapter_that_does_not_fit_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let shape = bundled().shape;
-    let made = made(&shape, &[Linear::Q, Linear::Up], 4, |_| true);
+    let made = made(&shape, &[Role::Q, Role::Up], 4, |_| true);
     let path = folder.path().join("a");
     let fails = |change: &dyn Fn(&Path)| {
         let _ = std::fs::remove_dir_all(&path);
@@ -189,8 +189,8 @@ fn an_adapter_that_does_not_fit_is_named() {
 fn patterns_of_ranks_and_alphas_are_peft_s() {
     let folder = tempfile::tempdir().unwrap();
     let shape = bundled().shape;
-    let mut all = made(&shape, &[Linear::Q], 4, |_| true);
-    all.extend(made(&shape, &[Linear::Down], 2, |l| l == 5));
+    let mut all = made(&shape, &[Role::Q], 4, |_| true);
+    all.extend(made(&shape, &[Role::Down], 2, |l| l == 5));
     let path = folder.path().join("a");
     save_peft(&path, &shape, &about(4), &factors(&all)).unwrap();
     let file = path.join("adapter_config.json");
@@ -198,28 +198,28 @@ fn patterns_of_ranks_and_alphas_are_peft_s() {
     assert!(text.contains("model.layers.5.mlp.down_proj"));
     std::fs::write(&file, text.replace("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q_proj\": 6}")).unwrap();
     let shape_of = AdapterFile::open(&path, &shape, 1.0).unwrap().shape;
-    assert_eq!(shape_of.layers[0][Linear::Q as usize].map(|l| l.scale), Some(1.5));
-    assert_eq!(shape_of.layers[5][Linear::Down as usize].map(|l| (l.rank, l.scale)), Some((2, 8.0)));
-    assert_eq!(shape_of.layers[4][Linear::Down as usize], None);
+    assert_eq!(shape_of.layers[0].get(&Role::Q).map(|l| l.scale), Some(1.5));
+    assert_eq!(shape_of.layers[5].get(&Role::Down).map(|l| (l.rank, l.scale)), Some((2, 8.0)));
+    assert_eq!(shape_of.layers[4].get(&Role::Down), None);
 }
 
 #[test]
 fn a_write_is_whole_and_what_does_not_fit_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let shape = bundled().shape;
-    let mut wrong = made(&shape, &[Linear::O], 2, |l| l == 0);
+    let mut wrong = made(&shape, &[Role::O], 2, |l| l == 0);
     wrong[0].a.pop();
     let path = folder.path().join("a");
     assert!(save_peft(&path, &shape, &about(2), &factors(&wrong)).is_err());
     assert!(save_gguf(&path, &shape, &about(2), &factors(&wrong)).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // Two trainings of one shape have different hashes, the same one the same.
-    let first = made(&shape, &[Linear::O], 2, |l| l == 0);
+    let first = made(&shape, &[Role::O], 2, |l| l == 0);
     let hash = |made: &[Made]| {
         save_peft(&path, &shape, &about(2), &factors(made)).unwrap();
         AdapterFile::open(&path, &shape, 1.0).unwrap().hash
     };
-    let (a, mut second) = (hash(&first), made(&shape, &[Linear::O], 2, |l| l == 0));
+    let (a, mut second) = (hash(&first), made(&shape, &[Role::O], 2, |l| l == 0));
     assert_eq!(hash(&second), a);
     second[0].b[3] += 1.0;
     assert_ne!(hash(&second), a);

@@ -317,6 +317,17 @@ impl Gguf {
         })
     }
 
+    /// All flags of the array of bools at `key`.
+    ///
+    /// # Errors
+    /// Names `key` when it is absent or of another type.
+    pub fn bools(&self, key: &str) -> Result<Vec<bool>> {
+        self.scalars(key, &[ValueType::Bool], "an array of bools", |v| match v {
+            Value::Bool(v) => Some(*v),
+            _ => None,
+        })
+    }
+
     /// All numbers of the integer array at `key`.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 //! Opened, it is a model like one from a GGUF file: tensors have GGUF's names, rows of q and k are given in GGUF's order
 //! ([`permute`]), vectors in f32. Written, it is what `from_pretrained` reads.
 
-pub(super) mod config;
 mod save;
 mod tokenizer;
 
@@ -18,13 +17,14 @@ use sha2::{Digest, Sha256};
 pub use save::{Saved, Tensors, save};
 
 use super::adapter::permute;
-use super::llama_shape::{Names, Role};
+use super::arch::hf_keys::{HfModel, names, read, text};
+use super::arch::{self, Arch, Ask};
 use super::safetensors::{SafeFile, Tensor};
 use super::tokenizer::Tokenizer;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -40,10 +40,12 @@ const SAMPLES: u64 = 16;
 /// Where a tensor is, and how it is given out.
 #[derive(Debug)]
 struct Place {
-    file: usize,
-    tensor: Tensor,
+    /// One, or one an expert, each with the file it is in.
+    parts: Vec<(usize, Tensor)>,
     /// Rows of a head, where rows are given in another order.
     turned: Option<usize>,
+    /// One is added to every number: a norm that is stored less one.
+    less_one: bool,
 }
 
 /// An opened folder.
@@ -61,35 +63,20 @@ pub struct HfFolder {
     vocab: usize,
 }
 
-/// Hugging Face's name of a tensor that GGUF calls `name`.
-pub(super) fn hf_name(name: &str) -> Option<String> {
-    let plain = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => {
-            let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-            let part = match part.strip_suffix(".weight")? {
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                _ => return None,
-            };
-            return Some(format!("model.layers.{layer}.{part}.weight"));
-        }
+/// Hugging Face's names of what a model calls `role`: one, or one an expert.
+pub(super) fn hf_names(arch: &Arch, role: Role, layer: Option<usize>, count: usize) -> Option<Vec<String>> {
+    let Some(layer) = layer else {
+        let name = match role {
+            Role::Embedding => "model.embed_tokens.weight",
+            Role::OutputNorm => "model.norm.weight",
+            Role::Head => "lm_head.weight",
+            _ => return None,
+        };
+        return Some(vec![name.into()]);
     };
-    Some(plain.into())
-}
-
-/// True for q and k, whose rows lie in another order.
-fn turned(name: &str) -> bool {
-    name.ends_with(".attn_q.weight") || name.ends_with(".attn_k.weight")
+    let part = (arch.hf_part)(role)?;
+    let name = |e: usize| format!("model.layers.{layer}.{}", part.replace("{}", &e.to_string()));
+    Some((0..count).map(name).collect())
 }
 
 #[derive(Deserialize)]
@@ -115,7 +102,7 @@ fn files(dir: &Path, weights: Option<&Path>) -> Result<(Vec<SafeFile>, Option<In
         }
         return Ok((vec![SafeFile::open(&single)?], None));
     }
-    let read: Index = serde_json::from_slice(&config::text(&index, LARGEST_INDEX)?)
+    let read: Index = serde_json::from_slice(&text(&index, LARGEST_INDEX)?)
         .map_err(|e| Error::model(&index, "weight_map", e.to_string()))?;
     let names: BTreeSet<&String> = read.weight_map.values().collect();
     if names.len() > SHARDS {
@@ -160,32 +147,39 @@ impl HfFolder {
         if !config_path.is_file() {
             return Err(Error::model(dir, CONFIG, "is missing; a folder of Hugging Face's has it beside its weights"));
         }
-        let config::HfModel { mut hyper, llama3, bos, eos } = config::read(&config_path)?;
+        let HfModel { mut hyper, llama3, bos, eos } = read(&config_path)?;
         let (files, index) = files(dir, weights)?;
         hyper.name = std::path::absolute(dir)
             .ok()
             .and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()))
             .unwrap_or_else(|| "model".into());
         let tied = hyper.tied;
-        let divisors = llama3.map_or(Vec::new(), |l| l.divisors(hyper.rope_dim as usize, hyper.rope_base));
+        let divisors = llama3.map_or(Vec::new(), |l| l.divisors(hyper.rope_dim as usize, hyper.ropes[0].base));
         let mut places = BTreeMap::new();
-        let head_dim = hyper.head_dim as usize;
-        let names: &Names = &config::KEYS;
+        let arch = arch::by_id(hyper.arch)?;
+        let finder = Finder {
+            files: &files,
+            index: index.as_ref(),
+            dir,
+            arch,
+            turned: hyper.interleaved.then_some(hyper.head_dim as usize),
+        };
         let shape = hyper.assemble(
-            names,
+            &names(),
             |field, message| Error::model(&config_path, field, message),
-            |name, rows, cols, role| {
-                if name == "rope_freqs.weight" {
+            |ask| {
+                let Ask { name, role, rows, cols, .. } = ask.clone();
+                if role == Role::RopeFreqs {
                     return Ok(TensorShape { name, ty: BlockType::F32.into(), rows, cols });
                 }
-                let (ty, place) = find(&files, index.as_ref(), dir, &name, rows, cols, head_dim)?;
+                let (ty, place) = finder.find(&ask)?;
                 // Vectors are given out in f32 whatever they are stored as.
-                let ty = if role == Role::Vector { BlockType::F32 } else { ty };
+                let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
                 places.insert(name.clone(), place);
                 Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
         )?;
-        let known: BTreeSet<&str> = places.values().map(|p| &*p.tensor.name).collect();
+        let known: BTreeSet<&str> = places.values().flat_map(|p| &p.parts).map(|(_, t)| &*t.name).collect();
         for file in &files {
             let extra = file.tensors().iter().find(|t| {
                 // A tied head may be saved beside the embedding; old files have the rotary frequencies.
@@ -195,7 +189,7 @@ impl HfFolder {
             if let Some(extra) = extra {
                 return Err(file.error(
                     extra.name.escape_debug().to_string(),
-                    "is no tensor of a plain Llama, and leaving it out would change the results",
+                    format!("is no tensor of a plain {}, and leaving it out would change the results", arch.id),
                 ));
             }
         }
@@ -220,7 +214,7 @@ impl HfFolder {
     /// Files that cannot be read any more.
     pub fn content_hash(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(config::text(&self.dir.join(CONFIG), 1 << 20)?);
+        hash.update(text(&self.dir.join(CONFIG), 1 << 20)?);
         let mut sample = [0; SAMPLE];
         for file in &self.files {
             hash.update(file.file_bytes().to_le_bytes());
@@ -249,27 +243,53 @@ impl HfFolder {
         }
         let gone = || Error::model(&self.dir, t.name.as_str(), "the tensor is missing");
         let place = self.places.get(&t.name).ok_or_else(gone)?;
-        let (file, from) = (&self.files[place.file], &place.tensor);
-        let row = from.bytes as usize / t.rows.max(1);
+        let each = t.rows / place.parts.len().max(1);
+        // Rows of one part after the other.
+        let mut done = 0;
+        while done < n {
+            let (part, at) = ((first + done) / each, (first + done) % each);
+            let take = (each - at).min(n - done);
+            let (file, from) = &place.parts[part];
+            let out = &mut out[done * t.row_bytes()..(done + take) * t.row_bytes()];
+            self.read_part(&self.files[*file], from, place, (t, each), at, out)?;
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// Rows from `first` on of one part, which has `each` rows of `t`.
+    fn read_part(
+        &self,
+        file: &SafeFile,
+        from: &Tensor,
+        place: &Place,
+        (t, each): (&TensorShape, usize),
+        first: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let row = from.bytes as usize / each.max(1);
         match place.turned {
             Some(d) => out
                 .chunks_exact_mut(row.max(1))
                 .enumerate()
-                .try_for_each(|(i, out)| file.read_at(from, (permute::hf_row(first + i, d) * row) as u64, out)),
-            None if row == t.row_bytes() => file.read_at(from, (first * row) as u64, out),
-            // A vector in two bytes a number: read into the back half, widened from the front.
+                .try_for_each(|(i, out)| file.read_at(from, (permute::hf_row(first + i, d) * row) as u64, out))?,
+            None if row == t.row_bytes() => file.read_at(from, (first * row) as u64, out)?,
+            // A vector in two bytes a number.
             None => {
-                let values = out.len() / 4;
                 let mut piece = [0u8; 2 * PIECE];
                 for (i, out) in out.chunks_mut(4 * PIECE).enumerate() {
                     let raw = &mut piece[..out.len() / 2];
                     file.read_at(from, (first * row + 2 * i * PIECE) as u64, raw)?;
                     cast(from.ty, raw, out);
                 }
-                debug_assert_eq!(values, n * t.cols);
-                Ok(())
             }
         }
+        if place.less_one {
+            for b in out.as_chunks_mut::<4>().0 {
+                *b = (f32::from_le_bytes(*b) + 1.0).to_le_bytes();
+            }
+        }
+        Ok(())
     }
 
     /// Its tokenizer; `None` without a `tokenizer.json`.
@@ -304,33 +324,55 @@ fn cast(ty: Option<BlockType>, raw: &[u8], out: &mut [u8]) {
     out.copy_from_slice(bytemuck::cast_slice(&wide[..n]));
 }
 
-/// Finds the tensor that GGUF calls `name` and holds it against what the configuration asks for.
-fn find(
-    files: &[SafeFile],
-    index: Option<&Index>,
-    dir: &Path,
-    name: &str,
-    rows: usize,
-    cols: usize,
-    head_dim: usize,
-) -> Result<(BlockType, Place)> {
-    let theirs = hf_name(name).ok_or_else(|| Error::Internal(format!("{name} has no name in safetensors")))?;
-    let wanted_file = index.map(|i| i.weight_map.get(&theirs).map(String::as_str));
-    let found = files.iter().enumerate().find_map(|(i, file)| {
-        let fits = match wanted_file {
-            Some(wanted) => file.path().file_name().is_some_and(|n| Some(n.to_string_lossy().as_ref()) == wanted),
-            None => true,
-        };
-        file.tensor(&theirs).filter(|_| fits).map(|t| (i, file, t))
-    });
-    let Some((at, file, t)) = found else {
-        return Err(Error::model(dir, theirs, format!("is missing; {CONFIG} asks for it, ({rows}, {cols})")));
-    };
-    let wanted: &[u64] = if rows == 1 && t.dims.len() == 1 { &[cols as u64] } else { &[rows as u64, cols as u64] };
-    if t.dims[..] != *wanted {
-        return Err(file.error(theirs, format!("is {:?}; {CONFIG} asks for {wanted:?}", t.dims)));
+/// Finds tensors in the files of a folder.
+struct Finder<'a> {
+    files: &'a [SafeFile],
+    index: Option<&'a Index>,
+    dir: &'a Path,
+    arch: &'a Arch,
+    /// Rows of a head, where those of q and k are given in another order.
+    turned: Option<usize>,
+}
+
+impl Finder<'_> {
+    /// Finds what the configuration asks for, and holds it against that.
+    fn find(&self, ask: &Ask) -> Result<(BlockType, Place)> {
+        let theirs = hf_names(self.arch, ask.role, ask.layer, ask.count)
+            .ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", ask.name)))?;
+        let mut parts = Vec::with_capacity(theirs.len());
+        let mut ty = None;
+        for name in theirs {
+            let (file, t) = self.one(name, ask.rows / ask.count.max(1), ask.cols)?;
+            let of = t.ty.ok_or_else(|| {
+                self.files[file].error(&*t.name, format!("is {}; F32, F16 or BF16 is needed", t.dtype))
+            })?;
+            if *ty.get_or_insert(of) != of {
+                return Err(self.files[file].error(&*t.name, "is of another type than the experts before it"));
+            }
+            parts.push((file, t));
+        }
+        let ty = ty.ok_or_else(|| Error::Internal(format!("{} of no tensor", ask.name)))?;
+        let turned = self.turned.filter(|_| ask.role.rotates());
+        let norm = ask.role.kind() == Kind::Vector && ask.role.gguf().ends_with("norm.weight");
+        Ok((ty, Place { parts, turned, less_one: self.arch.norm_less_one && norm }))
     }
-    let ty = t.ty.ok_or_else(|| file.error(&*t.name, format!("is {}; F32, F16 or BF16 is needed", t.dtype)))?;
-    let turned = turned(name).then_some(head_dim);
-    Ok((ty, Place { file: at, tensor: t.clone(), turned }))
+
+    fn one(&self, theirs: String, rows: usize, cols: usize) -> Result<(usize, Tensor)> {
+        let wanted_file = self.index.map(|i| i.weight_map.get(&theirs).map(String::as_str));
+        let found = self.files.iter().enumerate().find_map(|(i, file)| {
+            let fits = match wanted_file {
+                Some(wanted) => file.path().file_name().is_some_and(|n| Some(n.to_string_lossy().as_ref()) == wanted),
+                None => true,
+            };
+            file.tensor(&theirs).filter(|_| fits).map(|t| (i, file, t))
+        });
+        let Some((at, file, t)) = found else {
+            return Err(Error::model(self.dir, theirs, format!("is missing; {CONFIG} asks for it, ({rows}, {cols})")));
+        };
+        let wanted: &[u64] = if rows == 1 && t.dims.len() == 1 { &[cols as u64] } else { &[rows as u64, cols as u64] };
+        if t.dims[..] != *wanted {
+            return Err(file.error(theirs, format!("is {:?}; {CONFIG} asks for {wanted:?}", t.dims)));
+        }
+        Ok((at, t.clone()))
+    }
 }

@@ -7,18 +7,18 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
-use super::config::Llama3;
 use super::tokenizer::{LLAMA3, QWEN2};
-use super::{CONFIG, INDEX, WEIGHTS, hf_name, turned};
+use super::{CONFIG, INDEX, WEIGHTS, hf_names};
 use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::adapter::permute;
+use crate::model::arch::{self, hf_keys::Llama3};
 use crate::model::safetensors::{self, Declared};
 use crate::model::tokenizer::{TokenKind, TokenizerSpec};
 use crate::model::{Model, Source};
-use crate::shape::{ModelShape, TensorShape};
+use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
 const WORDS: [&str; 6] = [
@@ -65,14 +65,15 @@ fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) ->
         let path = new.file(name);
         atomic_write::file(&path, |out| out.write_all(content).map_err(|e| Error::io(&path, "cannot write", &e)))?;
     }
+    let arch = arch::of(shape)?;
     // The divisors are in the configuration.
-    let list: Vec<&TensorShape> = shape.tensors().filter(|t| t.name != "rope_freqs.weight").collect();
+    let list: Vec<_> = shape.roles().filter(|(_, role, _)| *role != Role::RopeFreqs).collect();
     let declared = list
         .iter()
-        .map(|t| {
-            let name =
-                hf_name(&t.name).ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", t.name)))?;
-            let vector = t.rows == 1 && t.name.ends_with("norm.weight");
+        .map(|(layer, role, t)| {
+            let name = hf_names(arch, *role, *layer, 1).and_then(|mut names| names.pop());
+            let name = name.ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", t.name)))?;
+            let vector = role.kind() == Kind::Vector;
             Ok(Declared { name, ty, dims: if vector { vec![t.cols] } else { vec![t.rows, t.cols] } })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -81,13 +82,17 @@ fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) ->
     let mut wide = Vec::new();
     let mut narrow = Vec::new();
     safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &declared, |_, sink| {
-        let Some(t) = next.next() else { return Ok(()) };
-        let head = head_dim(shape, t);
+        let Some((layer, role, t)) = next.next() else { return Ok(()) };
+        let head = head_dim(shape, layer, role);
+        let less_one = arch.norm_less_one && role.kind() == Kind::Vector && role.gguf().ends_with("norm.weight");
         let step = if head.is_some() { 1 } else { (PIECE / t.cols.max(1)).max(1) };
         for first in (0..t.rows).step_by(step) {
             let n = step.min(t.rows - first);
             wide.resize(n * t.cols, 0.0);
             tensors(t, head.map_or(first, |d| permute::gguf_row(first, d)), n, &mut wide)?;
+            if less_one {
+                wide.iter_mut().for_each(|w| *w -= 1.0);
+            }
             match ty {
                 BlockType::F32 => sink(bytemuck::cast_slice(&wide))?,
                 BlockType::F16 => {
@@ -109,8 +114,9 @@ fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) ->
 }
 
 /// Elements of a head, for a tensor whose rows Hugging Face keeps in another order.
-fn head_dim(shape: &ModelShape, t: &TensorShape) -> Option<usize> {
-    (shape.rope.interleaved && turned(&t.name)).then(|| shape.layers.first().map_or(0, |l| l.head_dim))
+fn head_dim(shape: &ModelShape, layer: Option<usize>, role: Role) -> Option<usize> {
+    let layer = shape.layers.get(layer?)?;
+    (shape.interleaved() && role.rotates()).then_some(layer.attention.dim)
 }
 
 fn put(path: &Path, value: &Value) -> Result<()> {
@@ -135,21 +141,28 @@ struct Words {
 fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
     let shape = &model.shape;
     let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
-    let odd = |l: &crate::shape::LayerShape| (l.heads, l.kv_heads, l.ff, l.head_dim);
+    let odd = |l: &crate::shape::LayerShape| (l.attention.heads, l.attention.kv_heads, l.attention.dim, l.ffn.clone());
     if shape.layers.iter().any(|l| odd(l) != odd(layer)) {
         return Err(Error::refused(
             "a Hugging Face folder of this model",
             "its layers are of different sizes; save it as GGUF",
         ));
     }
-    let rope_scaling = match (&shape.rope_freqs, shape.rope.scale) {
+    if layer.ffn.experts().is_some() {
+        return Err(Error::refused(
+            "a Hugging Face folder of this model",
+            "its experts cannot be written apart so far; save it as GGUF",
+        ));
+    }
+    let rope = &shape.ropes[0];
+    let rope_scaling = match (&shape.rope_freqs, rope.scale) {
         (Some(t), _) => {
             let mut stored = vec![0.0f32; t.cols];
             model.source.read_rows(t, 0, 1, bytemuck::cast_slice_mut(&mut stored))?;
             let factor = stored.iter().copied().fold(1.0, f32::max);
             // Llama 3's own numbers, which a file of divisors does not name; held against the divisors.
             let guess = Llama3 { factor: factor.into(), low: 1.0, high: 4.0, original: 8192.0 };
-            let same = guess.divisors(shape.rope.dim, shape.rope.base);
+            let same = guess.divisors(rope.dim, rope.base);
             if same.iter().zip(&stored).any(|(a, b)| (a - b).abs() > 1e-3 * b.abs()) {
                 return Err(Error::refused(
                     "a Hugging Face folder of this model",
@@ -173,30 +186,29 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         BlockType::Bf16 => "bfloat16",
         other => return Err(Error::refused(format!("safetensors of {other}"), "the types are f32, f16 and bf16")),
     };
-    Ok(json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    let mut out = json!({
         "hidden_size": shape.hidden,
-        "intermediate_size": layer.ff,
+        "intermediate_size": layer.ffn.width(),
         "num_hidden_layers": shape.layers.len(),
-        "num_attention_heads": layer.heads,
-        "num_key_value_heads": layer.kv_heads,
-        "head_dim": layer.head_dim,
+        "num_attention_heads": layer.attention.heads,
+        "num_key_value_heads": layer.attention.kv_heads,
+        "head_dim": layer.attention.dim,
         "vocab_size": shape.vocab,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": shape.norm_eps,
-        "rope_theta": shape.rope.base,
+        "rope_theta": rope.base,
         "rope_scaling": rope_scaling,
         "tie_word_embeddings": shape.output.is_none(),
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "mlp_bias": false,
         "bos_token_id": ids.bos,
         "eos_token_id": ids.eos,
         "pad_token_id": ids.pad,
         "torch_dtype": dtype,
         "use_cache": true,
-    }))
+    });
+    if let (Some(out), Value::Object(own)) = (out.as_object_mut(), (arch::of(shape)?.to_hf)(shape)) {
+        out.extend(own);
+    }
+    Ok(out)
 }
 
 /// The files of the tokenizer, and why there is none.

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::text;
 use crate::error::{Error, Result};
-use crate::model::llama_shape::byte_of;
+use crate::model::arch::byte_of;
+use crate::model::arch::hf_keys::text;
 use crate::model::tokenizer::{Foreign, Strings, TokenKind, Tokenizer, TokenizerSpec};
 
 const TOKENIZER: &str = "tokenizer.json";

@@ -43,6 +43,8 @@ pub struct Attention {
     pub dim: usize,
     /// Multiplied onto every score, usually `1 / √dim`.
     pub scale: f32,
+    /// Rows that a query sees at most, its own the last of them; `None` for all before it.
+    pub window: Option<usize>,
     /// Queries of the call. Query `i` sees the first `rows(head) − tokens + 1 + i` rows.
     pub tokens: usize,
 }
@@ -64,6 +66,11 @@ impl Attention {
     /// Rows of `rows` that query `token` sees.
     fn visible(&self, rows: usize, token: usize) -> usize {
         (rows + 1 + token).saturating_sub(self.tokens)
+    }
+
+    /// First of `rows` rows that query `token` sees.
+    fn first(&self, rows: usize, token: usize) -> usize {
+        self.window.map_or(0, |window| self.visible(rows, token).saturating_sub(window))
     }
 
     /// Elements of one worker's scratch: queries, scores, two outputs, their statistics; a tile of keys twice, of values once.
@@ -216,7 +223,9 @@ pub(crate) fn attend_with(
             let mut work = work(worker);
             whole.load_queries(&mut work, head, first, n);
             work.clear_total();
-            for segment in 0..shape.visible(kv.rows(head), first + n - 1).div_ceil(SEGMENT) {
+            let rows = kv.rows(head);
+            let segments = shape.first(rows, first) / SEGMENT..shape.visible(rows, first + n - 1).div_ceil(SEGMENT);
+            for segment in segments {
                 if team.cancelled() {
                     return;
                 }
@@ -357,16 +366,21 @@ impl Call<'_> {
         work.stats[all..].fill(0.0);
         let rows = self.kv.rows(head);
         let end = self.shape.visible(rows, first + n - 1).min((segment + 1) * SEGMENT);
-        for start in (segment * SEGMENT..end).step_by(TILE) {
+        let begin = self.shape.first(rows, first) / TILE * TILE;
+        for start in (begin.max(segment * SEGMENT)..end).step_by(TILE) {
             let tile = TILE.min(end - start);
-            // Queries before this one see nothing of the tile.
+            // Queries before this one see nothing of the tile, nor do those whose window begins after it.
             let skipped = (0..n).take_while(|i| self.shape.visible(rows, first + i) <= start).count();
-            let from = skipped * group;
-            self.scores(work, head, start, tile, from, block_rows);
+            let within = (0..n).take_while(|i| self.shape.first(rows, first + i) < start + tile).count();
+            let (from, to) = (skipped * group, within.max(skipped) * group);
+            self.scores(work, head, start, tile, from, to);
             let (maxima, weights) = work.stats.split_at_mut(all);
-            for r in from..block_rows {
+            for r in from..to {
                 let seen = (self.shape.visible(rows, first + r / group) - start).min(tile);
+                let before = self.shape.first(rows, first + r / group).saturating_sub(start);
                 let (scores, hidden) = work.scores[r * TILE..][..tile].split_at_mut(seen);
+                hidden.fill(0.0);
+                let (hidden, scores) = scores.split_at_mut(before);
                 hidden.fill(0.0);
                 // SAFETY: the table's level runs here.
                 unsafe {
@@ -384,19 +398,7 @@ impl Call<'_> {
             // SAFETY: scores hold `tile` weights a row, values `tile` rows of `dim`, `sum` the rows `from..`.
             unsafe {
                 let (scores, sum) = (work.scores[from * TILE..].as_ptr(), work.sum[from * dim..].as_mut_ptr());
-                (self.kernels.mul)(
-                    scores,
-                    TILE,
-                    1,
-                    block_rows - from,
-                    work.values.as_ptr(),
-                    dim,
-                    dim,
-                    tile,
-                    sum,
-                    dim,
-                    true,
-                );
+                (self.kernels.mul)(scores, TILE, 1, to - from, work.values.as_ptr(), dim, dim, tile, sum, dim, true);
             }
         }
     }
@@ -462,16 +464,18 @@ impl Call<'_> {
                 for i in 0..n {
                     let token = first + i;
                     let seen = self.shape.visible(self.kv.rows(head), token).saturating_sub(start).min(tile);
+                    let before = self.shape.first(self.kv.rows(head), token).saturating_sub(start).min(seen);
                     let mut together = [0.0f32; TILE];
                     for h in 0..group {
                         let weights = &mut work.scores[(i * group + h) * TILE..][..TILE];
                         weights[seen..].fill(0.0);
+                        weights[..before].fill(0.0);
                         // SAFETY: written by the first pass, only read now.
                         let stats = unsafe { stats.read(2 * (token * heads + head * group + h), 2) };
                         // SAFETY: the table's level runs here.
                         unsafe {
-                            (self.kernels.lanes.exp_sum)(&mut weights[..seen], stats[0]);
-                            (self.kernels.lanes.scale)(&mut weights[..seen], stats[1]);
+                            (self.kernels.lanes.exp_sum)(&mut weights[before..seen], stats[0]);
+                            (self.kernels.lanes.scale)(&mut weights[before..seen], stats[1]);
                         }
                         for (t, w) in together.iter_mut().zip(&*weights) {
                             *t = if aggregate == Aggregate::Max { t.max(*w) } else { *t + w };

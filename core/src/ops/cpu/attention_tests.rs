@@ -60,7 +60,8 @@ fn reference(q: &[f32], kv: &Plain, s: &Attention) -> (Vec<f64>, Vec<Vec<f64>>) 
                 let k = &kv.keys[shared][r * s.dim..][..s.dim];
                 q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * f64::from(s.scale)
             };
-            let scores: Vec<f64> = (0..seen).map(score).collect();
+            let first = s.window.map_or(0, |w| seen.saturating_sub(w));
+            let scores: Vec<f64> = (0..seen).map(|r| if r < first { f64::NEG_INFINITY } else { score(r) }).collect();
             let max = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|x| (x - max).exp()).sum();
             let weights: Vec<f64> = scores.iter().map(|x| (x - max).exp() / total).collect();
@@ -74,7 +75,7 @@ fn reference(q: &[f32], kv: &Plain, s: &Attention) -> (Vec<f64>, Vec<Vec<f64>>) 
 }
 
 fn shape(heads: usize, kv_heads: usize, dim: usize, tokens: usize) -> Attention {
-    Attention { heads, kv_heads, dim, tokens, scale: 1.0 / (dim as f32).sqrt() }
+    Attention { heads, kv_heads, dim, tokens, scale: 1.0 / (dim as f32).sqrt(), window: None }
 }
 
 fn run(
@@ -114,6 +115,54 @@ fn agrees_with_the_definition_in_f64() {
             let Some(out) = run(level, 2, &q, &kv, s, None) else { continue };
             for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
                 assert!((f64::from(*a) - b).abs() < 2e-6, "{s:?} {rows:?} {level:?} element {i}: {a} is not {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_hides_what_lies_before_it_and_its_bits_do_not_depend_on_the_batch() {
+    let (heads, kv_heads, dim, tokens, rows) = (6, 3, 20, 280, [600, 290, 777]);
+    let kv = Plain::new(dim, &rows);
+    let q = noise(tokens * heads * dim, 3);
+    let width = heads * dim;
+    for window in [1, 5, 64, 65, 200, 5000] {
+        let at = |tokens| Attention { window: Some(window), ..shape(heads, kv_heads, dim, tokens) };
+        let (expected, weights) = reference(&q, &kv, &at(tokens));
+        for level in Level::ALL {
+            let stride = 777;
+            let (mut seen, mut map) = (vec![f32::NAN; heads * 2 * stride], vec![7u8; tokens * stride]);
+            let observe = Observe {
+                columns: None,
+                aggregate: Aggregate::Mean,
+                rows: Some(&mut seen),
+                last: 2,
+                map: Some((1, &mut map)),
+                stride,
+            };
+            let Some(whole) = run(level, 2, &q, &kv, at(tokens), Some(observe)) else { continue };
+            for (i, (a, b)) in whole.iter().zip(&expected).enumerate() {
+                assert!((f64::from(*a) - b).abs() < 2e-6, "{window} {level:?} element {i}: {a} is not {b}");
+            }
+            for (row, wanted) in seen.chunks(2 * stride).zip(&weights[(tokens - 1) * heads..]) {
+                let last = &row[stride..];
+                for (r, a) in last.iter().enumerate() {
+                    let b = wanted.get(r).copied().unwrap_or(0.0);
+                    assert!((f64::from(*a) - b).abs() < 1e-5, "{window} {level:?} row {r}: {a}, {b}");
+                }
+            }
+            for (token, row) in map.chunks(stride).enumerate() {
+                let wanted = &weights[token * heads + 1];
+                for (r, cell) in row.iter().enumerate() {
+                    let b = wanted.get(r).map_or(0, |w| packed_weight(*w as f32));
+                    assert!(cell.abs_diff(b) <= 1, "{window} {level:?} query {token} row {r}: {cell}, {b}");
+                }
+            }
+            // One query at a time over what was there then: the same bits.
+            for token in [0, 3, 64, 200, 279] {
+                let then = kv.shorter(tokens - 1 - token);
+                let one = run(level, 1, &q[token * width..][..width], &then, at(1), None).unwrap();
+                assert_eq!(one, whole[token * width..][..width], "{window} {level:?} query {token}");
             }
         }
     }

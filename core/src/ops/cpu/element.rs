@@ -75,6 +75,28 @@ pub fn rms_norm(team: &ThreadTeam, x: &[f32], weight: &[f32], eps: f32, out: &mu
     Ok(())
 }
 
+/// `x = x / √(mean(x²) + eps) · weight` in place, for each row of `x (…, dim)`, `weight (dim)`: of whole rows, or of heads.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_norm_in_place(team: &ThreadTeam, x: &mut [f32], weight: &[f32], eps: f32) -> Result<()> {
+    let width = weight.len();
+    same("rms norm, whole rows", x.len() % width.max(1), 0)?;
+    let lanes = &kernels().lanes;
+    rows(team, x, width, &|_, row| {
+        // SAFETY: the table's level runs here.
+        let by = 1.0 / (unsafe { (lanes.squared_norm)(row) } / width as f32 + eps).sqrt();
+        let mut piece = [0.0f32; 256];
+        for (x, w) in row.chunks_mut(piece.len()).zip(weight.chunks(256)) {
+            let piece = &mut piece[..x.len()];
+            piece.copy_from_slice(x);
+            // SAFETY: as above.
+            unsafe { (lanes.weighted)(piece, by, w, x) };
+        }
+    })?;
+    Ok(())
+}
+
 /// Rotates the heads of `x (tokens, heads · dim)` in place, row `i` by the angles of `positions[i]`; a head's elements from
 /// `2 · half` on stay.
 ///
@@ -128,6 +150,17 @@ pub fn swiglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
     let lanes = &kernels().lanes;
     // SAFETY: the table's level runs here.
     runs(team, gate, up, &|gate, up| unsafe { (lanes.swiglu)(gate, up) })
+}
+
+/// `gate ← gelu(gate) · up`, gelu by its tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415).
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
+pub fn geglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
+    same("geglu", gate.len(), up.len())?;
+    let lanes = &kernels().lanes;
+    // SAFETY: the table's level runs here.
+    runs(team, gate, up, &|gate, up| unsafe { (lanes.geglu)(gate, up) })
 }
 
 /// `x ← x + y`.
@@ -241,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn a_norm_in_place_has_the_bits_of_one_beside() {
+        let team = ThreadTeam::new(2).unwrap();
+        for (rows, width) in [(3, 7), (40, 256), (5, 700)] {
+            let (x, w) = (ramp(rows * width, 3.0), ramp(width, 1.5));
+            let mut beside = vec![0.0; x.len()];
+            rms_norm(&team, &x, &w, 1e-6, &mut beside).unwrap();
+            let mut own = x.clone();
+            rms_norm_in_place(&team, &mut own, &w, 1e-6).unwrap();
+            assert_eq!(own, beside);
+        }
+    }
+
+    #[test]
     fn rotation_turns_pairs_and_leaves_the_rest() {
         let (dim, half) = (12, 5);
         let positions = [3, 0, 1];
@@ -279,6 +325,13 @@ mod tests {
             for ((x, y), g) in x.iter().zip(&y).zip(&gate) {
                 let exact = f64::from(*x) / (1.0 + (-f64::from(*x)).exp()) * f64::from(*y);
                 assert!((f64::from(*g) - exact).abs() <= 1e-6 * exact.abs() + 1e-30, "{x}: {g} {exact}");
+            }
+            let mut gate: Vec<f32> = x.iter().map(|x| x / 9.0).collect();
+            geglu(&team, &mut gate, &y).unwrap();
+            for ((x, y), g) in x.iter().map(|x| f64::from(x / 9.0)).zip(&y).zip(&gate) {
+                let t = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                let exact = 0.5 * x * (1.0 + t.tanh()) * f64::from(*y);
+                assert!((f64::from(*g) - exact).abs() <= 2e-6 * exact.abs() + 1e-6, "{x}: {g} {exact}");
             }
             let mut sum = x.clone();
             add(&team, &mut sum, &y).unwrap();

@@ -70,6 +70,8 @@ pub(crate) struct Lanes {
     pub weighted: unsafe fn(x: &[f32], by: f32, w: &[f32], y: &mut [f32]),
     /// `gate` ← `gate / (1 + exp(−gate)) · up`.
     pub swiglu: unsafe fn(gate: &mut [f32], up: &[f32]),
+    /// `gate` ← `gelu(gate) · up`, gelu by its tanh approximation.
+    pub geglu: unsafe fn(gate: &mut [f32], up: &[f32]),
     /// `x` ← `x + y`.
     pub add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Rotates pairs `(x[2i], x[2i + 1])` by the angles of `cos[i]`, `sin[i]`.
@@ -92,16 +94,16 @@ pub(crate) struct Lanes {
     pub swiglu_to: unsafe fn(g: &[f32], u: &[f32], p: &mut [f32]),
     /// `u` ← `dp · g σ(g)`, `g` ← `dp · u σ(g) (1 + g (1 − σ(g)))`.
     pub swiglu_vjp: unsafe fn(dp: &[f32], g: &mut [f32], u: &mut [f32]),
+    /// `p` ← `gelu(g) · u`.
+    pub geglu_to: unsafe fn(g: &[f32], u: &[f32], p: &mut [f32]),
+    /// `u` ← `dp · gelu(g)`, `g` ← `dp · u · gelu'(g)`.
+    pub geglu_vjp: unsafe fn(dp: &[f32], g: &mut [f32], u: &mut [f32]),
     /// `p` ← `p · (dp − d) · by`.
     pub scores_vjp: unsafe fn(p: &mut [f32], dp: &[f32], d: f32, by: f32),
     /// `p` ← `p · (dp − d) · by`, each with its own `d`.
     pub scores_vjp_each: unsafe fn(p: &mut [f32], dp: &[f32], d: &[f32], by: f32),
     /// `s` ← `s · by − y`.
     pub sub_scaled: unsafe fn(s: &mut [f32], by: f32, y: &[f32]),
-    /// One AdamW step of each element.
-    pub adamw: unsafe fn(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes),
-    /// One SGD step of each element.
-    pub sgd: unsafe fn(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes),
 }
 
 #[inline(always)]
@@ -182,6 +184,40 @@ pub(crate) fn weighted(x: &[f32], by: f32, w: &[f32], y: &mut [f32]) {
 pub(crate) fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = *g / (1.0 + exp1::<FMA>(-*g)) * u;
+    }
+}
+
+/// σ(2t), t = √(2/π) (x + 0.044715 x³): gelu's tanh approximation is `x · σ(2t)`, as ½ (1 + tanh t) = σ(2t).
+#[inline(always)]
+fn gelu_gate<const FMA: bool>(x: f32) -> f32 {
+    const TWICE_ROOT: f32 = 1.595_769_1;
+    let t = TWICE_ROOT * x * fma::<FMA>(0.044_715 * x, x, 1.0);
+    1.0 / (1.0 + exp1::<FMA>(-t))
+}
+
+#[inline(always)]
+pub(crate) fn geglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g * gelu_gate::<FMA>(*g) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn geglu_to<const FMA: bool>(g: &[f32], u: &[f32], p: &mut [f32]) {
+    for ((g, u), p) in g.iter().zip(u).zip(p) {
+        *p = *g * gelu_gate::<FMA>(*g) * u;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn geglu_vjp<const FMA: bool>(dp: &[f32], g: &mut [f32], u: &mut [f32]) {
+    for ((dp, g), u) in dp.iter().zip(g).zip(u) {
+        let s = gelu_gate::<FMA>(*g);
+        // d(2t)/dx = 2 √(2/π) (1 + 3 · 0.044715 x²).
+        let slope = 1.595_769_1 * fma::<FMA>(0.134_145 * *g, *g, 1.0);
+        let dg = dp * *u * s * fma::<FMA>(*g * slope, 1.0 - s, 1.0);
+        *u = dp * *g * s;
+        *g = dg;
     }
 }
 
@@ -297,63 +333,6 @@ pub(crate) fn sub_scaled<const FMA: bool>(s: &mut [f32], by: f32, y: &[f32]) {
     }
 }
 
-/// The scalars of [`Lanes::adamw`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamWLanes {
-    pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub eps: f32,
-    pub weight_decay: f32,
-    /// `1 / (1 − β1^t)`.
-    pub inverse1: f32,
-    /// `1 / (1 − β2^t)`.
-    pub inverse2: f32,
-    pub scale: f32,
-    pub clamp: f32,
-}
-
-#[inline(always)]
-pub(crate) fn adamw<const FMA: bool>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes) {
-    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-        let g = (g * c.scale).clamp(-c.clamp, c.clamp);
-        *m = fma::<FMA>(c.beta1, *m, (1.0 - c.beta1) * g);
-        *v = fma::<FMA>(c.beta2, *v, (1.0 - c.beta2) * g * g);
-        let step = *m * c.inverse1 / ((*v * c.inverse2).sqrt() + c.eps);
-        *p -= c.lr * fma::<FMA>(c.weight_decay, *p, step);
-    }
-}
-
-/// The scalars of [`Lanes::sgd`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SgdLanes {
-    pub lr: f32,
-    pub momentum: f32,
-    pub nesterov: bool,
-    pub weight_decay: f32,
-    pub scale: f32,
-    pub clamp: f32,
-}
-
-#[inline(always)]
-pub(crate) fn sgd<const FMA: bool>(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes) {
-    let gradient = |g: f32, p: f32| fma::<FMA>(c.weight_decay, p, (g * c.scale).clamp(-c.clamp, c.clamp));
-    match u {
-        None => {
-            for (p, g) in p.iter_mut().zip(g) {
-                *p -= c.lr * gradient(*g, *p);
-            }
-        }
-        Some(u) => {
-            for ((p, g), u) in p.iter_mut().zip(g).zip(u) {
-                let g = gradient(*g, *p);
-                *u = fma::<FMA>(c.momentum, *u, g);
-                *p -= c.lr * if c.nesterov { fma::<FMA>(c.momentum, *u, g) } else { *u };
-            }
-        }
-    }
-}
-
 #[inline(always)]
 pub(crate) fn rotate_pairs_back<const FMA: bool>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ([a, b], (cos, sin)) in x.as_chunks_mut().0.iter_mut().zip(cos.iter().zip(sin)) {
@@ -392,6 +371,18 @@ macro_rules! lanes {
         $(#[$feature])?
         unsafe fn swiglu(gate: &mut [f32], up: &[f32]) {
             lanes::swiglu::<$fma>(gate, up)
+        }
+        $(#[$feature])?
+        unsafe fn geglu(gate: &mut [f32], up: &[f32]) {
+            lanes::geglu::<$fma>(gate, up)
+        }
+        $(#[$feature])?
+        unsafe fn geglu_to(g: &[f32], u: &[f32], p: &mut [f32])  {
+            lanes::geglu_to::<$fma>(g, u, p)
+        }
+        $(#[$feature])?
+        unsafe fn geglu_vjp(dp: &[f32], g: &mut [f32], u: &mut [f32])  {
+            lanes::geglu_vjp::<$fma>(dp, g, u)
         }
         $(#[$feature])?
         unsafe fn add(x: &mut [f32], y: &[f32]) {
@@ -449,15 +440,7 @@ macro_rules! lanes {
         unsafe fn sub_scaled(s: &mut [f32], by: f32, y: &[f32])  {
             lanes::sub_scaled::<$fma>(s, by, y)
         }
-        $(#[$feature])?
-        unsafe fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &lanes::AdamWLanes)  {
-            lanes::adamw::<$fma>(p, g, m, v, c)
-        }
-        $(#[$feature])?
-        unsafe fn sgd(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &lanes::SgdLanes)  {
-            lanes::sgd::<$fma>(p, g, u, c)
-        }
-        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, scores_vjp, scores_vjp_each, sub_scaled, adamw, sgd }
+        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, geglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, geglu_to, geglu_vjp, scores_vjp, scores_vjp_each, sub_scaled }
     }};
 }
 pub(crate) use lanes;

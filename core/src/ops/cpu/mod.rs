@@ -18,10 +18,12 @@ use crate::blocks::BlockType;
 
 mod activations;
 pub mod attention;
+pub mod basis;
 pub mod decode;
 pub mod element;
 mod lanes;
 pub mod linear;
+pub mod nets;
 mod scalar;
 pub mod vjp;
 
@@ -33,7 +35,9 @@ mod avx512;
 pub use activations::{Compute, round_activations};
 pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend, packed_weight};
 pub use decode::decode_rows;
-pub use element::{Angles, RopeLayout, add, argmax, embed, rms_norm, rope, rotate, softmax, swiglu};
+pub use element::{
+    Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, softmax, swiglu,
+};
 pub use linear::{Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
 
 /// What instructions the kernels use.

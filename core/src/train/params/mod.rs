@@ -7,50 +7,10 @@ use super::learner::Learner;
 use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
 use crate::schema::Entry;
+pub use crate::shape::Role;
 
 /// The variants of train.params.
 pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &full::ENTRY];
-
-/// Which tensor of a model; linears and norms of a layer in the order they are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Role {
-    Embedding,
-    AttnNorm,
-    Q,
-    K,
-    V,
-    O,
-    FfnNorm,
-    Gate,
-    Up,
-    Down,
-    OutputNorm,
-    Head,
-}
-
-impl Role {
-    /// The seven linears of a layer.
-    pub const LINEARS: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// The word of a `target` knob, for linears.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Embedding => "embedding",
-            Self::AttnNorm => "attn_norm",
-            Self::Q => "q",
-            Self::K => "k",
-            Self::V => "v",
-            Self::O => "o",
-            Self::FfnNorm => "ffn_norm",
-            Self::Gate => "gate",
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::OutputNorm => "output_norm",
-            Self::Head => "head",
-        }
-    }
-}
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]

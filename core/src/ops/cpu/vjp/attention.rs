@@ -43,7 +43,8 @@ impl Call<'_> {
 
     /// First token, within its sequence, that token `t` of sequence `s` sees.
     fn start(&self, s: usize, t: usize) -> usize {
-        self.segments.get(s * self.of.length + t).map_or(0, |v| *v as usize)
+        let document = self.segments.get(s * self.of.length + t).map_or(0, |v| *v as usize);
+        self.of.window.map_or(document, |window| document.max((t + 1).saturating_sub(window)))
     }
 
     /// Tokens of tile `i`.

@@ -199,6 +199,28 @@ pub fn swiglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -
     runs(team, n, &|at, n| unsafe { (lanes.swiglu_vjp)(&dp[at..at + n], g.slice(at, n), u.slice(at, n)) })
 }
 
+/// `p = gelu(g) · u`, gelu by its tanh approximation.
+///
+/// # Errors
+/// As [`rms_norm_vjp`].
+pub fn geglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()> {
+    check("geglu", g.len() == u.len() && g.len() == p.len(), || format!("{}, {}, {}", g.len(), u.len(), p.len()))?;
+    let (lanes, n, p) = (&kernels().lanes, g.len(), SharedMut::new(p));
+    // SAFETY: each run is one task's; the table's level runs here.
+    runs(team, n, &|at, n| unsafe { (lanes.geglu_to)(&g[at..at + n], &u[at..at + n], p.slice(at, n)) })
+}
+
+/// In place: `u ← dp · gelu(g)`, `g ← dp · u · gelu'(g)`.
+///
+/// # Errors
+/// As [`rms_norm_vjp`].
+pub fn geglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Result<()> {
+    check("geglu", g.len() == u.len() && g.len() == dp.len(), || format!("{}, {}, {}", dp.len(), g.len(), u.len()))?;
+    let (lanes, n, g, u) = (&kernels().lanes, dp.len(), SharedMut::new(g), SharedMut::new(u));
+    // SAFETY: each run is one task's; the table's level runs here.
+    runs(team, n, &|at, n| unsafe { (lanes.geglu_vjp)(&dp[at..at + n], g.slice(at, n), u.slice(at, n)) })
+}
+
 /// `y ← a · y`.
 ///
 /// # Errors

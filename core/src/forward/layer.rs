@@ -1,0 +1,214 @@
+//! What a layer's description asks of a batch of rows beside the cache: norms, linears, the feed-forward.
+
+use super::adapter::{Held, Output};
+use crate::error::Result;
+use crate::ops::ThreadTeam;
+use crate::ops::cpu::vjp::{axpy, bias};
+use crate::ops::cpu::{
+    Compute, Product, add, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
+};
+use crate::shape::{Act, Ffn, LayerShape, Role};
+use crate::weights::units::LayerView;
+
+/// Rows of a batch on their way through one layer.
+pub(super) struct Rows<'a> {
+    pub team: &'a ThreadTeam,
+    pub of: &'a LayerShape,
+    pub w: LayerView<'a>,
+    pub adapter: Option<&'a Held>,
+    /// Which layer.
+    pub l: usize,
+    /// Rows.
+    pub m: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Of norms.
+    pub eps: f32,
+    /// How products are computed.
+    pub compute: Compute,
+}
+
+/// What [`Rows`] computes in.
+pub(super) struct Scratch<'a> {
+    /// Ax of an adapter.
+    pub low: &'a mut [f32],
+    /// Of [`routed_elements`].
+    pub routed: &'a mut [f32],
+    /// The kernels' own.
+    pub kernels: &'a mut [f32],
+}
+
+/// Elements that `m` rows need to be shared out over the experts of a layer: scores of the router, which experts a row goes
+/// to with what weight, and one expert's rows, in and out.
+pub(super) fn routed_elements(layer: &LayerShape, hidden: usize, m: usize) -> usize {
+    layer.ffn.experts().map_or(0, |(count, used)| m * (count + 2 * used + 2 * hidden))
+}
+
+impl Rows<'_> {
+    /// `y = linear(x)` with bias and adapter, for linears that read the same rows.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn linears<const N: usize>(
+        &self,
+        x: &[f32],
+        outputs: [(Role, &mut [f32]); N],
+        s: &mut Scratch<'_>,
+    ) -> Result<()> {
+        let mut outputs = outputs.map(|(linear, y)| Output { linear, y });
+        let mut products = Vec::with_capacity(N);
+        for Output { linear, y } in &mut outputs {
+            let w = self.w.mat(*linear)?;
+            products.push(Product { w, ldy: w.rows(), y });
+        }
+        linear_many_as(self.compute, self.team, x, self.m, &mut products, s.kernels)?;
+        drop(products);
+        for Output { linear, y } in &mut outputs {
+            if let Some(role) = linear.bias().filter(|role| self.w.has(*role)) {
+                bias(self.team, self.w.vector(role)?, y)?;
+            }
+        }
+        match self.adapter {
+            Some(adapter) => adapter.add(self.team, self.l, x, self.m, &mut outputs, s.low, s.kernels),
+            None => Ok(()),
+        }
+    }
+
+    /// `out = norm(x)`.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn norm(&self, role: Role, x: &[f32], out: &mut [f32]) -> Result<()> {
+        rms_norm(self.team, x, self.w.vector(role)?, self.eps, out)
+    }
+
+    /// `x = norm(x)`, of a norm that the layer may have: of rows, or of their heads.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn norm_if(&self, role: Role, x: &mut [f32]) -> Result<()> {
+        match self.w.has(role) {
+            true => rms_norm_in_place(self.team, x, self.w.vector(role)?, self.eps),
+            false => Ok(()),
+        }
+    }
+
+    fn gate(&self, gate: &mut [f32], up: &[f32]) -> Result<()> {
+        match self.of.ffn.act() {
+            Act::Silu => swiglu(self.team, gate, up),
+            Act::GeluTanh => geglu(self.team, gate, up),
+        }
+    }
+
+    /// The feed-forward of `x (m, hidden)` into `out (m, hidden)`; `wide` holds gate and up.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn ffn(&self, x: &[f32], wide: &mut [f32], out: &mut [f32], s: &mut Scratch<'_>) -> Result<()> {
+        match self.of.ffn {
+            Ffn::Dense { width, .. } => {
+                let (gate, up) = wide[..2 * self.m * width].split_at_mut(self.m * width);
+                self.linears(x, [(Role::Gate, &mut *gate), (Role::Up, &mut *up)], s)?;
+                self.gate(gate, up)?;
+                self.linears(gate, [(Role::Down, out)], s)
+            }
+            Ffn::Experts { count, used, width, .. } => self.experts((count, used, width), x, wide, out, s),
+        }
+    }
+
+    /// Each row through the experts that the router chooses for it (Mixtral, arXiv 2401.04088, §2.1): their outputs are
+    /// added in order of the experts, weighted by the softmax over the scores of those chosen, so that a row does not depend
+    /// on the others of its batch.
+    fn experts(
+        &self,
+        (count, used, width): (usize, usize, usize),
+        x: &[f32],
+        wide: &mut [f32],
+        out: &mut [f32],
+        s: &mut Scratch<'_>,
+    ) -> Result<()> {
+        let (m, hidden, team) = (self.m, self.hidden, self.team);
+        let (scores, rest) = s.routed.split_at_mut(m * count);
+        let (chosen, rest) = rest.split_at_mut(m * used);
+        let (weights, rest) = rest.split_at_mut(m * used);
+        let (rows, outs) = rest.split_at_mut(m * hidden);
+        let chosen: &mut [u32] = bytemuck::cast_slice_mut(chosen);
+        let router = self.w.mat(Role::Router)?;
+        // In f32 whatever the products are computed in: a choice that tips over is no small error.
+        linear_many(team, x, m, &mut [Product { w: router, y: &mut *scores, ldy: count }], s.kernels)?;
+        for (i, scores) in scores.chunks_exact_mut(count).enumerate() {
+            choose(scores, &mut chosen[i * used..][..used], &mut weights[i * used..][..used]);
+        }
+        out.fill(0.0);
+        for e in 0..count {
+            let mut n = 0;
+            for i in (0..m).filter(|i| chosen[i * used..][..used].contains(&(e as u32))) {
+                rows[n * hidden..][..hidden].copy_from_slice(&x[i * hidden..][..hidden]);
+                n += 1;
+            }
+            if n == 0 {
+                continue;
+            }
+            let (gate, up) = wide[..2 * n * width].split_at_mut(n * width);
+            let expert = |role| self.w.expert(role, e, count);
+            let mut both = [
+                Product { w: expert(Role::ExpertGate)?, y: &mut *gate, ldy: width },
+                Product { w: expert(Role::ExpertUp)?, y: &mut *up, ldy: width },
+            ];
+            linear_many_as(self.compute, team, &rows[..n * hidden], n, &mut both, s.kernels)?;
+            self.gate(gate, up)?;
+            let mut down = [Product { w: expert(Role::ExpertDown)?, y: &mut outs[..n * hidden], ldy: hidden }];
+            linear_many_as(self.compute, team, gate, n, &mut down, s.kernels)?;
+            let mut next = outs.chunks_exact(hidden);
+            for (i, chosen) in chosen.chunks_exact(used).enumerate() {
+                let Some(at) = chosen.iter().position(|c| *c == e as u32) else { continue };
+                let Some(y) = next.next() else { break };
+                axpy(team, weights[i * used + at], y, &mut out[i * hidden..][..hidden])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what a half of the layer gave to the stream, after its norm where it has one.
+    ///
+    /// # Errors
+    /// The kernels'.
+    pub fn add(&self, x: &mut [f32], norm: Role, out: &mut [f32]) -> Result<()> {
+        self.norm_if(norm, out)?;
+        add(self.team, x, out)
+    }
+}
+
+/// The experts of largest score, ties to the lower, and the softmax over their scores. `scores` is used up.
+fn choose(scores: &mut [f32], chosen: &mut [u32], weights: &mut [f32]) {
+    for (chosen, weight) in chosen.iter_mut().zip(weights.iter_mut()) {
+        let mut best = 0;
+        for (e, score) in scores.iter().enumerate() {
+            if *score > scores[best] {
+                best = e;
+            }
+        }
+        (*chosen, *weight) = (best as u32, scores[best]);
+        scores[best] = f32::NEG_INFINITY;
+    }
+    softmax(weights, 1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_scores_are_chosen_and_weighted_among_themselves() {
+        let (mut chosen, mut weights) = ([9u32; 2], [0.0f32; 2]);
+        choose(&mut [0.5, 2.0, -1.0, 2.0, 1.0], &mut chosen, &mut weights);
+        assert_eq!((chosen, weights), ([1, 3], [0.5, 0.5]));
+        choose(&mut [0.0, 3.0, 1.0], &mut chosen, &mut weights);
+        assert_eq!(chosen, [1, 2]);
+        let first = 1.0 / (1.0 + (-2.0f32).exp());
+        assert!((weights[0] - first).abs() < 1e-6 && (weights[0] + weights[1] - 1.0).abs() < 1e-6);
+        // Numbers that are none choose something and end.
+        choose(&mut [f32::NAN, f32::NAN], &mut chosen, &mut weights);
+        assert!(chosen.iter().all(|c| *c < 2));
+    }
+}

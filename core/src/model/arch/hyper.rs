@@ -1,0 +1,287 @@
+//! A model's hyperparameters as some file gives them, checked and laid out as a description with its tensors.
+
+use std::borrow::Cow;
+
+use super::limits;
+use crate::error::{Error, Result};
+use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Role, Rope, TensorShape, Tensors};
+
+/// What the keys are called where the hyperparameters came from, for messages.
+pub struct Names {
+    pub layers: Cow<'static, str>,
+    pub hidden: Cow<'static, str>,
+    pub ff: Cow<'static, str>,
+    pub heads: Cow<'static, str>,
+    pub kv_heads: Cow<'static, str>,
+    pub head_dim: Cow<'static, str>,
+    pub vocab: Cow<'static, str>,
+    pub context: Cow<'static, str>,
+    pub norm_eps: Cow<'static, str>,
+    pub rope_dim: Cow<'static, str>,
+    pub rope_base: Cow<'static, str>,
+    pub rope_scale: Cow<'static, str>,
+    pub window: Cow<'static, str>,
+    pub experts: Cow<'static, str>,
+    pub used: Cow<'static, str>,
+}
+
+/// One layer's hyperparameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer {
+    /// Query heads.
+    pub heads: u64,
+    /// Key-value heads.
+    pub kv_heads: u64,
+    /// Width of the feed-forward, or of one expert.
+    pub ff: u64,
+    /// What gates it.
+    pub act: Act,
+    /// Tokens that a query sees.
+    pub window: Option<u64>,
+    /// Which of [`Hyper::ropes`] turns it.
+    pub rope: usize,
+    /// q, k and v have a bias.
+    pub bias: bool,
+    /// Heads of q and k are normed before they turn.
+    pub qk_norm: bool,
+    /// What attention and the feed-forward give is normed before it is added to the stream.
+    pub post_norms: bool,
+    /// Experts, and those of a token.
+    pub experts: Option<(u64, u64)>,
+}
+
+impl Layer {
+    /// A layer of a plain Llama.
+    pub const fn plain(heads: u64, kv_heads: u64, ff: u64) -> Self {
+        Self {
+            heads,
+            kv_heads,
+            ff,
+            act: Act::Silu,
+            window: None,
+            rope: 0,
+            bias: false,
+            qk_norm: false,
+            post_norms: false,
+            experts: None,
+        }
+    }
+}
+
+/// A rotation, not checked yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Turning {
+    /// Base of the frequencies.
+    pub base: f32,
+    /// Positions are divided by this.
+    pub scale: f32,
+}
+
+/// A model's hyperparameters, not checked yet.
+#[derive(Clone, Debug)]
+pub struct Hyper {
+    /// The id of its architecture.
+    pub arch: &'static str,
+    pub name: String,
+    pub hidden: u64,
+    pub vocab: u64,
+    pub context: u64,
+    pub norm_eps: f32,
+    pub head_dim: u64,
+    pub rope_dim: u64,
+    /// Pairs that turn lie side by side.
+    pub interleaved: bool,
+    pub ropes: Vec<Turning>,
+    /// Multiplied onto every score; `1 / √head_dim` unless given.
+    pub scale: Option<f32>,
+    /// Multiplied onto embedding rows.
+    pub embedding_scale: f32,
+    pub tied: bool,
+    pub rope_freqs: bool,
+    pub layers: Vec<Layer>,
+}
+
+/// A tensor that the hyperparameters ask for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// GGUF's name.
+    pub name: String,
+    /// What it is to the model.
+    pub role: Role,
+    /// Its layer.
+    pub layer: Option<usize>,
+    /// Outputs, of all experts together.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Matrices in it: 1, or one an expert.
+    pub count: usize,
+}
+
+impl Ask {
+    fn of(role: Role, layer: Option<usize>, rows: usize, cols: usize, count: usize) -> Self {
+        let name = match layer {
+            Some(n) => format!("blk.{n}.{}", role.gguf()),
+            None => role.gguf().to_owned(),
+        };
+        Self { name, role, layer, rows, cols, count }
+    }
+}
+
+/// A hyperparameter within `1 ..= most`.
+fn within(wrong: &dyn Fn(&str, String) -> Error, name: &str, value: u64, most: u64) -> Result<usize> {
+    match value {
+        0 => Err(wrong(name, "is 0; convert the model again".into())),
+        v if v > most => Err(wrong(name, format!("is {v}; at most {most} is supported"))),
+        v => Ok(v as usize),
+    }
+}
+
+impl Hyper {
+    /// Checks the numbers and lays out the tensors; `tensor` gives each its type, or refuses it.
+    pub fn assemble(
+        self,
+        names: &Names,
+        wrong: impl Fn(&str, String) -> Error,
+        mut tensor: impl FnMut(Ask) -> Result<TensorShape>,
+    ) -> Result<ModelShape> {
+        let wrong: &dyn Fn(&str, String) -> Error = &wrong;
+        let within = |name: &str, value, most| within(wrong, name, value, most);
+        let hidden = within(&names.hidden, self.hidden, limits::HIDDEN)?;
+        let vocab = within(&names.vocab, self.vocab, limits::VOCAB)?;
+        let context = within(&names.context, self.context, limits::CONTEXT)?;
+        within(&names.head_dim, self.head_dim, limits::HEAD_DIM)?;
+        within(&names.layers, self.layers.len() as u64, limits::LAYERS)?;
+        let ropes = self.ropes(names, wrong)?;
+
+        let embedding = tensor(Ask::of(Role::Embedding, None, vocab, hidden, 1))?;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (n, layer) in self.layers.iter().enumerate() {
+            let (attention, ffn) = (self.attention(n, layer, names, wrong)?, ffn(layer, names, wrong)?);
+            let mut tensors = Tensors::default();
+            for ask in asks(n, layer, hidden, &attention, &ffn) {
+                tensors.push(ask.role, tensor(ask)?);
+            }
+            layers.push(LayerShape { attention, ffn, tensors });
+        }
+        let output_norm = tensor(Ask::of(Role::OutputNorm, None, 1, hidden, 1))?;
+        let output = if self.tied { None } else { Some(tensor(Ask::of(Role::Head, None, vocab, hidden, 1))?) };
+        let rope_freqs = match self.rope_freqs {
+            true => Some(tensor(Ask::of(Role::RopeFreqs, None, 1, ropes[0].dim / 2, 1))?),
+            false => None,
+        };
+        Ok(ModelShape {
+            name: self.name,
+            arch: self.arch.into(),
+            hidden,
+            vocab,
+            context,
+            norm_eps: self.norm_eps,
+            embedding_scale: self.embedding_scale,
+            ropes,
+            layers,
+            embedding,
+            output_norm,
+            output,
+            rope_freqs,
+            adapter: None,
+        })
+    }
+
+    /// The rotations, checked; at least one.
+    fn ropes(&self, names: &Names, wrong: &dyn Fn(&str, String) -> Error) -> Result<Vec<Rope>> {
+        let dim = within(wrong, &names.rope_dim, self.rope_dim, limits::HEAD_DIM)?;
+        if dim as u64 > self.head_dim || !dim.is_multiple_of(2) {
+            return Err(wrong(
+                &names.rope_dim,
+                format!("is {dim}; it must be even and at most the head's {}", self.head_dim),
+            ));
+        }
+        let positive = |name: &str, value: f32| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(wrong(name, format!("is {value}; it must be a finite number above 0"))),
+        };
+        positive(&names.norm_eps, self.norm_eps)?;
+        let mut out = Vec::with_capacity(self.ropes.len());
+        for rope in &self.ropes {
+            positive(&names.rope_base, rope.base)?;
+            positive(&names.rope_scale, rope.scale)?;
+            out.push(Rope { dim, base: rope.base, scale: rope.scale, interleaved: self.interleaved });
+        }
+        match out.is_empty() {
+            true => Err(Error::Internal("a model without a rotation".into())),
+            false => Ok(out),
+        }
+    }
+
+    fn attention(
+        &self,
+        n: usize,
+        layer: &Layer,
+        names: &Names,
+        wrong: &dyn Fn(&str, String) -> Error,
+    ) -> Result<Attention> {
+        let heads = within(wrong, &names.heads, layer.heads, limits::HEADS)?;
+        let kv_heads = within(wrong, &names.kv_heads, layer.kv_heads, limits::HEADS)?;
+        if kv_heads > heads || !heads.is_multiple_of(kv_heads) {
+            return Err(wrong(
+                &names.kv_heads,
+                format!("is {kv_heads} in layer {n}; it must divide the {heads} query heads"),
+            ));
+        }
+        let dim = self.head_dim as usize;
+        within(wrong, &names.heads, (heads * dim) as u64, limits::HIDDEN)?;
+        let window = layer.window.map(|w| within(wrong, &names.window, w, limits::CONTEXT)).transpose()?;
+        let scale = self.scale.unwrap_or_else(|| 1.0 / (dim as f32).sqrt());
+        if !scale.is_finite() || scale <= 0.0 {
+            return Err(wrong(&names.head_dim, format!("scores scaled by {scale}; a finite number above 0 is needed")));
+        }
+        Ok(Attention { heads, kv_heads, dim, scale, window, rope: layer.rope })
+    }
+}
+
+fn ffn(layer: &Layer, names: &Names, wrong: &dyn Fn(&str, String) -> Error) -> Result<Ffn> {
+    let width = within(wrong, &names.ff, layer.ff, limits::FF)?;
+    let Some((count, used)) = layer.experts else { return Ok(Ffn::Dense { width, act: layer.act }) };
+    let count = within(wrong, &names.experts, count, limits::EXPERTS)?;
+    let used = within(wrong, &names.used, used, limits::EXPERTS)?;
+    if used > count {
+        return Err(wrong(&names.used, format!("is {used}; there are {count} experts")));
+    }
+    Ok(Ffn::Experts { count, used, width, act: layer.act })
+}
+
+/// The tensors of a layer in load order.
+fn asks(n: usize, layer: &Layer, hidden: usize, attention: &Attention, ffn: &Ffn) -> Vec<Ask> {
+    let (wide, narrow, dim, ff) = (attention.q(), attention.kv(), attention.dim, ffn.width());
+    let mut out: Vec<(Role, usize, usize, usize)> = vec![
+        (Role::AttnNorm, 1, hidden, 1),
+        (Role::Q, wide, hidden, 1),
+        (Role::K, narrow, hidden, 1),
+        (Role::V, narrow, hidden, 1),
+        (Role::O, hidden, wide, 1),
+    ];
+    if layer.bias {
+        out.extend([(Role::QBias, 1, wide, 1), (Role::KBias, 1, narrow, 1), (Role::VBias, 1, narrow, 1)]);
+    }
+    if layer.qk_norm {
+        out.extend([(Role::QNorm, 1, dim, 1), (Role::KNorm, 1, dim, 1)]);
+    }
+    if layer.post_norms {
+        out.push((Role::PostAttnNorm, 1, hidden, 1));
+    }
+    out.push((Role::FfnNorm, 1, hidden, 1));
+    match ffn.experts() {
+        None => out.extend([(Role::Gate, ff, hidden, 1), (Role::Up, ff, hidden, 1), (Role::Down, hidden, ff, 1)]),
+        Some((count, _)) => out.extend([
+            (Role::Router, count, hidden, 1),
+            (Role::ExpertGate, count * ff, hidden, count),
+            (Role::ExpertUp, count * ff, hidden, count),
+            (Role::ExpertDown, count * hidden, ff, count),
+        ]),
+    }
+    if layer.post_norms {
+        out.push((Role::PostFfnNorm, 1, hidden, 1));
+    }
+    out.into_iter().map(|(role, rows, cols, count)| Ask::of(role, Some(n), rows, cols, count)).collect()
+}

@@ -1,0 +1,65 @@
+//! Qwen2 (arXiv 2407.10671): a Llama with biases on q, k and v, and rows of q and k in halves.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::gguf_keys::Keys;
+use super::hf_keys::HfConfig;
+use super::{Arch, Hyper, llama};
+use crate::error::Result;
+use crate::model::gguf::Gguf;
+use crate::shape::Role;
+
+/// The architecture.
+pub(super) static ARCH: Arch = Arch {
+    id: "qwen2",
+    gguf_name: "qwen2",
+    model_types: &["qwen2"],
+    models: "Qwen2 and 2.5",
+    owns: |_| Ok(true),
+    from_gguf,
+    from_hf,
+    hf_part,
+    norm_less_one: false,
+    to_hf: |_| {
+        json!({
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "hidden_act": "silu",
+            "use_sliding_window": false,
+        })
+    },
+};
+
+fn biased(mut hyper: Hyper) -> Hyper {
+    hyper.layers.iter_mut().for_each(|l| l.bias = true);
+    hyper
+}
+
+fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
+    let keys = Keys { gguf, prefix: "qwen2" };
+    keys.no_experts()?;
+    keys.no_window()?;
+    keys.nothing_ignored()?;
+    Ok(biased(keys.hyper("qwen2")?))
+}
+
+fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
+    config.only_act(path, &["silu", "swish"])?;
+    config.no_experts(path)?;
+    // `sliding_window` is written whether it is used or not.
+    if config.use_sliding_window {
+        config.no_window(path)?;
+    }
+    Ok(biased(config.hyper("qwen2", path)?))
+}
+
+fn hf_part(role: Role) -> Option<&'static str> {
+    match role {
+        Role::QBias => Some("self_attn.q_proj.bias"),
+        Role::KBias => Some("self_attn.k_proj.bias"),
+        Role::VBias => Some("self_attn.v_proj.bias"),
+        role => llama::hf_part(role),
+    }
+}

@@ -1,0 +1,197 @@
+//! One layer as a description: what its attention and its feed-forward are, and its tensors by role.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Role, TensorShape};
+use crate::error::{Error, Result};
+
+/// One transformer layer. Which norms and biases it has is said by its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerShape {
+    /// How tokens look at each other.
+    pub attention: Attention,
+    /// What is done to each token.
+    pub ffn: Ffn,
+    /// Its tensors in load order.
+    pub tensors: Tensors,
+}
+
+impl LayerShape {
+    /// Numbers of a tensor that one token goes through: of experts, those of the token.
+    fn share(&self, role: Role, whole: u64) -> u64 {
+        match (role.kind(), self.ffn.experts()) {
+            (Kind::Stack, Some((count, used))) => whole / count as u64 * used as u64,
+            _ => whole,
+        }
+    }
+
+    /// Weights that one token is multiplied with.
+    pub fn multiplied(&self) -> u64 {
+        let matrices = self.tensors.roles().filter(|(role, _)| role.kind() != Kind::Vector);
+        matrices.map(|(role, t)| self.share(role, t.rows as u64 * t.cols as u64)).sum()
+    }
+
+    /// Bytes of weights that one token needs.
+    pub fn read_bytes(&self) -> u64 {
+        self.tensors.roles().map(|(role, t)| self.share(role, t.bytes())).sum()
+    }
+}
+
+/// The attention of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of one head's key and value.
+    pub dim: usize,
+    /// Multiplied onto every score, usually `1 / √dim`.
+    pub scale: f32,
+    /// Tokens that a query sees, itself the last of them; `None` for all before it.
+    pub window: Option<usize>,
+    /// Which of [`super::ModelShape::ropes`] turns its queries and keys.
+    pub rope: usize,
+}
+
+impl Attention {
+    /// Elements of the queries of all heads.
+    pub const fn q(&self) -> usize {
+        self.heads * self.dim
+    }
+
+    /// Elements of the keys, and of the values, of all heads.
+    pub const fn kv(&self) -> usize {
+        self.kv_heads * self.dim
+    }
+}
+
+/// What gates a feed-forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    /// x · σ(x) (SwiGLU).
+    Silu,
+    /// GELU by its tanh approximation (GeGLU).
+    GeluTanh,
+}
+
+/// The feed-forward of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ffn {
+    /// `down(act(gate(x)) · up(x))`.
+    Dense {
+        /// Outputs of gate and up.
+        width: usize,
+        /// The gate.
+        act: Act,
+    },
+    /// A router chooses experts for each token; their outputs are added, weighted by the softmax over those chosen.
+    Experts {
+        /// Experts.
+        count: usize,
+        /// Experts of a token.
+        used: usize,
+        /// Outputs of an expert's gate and up.
+        width: usize,
+        /// The gate.
+        act: Act,
+    },
+}
+
+impl Ffn {
+    /// Outputs of a gate.
+    pub const fn width(&self) -> usize {
+        match self {
+            Self::Dense { width, .. } | Self::Experts { width, .. } => *width,
+        }
+    }
+
+    /// The gate.
+    pub const fn act(&self) -> Act {
+        match self {
+            Self::Dense { act, .. } | Self::Experts { act, .. } => *act,
+        }
+    }
+
+    /// Experts, and those of a token.
+    pub const fn experts(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Dense { .. } => None,
+            Self::Experts { count, used, .. } => Some((*count, *used)),
+        }
+    }
+}
+
+/// The tensors of a layer by role, in load order. Linears are `(out, in)`, vectors `(1, n)`, the experts of a role
+/// `(count · out, in)`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tensors(Vec<(Role, TensorShape)>);
+
+impl Tensors {
+    /// Appends a tensor; the order of calls is the load order.
+    pub fn push(&mut self, role: Role, t: TensorShape) {
+        self.0.push((role, t));
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True for none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The place of a role in load order.
+    pub fn place(&self, role: Role) -> Option<usize> {
+        self.0.iter().position(|(r, _)| *r == role)
+    }
+
+    /// The tensor of a role, where the layer has one.
+    pub fn get(&self, role: Role) -> Option<&TensorShape> {
+        self.0.iter().find(|(r, _)| *r == role).map(|(_, t)| t)
+    }
+
+    /// The tensor of a role, to change.
+    pub fn get_mut(&mut self, role: Role) -> Option<&mut TensorShape> {
+        self.0.iter_mut().find(|(r, _)| *r == role).map(|(_, t)| t)
+    }
+
+    /// The tensor of a role that the description says is there.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it is not.
+    pub fn need(&self, role: Role) -> Result<&TensorShape> {
+        self.get(role).ok_or_else(|| Error::Internal(format!("a layer without {}", role.word())))
+    }
+
+    /// Whether the layer has it.
+    pub fn has(&self, role: Role) -> bool {
+        self.place(role).is_some()
+    }
+
+    /// Each with its role, in load order.
+    pub fn roles(&self) -> impl ExactSizeIterator<Item = (Role, &TensorShape)> {
+        self.0.iter().map(|(r, t)| (*r, t))
+    }
+
+    /// In load order.
+    pub fn all(&self) -> impl ExactSizeIterator<Item = &TensorShape> {
+        self.0.iter().map(|(_, t)| t)
+    }
+
+    /// In load order, with roles, for changing types.
+    pub fn roles_mut(&mut self) -> impl ExactSizeIterator<Item = (Role, &mut TensorShape)> {
+        self.0.iter_mut().map(|(r, t)| (*r, t))
+    }
+}
+
+impl FromIterator<(Role, TensorShape)> for Tensors {
+    fn from_iter<I: IntoIterator<Item = (Role, TensorShape)>>(iter: I) -> Self {
+        Self(iter.into_iter().collect())
+    }
+}

@@ -1,0 +1,110 @@
+//! Each architecture beside PyTorch (tests/scripts/make_arch.py): the same tiny model as Hugging Face's folder and as GGUF gives
+//! transformers' logits, whichever way its tokens come; its plan is what the ledger measures.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use ullage_core::ledger::{ByCategory, Category};
+use ullage_core::model::Model;
+use ullage_tests::{Rig, bits, config, fixture, open, run};
+
+const CONFIGS: [&[(&str, &str)]; 3] = [
+    &[("kv.format", "f32")],
+    &[("kv.format", "f32"), ("run.batch", "7"), ("kv.alloc", "paged")],
+    &[("kv.format", "f32"), ("place.weights", "stream"), ("machine.threads", "1")],
+];
+
+fn models(name: &str) -> [Arc<Model>; 2] {
+    let dir = fixture(&format!("arch/{name}"));
+    [open(dir.to_str().unwrap()), open(dir.join("model.gguf").to_str().unwrap())]
+}
+
+fn logits(name: &str) -> (Vec<u32>, Vec<(usize, Vec<f64>)>) {
+    let text = std::fs::read(fixture(&format!("arch/{name}/logits.json"))).unwrap();
+    let all: Value = serde_json::from_slice(&text).unwrap();
+    let list = |v: &Value| v.as_array().unwrap().clone();
+    let ids = list(&all["ids"]).iter().map(|v| v.as_u64().unwrap() as u32).collect();
+    let rows = list(&all["positions"]).into_iter().zip(list(&all["logits"]));
+    let rows =
+        rows.map(|(p, row)| (p.as_u64().unwrap() as usize, list(&row).iter().map(|v| v.as_f64().unwrap()).collect()));
+    (ids, rows.collect())
+}
+
+/// Holds `name` against PyTorch: as a folder and as GGUF, prompts of several lengths, batched, streamed, decoded.
+fn holds(name: &str) {
+    let (ids, expected) = logits(name);
+    let [folder, gguf] = models(name);
+    let shape = &folder.shape;
+    assert_eq!(shape.ropes, gguf.shape.ropes);
+    for (a, b) in shape.layers.iter().zip(&gguf.shape.layers) {
+        assert_eq!((&a.attention, &a.ffn), (&b.attention, &b.ffn));
+    }
+    for (what, model) in [("folder", &folder), ("gguf", &gguf)] {
+        let mut first: Option<Vec<Vec<u32>>> = None;
+        for sets in CONFIGS {
+            let config = config(sets);
+            for prompt in [1, 9, 30, ids.len()] {
+                let mut rig = Rig::new(model, &config).unwrap();
+                let got = rig.logits(&ids[..prompt], &ids[prompt..]);
+                for (position, row) in expected.iter().filter(|(p, _)| *p + 1 >= prompt) {
+                    let mine = &got[position + 1 - prompt];
+                    for (i, (a, b)) in mine.iter().zip(row).enumerate() {
+                        let far = (f64::from(*a) - b).abs();
+                        assert!(
+                            far < 2e-4,
+                            "{name} {what} {sets:?}, prompt of {prompt}: position {position}, logit {i}: {a}, PyTorch {b}"
+                        );
+                    }
+                }
+                // Prefill, extend and decode, whatever the batch: the same bits, beyond a window as well.
+                let mine = bits(&got);
+                let last = mine[mine.len() - (ids.len() + 1 - ids.len().min(30))..].to_vec();
+                if prompt <= 30 {
+                    assert_eq!(
+                        *first.get_or_insert_with(|| last.clone()),
+                        last,
+                        "{name} {what} {sets:?}, prompt of {prompt}"
+                    );
+                } else {
+                    assert_eq!(first.as_ref().and_then(|f| f.last()), mine.last(), "{name} {what} {sets:?}, whole");
+                }
+            }
+        }
+    }
+    planned(&folder);
+}
+
+/// What a run plans is what it measures: weights, cache, activations to the byte.
+fn planned(model: &Arc<Model>) {
+    for sets in [
+        &[("kv.alloc", "contiguous")][..],
+        &[("kv.alloc", "paged"), ("run.batch", "5")],
+        &[("place.weights", "stream")],
+        &[("kv.select", "h2o"), ("kv.budget", "{ rows = 12 }")],
+        &[("weights.format", "f32"), ("run.sequences", "2")],
+    ] {
+        let base = [("run.max_tokens", "12"), ("run.context", "64"), ("run.prompt", "tokens:30")];
+        let report = run(model, &config(&[&base, sets].concat()));
+        assert_eq!(report.error, None, "{sets:?}");
+        for (tier, measured) in &report.measured.bytes {
+            for category in [Category::Weights, Category::KvCache, Category::Activations] {
+                let of = |all: &ByCategory| all.get(&category).copied().unwrap_or(0);
+                let planned = report.plan.bytes.get(tier).map_or(0, of);
+                assert_eq!(planned, of(measured), "{sets:?} {tier:?} {category:?}");
+            }
+        }
+        assert!(report.gap.peak.values().all(|gap| *gap >= 0), "{sets:?}: {:?}", report.gap.peak);
+    }
+}
+
+#[test]
+fn every_architecture_is_pytorchs() {
+    let mut names: Vec<String> = std::fs::read_dir(fixture("arch"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.iter().any(|n| n == "llama"), "{names:?}");
+    names.iter().for_each(|name| holds(name));
+}
