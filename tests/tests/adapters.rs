@@ -8,7 +8,7 @@ use ullage_core::blocks::BlockType;
 use ullage_core::config::Config;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::model::Model;
-use ullage_core::model::adapter::{About, Factors, Role, merge, save_gguf, save_peft};
+use ullage_core::model::adapter::{About, AdapterKind, Factors, Role, merge, save_gguf, save_peft};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::rng::Philox;
 use ullage_core::shape::{LayerShape, ModelShape};
@@ -33,6 +33,10 @@ fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<
     out
 }
 
+fn factors_of<'a>(layer: usize, linear: Role, rank: usize, a: &'a [f32], b: &'a [f32]) -> Factors<'a> {
+    Factors { layer, linear, kind: AdapterKind::default(), rank, parts: vec![a, b] }
+}
+
 fn about(rank: usize) -> About {
     About { rank, alpha: 2.0 * rank as f32, rslora: false, dropout: 0.0, base: "test".into() }
 }
@@ -40,7 +44,7 @@ fn about(rank: usize) -> About {
 fn save(path: &Path, shape: &ModelShape, rank: usize, size: f32) {
     let made = factors(shape, rank, size);
     let list: Vec<Factors<'_>> =
-        made.iter().map(|(layer, linear, a, b)| Factors { layer: *layer, linear: *linear, rank, a, b }).collect();
+        made.iter().map(|(layer, linear, a, b)| factors_of(*layer, *linear, rank, a, b)).collect();
     match path.extension() {
         Some(_) => save_gguf(path, shape, &about(rank), &list).unwrap(),
         None => save_peft(path, shape, &about(rank), &list).unwrap(),
