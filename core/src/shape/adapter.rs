@@ -82,7 +82,7 @@ impl AdapterScheme for Lora {
 }
 
 /// The schemes that are known.
-pub const SCHEMES: &[&dyn AdapterScheme] = &[&Lora];
+pub const SCHEMES: &[&dyn AdapterScheme] = &[&Lora, &super::dora::Dora];
 
 /// Most tensors of a scheme.
 pub const MOST_PARTS: usize = 4;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 mod adapter;
+pub(crate) mod dora;
 mod layer;
 mod role;
 

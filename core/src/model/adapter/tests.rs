@@ -167,7 +167,7 @@ fn an_adapter_that_does_not_fit_is_named() {
     let cases: [(&dyn Fn(&Path), &[&str]); 13] = [
         (&config("\"r\": 4", "\"r\": 8"), &["rank 4", "says 8"]),
         (&config("LORA", "IA3"), &["peft_type", "IA3"]),
-        (&config("\"use_dora\": false", "\"use_dora\": true"), &["use_dora"]),
+        (&config("\"use_dora\": false", "\"use_dora\": true"), &["lora_magnitude_vector"]),
         (&config("\"bias\": \"none\"", "\"bias\": \"all\""), &["bias", "all"]),
         (&config("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"), &["modules_to_save"]),
         (&config("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q.*\": 3}"), &["q.*", "expression"]),

@@ -1,5 +1,6 @@
 //! train.params: what learns. A technique says which tensors of the base learn, and what is put on its linears.
 
+mod dora;
 mod full;
 mod lora;
 
@@ -12,7 +13,7 @@ use crate::shape::AdapterKind;
 pub use crate::shape::Role;
 
 /// The variants of train.params.
-pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &full::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &dora::ENTRY, &full::ENTRY];
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
