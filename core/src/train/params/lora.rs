@@ -4,7 +4,7 @@
 use super::{Adapted, Init, LinearCall, Params, Role, Scratch, ScratchSizes, Spec};
 use crate::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::error::{Error, Result};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::shape::{AdapterKind, PART_A, PART_B};
 use crate::train::learner::Learner;
 
@@ -85,6 +85,7 @@ pub static ENTRY: Entry<dyn Params> = Entry {
         sentence: "Weights stay as they are, quantized or not; each linear gets a product of two thin matrices that learn.",
         knobs: &KNOBS,
         runs_on: ON_ALL,
+        candidates: &[Candidate { cost: Cost::Accuracy, keeps: 0.1, sets: &[], words: "LoRA" }],
         ..About::on(&axes::TRAIN_PARAMS)
     },
     build: build,
