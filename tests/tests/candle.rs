@@ -54,6 +54,16 @@ fn the_bundled_model_is_the_same_on_both_engines() {
 }
 
 #[test]
+fn requantized_weights_are_the_same_on_both_engines() {
+    let model = Model::open("bundled:recall", Path::new(".")).unwrap();
+    for format in ["q4_0", "nf4"] {
+        let v = verify([&model, &model], &config(&[("weights.format", format)]), 12).unwrap();
+        assert!(v.agrees(), "{format}: {:?}", v.beyond);
+        within(&v, &model);
+    }
+}
+
+#[test]
 fn a_real_model_is_the_same_on_both_engines() {
     let Some(model) = ullage_tests::smollm2() else { return };
     let v = verify([&model, &model], &config(&[]), 24).unwrap();
@@ -90,8 +100,9 @@ fn what_candle_cannot_hold_is_over_budget_and_what_it_does_not_do_is_refused() {
     let over = verify([&model, &model], &config(&[("budget.device", "24 MiB")]), 16).unwrap_err();
     assert_eq!(over.exit_code(), 3, "{over}");
     assert!(over.to_string().contains("candle tensors"), "{over}");
-    let refused = verify([&model, &model], &config(&[("weights.format", "q4_0")]), 16).unwrap_err();
-    assert!(refused.to_string().contains("weights.format = q4_0 is refused"), "{refused}");
+    let sets = [("model.adapter", "nowhere")];
+    let refused = verify([&model, &model], &config(&sets), 16).unwrap_err();
+    assert!(refused.to_string().contains("model.adapter is refused"), "{refused}");
     let other = Model::open("random:smollm2-135m@q4_0", Path::new(".")).unwrap();
     assert!(verify([&model, &other], &config(&[]), 4).unwrap_err().to_string().contains("must be the same"));
 }

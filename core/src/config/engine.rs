@@ -51,7 +51,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
     if engine == Engine::Candle { candle(config) } else { Ok(()) }
 }
 
-/// candle keeps no cache and holds f32 weights, resident: every choice that says otherwise is refused by name.
+/// candle keeps no cache and holds the f32 of its weights, resident: every choice that says otherwise is refused by name.
 fn candle(config: &Config) -> Result<()> {
     let refuse = |what: String, allowed: &str| {
         Err(Error::refused(
@@ -60,9 +60,11 @@ fn candle(config: &Config) -> Result<()> {
         ))
     };
     let plain = Config::default();
-    for ((_, key, choice), (_, _, default)) in config.choices().into_iter().zip(plain.choices()) {
-        let allowed = if key.starts_with("kv.format") { "f32" } else { default.id.as_str() };
-        if !key.starts_with("train.") && choice.id != allowed {
+    let plain = plain.choices();
+    for (_, key, choice) in config.choices() {
+        let default = plain.iter().find(|(_, k, _)| *k == key).map_or("", |(_, _, choice)| choice.id.as_str());
+        let allowed = if key.starts_with("kv.format") { "f32" } else { default };
+        if (key.starts_with("kv.") || key.starts_with("place.")) && choice.id != allowed {
             return refuse(format!("{key} = {}", choice.id), &format!("set {key}={allowed}"));
         }
     }
@@ -98,13 +100,12 @@ mod tests {
         const CANDLE: (&str, &str) = ("run.engine", "candle");
         const F32: (&str, &str) = ("kv.format", "f32");
         assert_eq!(error(&[CANDLE, F32]), "");
-        assert_eq!(error(&[CANDLE, F32, ("machine.device", "metal:0")]), "");
+        assert_eq!(error(&[CANDLE, F32, ("machine.device", "metal:0"), ("weights.format", "q8_0")]), "");
         assert!(error(&[CANDLE]).contains("kv.format.k = f16 is refused"), "{}", error(&[CANDLE]));
         for (key, value) in [
             ("kv.select", "h2o"),
             ("kv.alloc", "paged"),
             ("place.weights", "stream"),
-            ("weights.format", "q8_0"),
             ("run.compute", "int8"),
             ("kv.budget.ratio", "0.5"),
             ("observe.bins", "8"),

@@ -20,12 +20,14 @@ use crate::report::protocol::MachineCard;
 use crate::shape::ModelShape;
 use crate::train::engine::Trainer;
 use crate::train::reader;
+use crate::weights::format::Formats;
 
 /// candle's device of a configuration, for texts of at most some length.
 pub(crate) struct Backend {
     device: String,
     length: usize,
     logits: Tag,
+    formats: Formats,
     /// Asked whether the job was cancelled.
     flag: Arc<ThreadTeam>,
 }
@@ -40,19 +42,20 @@ impl Backend {
             device: config.machine.device.clone(),
             length: longest(workload),
             logits: Tag { tier: config.cpu_tier(), ..LOGITS },
+            formats: Formats::new(config)?,
             flag: Arc::new(ThreadTeam::with_cancel(1, Arc::clone(cancel))?),
         })
     }
 }
 
-/// Opens candle and loads `shape` from `model`, to read `length` tokens with logits of the last `rows`; returns the bytes of
+/// Opens candle and loads `shape` from `model`, weights held as `formats` say, to read `length` tokens with logits of the last `rows`; returns the bytes of
 /// the guest row too.
 ///
 /// # Errors
 /// Over budget; what reading meets; what training's forward pass does not know.
 pub(crate) fn open(
     device: &str,
-    model: &Model,
+    (model, formats): (&Model, &Formats),
     (length, rows): (usize, usize),
     threads: usize,
     ledger: &Arc<Ledger>,
@@ -60,7 +63,7 @@ pub(crate) fn open(
     progress: &mut dyn FnMut(f32),
 ) -> Result<(Trainer, u64)> {
     let shape = &model.shape;
-    let bound = reader::candle_bound(shape, length, rows, threads)?;
+    let bound = reader::candle_bound(shape, formats.clone(), length, rows, threads)?;
     let candle = Candle::open(device, ledger, flag, threads, bound)?;
     let (mut done, total) = (0, shape.bytes().max(1));
     let mut progress = |bytes: u64| {
@@ -69,7 +72,8 @@ pub(crate) fn open(
     };
     // What candle holds is in the guest row, so that the trainer's own account has nothing to count.
     let inner = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    let trainer = reader::open(Box::new(candle), &inner, shape, Some(&*model.source), length, &mut progress)?;
+    let source = Some(&*model.source);
+    let trainer = reader::open(Box::new(candle), &inner, shape, source, formats.clone(), length, &mut progress)?;
     Ok((trainer, bound))
 }
 
@@ -95,7 +99,8 @@ impl backend::Backend for Backend {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Runner> {
         let Resolved { held, pipeline, threads, .. } = resolved;
-        let (trainer, _) = open(&self.device, model, (self.length, 1), threads, ledger, &self.flag, progress)?;
+        let (trainer, _) =
+            open(&self.device, (model, &self.formats), (self.length, 1), threads, ledger, &self.flag, progress)?;
         Ok(Runner { trainer, shape: held, pipeline, ledger: Arc::clone(ledger), tag: self.logits })
     }
 }

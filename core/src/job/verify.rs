@@ -22,6 +22,7 @@ use crate::model::Model;
 use crate::model::text::Words;
 use crate::ops::ThreadTeam;
 use crate::plan::Resolved;
+use crate::weights::format::Formats;
 
 /// Logits of one side, `(tokens, vocab)`.
 const LOGITS: Tag = Tag::device(Category::Logits, "logits of every position");
@@ -250,8 +251,9 @@ fn compare(
     let to = spec.layers.then(|| streams.as_mut_slice::<f32>());
     let seconds = run_ours_on((model, config), ids, (&ledger, &team), logits.as_mut_slice(), to)?;
 
+    let held = (reference, &Formats::new(config)?);
     let (mut trainer, guest_reserved) =
-        candle::open(&spec.device, reference, (n, n), config.threads(), &ledger, &team, &mut |_| ())?;
+        candle::open(&spec.device, held, (n, n), config.threads(), &ledger, &team, &mut |_| ())?;
     let (start, mut layers) = (Instant::now(), Vec::new());
     let (mut theirs, mut stream) = (buffer(LOGITS, n * vocab)?, buffer(STREAMS, if spec.layers { each } else { 0 })?);
     let mut after = |l: usize, d: &dyn Device, x: &Buf| -> Result<()> {

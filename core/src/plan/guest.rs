@@ -8,7 +8,9 @@ use crate::device::candle::GUEST;
 use crate::error::Result;
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::sampling::{SAMPLER, SAMPLER_BYTES};
+use crate::shape::ModelShape;
 use crate::train::reader::candle_bound;
+use crate::weights::format::Formats;
 
 /// The ledger row of the logits that candle leaves, one row a sequence.
 pub const LOGITS: Tag = Tag::device(Category::Logits, "logits");
@@ -19,8 +21,14 @@ pub fn longest(workload: &Workload) -> usize {
 }
 
 /// As [`Resolved::walk`].
-pub(super) fn walk(r: &Resolved, config: &Config, workload: &Workload, ledger: &Arc<Ledger>) -> Result<()> {
-    let bound = candle_bound(&r.held, longest(workload), 1, r.threads)?;
+pub(super) fn walk(
+    r: &Resolved,
+    config: &Config,
+    stored: &ModelShape,
+    workload: &Workload,
+    ledger: &Arc<Ledger>,
+) -> Result<()> {
+    let bound = candle_bound(stored, Formats::new(config)?, longest(workload), 1, r.threads)?;
     let mut held = vec![ledger.reserve(GUEST, bound)?];
     let (tier, vocab) = (config.cpu_tier(), r.held.vocab as u64);
     if config.run.sampling.temperature > 0.0 {

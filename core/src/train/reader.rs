@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::engine::{Setup, Techniques, Trainer};
-use super::params::{Delta, Params, Role};
+use super::params::{Adapted, Params, Role};
 use crate::config::train::Train;
 use crate::device::Device;
 use crate::device::candle::bound::Bound;
@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::model::Source;
 use crate::shape::ModelShape;
+use crate::weights::format::Formats;
 
 /// Nothing learns, nothing is put on anything.
 struct Nothing;
@@ -24,12 +25,12 @@ impl Params for Nothing {
         true
     }
 
-    fn delta(&self, _: Role) -> Option<Box<dyn Delta>> {
+    fn adapt(&self, _: Role) -> Option<Box<dyn Adapted>> {
         None
     }
 }
 
-/// Loads a model onto a device to read at most `length` tokens at once; without a source its weights stay zeros. `progress`
+/// Loads a model onto a device to read at most `length` tokens at once, weights being what `formats` make of them; without a source its weights stay zeros. `progress`
 /// hears of the bytes of each tensor read.
 ///
 /// # Errors
@@ -39,11 +40,12 @@ pub fn open(
     ledger: &Arc<Ledger>,
     shape: &ModelShape,
     source: Option<&Source>,
+    formats: Formats,
     length: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Trainer> {
     let train = Train { batch: 1, length, ..Train::default() };
-    let techniques = Techniques { params: Box::new(Nothing), ..Techniques::new(&train)? };
+    let techniques = Techniques { params: Box::new(Nothing), formats, ..Techniques::new(&train)? };
     let setup = Setup { shape, source, plan: source.is_none(), train: &train, seed: 0 };
     Trainer::new(d, ledger, &setup, techniques, 0, progress)
 }
@@ -53,11 +55,11 @@ pub fn open(
 ///
 /// # Errors
 /// What training's forward pass does not know.
-pub fn candle_bound(shape: &ModelShape, length: usize, rows: usize, threads: usize) -> Result<u64> {
+pub fn candle_bound(shape: &ModelShape, formats: Formats, length: usize, rows: usize, threads: usize) -> Result<u64> {
     let bound = Bound::default();
     let account = bound.account();
     let unlimited = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    let mut trainer = open(Box::new(bound), &unlimited, shape, None, length, &mut |_| ())?;
+    let mut trainer = open(Box::new(bound), &unlimited, shape, None, formats, length, &mut |_| ())?;
     trainer.logits(&vec![0; length], rows, None, &mut |_, _, _| Ok(()))?;
     Ok(account.bytes(threads))
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
 use crate::device::op::{Kind, sides};
 use crate::device::{Buf, Cost, Device, Dst, Meter, Op, Src};
 use crate::error::Result;
@@ -30,6 +30,8 @@ pub fn temporaries(op: &Op<'_>) -> u64 {
     let packed = |rows: usize, cols: usize| (rows as u64 + 64) * (cols as u64 + 64);
     let more = match op {
         Op::Linear { w, .. } | Op::LinearDx { w, .. } => packed(w.rows, w.cols),
+        // The low-rank product is formed.
+        Op::RowNorms { w, .. } => 4 * (w.rows * w.cols) as u64,
         Op::LinearDw { rows, cols, m, .. } => packed(*rows, *m) + packed(*cols, *m),
         // The whole of what is written to is made anew.
         Op::Scatter { n, cols, y, .. } => 2 * y.buf.len() as u64 + 3 * (n * cols) as u64,
@@ -100,6 +102,10 @@ impl Device for Bound {
         Ok(Buf::new(ty, len, Alive { account: Arc::clone(&self.account), bytes }))
     }
 
+    fn tensor(&self, tag: Tag, t: &TensorShape) -> Result<Buf> {
+        self.buffer(tag, BlockType::F32, t.rows * t.cols)
+    }
+
     fn upload(&self, from: &[u8], _: Dst<'_>) -> Result<()> {
         self.account.raise(2 * from.len() as u64);
         Ok(())
@@ -115,7 +121,11 @@ impl Device for Bound {
         Ok(())
     }
 
-    fn reserve_load(&self, _: &TensorShape, _: &TensorShape, _: usize) -> Result<()> {
+    fn reserve_load(&self, from: &TensorShape, to: &TensorShape, _: usize) -> Result<()> {
+        if let Scheme::Packed(scheme) = to.ty {
+            // Such a payload is whole before any of it can be decoded.
+            self.account.raise(to.bytes() + (from.rows * scheme.row(from.cols).1) as u64);
+        }
         Ok(())
     }
 

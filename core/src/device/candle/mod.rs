@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use candle_core::{DType, Tensor};
 
 use super::{Buf, Cost, Device, Dst, Meter, Op, Src, buffer_bytes};
-use crate::blocks::{self, BlockType};
+use crate::blocks::{self, BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
@@ -96,6 +96,36 @@ impl Candle {
     fn guest<T: Send>(&self, work: impl FnOnce(&candle_core::Device) -> candle_core::Result<T> + Send) -> Result<T> {
         let device = &self.device;
         self.pool.install(|| work(device)).map_err(said)
+    }
+}
+
+/// Rows of a tensor that are decoded at once.
+fn rows_at_once(t: &TensorShape) -> usize {
+    (PIECE / t.row_bytes().max(4 * t.cols).max(1)).clamp(1, t.rows.max(1))
+}
+
+impl Candle {
+    /// Reads `t` some rows at a time: the number of the first, and their values.
+    fn pieces(
+        &self,
+        source: &Source,
+        t: &TensorShape,
+        mut each: impl FnMut(usize, Vec<f32>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let (ty, rows) = (t.block()?, rows_at_once(t));
+        for first in (0..t.rows).step_by(rows) {
+            self.wait()?;
+            let n = rows.min(t.rows - first);
+            self.pool.install(|| {
+                let mut stored = vec![0u8; n * t.row_bytes()];
+                source.read_rows(t, first, n, &mut stored)?;
+                let mut values = vec![0.0f32; n * t.cols];
+                blocks::decode(ty, &stored, &mut values)
+                    .map_err(|e| Error::refused(format!("{} as f32", t.name), e.to_string()))?;
+                each(first, values)
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -187,34 +217,58 @@ impl Device for Candle {
         })
     }
 
+    /// f32 of every element, whatever the scheme.
+    fn tensor(&self, tag: Tag, t: &TensorShape) -> Result<Buf> {
+        match t.ty {
+            Scheme::Block(ty) => self.buffer(tag, ty, t.rows * t.cols),
+            Scheme::Packed(_) => {
+                let values = self.guest(|device| Tensor::zeros((t.rows * t.cols).max(1), DType::F32, device))?;
+                Ok(Buf::new(BlockType::I8, t.bytes() as usize, values).packed(t.ty))
+            }
+        }
+    }
+
     fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()> {
         self.ledger.moved("disk read", from.bytes());
-        let target = Target::of(into.all_mut())?;
-        let rows = (PIECE / from.row_bytes().max(4 * from.cols)).clamp(1, from.rows.max(1));
-        for first in (0..from.rows).step_by(rows) {
-            self.wait()?;
-            let n = rows.min(from.rows - first);
-            let device = &self.device;
-            let read = || -> Result<Tensor> {
-                let mut stored = vec![0u8; n * from.row_bytes()];
-                source.read_rows(from, first, n, &mut stored)?;
-                let mut values = vec![0.0f32; n * from.cols];
-                let failed = |e: blocks::CodecError| Error::refused(format!("{} as f32", from.name), e.to_string());
-                blocks::decode(from.ty, &stored, &mut values).map_err(failed)?;
+        let target = Target::of(into.all_mut())?.tensor;
+        let device = &self.device;
+        let put = |first: usize, values: Vec<f32>| {
+            let put = sent(values, device).and_then(|piece| target.slice_set(&piece, 0, first * from.cols));
+            put.map_err(said)
+        };
+        let failed = |e: blocks::CodecError| Error::refused(format!("{} as {}", from.name, to.ty), e.to_string());
+        match to.ty {
+            Scheme::Block(ty) => self.pieces(source, from, |first, mut values| {
                 if from.ty != to.ty {
                     // What is held in another type is what that type makes of it.
-                    let mut held = vec![0u8; buffer_bytes(to.ty, values.len())];
-                    blocks::encode(to.ty, &values, &mut held).map_err(failed)?;
-                    blocks::decode(to.ty, &held, &mut values).map_err(failed)?;
+                    let mut held = vec![0u8; buffer_bytes(ty, values.len())];
+                    blocks::encode(ty, &values, &mut held).map_err(failed)?;
+                    blocks::decode(ty, &held, &mut values).map_err(failed)?;
                 }
-                sent(values, device).map_err(said)
-            };
-            self.pool.install(|| {
-                let piece = read()?;
-                target.tensor.slice_set(&piece, 0, first * from.cols).map_err(said)
-            })?;
+                put(first, values)
+            }),
+            Scheme::Packed(scheme) => {
+                let (own, kept) = scheme.row(from.cols);
+                let (mut payload, mut beside) =
+                    self.pool.install(|| (vec![0u8; to.bytes() as usize], vec![0u8; from.rows * kept]));
+                self.pieces(source, from, |first, values| {
+                    let rows = values.len() / from.cols;
+                    let beside = &mut beside[first * kept..][..rows * kept];
+                    scheme.encode(from.cols, &values, &mut payload[first * own..][..rows * own], beside);
+                    Ok(())
+                })?;
+                scheme.seal(from.rows, from.cols, &mut payload, &beside);
+                let rows = rows_at_once(from);
+                for first in (0..from.rows).step_by(rows) {
+                    self.pool.install(|| {
+                        let mut values = vec![0.0f32; rows.min(from.rows - first) * from.cols];
+                        scheme.decode(from.rows, from.cols, &payload, first * from.cols, &mut values);
+                        put(first, values)
+                    })?;
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     fn wait(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use candle_core::{DType, Result as Candled, Tensor};
 use super::{Candle, Target, flat, matrix, rule, sent};
 use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
-use crate::device::{Causal, Dst, Mask, Op, RopeLayout, RopeTable, Src};
+use crate::device::{Causal, Dst, Mask, Op, RopeLayout, RopeTable, Src, Weight};
 use crate::error::{Error, Result};
 use crate::ops::descriptors::{Batched, NO_LOSS, Reduction, Window};
 use crate::rng::Philox;
@@ -108,6 +108,34 @@ fn products(on: &Candle, op: Op<'_>) -> Result<()> {
         Op::BiasVjp { dy, m, rows, db, add } => {
             let (dy, db) = (matrix(dy, m, rows)?, Target::of(db)?);
             on.guest(|_| put(&db, dy.sum_keepdim(0)?, 1, rows, add))
+        }
+        Op::RowNorms { w, low, y } => {
+            let of = |w: Weight<'_>| matrix(w.buf.at(w.at), w.rows, w.cols);
+            let low = low.map(|(a, b, scale)| Ok::<_, Error>((of(a)?, of(b)?, scale))).transpose()?;
+            let (w, y) = (of(w)?, Target::of(y)?);
+            on.guest(|_| {
+                let whole = match low {
+                    Some((a, b, scale)) => (w + (b.matmul(&a)? * f64::from(scale))?)?,
+                    None => w,
+                };
+                y.put(&whole.sqr()?.sum(1)?.sqrt()?)
+            })
+        }
+        Op::ScaleColumns { x, m, cols, by, over, bias, y, add } => {
+            let (x, by, over, y) = (matrix(x, m, cols)?, flat(by, cols)?, flat(over, cols)?, Target::of(y)?);
+            let bias = bias.map(|b| flat(b, cols)).transpose()?;
+            on.guest(|_| {
+                let scaled = x.broadcast_mul(&(by / over)?)?;
+                let scaled = match bias {
+                    Some(bias) => scaled.broadcast_add(&bias)?,
+                    None => scaled,
+                };
+                put(&y, scaled, m, cols, add)
+            })
+        }
+        Op::ColumnDot { x, y, m, cols, over, to, add } => {
+            let (x, y, over, to) = (matrix(x, m, cols)?, matrix(y, m, cols)?, flat(over, cols)?, Target::of(to)?);
+            on.guest(|_| put(&to, (x * y)?.sum_keepdim(0)?.broadcast_div(&over)?, 1, cols, add))
         }
         op => Err(unknown(&op)),
     }
