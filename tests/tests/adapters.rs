@@ -117,7 +117,7 @@ fn merged_is_what_the_adapter_computes() {
     let distance = apart(&beside, &logits(&plain, &config));
     for (ty, most) in [(BlockType::F32, 2e-5), (BlockType::F16, 5e-3), (BlockType::Q8_0, 0.1)] {
         let team = ThreadTeam::new(2).unwrap();
-        let merged = merge(&model, Target::Block(ty), &out, &team, &mut |_, _| ()).unwrap();
+        let merged = merge(&model, Target::block(ty), &out, &team, &mut |_, _| ()).unwrap();
         assert_eq!(merged.matrices, 7 * plain.shape.layers.len());
         let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
         let types = |l: &LayerShape| [Role::Q, Role::AttnNorm].map(|r| l.tensors.get(r).unwrap().ty);

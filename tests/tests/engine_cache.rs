@@ -9,7 +9,7 @@ use ullage_tests::{Rig, bundled, config, ids, random};
 
 /// A shape that only caches care about: `layers` layers of `kv_heads` heads of `d`.
 fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape {
-    let t = |name: &str, rows, cols| TensorShape { name: name.into(), ty: BlockType::F16, rows, cols };
+    let t = |name: &str, rows, cols| TensorShape { name: name.into(), ty: BlockType::F16.into(), rows, cols };
     let linears = [
         (Role::AttnNorm, 1, hidden),
         (Role::Q, 2 * kv_heads * d, hidden),

@@ -117,8 +117,13 @@ fn bytes_of(buf: &Buf, at: usize, len: usize) -> Result<std::ops::Range<usize>> 
 }
 
 fn mat<'a>(w: Weight<'a>) -> Result<Mat<'a>> {
+    let scheme = w.buf.scheme();
+    if scheme.block().is_none() {
+        let whole = Mat::new(scheme, w.of, w.cols, w.buf.memory::<Buffer>()?.as_slice::<u8>())?;
+        return whole.slice(w.at / w.cols.max(1), w.rows);
+    }
     let range = bytes_of(w.buf, w.at, w.rows * w.cols)?;
-    Mat::new(w.buf.ty(), w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
+    Mat::new(scheme, w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
 }
 
 fn moments(x: &mut Buf, len: usize) -> Result<Moments<'_>> {
@@ -234,7 +239,7 @@ impl Cpu {
         match op {
             Op::Embed { table, ids: rows, m, y } => {
                 let w = mat(table)?;
-                embed(team, w.ty(), w.data(), table.cols, ids(rows, m)?, floats_mut(y, m * table.cols)?)
+                embed(team, w, ids(rows, m)?, floats_mut(y, m * table.cols)?)
             }
             Op::EmbedVjp { dy, ids: rows, m, rows: n, cols, d } => {
                 vjp::embed_vjp(team, floats(dy, m * cols)?, ids(rows, m)?, n, cols, floats_mut(d, n * cols)?)

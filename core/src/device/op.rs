@@ -254,9 +254,13 @@ fn write<'a>(name: &'static str, x: &'a Dst<'_>, len: usize, kind: Kind, both: b
     Operand { name, buf: x.buf, at: x.at, len, moved: len, access, kind }
 }
 
-/// A weight matrix, read.
+/// A weight matrix, read, however it is stored.
 fn weight<'a>(w: Weight<'a>) -> Operand<'a> {
-    read("w", w.buf.at(w.at), w.rows * w.cols, Kind::Stored)
+    if w.buf.scheme().block().is_some() {
+        return read("w", w.buf.at(w.at), w.rows * w.cols, Kind::Stored);
+    }
+    // The elements of a payload are its bytes.
+    Operand { moved: w.bytes(w.rows), ..read("w", w.buf.at(0), w.buf.len(), Kind::Stored) }
 }
 
 /// A parameter or its state, updated.
@@ -411,7 +415,8 @@ impl Op<'_> {
         match self {
             Self::Embed { table, ids, m, y } => {
                 let n = m * table.cols;
-                each(Operand { moved: n, ..weight(*table) });
+                let moved = if table.buf.scheme().block().is_some() { n } else { table.bytes(*m) };
+                each(Operand { moved, ..weight(*table) });
                 each(Operand { moved: 0, ..read("ids", *ids, *m, Ids) });
                 each(write("y", y, n, Real, false));
             }

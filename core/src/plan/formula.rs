@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::pieces::{Draft, Live, is_cache};
 use super::{Workload, formula_train};
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::forward::workspace;
@@ -15,7 +15,7 @@ use crate::kv::Format;
 use crate::kv::cache::STAGING;
 use crate::ledger::{Category, Phase, Tier};
 use crate::place::rows;
-use crate::shape::ModelShape;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::units::UnitLayout;
 
 /// Bytes and how they come about.
@@ -132,18 +132,41 @@ pub(super) fn named(live: &[Live]) -> Vec<Term> {
     sums.into_iter().map(|(name, bytes)| Term(vec![n(bytes, format!("B {name}"))])).collect()
 }
 
+/// Tensors by how they are stored.
+#[derive(Default)]
+pub(super) struct Kinds(BTreeMap<Scheme, (u64, u64)>);
+
+impl Kinds {
+    /// Counts a tensor: its blocks, or its weights where its scheme has none, and its bytes.
+    pub fn add(&mut self, t: &TensorShape) {
+        let (count, bytes) = self.0.entry(t.ty).or_default();
+        *count += (t.rows * t.cols / t.ty.block().map_or(1, BlockType::elems)) as u64;
+        *bytes += t.bytes();
+    }
+
+    /// The largest types last in ggml's order first.
+    pub fn terms(self) -> Vec<Term> {
+        let one = |(scheme, (count, bytes)): (Scheme, (u64, u64))| match scheme.block() {
+            // The payload is said as it is: what a weight's share of it is has no short form.
+            None => Term(vec![n(bytes, format!("B of {count} weights in {scheme}"))]),
+            Some(ty) if ty.elems() == 1 => Term(vec![n(count, format!("weights in {ty}")), n(ty.block_bytes(), "B")]),
+            Some(ty) => {
+                Term(vec![n(count, format!("blocks of {} weights in {ty}", ty.elems())), n(ty.block_bytes(), "B")])
+            }
+        };
+        self.0.into_iter().rev().map(one).collect()
+    }
+}
+
 /// Tensors by type, then their padding, then the slots of what is streamed.
 fn weights(draft: &Draft, live: &[Live]) -> Vec<Term> {
-    let mut blocks: BTreeMap<BlockType, u64> = BTreeMap::new();
+    let mut kinds = Kinds::default();
     let (mut padding, mut slots, mut slot) = (0, 0u64, 0);
     let mut rest = Vec::new();
     for l in live {
         match draft.tensors(l) {
             Some((_, tensors)) => {
-                for t in &tensors {
-                    let of = &mut *blocks.entry(t.ty).or_default();
-                    *of += (t.rows * t.cols / t.ty.elems()) as u64;
-                }
+                tensors.iter().for_each(|t| kinds.add(t));
                 padding += UnitLayout::new(tensors.iter().copied()).bytes as u64;
                 padding -= tensors.iter().map(|t| t.bytes()).sum::<u64>();
             }
@@ -151,13 +174,7 @@ fn weights(draft: &Draft, live: &[Live]) -> Vec<Term> {
             None => rest.push(*l),
         }
     }
-    let mut out = Vec::new();
-    for (ty, count) in blocks.into_iter().rev() {
-        out.push(Term(match ty.elems() {
-            1 => vec![n(count, format!("weights in {ty}")), n(ty.block_bytes(), "B")],
-            elems => vec![n(count, format!("blocks of {elems} weights in {ty}")), n(ty.block_bytes(), "B")],
-        }));
-    }
+    let mut out = kinds.terms();
     if padding > 0 {
         out.push(Term(vec![n(padding, "B padding")]));
     }

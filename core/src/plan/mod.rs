@@ -38,7 +38,7 @@ use crate::place::{self, Placement};
 use crate::schema;
 use crate::shape::ModelShape;
 use crate::train;
-use crate::weights;
+use crate::weights::format::Formats;
 
 /// The ledger row of one row of reference logits.
 pub const REFERENCE: Tag = Tag::device(Category::Workspace, "reference logits");
@@ -130,9 +130,8 @@ impl Resolved {
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
         catalog::check_platform(config)?;
-        let target = schema::build(weights::format::ENTRIES, "weights.format", &config.weights.format)?;
         let placement = schema::build(place::ENTRIES, "place.weights", &config.place.weights)?;
-        let held = target.apply(stored)?;
+        let held = Formats::new(config)?.held(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
             Some(observe) => observe.kv_head(&held)?,
@@ -314,6 +313,7 @@ pub(crate) mod tests {
                 &[("place.weights", "{ use = \"stream\", from = \"host\" }")],
                 &[("place.weights", "stream"), ("run.batch", "16")],
                 &[("weights.format", "q5_0")],
+                &[("weights.format", "nf4")],
             ],
             &[&[], &[("run.sequences", "3"), ("run.sampling.temperature", "1"), ("observe.bins", "32")]],
             &[&[("run.context", "333")]],

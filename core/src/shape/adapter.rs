@@ -42,8 +42,12 @@ impl AdapterShape {
         low.iter()
             .filter_map(|(role, low)| Some((*role, *low, layer.tensors.get(*role)?)))
             .map(|(role, low, w)| {
-                let part =
-                    |suffix, ty, rows, cols| TensorShape { name: format!("{}.{suffix}", w.name), ty, rows, cols };
+                let part = |suffix, ty: BlockType, rows, cols| TensorShape {
+                    name: format!("{}.{suffix}", w.name),
+                    ty: ty.into(),
+                    rows,
+                    cols,
+                };
                 (role, low, [part("lora_a", low.a, low.rank, w.cols), part("lora_b", low.b, w.rows, low.rank)])
             })
             .collect()

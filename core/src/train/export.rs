@@ -95,7 +95,7 @@ fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<
             None => {
                 stored.resize(n * t.row_bytes(), 0);
                 model.source.read_rows(t, first, n, &mut stored)?;
-                blocks::decode(t.ty, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
+                blocks::decode(t.block()?, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
             }
         },
     )?;

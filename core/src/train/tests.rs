@@ -23,7 +23,7 @@ use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShap
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
     let t = |name: &str, rows: usize, cols: usize| TensorShape {
         name: name.into(),
-        ty: if rows == 1 { BlockType::F32 } else { ty },
+        ty: if rows == 1 { BlockType::F32 } else { ty }.into(),
         rows,
         cols,
     };
@@ -92,7 +92,7 @@ pub(crate) fn trainer(
 ) -> crate::Result<(Trainer, Arc<Ledger>)> {
     let ledger = Ledger::new(budget, u64::MAX, u64::MAX);
     let train = config.train.as_ref().unwrap();
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
     let sizes = techniques.sizes(train, shape, threads);
     let team = Arc::new(ThreadTeam::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;
@@ -333,6 +333,35 @@ fn adapters_begin_as_nothing_and_leave_the_base_as_it_is() {
     assert_eq!(measured.tiers[&Tier::Device].bytes[&Category::Gradients], 4 * b_only);
 }
 
+/// QLoRA: adapters learn over a base that is encoded as it is loaded, and the plan knows its bytes.
+#[test]
+fn adapters_learn_over_weights_in_any_scheme() {
+    let shape = shape(BlockType::F32, false);
+    let b = batch(3, 4);
+    let mut losses = Vec::new();
+    for format in ["original", "q8_0", "{ use = \"nf4\", block_size = 32 }"] {
+        let sets = [("train.params", "lora"), ("train.params.r", "4"), ("weights.format", format)];
+        let config = config(&sets);
+        let (mut t, ledger) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        let before = t.evaluate(&b).unwrap();
+        for step in 1..=20 {
+            t.backprop(std::slice::from_ref(&b), step, 0.02, &mut |_| ()).unwrap();
+        }
+        losses.push(before.0);
+        assert!(t.evaluate(&b).unwrap().0 < 0.8 * before.0, "{format}");
+        let measured = ledger.measured();
+        let held = crate::weights::format::Formats::new(&config).unwrap().held(&shape).unwrap();
+        let row = format!("device.weights.{}", super::weights::FROZEN.name);
+        assert_eq!(measured.rows[&row], held.bytes(), "{format}");
+        let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config, &shape, &free, None).unwrap();
+        assert_eq!(free.measured().tiers[&Tier::Device], measured.tiers[&Tier::Device], "{format}");
+    }
+    // Each base is another one, and near the file's.
+    let off = |i: usize| (losses[i] / losses[0] - 1.0).abs();
+    assert!(off(1) > 0.0 && off(2) > 0.0 && off(1) < 0.01 && off(2) < 0.01 && losses[1] != losses[2], "{losses:?}");
+}
+
 /// Loss of batch 4 with the base alone: a model whose norms would learn, before they do.
 fn config_without_adapters(shape: &ModelShape) -> (f64, usize) {
     let config = config(&[("train.params", "lora"), ("train.params.r", "1"), ("train.params.target", "k")]);
@@ -538,7 +567,7 @@ pub(crate) fn formula_trainer(config: &Config, bias: bool) -> (Trainer, Arc<Ledg
         for (l, layer) in shape.layers.iter_mut().enumerate() {
             for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
                 let name = format!("blk.{l}.{}", role.gguf());
-                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
+                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32.into(), rows: 1, cols });
             }
         }
     }

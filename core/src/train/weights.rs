@@ -2,13 +2,14 @@
 
 use super::learner::{Learner, Param};
 use super::params::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
 use crate::device::{Buf, Device, Dst, Src, Weight};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 use crate::model::Source;
 use crate::rng::Philox;
 use crate::shape::{Act, Attention, ModelShape, TensorShape, Tensors};
+use crate::weights::format::Formats;
 use crate::weights::load;
 
 /// The ledger row of frozen weights.
@@ -225,6 +226,8 @@ pub struct Builder<'a> {
     pub params: &'a dyn Params,
     /// In what type matrices that learn are held.
     pub ty: BlockType,
+    /// How those that do not are held.
+    pub formats: &'a Formats,
     /// Bytes of conversion scratch.
     pub load: usize,
     /// Of initial values.
@@ -235,19 +238,23 @@ pub struct Builder<'a> {
     pub progress: &'a mut dyn FnMut(u64),
 }
 
-/// The type a tensor is held in.
-fn held_type(t: &TensorShape, learns: bool, ty: BlockType) -> BlockType {
+/// How a tensor is held: frozen ones as `formats` say, those that learn in `ty`.
+fn held_scheme(t: &TensorShape, learns: bool, ty: BlockType, formats: &Formats) -> Result<Scheme> {
     match (learns, t.rows) {
-        (false, _) => t.ty,
+        (false, _) => formats.of(t),
         // Norms are read as f32 by every op, and are too few to matter.
-        (true, 1) => BlockType::F32,
-        (true, _) => ty,
+        (true, 1) => Ok(BlockType::F32.into()),
+        (true, _) => Ok(ty.into()),
     }
 }
 
-/// Scratch that loading needs, given what learns.
-pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, threads: usize) -> usize {
-    let held = |t: &TensorShape, role: Role| TensorShape { ty: held_type(t, params.learns(role), ty), ..t.clone() };
+/// Scratch that loading needs, given what learns and how the rest is held.
+pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, formats: &Formats, threads: usize) -> usize {
+    // A scheme that does not fit is refused when it is asked for; nothing is loaded then.
+    let held = |t: &TensorShape, role: Role| {
+        let scheme = held_scheme(t, params.learns(role), ty, formats).unwrap_or(t.ty);
+        TensorShape { ty: scheme, ..t.clone() }
+    };
     let mut pairs = vec![(shape.embedding.clone(), held(&shape.embedding, Role::Embedding))];
     pairs.push((shape.output_norm.clone(), held(&shape.output_norm, Role::OutputNorm)));
     if let Some(head) = &shape.output {
@@ -281,9 +288,9 @@ impl Builder<'_> {
     /// A tensor of the base, in group `group`, updated with the others of `unit`.
     fn tensor(&mut self, t: &TensorShape, role: Role, group: usize, unit: usize) -> Result<Tensor> {
         let learns = self.params.learns(role);
-        let to = TensorShape { ty: held_type(t, learns, self.ty), ..t.clone() };
+        let to = TensorShape { ty: held_scheme(t, learns, self.ty, self.formats)?, ..t.clone() };
         let tag = if learns { LEARNING } else { FROZEN };
-        let mut buf = self.d.buffer(tag, to.ty, t.rows * t.cols)?;
+        let mut buf = self.d.tensor(tag, &to)?;
         match self.source {
             Some(source) => self.d.load(source, t, &to, &mut buf)?,
             None if self.plan => self.d.reserve_load(t, &to, self.load)?,

@@ -45,7 +45,7 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
     described(held)?;
     let factors = held.adapter.iter().flat_map(|a| a.each(held));
     for t in held.tensors().cloned().chain(factors) {
-        if !WEIGHT_TYPES.contains(&t.ty) {
+        if t.ty.block().is_none_or(|ty| !WEIGHT_TYPES.contains(&ty)) {
             let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
             let reason = format!(
                 "{} is {}, and a GPU decodes so far: {}; requantize with weights.format",

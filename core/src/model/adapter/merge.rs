@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::{AdapterFile, LowRank, Part, Role};
-use crate::blocks::{self, BlockType};
+use crate::blocks::{self, BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
 use crate::model::{Model, Source};
 use crate::ops::ThreadTeam;
 use crate::shape::{ModelShape, TensorShape};
-use crate::weights::format::Target;
+use crate::weights::format::{Formats, Target};
 
 /// Bytes of f32 rows worked on at once.
 const RUN: usize = 8 << 20;
@@ -97,15 +97,13 @@ pub fn merge(
             "a GGUF file is written from a GGUF file, whose metadata and tokenizer it keeps; convert the model first",
         ));
     };
-    let held = target.apply(&model.shape)?;
+    let held = Formats::from(target).held(&model.shape)?;
     let mut writer = GgufWriter::default();
-    if let Target::Block(ty) = target
-        && let Some(n) = file_type(ty)
-    {
+    if let Some(n) = target.scheme().and_then(Scheme::block).and_then(file_type) {
         writer.u32("general.file_type", n);
     }
     writer.copy_metadata(file, |_| true)?;
-    let becomes = types(file, &model.shape, &held, target);
+    let becomes = types(file, &model.shape, &held, target)?;
     for (t, ty) in file.tensors().iter().zip(&becomes) {
         let dims: Vec<usize> = t.dims().iter().map(|d| *d as usize).collect();
         writer.tensor(&t.name, *ty, &dims);
@@ -139,14 +137,17 @@ fn place(shape: &ModelShape, name: &str) -> Option<(usize, Role)> {
 }
 
 /// The type that each tensor of `file` becomes; what is no matrix stays as it is.
-fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Vec<BlockType> {
-    let changed: std::collections::BTreeMap<&str, BlockType> = match target {
-        Target::Original => std::collections::BTreeMap::new(),
-        Target::Block(_) => {
-            stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1).map(|(s, h)| (&*s.name, h.ty)).collect()
+///
+/// # Errors
+/// A scheme that a GGUF file does not know.
+fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Result<Vec<BlockType>> {
+    let mut changed: std::collections::BTreeMap<&str, BlockType> = std::collections::BTreeMap::new();
+    if target.scheme().is_some() {
+        for (s, h) in stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1) {
+            changed.insert(&s.name, h.block()?);
         }
-    };
-    file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect()
+    }
+    Ok(file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect())
 }
 
 /// One tensor: copied as it stands, or decoded, changed and encoded run by run.

@@ -236,7 +236,8 @@ impl AdapterFile {
                     let mut stored = vec![0; t.bytes() as usize];
                     self.read(layer, linear, part, &mut stored)?;
                     wide.resize(t.rows * t.cols, 0.0);
-                    blocks::decode(t.ty, &stored, wide).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))?;
+                    blocks::decode(t.block()?, &stored, wide)
+                        .map_err(|e| Error::Internal(format!("{}: {e}", t.name)))?;
                 }
                 made.push((layer, linear, low.rank, factors));
             }
