@@ -111,8 +111,9 @@ def run(bias):
     return {"losses": losses, "norms": norms, "gradients": gradients, "weights": {n: some(t) for n, t in p.items()}}
 
 
-folder = os.path.join(os.path.dirname(__file__), "../fixtures/train")
-os.makedirs(folder, exist_ok=True)
-with open(os.path.join(folder, "reference.json"), "w") as f:
-    json.dump({"torch": torch.__version__, "plain": run(False), "bias": run(True)}, f)
-    f.write("\n")
+if __name__ == "__main__":
+    folder = os.path.join(os.path.dirname(__file__), "../fixtures/train")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "reference.json"), "w") as f:
+        json.dump({"torch": torch.__version__, "plain": run(False), "bias": run(True)}, f)
+        f.write("\n")

@@ -6,12 +6,16 @@ use ullage_core::Result;
 use ullage_core::blocks::{self, BlockType};
 use ullage_core::device::cpu::Cpu;
 use ullage_core::device::gpu::{Gpu, Precision};
-use ullage_core::device::{AdamW, Buf, Causal, Device, Mask, RopeTable, Round, Sgd, Sizes, Weight};
+use ullage_core::device::{Buf, Causal, Device, Gradient, Mask, Op, RopeTable, Round, Sizes, Src, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::ops::cpu::RopeLayout;
 use ullage_core::ops::cuda;
+use ullage_core::ops::descriptors::{Batched, Reduction, Window};
+use ullage_core::ops::rule::Rule;
+use ullage_core::ops::rule::functions::TANH;
 use ullage_core::rng::Philox;
+use ullage_core::train::optimizer::{ADAMW, NESTEROV, SGD};
 
 const TAG: Tag = Tag::device(Category::Workspace, "check");
 const NONE: u32 = u32::MAX;
@@ -134,6 +138,7 @@ pub fn all() -> Result<usize> {
             heads: 12,
             kv_heads: 4,
             head_dim: 128,
+            basis: 12,
             load: 0,
         };
         let mut both = Both::open(precision, &sizes)?;
@@ -142,6 +147,7 @@ pub fn all() -> Result<usize> {
         attention(&mut both)?;
         head(&mut both)?;
         updates(&mut both)?;
+        nets(&mut both)?;
         failed += both.failed;
     }
     Ok(failed)
@@ -442,20 +448,36 @@ fn head(both: &mut Both) -> Result<()> {
     Ok(())
 }
 
+/// One pass of a rule on one device.
+#[allow(clippy::too_many_arguments)]
+fn apply(
+    d: &dyn Device,
+    rule: &'static Rule,
+    p: &mut Buf,
+    g: Gradient<Src<'_>>,
+    state: &mut [Buf],
+    numbers: &[f32],
+    (scale, clamp): (f32, f32),
+    round: Round<'_>,
+) -> Result<()> {
+    let len = p.len();
+    d.run(Op::Elementwise { rule, p: p.all_mut(), len, g, state, numbers, scale, clamp, round })
+}
+
+/// What a mode of rounding is on one device.
+fn round<'a>(mode: &str, extra: &'a mut Buf) -> Round<'a> {
+    match mode {
+        "nearest" => Round::Nearest,
+        "stochastic" => Round::Stochastic { seed: 7, stream: 9 },
+        "kahan" => Round::Kahan(extra),
+        _ => Round::Master(extra),
+    }
+}
+
 fn updates(both: &mut Both) -> Result<()> {
     let n = 5003;
-    let by = AdamW {
-        lr: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        correction1: 0.19,
-        correction2: 0.001_999,
-        scale: 0.5,
-        clamp: 0.3,
-    };
-    let fall = Sgd { lr: 1e-2, momentum: 0.9, nesterov: true, weight_decay: 0.1, scale: 0.5, clamp: 0.3 };
+    let adamw = [1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0 / 0.19, 1.0 / 0.001_999];
+    let clip = (0.5, 0.3);
     for (ty, state) in [
         (BlockType::F32, BlockType::F32),
         (BlockType::F32, BlockType::Bf16),
@@ -468,44 +490,88 @@ fn updates(both: &mut Both) -> Result<()> {
             }
             let mut p = both.put_as(ty, ty, &noise(n, 1))?;
             let g = both.floats(&noise(n, 2))?;
-            let (mut m, mut v) = (both.put_as(state, state, &noise(n, 3))?, {
-                let squares: Vec<f32> = noise(n, 4).iter().map(|x| x * x).collect();
-                both.put_as(state, state, &squares)?
-            });
+            let squares: Vec<f32> = noise(n, 4).iter().map(|x| x * x).collect();
+            let (m, v) = (both.put_as(state, state, &noise(n, 3))?, both.put_as(state, state, &squares)?);
+            let (mut there, mut here) = ([m.gpu, v.gpu], [m.cpu, v.cpu]);
             let mut extra = match mode {
                 "master" => both.put_as(BlockType::F32, BlockType::F32, &noise(n, 1))?,
                 _ => both.put_as(ty, ty, &vec![0.0; n])?,
             };
             for _ in 0..3 {
-                twice!(both, |d, of| d.adamw(&mut of!(p), of!(g).all(), &mut of!(m), &mut of!(v), by, {
-                    match mode {
-                        "nearest" => Round::Nearest,
-                        "stochastic" => Round::Stochastic { seed: 7, stream: 9 },
-                        "kahan" => Round::Kahan(&mut of!(extra)),
-                        _ => Round::Master(&mut of!(extra)),
-                    }
-                }));
+                let (a, b) = (round(mode, &mut extra.gpu), round(mode, &mut extra.cpu));
+                let (on_gpu, on_cpu) = (Gradient::Held(g.gpu.all()), Gradient::Held(g.cpu.all()));
+                apply(&both.gpu, &ADAMW, &mut p.gpu, on_gpu, &mut there, &adamw, clip, a)?;
+                apply(&both.cpu, &ADAMW, &mut p.cpu, on_cpu, &mut here, &adamw, clip, b)?;
             }
             // bf16 parameters may fall on either side of a tie.
             let most = if ty == BlockType::Bf16 || state == BlockType::Bf16 { 8e-3 } else { 1e-6 };
             both.within(&format!("adamw {ty}, {state} moments, {mode}"), &p, most)?;
-            both.within("  second moment", &v, if state == BlockType::Bf16 { 8e-3 } else { 1e-6 })?;
+            let ([_, v], [_, w]) = (there, here);
+            let second = if state == BlockType::Bf16 { 8e-3 } else { 1e-6 };
+            both.within("  second moment", &Pair { gpu: v, cpu: w }, second)?;
             let mut p = both.put_as(ty, ty, &noise(n, 1))?;
-            let mut u = both.put_as(state, state, &noise(n, 5))?;
-            twice!(both, |d, of| d.sgd(&mut of!(p), of!(g).all(), Some(&mut of!(u)), fall, {
-                match mode {
-                    "nearest" => Round::Nearest,
-                    "stochastic" => Round::Stochastic { seed: 7, stream: 9 },
-                    "kahan" => Round::Kahan(&mut of!(extra)),
-                    _ => Round::Master(&mut of!(extra)),
-                }
-            }));
+            let u = both.put_as(state, state, &noise(n, 5))?;
+            let (mut there, mut here, numbers) = ([u.gpu], [u.cpu], [1e-2, 0.1, 0.9]);
+            let (a, b) = (round(mode, &mut extra.gpu), round(mode, &mut extra.cpu));
+            let (on_gpu, on_cpu) = (Gradient::Held(g.gpu.all()), Gradient::Held(g.cpu.all()));
+            apply(&both.gpu, &NESTEROV, &mut p.gpu, on_gpu, &mut there, &numbers, clip, a)?;
+            apply(&both.cpu, &NESTEROV, &mut p.cpu, on_cpu, &mut here, &numbers, clip, b)?;
             both.within(&format!("sgd {ty}, {state} momentum, {mode}"), &p, most)?;
         }
     }
-    let mut p = both.floats(&noise(n, 1))?;
-    let g = both.floats(&noise(n, 2))?;
-    let plain = Sgd { momentum: 0.0, nesterov: false, ..fall };
-    twice!(both, |d, of| d.sgd(&mut of!(p), of!(g).all(), None, plain, Round::Nearest));
-    both.within("sgd f32, plain", &p, 1e-6)
+    // A gradient that is made where it is needed; from zeros on, so that what is compared is the normal numbers.
+    let (mut p, numbers, whole) = (both.floats(&vec![0.0; n])?, [-1.0, 0.0], (1.0, f32::INFINITY));
+    let normal = || Gradient::Normal { seed: 5 << 40 | 3, stream: 9 << 40 | 1 };
+    apply(&both.gpu, &SGD, &mut p.gpu, normal(), &mut [], &numbers, whole, Round::Nearest)?;
+    apply(&both.cpu, &SGD, &mut p.cpu, normal(), &mut [], &numbers, whole, Round::Nearest)?;
+    both.within("normal numbers", &p, 1e-6)?;
+    let mut y = both.floats(&vec![0.0; n])?;
+    apply(&both.gpu, &TANH, &mut y.gpu, Gradient::Held(p.gpu.all()), &mut [], &[], whole, Round::Nearest)?;
+    apply(&both.cpu, &TANH, &mut y.cpu, Gradient::Held(p.cpu.all()), &mut [], &[], whole, Round::Nearest)?;
+    both.within("tanh", &y, 1e-6)
+}
+
+/// What small nets have beside, and what a projection is found by.
+fn nets(both: &mut Both) -> Result<()> {
+    let of = Window { n: 3, channels: 5, height: 14, width: 11, kernel: 3, stride: 2, pad: 1 };
+    let x = both.put(&noise(of.n * of.image(), 1))?;
+    let mut y = both.put(&vec![0.0; of.outputs() * of.patch()])?;
+    twice!(both, |d, side| d.run(Op::Im2col { x: side!(x).all(), of, y: side!(y).all_mut() }));
+    both.same("im2col", &y)?;
+    let mut dx = both.put(&vec![0.0; of.n * of.image()])?;
+    twice!(both, |d, side| d.run(Op::Col2im { dy: side!(y).all(), of, dx: side!(dx).all_mut() }));
+    both.same("col2im", &dx)?;
+    let (rows, cols) = (of.outputs(), of.patch());
+    for how in [Reduction::Sum, Reduction::Mean, Reduction::Max] {
+        let mut z = both.put(&vec![0.0; rows])?;
+        twice!(both, |d, side| d.run(Op::Reduce { x: side!(y).all(), rows, cols, how, y: side!(z).all_mut() }));
+        both.same(&format!("reduction {how:?}"), &z)?;
+    }
+    for (a_turned, b_turned) in [(false, false), (true, false), (false, true)] {
+        let of = Batched { batch: 4, m: 24, n: 40, k: 16, a_turned, b_turned };
+        let (a, b) = (both.put(&noise(4 * 24 * 16, 2))?, both.put(&noise(4 * 16 * 40, 3))?);
+        let mut c = both.put(&noise(4 * 24 * 40, 4))?;
+        twice!(both, |d, side| d.run(Op::BatchedMatMul {
+            a: side!(a).all(),
+            b: side!(b).all(),
+            of,
+            c: side!(c).all_mut(),
+            add: true
+        }));
+        both.same(&format!("batched product {a_turned} {b_turned}"), &c)?;
+    }
+    let (rows, cols, rank) = (12, 300, 4);
+    let mut y = both.floats(&noise(rows * cols, 5))?;
+    twice!(both, |d, side| d.run(Op::Orthonormalize { y: side!(y).all_mut(), rows, cols }));
+    both.within("orthonormal rows", &y, 1e-6)?;
+    let z = both.floats(&noise(rows * cols, 6))?;
+    let mut vectors = both.floats(&vec![0.0; rank * rows])?;
+    twice!(both, |d, side| d.run(Op::LeadingVectors {
+        z: side!(z).all(),
+        rows,
+        cols,
+        rank,
+        vectors: side!(vectors).all_mut()
+    }));
+    both.within("leading vectors", &vectors, 1e-6)
 }

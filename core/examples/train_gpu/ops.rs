@@ -6,11 +6,12 @@ use std::time::Instant;
 use ullage_core::Result;
 use ullage_core::blocks::BlockType;
 use ullage_core::device::gpu::{Gpu, Precision};
-use ullage_core::device::{AdamW, Buf, Causal, Device, RopeTable, Round, Sizes, Weight};
+use ullage_core::device::{Buf, Causal, Device, Gradient, Op, RopeTable, Round, Sizes, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::ops::cpu::RopeLayout;
 use ullage_core::ops::cuda;
+use ullage_core::train::optimizer::ADAMW;
 
 const TAG: Tag = Tag::device(Category::Workspace, "timing");
 const BF: BlockType = BlockType::Bf16;
@@ -86,6 +87,7 @@ fn one(s: &Shape) -> Result<()> {
         heads: s.heads,
         kv_heads: s.kv_heads,
         head_dim: s.dim,
+        basis: 0,
         load: 0,
     };
     let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
@@ -200,23 +202,25 @@ fn one(s: &Shape) -> Result<()> {
         time(g, "embed_vjp", 0.0, 0.0, || g.embed_vjp(x.all(), targets.all(), m, s.vocab, h, dw.all_mut()))?;
     }
     let mut p = buf(BF, s.ff * h)?;
-    let by = AdamW {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        correction1: 0.1,
-        correction2: 0.001,
-        scale: 1.0,
-        clamp: f32::INFINITY,
-    };
+    let numbers = [1e-3, 0.9, 0.999, 1e-8, 0.0, 10.0, 1000.0];
     for (grad, state) in [(BlockType::F32, BlockType::F32), (BF, BF)] {
         let gr = buf(grad, s.ff * h)?;
-        let (mut mo, mut ve) = (buf(state, s.ff * h)?, buf(state, s.ff * h)?);
+        let mut moments = [buf(state, s.ff * h)?, buf(state, s.ff * h)?];
         let bytes = (p.len() * (4 + grad.block_bytes() + 4 * state.block_bytes())) as f64;
         time(g, &format!("adamw, {grad} gradient, {state} moments"), 0.0, bytes, || {
-            g.adamw(&mut p, gr.all(), &mut mo, &mut ve, by, Round::Nearest)
+            let (rule, len, held) = (&ADAMW, p.len(), Gradient::Held(gr.all()));
+            let (p, state, scale, clamp) = (p.all_mut(), &mut moments[..], 1.0, f32::INFINITY);
+            g.run(Op::Elementwise {
+                rule,
+                p,
+                len,
+                g: held,
+                state,
+                numbers: &numbers,
+                scale,
+                clamp,
+                round: Round::Nearest,
+            })
         })?;
         let mut sum = buf(BlockType::F32, 1)?;
         time(g, &format!("squared_norm {grad}"), 0.0, gr.bytes() as f64, || {

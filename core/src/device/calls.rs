@@ -1,6 +1,6 @@
 //! Operations as calls: each builds an [`Op`] and runs it.
 
-use super::{AdamW, Best, Buf, Causal, Device, Dst, Mask, Op, RopeTable, Round, Sgd, Src, Weight};
+use super::{Best, Causal, Device, Dst, Mask, Op, RopeTable, Src, Weight};
 use crate::error::Result;
 
 impl dyn Device + '_ {
@@ -288,21 +288,5 @@ impl dyn Device + '_ {
         let mut matters = true;
         self.run(Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters: &mut matters })?;
         Ok(matters)
-    }
-
-    /// [`Op::AdamW`].
-    ///
-    /// # Errors
-    /// As [`Device::run`].
-    pub fn adamw(&self, p: &mut Buf, g: Src<'_>, m: &mut Buf, v: &mut Buf, by: AdamW, round: Round<'_>) -> Result<()> {
-        self.run(Op::AdamW { p, g, m, v, by, round })
-    }
-
-    /// [`Op::Sgd`].
-    ///
-    /// # Errors
-    /// As [`Device::run`].
-    pub fn sgd(&self, p: &mut Buf, g: Src<'_>, u: Option<&mut Buf>, by: Sgd, round: Round<'_>) -> Result<()> {
-        self.run(Op::Sgd { p, g, u, by, round })
     }
 }

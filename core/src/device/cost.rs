@@ -68,6 +68,10 @@ impl Op<'_> {
         match self {
             Self::Linear { m, w, .. } | Self::LinearDx { m, w, .. } => product(*m, w.rows, w.cols),
             Self::LinearDw { m, rows, cols, .. } => product(*m, *rows, *cols),
+            Self::BatchedMatMul { of, .. } => product(of.batch * of.m, of.n, of.k),
+            // Each row against those before it, twice over, there and back.
+            Self::Orthonormalize { rows, cols, .. } => 4.0 * product(*rows, *rows, *cols) / 2.0,
+            Self::LeadingVectors { rows, cols, .. } => product(*rows, *rows, cols / 2),
             // Two products over half of all pairs.
             Self::Attention { of, .. } => product(sides(*of).0, sides(*of).1, of.length),
             // Seven: scores and their gradients are made twice, for queries and for keys.
@@ -92,8 +96,10 @@ impl Op<'_> {
             Self::RmsNormVjp { dw, .. } => 1 + 2 * usize::from(dw.is_some()),
             Self::SquaredNorm { .. } | Self::BiasVjp { .. } => 2,
             Self::AttentionVjp { .. } => 3,
+            // One at a time.
+            Self::BatchedMatMul { of, .. } if of.m * of.n * of.k > 0 => of.batch,
             // Taken on the host.
-            Self::Argmax { .. } => 0,
+            Self::Argmax { .. } | Self::Orthonormalize { .. } | Self::LeadingVectors { .. } => 0,
             _ => 1,
         }
     }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
-use crate::device::{Buf, Cost, Device, Dst, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
+use crate::device::{Buf, Cost, Device, Dst, Gradient, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::vjp::{self, Moments, Stored};
+use crate::ops::cpu::basis::{basis_scratch, leading_vectors, orthonormalize};
+use crate::ops::cpu::nets;
+use crate::ops::cpu::vjp::{self, Gradients, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
+use crate::ops::rule::MOST_SLOTS;
 use crate::rng::Philox;
 use crate::shape::TensorShape;
 use crate::weights::load;
@@ -27,6 +30,7 @@ pub fn scratch_bytes(threads: usize, sizes: &Sizes) -> usize {
         vjp::dw_scratch(threads),
         vjp::attention_scratch(threads, sizes.rows, sizes.heads),
         vjp::rms_norm_vjp_scratch(sizes.rows),
+        basis_scratch(sizes.basis),
         vjp::square_sum_scratch(),
     ];
     4 * elements.into_iter().max().unwrap_or(0)
@@ -117,29 +121,28 @@ fn mat<'a>(w: Weight<'a>) -> Result<Mat<'a>> {
     Mat::new(w.buf.ty(), w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
 }
 
-fn moments(x: &mut Buf) -> Result<Moments<'_>> {
+fn moments(x: &mut Buf, len: usize) -> Result<Moments<'_>> {
     match x.ty() {
-        BlockType::F32 => Ok(Moments::F32(x.memory_mut::<Buffer>()?.as_mut_slice())),
-        BlockType::Bf16 => Ok(Moments::Bf16(x.memory_mut::<Buffer>()?.as_mut_slice())),
+        BlockType::F32 => Ok(Moments::F32(write(x.all_mut(), len, "state")?)),
+        BlockType::Bf16 => Ok(Moments::Bf16(write(x.all_mut(), len, "state")?)),
         ty => Err(not(ty, "f32 or bf16")),
     }
 }
 
-fn stored<'a>(p: &'a mut Buf, round: Round<'a>) -> Result<Stored<'a>> {
-    let (ty, p) = (p.ty(), p.memory_mut::<Buffer>()?);
-    match (ty, round) {
+fn stored<'a>(p: Dst<'a>, len: usize, round: Round<'a>) -> Result<Stored<'a>> {
+    match (p.buf.ty(), round) {
         (BlockType::F32, Round::Nearest | Round::Stochastic { .. } | Round::Kahan(_)) => {
-            Ok(Stored::F32(p.as_mut_slice()))
+            Ok(Stored::F32(floats_mut(p, len)?))
         }
-        (BlockType::Bf16, Round::Nearest) => Ok(Stored::Nearest(p.as_mut_slice())),
+        (BlockType::Bf16, Round::Nearest) => Ok(Stored::Nearest(write(p, len, "halves")?)),
         (BlockType::Bf16, Round::Stochastic { seed, stream }) => {
-            Ok(Stored::Stochastic(p.as_mut_slice(), Philox::new(seed).stream(stream)))
+            Ok(Stored::Stochastic(write(p, len, "halves")?, Philox::new(seed).stream(stream)))
         }
         (BlockType::Bf16, Round::Kahan(c)) if c.ty() == BlockType::Bf16 => {
-            Ok(Stored::Kahan(p.as_mut_slice(), c.memory_mut::<Buffer>()?.as_mut_slice()))
+            Ok(Stored::Kahan(write(p, len, "halves")?, write(c.all_mut(), len, "rounding copy")?))
         }
         (BlockType::Bf16, Round::Master(c)) if c.ty() == BlockType::F32 => {
-            Ok(Stored::Master(p.as_mut_slice(), c.memory_mut::<Buffer>()?.as_mut_slice()))
+            Ok(Stored::Master(write(p, len, "halves")?, floats_mut(c.all_mut(), len)?))
         }
         (ty, round) => Err(Error::Internal(format!("a parameter of {ty} rounded by {round:?}"))),
     }
@@ -187,6 +190,7 @@ impl Device for Cpu {
             Family::Product => self.products(op),
             Family::Layer => self.layers(op),
             Family::Head => self.heads(op),
+            Family::Net => self.nets(op),
         }
     }
 }
@@ -227,7 +231,6 @@ impl Cpu {
 
     fn products(&self, op: Op<'_>) -> Result<()> {
         let (team, mut scratch) = (&self.team, self.scratch.borrow_mut());
-        let scratch = scratch.as_mut_slice();
         match op {
             Op::Embed { table, ids: rows, m, y } => {
                 let w = mat(table)?;
@@ -239,22 +242,29 @@ impl Cpu {
             Op::Linear { x, m, w, bias, y, add } => {
                 let (x, y) = (floats(x, m * w.cols)?, floats_mut(y, m * w.rows)?);
                 if add {
-                    linear_add(team, x, m, mat(w)?, y, scratch)?;
+                    linear_add(team, x, m, mat(w)?, y, scratch.as_mut_slice())?;
                 } else {
-                    linear(team, x, m, mat(w)?, y, w.rows, scratch)?;
+                    linear(team, x, m, mat(w)?, y, w.rows, scratch.as_mut_slice())?;
                 }
                 bias.map_or(Ok(()), |bias| vjp::bias(team, floats(bias, w.rows)?, y))
             }
             Op::LinearDx { dy, m, w, dx, add } => {
                 let (dy, dx) = (floats(dy, m * w.rows)?, floats_mut(dx, m * w.cols)?);
-                vjp::linear_dx(team, dy, m, mat(w)?, dx, add, scratch)
+                vjp::linear_dx(team, dy, m, mat(w)?, dx, add, scratch.as_mut_slice())
             }
             Op::LinearDw { dy, x, m, rows, cols, dw, add } => {
                 let (dy, x, dw) = (floats(dy, m * rows)?, floats(x, m * cols)?, floats_mut(dw, rows * cols)?);
-                vjp::linear_dw(team, dy, x, m, rows, cols, dw, add, scratch)
+                vjp::linear_dw(team, dy, x, m, rows, cols, dw, add, scratch.as_mut_slice())
             }
             Op::BiasVjp { dy, m, rows, db, add } => {
                 vjp::bias_vjp(team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
+            }
+            Op::Orthonormalize { y, rows, cols } => {
+                orthonormalize(team, floats_mut(y, rows * cols)?, rows, cols, scratch.as_mut_slice())
+            }
+            Op::LeadingVectors { z, rows, cols, rank, vectors } => {
+                let (z, vectors) = (floats(z, rows * cols)?, floats_mut(vectors, rank * rows)?);
+                leading_vectors(team, z, rows, cols, rank, vectors, scratch.as_mut_slice())
             }
             op => Err(op.stray()),
         }
@@ -322,13 +332,38 @@ impl Cpu {
                 *matters = vjp::cross_entropy_vjp(team, a, n, first, targets, sums, scale, eps)?;
                 Ok(())
             }
-            Op::AdamW { p, g, m, v, by, round } => {
-                let g = floats(g, p.len())?;
-                vjp::adamw(team, stored(p, round)?, g, moments(m)?, moments(v)?, by)
+            Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round } => {
+                let g = match g {
+                    Gradient::Held(g) if g.buf.ty() == BlockType::Bf16 => Gradients::Halves(halves(g, len)?),
+                    Gradient::Held(g) => Gradients::Held(floats(g, len)?),
+                    Gradient::Normal { seed, stream } => Gradients::Normal(Philox::new(seed).stream(stream)),
+                };
+                let mut slots: [Moments<'_>; MOST_SLOTS] = std::array::from_fn(|_| Moments::F32(&mut []));
+                for (slot, buf) in slots.iter_mut().zip(state.iter_mut()) {
+                    *slot = moments(buf, len)?;
+                }
+                let slots = &mut slots[..rule.slots.len().min(MOST_SLOTS)];
+                vjp::elementwise(team, rule, stored(p, len, round)?, g, slots, numbers, (scale, clamp))
             }
-            Op::Sgd { p, g, u, by, round } => {
-                let g = floats(g, p.len())?;
-                vjp::sgd(team, stored(p, round)?, g, u.map(moments).transpose()?, by)
+            op => Err(op.stray()),
+        }
+    }
+
+    fn nets(&self, op: Op<'_>) -> Result<()> {
+        let team = &self.team;
+        match op {
+            Op::BatchedMatMul { a, b, of, c, add } => {
+                let (a, b) = (floats(a, of.batch * of.m * of.k)?, floats(b, of.batch * of.k * of.n)?);
+                nets::batched_product(team, a, b, of, floats_mut(c, of.batch * of.m * of.n)?, add)
+            }
+            Op::Reduce { x, rows, cols, how, y } => {
+                nets::reduce(team, floats(x, rows * cols)?, rows, cols, how, floats_mut(y, rows)?)
+            }
+            Op::Im2col { x, of, y } => {
+                nets::im2col(team, floats(x, of.n * of.image())?, of, floats_mut(y, of.outputs() * of.patch())?)
+            }
+            Op::Col2im { dy, of, dx } => {
+                nets::col2im(team, floats(dy, of.outputs() * of.patch())?, of, floats_mut(dx, of.n * of.image())?)
             }
             op => Err(op.stray()),
         }

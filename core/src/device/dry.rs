@@ -10,7 +10,7 @@ use crate::device::gpu::tiling::Tiling;
 use crate::device::gpu::{self, Precision};
 use crate::device::{Buf, Cost, Device, Dst, Lowering, Meter, Op, Sizes, Spent, Src, buffer_bytes};
 use crate::error::Result;
-use crate::ledger::{Ledger, Reservation, Tag};
+use crate::ledger::{Ledger, Phase, Reservation, Tag};
 use crate::model::Source;
 use crate::shape::TensorShape;
 
@@ -53,7 +53,8 @@ impl Dry {
     /// Over budget, where `ledger` has one.
     pub fn gpu(ledger: &Arc<Ledger>, sizes: &Sizes, precision: Precision) -> Result<Self> {
         let reserve = |(tag, bytes): (Tag, usize)| ledger.reserve(tag, bytes as u64);
-        let scratch = gpu::scratch(sizes, precision).into_iter().map(reserve).collect::<Result<_>>()?;
+        let all = gpu::scratch(sizes, precision).into_iter().chain(gpu::host_scratch(sizes));
+        let scratch = all.map(reserve).collect::<Result<_>>()?;
         Ok(Self::of(ledger, sizes.load, Some(gpu::tiling(sizes, precision)), scratch))
     }
 
@@ -128,11 +129,11 @@ impl Device for Dry {
         self.tiling.map_or(Lowering::Direct, Lowering::Tiled)
     }
 
-    fn execute(&self, op: Op<'_>, cost: &Cost) -> Result<()> {
+    fn execute(&self, _: Op<'_>, cost: &Cost) -> Result<()> {
         let (seconds, mut spent) = (self.seconds(cost), self.spent.get());
         // Norms and updates come once a step, however many micro-batches it has.
-        match op {
-            Op::SquaredNorm { .. } | Op::AdamW { .. } | Op::Sgd { .. } => spent.update += seconds,
+        match self.ledger.phase() {
+            Phase::Update => spent.update += seconds,
             _ => spent.pass += seconds,
         }
         self.spent.set(spent);

@@ -19,6 +19,8 @@ pub mod gpu;
 pub mod meter;
 pub mod op;
 #[cfg(test)]
+mod small_net;
+#[cfg(test)]
 mod tests;
 
 use std::any::Any;
@@ -28,11 +30,11 @@ use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
 pub use crate::ops::cpu::RopeLayout;
-pub use crate::ops::descriptors::{AdamW, Best, Causal, Mask, Sgd};
+pub use crate::ops::descriptors::{Best, Causal, Mask};
 use crate::shape::TensorShape;
 pub use cost::{Cost, Lowering};
 pub use meter::{Meter, Span};
-pub use op::Op;
+pub use op::{Gradient, Op};
 
 /// A block of a device's memory: `len` elements stored as `ty`, counted in the ledger for as long as it lives. Ids
 /// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.
@@ -233,6 +235,8 @@ pub struct Sizes {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// Rows of the largest basis that an optimizer finds, 0 for none.
+    pub basis: usize,
     /// Bytes of the largest conversion while loading (file type to held type), 0 for none.
     pub load: usize,
 }

@@ -6,7 +6,8 @@
 use super::{Best, Buf, Causal, Dst, Mask, RopeTable, Round, Src, Weight, buffer_bytes};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::ops::descriptors::{AdamW, Sgd};
+use crate::ops::descriptors::{Batched, Reduction, Window};
+use crate::ops::rule::Rule;
 
 /// One operation. `add` says whether an output is added to or overwritten; ids are `i32` buffers of their bits as `u32`.
 #[allow(missing_docs, reason = "each operation names its fields in its formula")]
@@ -38,6 +39,19 @@ pub enum Op<'a> {
     LinearDx { dy: Src<'a>, m: usize, w: Weight<'a>, dx: Dst<'a>, add: bool },
     /// `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
     LinearDw { dy: Src<'a>, x: Src<'a>, m: usize, rows: usize, cols: usize, dw: Dst<'a>, add: bool },
+    /// `c (batch, m, n) (+)= a · b`, matrix by matrix, as `of` says they lie.
+    BatchedMatMul { a: Src<'a>, b: Src<'a>, of: Batched, c: Dst<'a>, add: bool },
+    /// `y (rows) ←` the sum, mean or maximum of each row of `x (rows, cols)`.
+    Reduce { x: Src<'a>, rows: usize, cols: usize, how: Reduction, y: Dst<'a> },
+    /// `y (of.outputs(), of.patch())`: the windows of a convolution over `x (n, channels, height, width)`, zeros beyond the
+    /// edges, so that a convolution is a linear.
+    Im2col { x: Src<'a>, of: Window, y: Dst<'a> },
+    /// Its vector–Jacobian product: `dx (n, channels, height, width) ← Σ` of what `dy` has for each element.
+    Col2im { dy: Src<'a>, of: Window, dx: Dst<'a> },
+    /// Makes the rows of `y (rows, cols)` orthonormal, each of what it adds to those before it.
+    Orthonormalize { y: Dst<'a>, rows: usize, cols: usize },
+    /// `vectors (rank, rows)`: left singular vectors of `z (rows, cols)`, those of the largest singular values first.
+    LeadingVectors { z: Src<'a>, rows: usize, cols: usize, rank: usize, vectors: Dst<'a> },
     /// `db (rows) (+)= Σ_i dy (m, rows)`.
     BiasVjp { dy: Src<'a>, m: usize, rows: usize, db: Dst<'a>, add: bool },
     /// `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row of `x (m, cols)`; `w (cols)`.
@@ -101,10 +115,43 @@ pub enum Op<'a> {
         eps: f32,
         matters: &'a mut bool,
     },
-    /// One AdamW step in one pass.
-    AdamW { p: &'a mut Buf, g: Src<'a>, m: &'a mut Buf, v: &'a mut Buf, by: AdamW, round: Round<'a> },
-    /// One SGD step in one pass.
-    Sgd { p: &'a mut Buf, g: Src<'a>, u: Option<&'a mut Buf>, by: Sgd, round: Round<'a> },
+    /// `p ← rule(p, clamp(scale · g, ± clamp))` for each of `len` elements, and so its `state`, in one pass without temporaries:
+    /// an optimizer's update, or any other function of each element alone. `numbers` are the rule's, in its order.
+    Elementwise {
+        rule: &'static Rule,
+        p: Dst<'a>,
+        len: usize,
+        g: Gradient<Src<'a>>,
+        state: &'a mut [Buf],
+        numbers: &'a [f32],
+        scale: f32,
+        clamp: f32,
+        round: Round<'a>,
+    },
+}
+
+/// Where the gradient of an update comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Gradient<T> {
+    /// It is held.
+    Held(T),
+    /// Number `i` of [`crate::rng::Philox::normals`] for element `i`, made where it is needed: no gradient is held.
+    Normal {
+        /// Key of the generator.
+        seed: u64,
+        /// Its stream.
+        stream: u64,
+    },
+}
+
+impl Gradient<Dst<'_>> {
+    /// The same, to read.
+    pub fn source(&self) -> Gradient<Src<'_>> {
+        match self {
+            Self::Held(g) => Gradient::Held(g.buf.at(g.at)),
+            Self::Normal { seed, stream } => Gradient::Normal { seed: *seed, stream: *stream },
+        }
+    }
 }
 
 /// Operations that one routine of an executor carries out.
@@ -118,6 +165,8 @@ pub enum Family {
     Layer,
     /// The loss, and updates.
     Head,
+    /// What small nets have beside.
+    Net,
 }
 
 /// What an operation does to an operand.
@@ -247,6 +296,12 @@ impl Op<'_> {
             Self::LinearDx { .. } => "linear dx",
             Self::LinearDw { .. } => "linear dw",
             Self::BiasVjp { .. } => "bias vjp",
+            Self::BatchedMatMul { .. } => "batched product",
+            Self::Reduce { .. } => "reduction",
+            Self::Im2col { .. } => "im2col",
+            Self::Col2im { .. } => "col2im",
+            Self::Orthonormalize { .. } => "orthonormal rows",
+            Self::LeadingVectors { .. } => "leading vectors",
             Self::RmsNorm { .. } => "rms norm",
             Self::RmsNormVjp { .. } => "rms norm vjp",
             Self::Rope { .. } => "rope",
@@ -260,8 +315,7 @@ impl Op<'_> {
             Self::LogSumExp { .. } => "log-sum-exp",
             Self::Argmax { .. } => "argmax",
             Self::CrossEntropyVjp { .. } => "cross-entropy vjp",
-            Self::AdamW { .. } => "adamw",
-            Self::Sgd { .. } => "sgd",
+            Self::Elementwise { rule, .. } => rule.name,
         }
     }
 
@@ -281,7 +335,10 @@ impl Op<'_> {
             | Self::Linear { .. }
             | Self::LinearDx { .. }
             | Self::LinearDw { .. }
-            | Self::BiasVjp { .. } => Family::Product,
+            | Self::BiasVjp { .. }
+            | Self::Orthonormalize { .. }
+            | Self::LeadingVectors { .. } => Family::Product,
+            Self::BatchedMatMul { .. } | Self::Reduce { .. } | Self::Im2col { .. } | Self::Col2im { .. } => Family::Net,
             Self::RmsNorm { .. }
             | Self::RmsNormVjp { .. }
             | Self::Rope { .. }
@@ -292,11 +349,9 @@ impl Op<'_> {
             | Self::GeGlu { .. }
             | Self::GeGluVjp { .. }
             | Self::Dropout { .. } => Family::Layer,
-            Self::LogSumExp { .. }
-            | Self::Argmax { .. }
-            | Self::CrossEntropyVjp { .. }
-            | Self::AdamW { .. }
-            | Self::Sgd { .. } => Family::Head,
+            Self::LogSumExp { .. } | Self::Argmax { .. } | Self::CrossEntropyVjp { .. } | Self::Elementwise { .. } => {
+                Family::Head
+            }
         }
     }
 
@@ -312,6 +367,7 @@ impl Op<'_> {
             Family::Product => self.products(each),
             Family::Layer => self.layers(each),
             Family::Head => self.heads(each),
+            Family::Net => self.nets(each),
         }
     }
 
@@ -385,6 +441,11 @@ impl Op<'_> {
             Self::BiasVjp { dy, m, rows, db, add } => {
                 each(read("dy", *dy, m * rows, Real));
                 each(write("db", db, *rows, Real, *add));
+            }
+            Self::Orthonormalize { y, rows, cols } => each(write("y", y, rows * cols, Kind::F32, true)),
+            Self::LeadingVectors { z, rows, cols, rank, vectors } => {
+                each(read("z", *z, rows * cols, Kind::F32));
+                each(write("vectors", vectors, rank * rows, Kind::F32, false));
             }
             _ => {}
         }
@@ -476,20 +537,39 @@ impl Op<'_> {
                 each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
                 each(Operand { moved: 0, ..read("log_sum_exp", *log_sum_exp, *m, F32) });
             }
-            Self::AdamW { p, g, m, v, round, .. } => {
-                let n = p.len();
-                each(updated("p", p, n));
-                each(read("g", *g, n, Real));
-                each(updated("m", m, n));
-                each(updated("v", v, n));
-                copy(round, n).into_iter().for_each(each);
+            Self::Elementwise { rule, p, len, g, state, round, .. } => {
+                each(write("p", p, *len, Real, true));
+                if let Gradient::Held(g) = g {
+                    each(read("g", *g, *len, Real));
+                }
+                for (name, slot) in rule.slots.iter().zip(state.iter()) {
+                    each(updated(name, slot, *len));
+                }
+                copy(round, *len).into_iter().for_each(each);
             }
-            Self::Sgd { p, g, u, round, .. } => {
-                let n = p.len();
-                each(updated("p", p, n));
-                each(read("g", *g, n, Real));
-                u.iter().for_each(|u| each(updated("u", u, n)));
-                copy(round, n).into_iter().for_each(each);
+            _ => {}
+        }
+    }
+
+    fn nets(&self, each: &mut dyn FnMut(Operand<'_>)) {
+        let real = Kind::Real;
+        match self {
+            Self::BatchedMatMul { a, b, of, c, add } => {
+                each(read("a", *a, of.batch * of.m * of.k, real));
+                each(read("b", *b, of.batch * of.k * of.n, real));
+                each(write("c", c, of.batch * of.m * of.n, real, *add));
+            }
+            Self::Reduce { x, rows, cols, y, .. } => {
+                each(read("x", *x, rows * cols, real));
+                each(write("y", y, *rows, real, false));
+            }
+            Self::Im2col { x, of, y } if of.fits() => {
+                each(read("x", *x, of.n * of.image(), real));
+                each(write("y", y, of.outputs() * of.patch(), real, false));
+            }
+            Self::Col2im { dy, of, dx } if of.fits() => {
+                each(read("dy", *dy, of.outputs() * of.patch(), real));
+                each(write("dx", dx, of.n * of.image(), real, false));
             }
             _ => {}
         }
@@ -514,10 +594,29 @@ impl Op<'_> {
             Self::Rope { heads: _, dim, table, .. } if 2 * table.half > *dim => {
                 format!("{} pairs in heads of {dim}", table.half)
             }
+            Self::Im2col { of, .. } | Self::Col2im { of, .. } if !of.fits() => format!("{of:?}"),
+            Self::BatchedMatMul { of, .. } if of.a_turned && of.b_turned => format!("{of:?}"),
+            Self::Reduce { cols: 0, .. } => "rows of no elements".to_owned(),
+            Self::Orthonormalize { rows, cols, .. } if rows > cols => format!("{rows} rows of {cols}"),
+            Self::LeadingVectors { rows, rank, .. } if rank > rows => format!("{rank} vectors of {rows} rows"),
             Self::Attention { of, .. } | Self::AttentionVjp { of, .. }
                 if of.kv_heads == 0 || of.dim == 0 || !of.heads.is_multiple_of(of.kv_heads) =>
             {
                 format!("{of:?}")
+            }
+            Self::Elementwise { rule, state, numbers, .. }
+                if state.len() != rule.slots.len() || numbers.len() != rule.numbers.len() =>
+            {
+                format!(
+                    "{} slots and {} numbers where {:?} and {:?} are wanted",
+                    state.len(),
+                    numbers.len(),
+                    rule.slots,
+                    rule.numbers
+                )
+            }
+            Self::Elementwise { p, round: Round::Kahan(_) | Round::Master(_), .. } if p.at != 0 => {
+                format!("a rounding copy of a parameter that begins at {}", p.at)
             }
             _ => return Ok(()),
         };

@@ -44,46 +44,6 @@ impl Mask {
     }
 }
 
-/// One AdamW step of one parameter; all scalars in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second.
-    pub beta2: f32,
-    /// Added to the root.
-    pub eps: f32,
-    /// Decoupled weight decay λ.
-    pub weight_decay: f32,
-    /// `1 − β1^t`.
-    pub correction1: f32,
-    /// `1 − β2^t`.
-    pub correction2: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
-/// One SGD step of one parameter: `g ← clamp(scale · g) + λp`, `u ← μu + g`, `p ← p − lr · (nesterov ? g + μu : u)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Momentum μ; 0 needs no buffer.
-    pub momentum: f32,
-    /// Look ahead.
-    pub nesterov: bool,
-    /// Weight decay λ (coupled, as in PyTorch).
-    pub weight_decay: f32,
-    /// Multiplied onto every gradient first: clipping.
-    pub scale: f32,
-    /// Each scaled gradient is clamped to ± this; infinity for none.
-    pub clamp: f32,
-}
-
 /// The most likely entry of the vocabulary so far, of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
@@ -112,3 +72,87 @@ impl Best {
 
 /// A target that is no target: padding, a prompt whose loss is not wanted, the last token of a document.
 pub const NO_LOSS: u32 = u32::MAX;
+
+/// Products of many small matrices: `c (batch, m, n) = a · b`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batched {
+    /// Matrices.
+    pub batch: usize,
+    /// Rows of each result.
+    pub m: usize,
+    /// Columns of each result.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// `a` lies as `(batch, k, m)`.
+    pub a_turned: bool,
+    /// `b` lies as `(batch, n, k)`; not both.
+    pub b_turned: bool,
+}
+
+/// What becomes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Its sum.
+    Sum,
+    /// Its mean.
+    Mean,
+    /// Its largest element.
+    Max,
+}
+
+/// The windows of a convolution over `n` images `(channels, height, width)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Images.
+    pub n: usize,
+    /// Of each.
+    pub channels: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// Side of the window.
+    pub kernel: usize,
+    /// Pixels from one window to the next.
+    pub stride: usize,
+    /// Zeros around the image.
+    pub pad: usize,
+}
+
+impl Window {
+    /// Whether a window fits into the padded image.
+    pub fn fits(&self) -> bool {
+        self.stride > 0 && self.kernel > 0 && self.kernel <= self.height.min(self.width) + 2 * self.pad
+    }
+
+    /// Windows down and across an image; asked only where [`Self::fits`].
+    pub fn out(&self) -> (usize, usize) {
+        let of = |side: usize| (side + 2 * self.pad - self.kernel) / self.stride + 1;
+        (of(self.height), of(self.width))
+    }
+
+    /// Windows of all images: rows of the matrix they become.
+    pub fn outputs(&self) -> usize {
+        self.n * self.out().0 * self.out().1
+    }
+
+    /// Elements of a window: columns of that matrix.
+    pub fn patch(&self) -> usize {
+        self.channels * self.kernel * self.kernel
+    }
+
+    /// Elements of an image.
+    pub fn image(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// The element of all images that column `at` of row `row` shows; none beyond the edges.
+    pub fn source(&self, row: usize, at: usize) -> Option<usize> {
+        let ((high, wide), k) = (self.out(), self.kernel);
+        let (image, channel) = (row / (high * wide), at / (k * k));
+        let y = (row / wide % high * self.stride + at / k % k).checked_sub(self.pad).filter(|y| *y < self.height)?;
+        let x = (row % wide * self.stride + at % k).checked_sub(self.pad).filter(|x| *x < self.width)?;
+        Some(image * self.image() + (channel * self.height + y) * self.width + x)
+    }
+}

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod descriptors;
 pub mod gpu;
+pub mod rule;
 pub mod team;
 
 pub use team::ThreadTeam;

@@ -15,6 +15,7 @@ use crate::shape::ModelShape;
 use crate::train::block::Widths;
 use crate::train::engine::Techniques;
 use crate::train::loss::Tile;
+use crate::train::optimizer::Shape;
 use crate::train::plan::{learning, section};
 
 /// A parameter of the learner, without its values.
@@ -264,8 +265,10 @@ impl Facts<'_> {
     fn state(&self) -> Vec<Term> {
         let mut sums: BTreeMap<(&'static str, BlockType), usize> = BTreeMap::new();
         for p in &self.params {
-            for slot in self.techniques.optimizer.state(p.rows, p.cols) {
-                *sums.entry((slot.name, slot.ty)).or_default() += slot.len;
+            let last = self.shape.layers.len() + 1;
+            let of = Shape { linear: p.rows > 1 && (1..last).contains(&p.group), rows: p.rows, cols: p.cols };
+            for slot in self.techniques.optimizer.plan(of).state {
+                *sums.entry((slot.name, slot.ty)).or_default() += slot.len();
             }
         }
         let one = |((name, ty), len): ((&str, BlockType), usize)| {

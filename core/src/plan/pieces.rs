@@ -220,6 +220,8 @@ fn detail(name: &str) -> &'static str {
         "adapter scratch" => "an adapter's inner products",
         "loss statistics" => "log-sum-exp and the target's score of each token, f32",
         "gradient norms" => "f32",
+        "optimizer scratch" => "what an optimizer needs while it updates one matrix, f32",
+        "projection staging" => "a projection's directions on their way through the host, f32",
         "batch" => "tokens, targets, positions and documents, u32",
         _ => "",
     }

@@ -213,11 +213,18 @@ mod tests {
             let mut keys: Vec<_> = c.entries.iter().map(|e| e.axis.key).collect();
             keys.dedup();
             assert_eq!(keys.len(), 4);
-            let alone = plan(&shape, &Workload::default(), &from_toml(text, &sets).unwrap(), &machine).unwrap();
-            assert_eq!(c.plan.as_ref().unwrap().bytes, alone.bytes);
-            peaks.push(alone.peak(Tier::Device));
+            let alone = from_toml(text, &sets).and_then(|c| plan(&shape, &Workload::default(), &c, &machine));
+            match (&c.plan, alone) {
+                (Ok(planned), Ok(alone)) => {
+                    assert_eq!(planned.bytes, alone.bytes);
+                    peaks.push(alone.peak(Tier::Device));
+                }
+                (Err(refused), Err(alone)) => assert_eq!(refused.to_string(), alone.to_string()),
+                (one, other) => panic!("{sets:?}: {:?} and {:?}", one.is_ok(), other.is_ok()),
+            }
         }
         assert_eq!(all.iter().filter(|c| c.sets.is_empty()).count(), 1, "what is chosen is one of them");
+        assert!(2 * peaks.len() > all.len(), "most go together");
         peaks.sort_unstable();
         assert!(peaks[peaks.len() - 1] > 2 * peaks[0]);
         assert!(combinations(&shape, &config, &machine, &|| true).is_empty());

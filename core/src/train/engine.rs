@@ -10,7 +10,7 @@ use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
 use super::weights::{Builder, Held, Tensor, Weights, load_bytes};
@@ -37,7 +37,7 @@ pub struct Techniques {
     /// What learns.
     pub params: Box<dyn Params>,
     /// How gradients are obtained.
-    pub gradient: Box<dyn Gradient>,
+    pub gradient: Arc<dyn Gradient>,
     /// How they become steps.
     pub optimizer: Box<dyn Optimizer>,
     /// What is kept.
@@ -56,7 +56,7 @@ impl Techniques {
     pub fn new(train: &Train) -> Result<Self> {
         Ok(Self {
             params: schema::build(super::params::ENTRIES, "train.params", &train.params)?,
-            gradient: schema::build(super::gradient::ENTRIES, "train.gradient", &train.gradient)?,
+            gradient: Arc::from(schema::build(super::gradient::ENTRIES, "train.gradient", &train.gradient)?),
             optimizer: schema::build(super::optimizer::ENTRIES, "train.optimizer", &train.optimizer)?,
             activations: schema::build(super::activations::ENTRIES, "train.activations", &train.activations)?,
             loss: schema::build(super::loss::ENTRIES, "train.loss", &train.loss)?,
@@ -81,8 +81,18 @@ impl Techniques {
             heads: w.heads,
             kv_heads: shape.widest(|l| l.attention.kv_heads),
             head_dim: shape.widest(|l| l.attention.dim),
+            basis: self.basis(shape),
             load: load_bytes(shape, &*self.params, ty, threads),
         }
+    }
+}
+
+impl Techniques {
+    /// Rows of the largest basis that the optimizer finds of a matrix of a layer.
+    fn basis(&self, shape: &ModelShape) -> usize {
+        let matrices = shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1);
+        let shapes = matrices.map(|t| Shape { linear: true, rows: t.rows, cols: t.cols });
+        shapes.map(|of| self.optimizer.plan(of).basis).max().unwrap_or(0)
     }
 }
 
@@ -180,7 +190,7 @@ impl Trainer {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed } = *setup;
-        let Techniques { params, optimizer, activations, loss, .. } = techniques;
+        let Techniques { params, gradient, optimizer, activations, loss, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -221,7 +231,7 @@ impl Trainer {
             turns.push(both);
         }
         let (tokens, targets, counted, positions, segments) = (ids(m)?, ids(m)?, ids(m)?, ids(m)?, ids(m)?);
-        learner.hold(&*d, shape.layers.len() + 2)?;
+        learner.hold(&*d, shape.layers.len() + 2, gradient.held())?;
         if !plan {
             learner.fill_masters(&*d)?;
         }
@@ -286,6 +296,46 @@ impl Trainer {
             counted,
             clipped: self.learner.clipped(),
         })
+    }
+
+    /// One step without backpropagation: the mean loss a distance `eps` ahead and behind along direction `number` of the run,
+    /// and an update along it by the slope between the two, which comes back as `grad_norm`.
+    ///
+    /// # Errors
+    /// The device's; a loss that is no number.
+    pub fn probe(
+        &mut self,
+        batches: &[Batch],
+        number: u64,
+        lr: f32,
+        eps: f32,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Stepped> {
+        let counted: usize = batches.iter().map(Batch::counted).sum();
+        self.learner.begin(number, lr);
+        let mut losses = [0.0; 2];
+        for (i, loss) in losses.iter_mut().enumerate() {
+            self.ledger.enter(Phase::Update);
+            self.learner.perturb(&*self.d, if i == 0 { eps } else { -2.0 * eps })?;
+            for batch in batches {
+                *loss += self.read(batch, None)?.0 / counted.max(1) as f64;
+            }
+            watch(i + 1);
+        }
+        self.ledger.enter(Phase::Update);
+        self.learner.perturb(&*self.d, eps)?;
+        let [ahead, behind] = losses;
+        let slope = (ahead - behind) / (2.0 * f64::from(eps));
+        if !slope.is_finite() {
+            return Err(Error::refused(
+                format!("step {number}"),
+                "the loss is no longer a number; lower train.lr or train.gradient.zo_eps",
+            ));
+        }
+        self.learner.step_along(&*self.d, slope as f32)?;
+        self.d.wait()?;
+        let tokens = 2 * batches.iter().map(Batch::rows).sum::<usize>();
+        Ok(Stepped { loss: 0.5 * (ahead + behind), grad_norm: slope.abs(), tokens, counted, clipped: false })
     }
 
     /// The summed loss of a batch without learning, and the number of its targets.

@@ -5,10 +5,10 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
-use super::optimizer::{Optimizer, StepInfo};
+use super::optimizer::{Optimizer, Shape, Slot, StepInfo, Update, sgd};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
-use crate::device::{Buf, Device, Dst, Mask, Round, Src};
+use crate::device::{Buf, Device, Dst, Gradient, Mask, Op, Round, Src};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Tag};
@@ -19,6 +19,8 @@ pub const GRADIENTS: Tag = Tag::device(Category::Gradients, "gradients");
 pub const STATE: Tag = Tag::device(Category::Optimizer, "optimizer state");
 /// The ledger row of what rounding keeps: lost parts or master copies.
 pub const ROUNDING: Tag = Tag::device(Category::Optimizer, "rounding copies");
+/// The ledger row of what an optimizer needs while it updates.
+pub const SCRATCH: Tag = Tag::device(Category::Workspace, "optimizer scratch");
 /// The ledger row of gradient norms.
 const NORMS: Tag = Tag::device(Category::Workspace, "gradient norms");
 
@@ -42,12 +44,12 @@ pub struct Param {
     pub lr: f32,
     /// Gradients it gets in a backward pass: 2 when embedding and head are one.
     pub uses: usize,
-    /// Optimizer state, in the order of [`Optimizer::state`].
+    /// Optimizer state, in the order of `slots`.
     pub state: Vec<Buf>,
     /// The lost parts or the master copy that rounding keeps.
     pub copy: Option<Buf>,
-    /// Names of `state`.
-    pub slots: Vec<&'static str>,
+    /// What `state` is, as the optimizer's plan has it.
+    pub slots: Vec<Slot>,
     at: usize,
     bin: usize,
     seen: usize,
@@ -84,6 +86,23 @@ impl Param {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// As its optimizer sees it, in a model of so many groups.
+    fn shape(&self, groups: usize) -> Shape {
+        let linear = self.rows > 1 && (1..groups.saturating_sub(1)).contains(&self.group);
+        Shape { linear, rows: self.rows, cols: self.cols }
+    }
+
+    /// How new values are stored, by the run's rule, in step `step` of parameter `id`.
+    fn round(copy: Option<&mut Buf>, rules: Rules, step: u64, id: usize) -> Round<'_> {
+        match (rules.round, copy) {
+            (Rounding::Kahan, Some(copy)) => Round::Kahan(copy),
+            (Rounding::Master, Some(copy)) => Round::Master(copy),
+            // A step and a parameter have a stream of their own.
+            (Rounding::Stochastic, _) => Round::Stochastic { seed: rules.seed, stream: step << 24 | id as u64 },
+            _ => Round::Nearest,
+        }
+    }
 }
 
 /// How updates are made, all step long.
@@ -118,6 +137,9 @@ pub struct Learner {
     layout: Layout,
     gradients: Option<Buf>,
     norms: Option<Buf>,
+    scratch: Vec<Buf>,
+    /// Groups of parameters: the embedding, the layers, then norm and head.
+    groups: usize,
     /// Gradients that came to each bin in this backward pass.
     filled: Vec<usize>,
     /// Squared norms of this step, by group.
@@ -129,6 +151,8 @@ pub struct Learner {
     pass: Option<u64>,
 }
 
+/// Philox streams of directions, apart from those of other uses.
+const DIRECTION: u64 = 3 << 60;
 /// Philox streams of dropout, apart from those of other uses.
 const DROPOUT: u64 = 1 << 63;
 
@@ -142,6 +166,8 @@ impl Learner {
             layout: Layout::default(),
             gradients: None,
             norms: None,
+            scratch: Vec::new(),
+            groups: 0,
             filled: Vec::new(),
             squares: Vec::new(),
             step: 0,
@@ -201,11 +227,34 @@ impl Learner {
         self.clipped
     }
 
-    /// Lays gradients out and takes the buffers for them and for optimizer state. `groups` is the number of groups.
+    /// Lays gradients out and takes the buffers for them, where they are `held`, and for optimizer state. `groups` is the
+    /// number of groups.
     ///
     /// # Errors
     /// Over budget.
-    pub fn hold(&mut self, d: &dyn Device, groups: usize) -> Result<()> {
+    pub fn hold(&mut self, d: &dyn Device, groups: usize, held: bool) -> Result<()> {
+        self.groups = groups;
+        if held {
+            self.lay_out(d, groups)?;
+        }
+        let mut scratch: Vec<usize> = Vec::new();
+        for p in self.params.iter_mut().filter(|p| p.learns) {
+            let plan = self.optimizer.plan(p.shape(groups));
+            scratch.resize(scratch.len().max(plan.scratch.len()), 0);
+            scratch.iter_mut().zip(&plan.scratch).for_each(|(most, n)| *most = (*most).max(*n));
+            p.state = plan.state.iter().map(|s| d.buffer(STATE, s.ty, s.len())).collect::<Result<_>>()?;
+            p.slots = plan.state;
+            p.copy = match (p.buf.ty(), self.rules.round) {
+                (BlockType::Bf16, Rounding::Kahan) => Some(d.buffer(ROUNDING, BlockType::Bf16, p.len())?),
+                (BlockType::Bf16, Rounding::Master) => Some(d.buffer(ROUNDING, BlockType::F32, p.len())?),
+                _ => None,
+            };
+        }
+        self.scratch = scratch.into_iter().map(|n| d.buffer(SCRATCH, BlockType::F32, n)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn lay_out(&mut self, d: &dyn Device, groups: usize) -> Result<()> {
         let hold = self.rules.hold;
         // Bins by number in order of first use; a parameter used twice has one of its own, as its gradient outlives others.
         let mut names: Vec<(bool, usize)> = Vec::new();
@@ -240,16 +289,6 @@ impl Learner {
         self.layout = Layout { len, full };
         self.gradients = Some(d.buffer(GRADIENTS, self.rules.gradients, len)?);
         self.norms = Some(d.buffer(NORMS, BlockType::F32, self.params.len())?);
-        for p in self.params.iter_mut().filter(|p| p.learns) {
-            let slots = self.optimizer.state(p.rows, p.cols);
-            p.slots = slots.iter().map(|s| s.name).collect();
-            p.state = slots.into_iter().map(|s| d.buffer(STATE, s.ty, s.len)).collect::<Result<_>>()?;
-            p.copy = match (p.buf.ty(), self.rules.round) {
-                (BlockType::Bf16, Rounding::Kahan) => Some(d.buffer(ROUNDING, BlockType::Bf16, p.len())?),
-                (BlockType::Bf16, Rounding::Master) => Some(d.buffer(ROUNDING, BlockType::F32, p.len())?),
-                _ => None,
-            };
-        }
         Ok(())
     }
 
@@ -365,7 +404,7 @@ impl Learner {
 
     /// Norms, clipping, and one pass over each parameter of `ids`.
     fn update(&mut self, d: &dyn Device, ids: &[usize]) -> Result<()> {
-        let (Some(gradients), Some(norms)) = (&self.gradients, &mut self.norms) else {
+        let (Some(gradients), Some(norms)) = (&mut self.gradients, &mut self.norms) else {
             return Err(Error::Internal("an update before gradients have a place".into()));
         };
         for (i, id) in ids.iter().enumerate() {
@@ -409,18 +448,52 @@ impl Learner {
         let clamp = if by == ClipBy::Value { limit } else { f32::INFINITY };
         for (id, scale) in ids.iter().zip(scales) {
             let p = &mut self.params[*id];
-            let round = match (self.rules.round, &mut p.copy) {
-                (Rounding::Kahan, Some(copy)) => Round::Kahan(copy),
-                (Rounding::Master, Some(copy)) => Round::Master(copy),
-                // A step and a parameter have a stream of their own.
-                (Rounding::Stochastic, _) => {
-                    Round::Stochastic { seed: self.rules.seed, stream: self.step << 24 | *id as u64 }
-                }
-                _ => Round::Nearest,
-            };
-            let at = StepInfo { step: self.step, lr: self.lr * p.lr, scale, clamp, matrix: p.rows > 1 };
-            let g = Src { buf: gradients, at: p.at };
-            self.optimizer.update(d, &mut p.buf, g, &mut p.state, round, at)?;
+            let at = StepInfo { scale, clamp, ..StepInfo::of(self.step, self.lr * p.lr, p.rows > 1, self.rules.seed) };
+            let of = p.shape(self.groups);
+            let round = Param::round(p.copy.as_mut(), self.rules, self.step, *id);
+            let g = Gradient::Held(gradients.at_mut(p.at));
+            let (state, scratch) = (&mut p.state[..], &mut self.scratch[..]);
+            self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at })?;
+        }
+        Ok(())
+    }
+
+    /// The direction of this step's parameter `id`, as a gradient that is made where it is needed.
+    fn direction(&self, id: usize) -> Gradient<Dst<'static>> {
+        Gradient::Normal { seed: self.rules.seed, stream: DIRECTION | self.step << 24 | id as u64 }
+    }
+
+    /// Moves everything that learns by `by` times the direction of this step, normal numbers that depend on the seed, the step
+    /// and the parameter alone.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn perturb(&mut self, d: &dyn Device, by: f32) -> Result<()> {
+        for id in (0..self.params.len()).filter(|id| self.params[*id].learns).collect::<Vec<_>>() {
+            let (g, p) = (self.direction(id), &mut self.params[id]);
+            let round = Param::round(p.copy.as_mut(), self.rules, self.step, id);
+            let (len, state, numbers) = (p.buf.len(), &mut [][..], &[-by, 0.0][..]);
+            let (rule, p, g) = (&sgd::SGD, p.buf.all_mut(), g.source());
+            d.run(Op::Elementwise { rule, p, len, g, state, numbers, scale: 1.0, clamp: f32::INFINITY, round })?;
+        }
+        Ok(())
+    }
+
+    /// Updates everything that learns by the gradient `slope` times the direction of this step.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step_along(&mut self, d: &dyn Device, slope: f32) -> Result<()> {
+        let Clip { by, at: limit } = self.rules.clip;
+        let clamp = if by == ClipBy::Value { limit } else { f32::INFINITY };
+        for id in (0..self.params.len()).filter(|id| self.params[*id].learns).collect::<Vec<_>>() {
+            let (g, p) = (self.direction(id), &mut self.params[id]);
+            let at = StepInfo::of(self.step, self.lr * p.lr, p.rows > 1, self.rules.seed);
+            let at = StepInfo { scale: slope, clamp, ..at };
+            let of = p.shape(self.groups);
+            let round = Param::round(p.copy.as_mut(), self.rules, self.step, id);
+            let (state, scratch) = (&mut p.state[..], &mut self.scratch[..]);
+            self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at })?;
         }
         Ok(())
     }

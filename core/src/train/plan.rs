@@ -41,9 +41,23 @@ pub fn fullest(train: &Train) -> Batch {
 /// # Errors
 /// Over budget, where `ledger` has one; a choice that this shape forbids.
 pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Option<Rates>) -> Result<Spent> {
+    walk_by(config, shape, ledger, rates, Techniques::new(section(config)?)?)
+}
+
+/// As [`walk`], by these techniques.
+///
+/// # Errors
+/// As there.
+pub(super) fn walk_by(
+    config: &Config,
+    shape: &ModelShape,
+    ledger: &Arc<Ledger>,
+    rates: Option<Rates>,
+    techniques: Techniques,
+) -> Result<Spent> {
     let train = section(config)?;
     check(config, shape)?;
-    let techniques = Techniques::new(train)?;
+    let gradient = Arc::clone(&techniques.gradient);
     let sizes = techniques.sizes(train, shape, config.threads());
     let dry = match config.gpu() {
         None => Dry::new(ledger, cpu::scratch_bytes(config.threads(), &sizes), sizes.load)?,
@@ -53,7 +67,7 @@ pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Op
     let setup = Setup { shape, source: None, plan: true, train, seed: 0 };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     let batch = fullest(train);
-    trainer.backprop(std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
+    gradient.step(&mut trainer, std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
     let spent = trainer.device().spent();
     trainer.evaluate(&batch)?;
     Ok(spent)

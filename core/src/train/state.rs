@@ -83,12 +83,14 @@ fn dtype(ty: BlockType) -> &'static str {
 }
 
 /// Every tensor of a state, by name, in order.
-fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, &Param)> {
+fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, [usize; 2])> {
     params.iter().flat_map(|p| {
-        let state = p.slots.iter().zip(&p.state).map(move |(slot, buf)| (format!("state.{slot}.{}", p.name), buf, p));
-        std::iter::once((format!("param.{}", p.name), &p.buf, p))
+        let shape = [p.rows, p.cols];
+        let state = p.slots.iter().zip(&p.state);
+        let state = state.map(move |(s, buf)| (format!("state.{}.{}", s.name, p.name), buf, [s.rows, s.cols]));
+        std::iter::once((format!("param.{}", p.name), &p.buf, shape))
             .chain(state)
-            .chain(p.copy.iter().map(move |buf| (format!("copy.{}", p.name), buf, p)))
+            .chain(p.copy.iter().map(move |buf| (format!("copy.{}", p.name), buf, shape)))
     })
 }
 
@@ -116,9 +118,9 @@ fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let mut header: BTreeMap<String, serde_json::Value> = BTreeMap::new();
     let json = |e: serde_json::Error| Error::Internal(format!("writing a training state: {e}"));
     let mut at = 0u64;
-    for (name, buf, p) in tensors(trainer.learner.params()) {
+    for (name, buf, shape) in tensors(trainer.learner.params()) {
         let end = at + buf.bytes() as u64;
-        let entry = Entry { dtype: dtype(buf.ty()).into(), shape: vec![p.rows, p.cols], data_offsets: [at, end] };
+        let entry = Entry { dtype: dtype(buf.ty()).into(), shape: shape.to_vec(), data_offsets: [at, end] };
         header.insert(name, serde_json::to_value(entry).map_err(json)?);
         at = end;
     }
@@ -211,7 +213,7 @@ impl Saved {
             let (name, shape) = (p.name.clone(), [p.rows, p.cols]);
             self.tensor(device, &format!("param.{name}"), shape, &mut p.buf)?;
             for (slot, buf) in p.slots.iter().zip(&mut p.state) {
-                self.tensor(device, &format!("state.{slot}.{name}"), shape, buf)?;
+                self.tensor(device, &format!("state.{}.{name}", slot.name), [slot.rows, slot.cols], buf)?;
             }
             if let Some(copy) = &mut p.copy {
                 self.tensor(device, &format!("copy.{name}"), shape, copy)?;

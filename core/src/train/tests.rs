@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, NO_LOSS};
-use super::engine::{Setup, Stepped, Techniques, Trainer};
+use super::engine::{OnProgress, Setup, Stepped, Techniques, Trainer};
+use super::gradient::Gradient;
 use super::params::Role;
 use super::weights::ADAPTERS;
 use super::{plan, state};
@@ -105,7 +106,7 @@ pub(crate) fn trainer(
     Ok((trainer, ledger))
 }
 
-fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
+pub(crate) fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
     let p = &trainer.learner.params()[id];
     let mut bytes = vec![0u8; p.buf.bytes()];
     trainer.device().download(p.buf.all(), &mut bytes).unwrap();
@@ -124,10 +125,11 @@ fn three(sets: &[(&str, &str)], shape: &ModelShape, threads: usize) -> (Vec<Step
     let (mut t, ledger) = trainer(&config, shape, threads, u64::MAX).unwrap();
     let accumulate = config.train.as_ref().unwrap().accumulate as u64;
     let rows = config.train.as_ref().unwrap().batch;
+    let gradient = Techniques::new(config.train.as_ref().unwrap()).unwrap().gradient;
     let steps = (1..=3)
         .map(|step| {
             let batches: Vec<Batch> = (0..accumulate).map(|i| batch(rows, step * 10 + i)).collect();
-            t.backprop(&batches, step, 0.01, &mut |_| ()).unwrap()
+            gradient.step(&mut t, &batches, step, 0.01, &mut |_| ()).unwrap()
         })
         .collect();
     t.evaluate(&batch(rows, 99)).unwrap();
@@ -391,6 +393,71 @@ fn plans_are_what_ledgers_measure() {
     assert!(seen >= 40, "{seen}");
 }
 
+/// Asserts that three steps of a small model hold what their plan says, and that two threads change no bit of them.
+pub(crate) fn plan_is_measured(sets: &[(&str, &str)]) -> Measured {
+    let shape = shape(BlockType::F32, true);
+    let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    plan::walk(&config(sets), &shape, &free, None).unwrap();
+    let (steps, weights, measured) = three(sets, &shape, 2);
+    assert_eq!(free.measured().tiers[&Tier::Device], measured.tiers[&Tier::Device], "{sets:?}");
+    for (phase, accounts) in &measured.phases {
+        assert_eq!(free.measured().phases[phase], *accounts, "{sets:?} {phase}");
+    }
+    let (alone, same, _) = three(sets, &shape, 1);
+    assert!(steps == alone && weights == same, "{sets:?}: other bits on another number of threads");
+    measured
+}
+
+/// A gradient that only looks.
+struct Looks;
+
+impl Gradient for Looks {
+    fn held(&self) -> bool {
+        false
+    }
+
+    fn step(&self, t: &mut Trainer, batches: &[Batch], _: u64, _: f32, _: OnProgress<'_>) -> crate::Result<Stepped> {
+        t.evaluate(&batches[0])?;
+        Ok(Stepped::default())
+    }
+}
+
+#[test]
+fn a_plan_takes_the_step_of_its_gradient_and_not_backpropagations() {
+    let (shape, config) = (shape(BlockType::F32, true), config(&[("train.params", "full")]));
+    let planned = |techniques: Techniques| {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk_by(&config, &shape, &ledger, None, techniques).unwrap();
+        ledger.measured()
+    };
+    let techniques = || Techniques::new(config.train.as_ref().unwrap()).unwrap();
+    let (looks, learns) = (planned(Techniques { gradient: Arc::new(Looks), ..techniques() }), planned(techniques()));
+    let bytes = |m: &Measured, of: Category| m.tiers[&Tier::Device].bytes.get(&of).copied().unwrap_or(0);
+    assert!(bytes(&learns, Category::Gradients) > 0 && bytes(&looks, Category::Gradients) == 0);
+    assert!(bytes(&looks, Category::Activations) < bytes(&learns, Category::Activations));
+}
+
+#[test]
+fn any_operation_of_a_step_may_fail_and_nothing_is_left_of_it() {
+    let shape = shape(BlockType::Q8_0, false);
+    for sets in [&[("train.params", "full"), ("train.grad_hold", "layer")][..], &DROPOUT] {
+        let (mut t, ledger) = trainer(&config(sets), &shape, 2, u64::MAX).unwrap();
+        let step = |t: &mut Trainer| t.backprop(&[batch(3, 1)], 1, 0.01, &mut |_| ());
+        step(&mut t).unwrap();
+        let (before, held) = (t.device().meter().operations(), ledger.held(Tier::Device));
+        step(&mut t).unwrap();
+        let operations = t.device().meter().operations() - before;
+        assert!(operations > 100, "{operations}");
+        for n in (1..=operations).step_by(17).chain([operations]) {
+            t.device().meter().fail_at(n);
+            let failed = step(&mut t).unwrap_err();
+            assert!(failed.to_string().contains("failed"), "operation {n}: {failed}");
+            assert_eq!(ledger.held(Tier::Device), held, "operation {n} of {sets:?}");
+        }
+        assert!(step(&mut t).unwrap().loss.is_finite());
+    }
+}
+
 #[test]
 fn gradients_and_moments_have_the_bytes_of_the_formulas() {
     // fine-tuning.md §9: SmolLM2-135M.
@@ -464,12 +531,62 @@ fn a_step_under_its_plan_fits_and_a_byte_less_is_refused_before_it_starts() {
     assert_eq!(plan::walk(&config, &shape, &short, None).unwrap_err().exit_code(), 3);
 }
 
+/// The small model of `tests/scripts/make_train.py`, its weights by the same formula.
+pub(crate) fn formula_trainer(config: &Config, bias: bool) -> (Trainer, Arc<Ledger>) {
+    let (mut shape, train) = (shape(BlockType::F32, true), config.train.as_ref().unwrap());
+    if bias {
+        for (l, layer) in shape.layers.iter_mut().enumerate() {
+            for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
+                let name = format!("blk.{l}.{}", role.gguf());
+                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
+            }
+        }
+    }
+    let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    let techniques = Techniques::new(train).unwrap();
+    let sizes = techniques.sizes(train, &shape, 2);
+    let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+    let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0 };
+    let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
+    let (d, learner) = t.parts();
+    for id in 0..learner.params().len() {
+        let p = learner.param_mut(id).unwrap();
+        let norm = p.name.contains("norm");
+        let wave = |i: usize| (0.7 * i as f64 + 1.3 * id as f64).sin();
+        let values: Vec<f32> =
+            (0..p.len()).map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32).collect();
+        d.upload(bytemuck::cast_slice(&values), p.buf.all_mut()).unwrap();
+    }
+    (t, ledger)
+}
+
+/// The batch of a step of `tests/scripts/make_train.py`.
+pub(crate) fn formula_batch(step: u64) -> Batch {
+    let n = 60usize;
+    let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
+    let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
+    let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
+    Batch { tokens, targets, segments, sequences: 3, length: 20 }
+}
+
+/// Asserts that some of what was computed is what `some` of `tests/scripts/make_train.py` took of the reference.
+pub(crate) fn same_as_some(what: &str, got: &[f32], want: &serde_json::Value, most: f64) {
+    let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let exact = want["norm"].as_f64().unwrap();
+    assert!((norm / exact - 1.0).abs() < most, "{what}: norm {norm}, {exact} in PyTorch");
+    let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    let every = (got.len() / 24).max(1);
+    for (a, b) in got.iter().step_by(every).zip(&some) {
+        assert!((f64::from(*a) - b).abs() <= most * size, "{what}: {a}, {b} in PyTorch (of {size})");
+    }
+}
+
 /// `tests/scripts/make_train.py`: the same small model in PyTorch, float64.
 #[test]
 fn gradients_and_five_updates_are_those_of_pytorch() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/train/reference.json"));
     let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
-    let shape = shape(BlockType::F32, true);
     for kind in ["plain", "bias"] {
         let reference = &all[kind];
         let config = config(&[
@@ -477,48 +594,12 @@ fn gradients_and_five_updates_are_those_of_pytorch() {
             ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.1 }"),
             ("train.clip", "{ by = \"global\", at = 0.5 }"),
         ]);
-        let train = config.train.as_ref().unwrap();
-        let mut shape = shape.clone();
-        if kind == "bias" {
-            for (l, layer) in shape.layers.iter_mut().enumerate() {
-                for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
-                    let name = format!("blk.{l}.{}", role.gguf());
-                    layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
-                }
-            }
-        }
-        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-        let techniques = Techniques::new(train).unwrap();
-        let sizes = techniques.sizes(train, &shape, 2);
-        let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
-        let setup = Setup { shape: &shape, source: None, plan: false, train, seed: 0 };
-        let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
-        let (d, learner) = t.parts();
-        for id in 0..learner.params().len() {
-            let p = learner.param_mut(id).unwrap();
-            let norm = p.name.contains("norm");
-            let wave = |i: usize| (0.7 * i as f64 + 1.3 * id as f64).sin();
-            let values: Vec<f32> =
-                (0..p.len()).map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32).collect();
-            d.upload(bytemuck::cast_slice(&values), p.buf.all_mut()).unwrap();
-        }
+        let (mut t, _) = formula_trainer(&config, kind == "bias");
         let same = |what: &str, got: &[f32], want: &serde_json::Value| {
-            let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            let exact = want["norm"].as_f64().unwrap();
-            assert!((norm / exact - 1.0).abs() < 1e-4, "{kind} {what}: norm {norm}, {exact} in PyTorch");
-            let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-            let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-            let every = (got.len() / 24).max(1);
-            for (a, b) in got.iter().step_by(every).zip(&some) {
-                assert!((f64::from(*a) - b).abs() <= 1e-4 * size, "{kind} {what}: {a}, {b} in PyTorch (of {size})");
-            }
+            same_as_some(&format!("{kind} {what}"), got, want, 1e-4);
         };
         for step in 1..=5u64 {
-            let n = 60usize;
-            let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
-            let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
-            let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
-            let b = Batch { tokens, targets, segments, sequences: 3, length: 20 };
+            let b = formula_batch(step);
             let s = t.backprop(&[b], step, 0.002, &mut |_| ()).unwrap();
             let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();
             assert!((s.loss / number("losses") - 1.0).abs() < 1e-5, "{kind} step {step}: {s:?}");

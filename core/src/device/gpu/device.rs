@@ -1,13 +1,14 @@
 //! An NVIDIA GPU that trains: its memory, its scratch, and products of matrices whose weights stay as they are stored.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
 use crate::device::gpu::tiling::Tiling;
-use crate::device::gpu::{PARTS, Precision, scratch, tiling};
+use crate::device::gpu::{PARTS, Precision, host_scratch, scratch, tiling};
 use crate::device::{Buf, Dst, Meter, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
-use crate::ledger::Ledger;
+use crate::ledger::{Buffer, Ledger};
 use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Arg, Blas, Device, DeviceBuffer, Operand, TrainKernels, View};
 
@@ -22,6 +23,7 @@ pub struct Gpu {
     panel: DeviceBuffer,
     stage: DeviceBuffer,
     pub(super) scratch: DeviceBuffer,
+    pub(super) host: Option<RefCell<Buffer>>,
     pub(super) load: usize,
 }
 
@@ -49,6 +51,7 @@ impl Gpu {
             panel: panel?,
             stage: stage?,
             scratch: scratch?,
+            host: host_scratch(sizes).map(|(tag, n)| ledger.buffer(tag, n)).transpose()?.map(RefCell::new),
             load: sizes.load,
         })
     }

@@ -18,6 +18,7 @@ use crate::config::train::{Arithmetic, Train};
 use crate::device::Sizes;
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
+use crate::ops::cpu::basis::basis_scratch;
 use crate::ops::gpu::WEIGHT_TYPES;
 use crate::shape::{Act, ModelShape, TensorShape};
 
@@ -87,6 +88,8 @@ const PARTS: usize = 64;
 
 /// cuBLAS's scratch, in our pool: what NVIDIA recommends for its chips from sm_90 on.
 const BLAS: (Tag, usize) = (Tag::device(Category::Workspace, "cublas workspace"), 32 << 20);
+/// A basis on its way through the host.
+const BASIS: Tag = Tag::host(Category::Workspace, "projection staging");
 const PANEL: Tag = Tag::device(Category::Workspace, "decoded weights");
 const STAGE: Tag = Tag::device(Category::Workspace, "converted activations");
 const SCRATCH: Tag = Tag::device(Category::Workspace, "kernel scratch");
@@ -120,6 +123,17 @@ pub fn scratch(sizes: &Sizes, precision: Precision) -> [(Tag, usize); 4] {
 pub fn tiling(sizes: &Sizes, precision: Precision) -> tiling::Tiling {
     let [_, (_, panel), (_, stage), _] = scratch(sizes, precision);
     tiling::Tiling { ty: precision.activations(), panel, stage }
+}
+
+/// What a GPU keeps on the host for operations that are computed there; none where there are none.
+pub fn host_scratch(sizes: &Sizes) -> Option<(Tag, usize)> {
+    let side = sizes.cols.max(sizes.hidden);
+    (sizes.basis > 0).then(|| {
+        (
+            BASIS,
+            4 * (sizes.basis * side + basis_scratch(sizes.basis).next_multiple_of(2)) + 4 * sizes.basis * sizes.basis,
+        )
+    })
 }
 
 /// What loading a tensor holds while it lasts: its pieces on the host, and `load` bytes where its type changes.

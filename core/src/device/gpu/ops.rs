@@ -5,14 +5,15 @@ use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, who
 use crate::device::gpu::load_scratch;
 use crate::device::gpu::tiling::EMBED_ROWS;
 use crate::device::op::Family;
-use crate::device::{
-    AdamW, Best, Buf, Causal, Cost, Device, Dst, Lowering, Meter, Op, Round, Sgd, Src, Weight, buffer_bytes,
-};
+use crate::device::{Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
 use crate::ops::cpu::RopeLayout;
-use crate::ops::cuda::{Arg, View};
+use crate::ops::cpu::basis::{leading_vectors, orthonormalize};
+use crate::ops::cuda::{Arg, Operand, TrainKernels, View};
+use crate::ops::descriptors::{Batched, Reduction, Window};
+use crate::ops::rule::{MOST_NUMBERS, MOST_SLOTS};
 use crate::shape::TensorShape;
 use crate::weights::load;
 
@@ -39,9 +40,26 @@ struct Dropped {
     pad: i32,
 }
 
-fn rounding(p: &Buf, round: &Round<'_>) -> Result<Rounding> {
+/// `Scalars` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Scalars {
+    scale: f32,
+    clamp: f32,
+    numbers: [f32; MOST_NUMBERS],
+}
+
+/// `Normal` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Normal {
+    key: [u32; 2],
+    stream: u64,
+}
+
+fn rounding(p: &Buf, len: usize, round: &Round<'_>) -> Result<Rounding> {
     let none = Rounding { mode: 0, pad: 0, key: [0; 2], stream: 0, extra: 0 };
-    let extra = |buf: &Buf, ty: BlockType| typed(buf.all(), p.len(), ty).map(View::address);
+    let extra = |buf: &Buf, ty: BlockType| typed(buf.all(), len, ty).map(View::address);
     Ok(match round {
         _ if p.ty() == BlockType::F32 && !matches!(round, Round::Master(_)) => none,
         Round::Nearest => none,
@@ -80,6 +98,10 @@ fn check_heads(of: Causal) -> Result<()> {
         return Ok(());
     }
     Err(Error::Internal(format!("attention of {of:?}")))
+}
+
+fn split(all: &mut [f32], at: usize) -> Result<(&mut [f32], &mut [f32])> {
+    all.split_at_mut_checked(at).ok_or_else(|| Error::Internal("a basis larger than its staging".into()))
 }
 
 /// Rows of norms and tables are read eight elements at a time.
@@ -155,6 +177,7 @@ impl Device for Gpu {
             Family::Product => self.products(op),
             Family::Layer => self.layers(op),
             Family::Head => self.heads(op),
+            Family::Net => self.nets(op),
         }
     }
 }
@@ -235,6 +258,31 @@ impl Gpu {
             Op::LinearDx { dy, m, w, dx, add } => self.backward(dy, m, w, dx, add),
             Op::LinearDw { dy, x, m, rows, cols, dw, add } => self.outer(dy, x, m, (rows, cols), dw, add),
             Op::BiasVjp { dy, m, rows, db, add } => self.columns(None, dy, (m, rows), db, add),
+            Op::Orthonormalize { .. } | Op::LeadingVectors { .. } => self.basis(op),
+            op => Err(op.stray()),
+        }
+    }
+
+    /// On the host, through its staging: a few thousand numbers, once in hundreds of steps.
+    fn basis(&self, op: Op<'_>) -> Result<()> {
+        let host = self.host.as_ref().ok_or_else(|| Error::Internal("a basis that no scratch was sized for".into()))?;
+        let mut host = host.borrow_mut();
+        match op {
+            Op::Orthonormalize { mut y, rows, cols } => {
+                let (room, rest) = split(host.as_mut_slice::<f32>(), rows * cols)?;
+                self.download(y.buf.at(y.at), bytemuck::cast_slice_mut(room))?;
+                orthonormalize(&self.team, room, rows, cols, rest)?;
+                self.upload(bytemuck::cast_slice(room), y.again())
+            }
+            Op::LeadingVectors { z, rows, cols, rank, vectors } => {
+                // The f64 of the method first, so that they lie aligned.
+                let (method, rest) = split(host.as_mut_slice::<f32>(), 4 * rows * rows)?;
+                let (room, rest) = split(rest, rows * cols)?;
+                let (found, _) = split(rest, rank * rows)?;
+                self.download(z, bytemuck::cast_slice_mut(room))?;
+                leading_vectors(&self.team, room, rows, cols, rank, found, bytemuck::cast_slice_mut(method))?;
+                self.upload(bytemuck::cast_slice(found), vectors)
+            }
             op => Err(op.stray()),
         }
     }
@@ -382,28 +430,7 @@ impl Gpu {
                 ];
                 self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)
             }
-            Op::AdamW { p, g, m, v, by, round } => {
-                let (n, state) = (p.len(), m.ty());
-                let round = rounding(p, &round)?;
-                let AdamW { lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp } = by;
-                let numbers = [lr, beta1, beta2, eps, weight_decay, correction1, correction2, scale, clamp];
-                let views = [whole(p)?, view(g, n)?, typed(m.all(), n, state)?, typed(v.all(), n, state)?];
-                self.update("adamw", [p.ty(), g.buf.ty(), state], n, &views, &[], bytemuck::bytes_of(&numbers), round)
-            }
-            Op::Sgd { p, g, u, by, round } => {
-                let n = p.len();
-                let round = rounding(p, &round)?;
-                let Sgd { lr, momentum, nesterov, weight_decay, scale, clamp } = by;
-                let numbers = [lr, momentum, weight_decay, scale, clamp, f32::from_bits(nesterov.into())];
-                let numbers = bytemuck::bytes_of(&numbers);
-                let (weights, grads) = (whole(p)?, view(g, n)?);
-                let Some(u) = u else {
-                    let types = [p.ty(), g.buf.ty(), BlockType::F32];
-                    return self.update("sgd", types, n, &[weights, grads], &[Arg::Null], numbers, round);
-                };
-                let views = [weights, grads, view(u.all(), n)?];
-                self.update("sgd", [p.ty(), g.buf.ty(), u.ty()], n, &views, &[], numbers, round)
-            }
+            Op::Elementwise { .. } => self.update(op),
             op => Err(op.stray()),
         }
     }
@@ -421,21 +448,90 @@ impl Gpu {
         Ok(())
     }
 
-    fn update(
-        &self,
-        kind: &'static str,
-        types: [BlockType; 3],
-        n: usize,
-        views: &[View<'_>],
-        rest: &[Arg<'_>],
-        numbers: &[u8],
-        round: Rounding,
-    ) -> Result<()> {
-        let whole = views.iter().all(|v| v.aligned()) && even(round);
+    /// One kernel over the parameter: `update` of train.cu, made for the rule and the types.
+    fn update(&self, op: Op<'_>) -> Result<()> {
+        let Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round } = op else {
+            return Err(op.stray());
+        };
+        let kind = TrainKernels::rule(rule.name)?;
+        let round = rounding(p.buf, len, &round)?;
+        let ty = state.first().map_or(BlockType::F32, Buf::ty);
+        let mut views = vec![view_mut(&p, len)?];
+        let (grads, noise) = match g {
+            Gradient::Held(g) => {
+                views.push(view(g, len)?);
+                (g.buf.ty(), Normal { key: [0; 2], stream: 0 })
+            }
+            Gradient::Normal { seed, stream } => {
+                (BlockType::F32, Normal { key: [seed as u32, (seed >> 32) as u32], stream })
+            }
+        };
         let mut args: Vec<Arg<'_>> = views.iter().map(|v| Arg::View(*v)).collect();
-        args.extend_from_slice(rest);
-        let round = bytemuck::bytes_of(&round);
-        args.extend([Arg::Wide(n as u64), whole.into(), Arg::Struct(numbers), Arg::Struct(round)]);
-        self.launch(kind, &types, (n.div_ceil(2048), 1), 256, &args)
+        args.resize(2, Arg::Null);
+        for slot in state.iter() {
+            views.push(typed(slot.all(), len, ty)?);
+            args.extend(views.last().map(|v| Arg::View(*v)));
+        }
+        args.resize(2 + MOST_SLOTS, Arg::Null);
+        let mut scalars = Scalars { scale, clamp, numbers: [0.0; MOST_NUMBERS] };
+        scalars.numbers.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from);
+        let aligned = views.iter().all(|v| v.aligned()) && even(round);
+        args.extend([Arg::Wide(len as u64), aligned.into()]);
+        args.extend([Arg::Struct(bytemuck::bytes_of(&scalars)), Arg::Struct(bytemuck::bytes_of(&round))]);
+        args.push(Arg::Struct(bytemuck::bytes_of(&noise)));
+        self.launch(kind, &[p.buf.ty(), grads, ty], (len.div_ceil(2048), 1), 256, &args)
+    }
+
+    fn nets(&self, op: Op<'_>) -> Result<()> {
+        match op {
+            Op::BatchedMatMul { a, b, of, c, add } => {
+                let Batched { batch, m, n, k, a_turned, b_turned } = of;
+                let (ty, out, size) = (c.buf.ty(), view_mut(&c, batch * m * n)?, c.buf.ty().block_bytes());
+                let (lda, ldb) = (if a_turned { m } else { k }, if b_turned { k } else { n });
+                for i in 0..batch {
+                    let a = self.one_of(a.buf.at(a.at + i * m * k), m * k, lda, a_turned)?;
+                    let b = self.one_of(b.buf.at(b.at + i * k * n), k * n, ldb, b_turned)?;
+                    let view = out.part(i * m * n * size, m * n * size)?;
+                    self.multiply((m, n, k), a, b, Operand { view, ty, ld: n, turned: false }, add)?;
+                }
+                Ok(())
+            }
+            Op::Reduce { x, rows, cols, how, y } => {
+                let kind = match how {
+                    Reduction::Sum => 0usize,
+                    Reduction::Mean => 1,
+                    Reduction::Max => 2,
+                };
+                let ty = x.buf.ty();
+                let args = [view(x, rows * cols)?.into(), typed_mut(&y, rows, ty)?.into(), cols.into(), kind.into()];
+                self.launch("reduce", &[ty], (rows, 1), 128, &args)
+            }
+            Op::Im2col { x, of, y } => {
+                let (ty, n) = (x.buf.ty(), of.outputs() * of.patch());
+                let sides = [view(x, of.n * of.image())?, typed_mut(&y, n, ty)?];
+                self.windows("im2col", ty, sides, of, n)
+            }
+            Op::Col2im { dy, of, dx } => {
+                let (ty, n) = (dy.buf.ty(), of.n * of.image());
+                let sides = [view(dy, of.outputs() * of.patch())?, typed_mut(&dx, n, ty)?];
+                self.windows("col2im", ty, sides, of, n)
+            }
+            op => Err(op.stray()),
+        }
+    }
+
+    /// One matrix of many, which must be stored as products are taken in.
+    fn one_of<'a>(&self, x: Src<'a>, len: usize, ld: usize, turned: bool) -> Result<Operand<'a>> {
+        let ty = self.tiling.ty;
+        Ok(Operand { view: typed(x, len, ty)?, ty, ld, turned })
+    }
+
+    /// A kernel of a thread for each of `n` outputs.
+    fn windows(&self, kind: &'static str, ty: BlockType, sides: [View<'_>; 2], of: Window, n: usize) -> Result<()> {
+        let (high, wide) = of.out();
+        let numbers = [of.n, of.channels, of.height, of.width, of.kernel, of.stride, of.pad, high, wide];
+        let numbers: Vec<i32> = numbers.into_iter().map(|v| i32::try_from(v).unwrap_or(i32::MAX)).collect();
+        let args = [sides[0].into(), sides[1].into(), Arg::Wide(n as u64), Arg::Struct(bytemuck::cast_slice(&numbers))];
+        self.launch(kind, &[ty], (n.div_ceil(256), 1), 256, &args)
     }
 }

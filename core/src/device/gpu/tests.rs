@@ -90,8 +90,9 @@ mod cuda {
         let shape = shape(ty, true);
         let on = |more: &[(&str, &str)]| config(&[sets, more].concat());
         let run = |t: &mut Trainer| -> Vec<(f64, f64)> {
-            let step = |s| t.backprop(&[batch(3, s)], s, 0.01, &mut |_| ()).unwrap();
-            (1..=3).map(step).map(|s| (s.loss, s.grad_norm)).collect()
+            let gradient = Techniques::new(on(&[]).train.as_ref().unwrap()).unwrap().gradient;
+            let mut step = |s| gradient.step(t, &[batch(3, s)], s, 0.01, &mut |_| ()).unwrap();
+            (1..=3).map(&mut step).map(|s| (s.loss, s.grad_norm)).collect()
         };
         let device = match cuda::Device::open(0, u64::MAX) {
             Ok(device) => device,
@@ -144,5 +145,12 @@ mod cuda {
             same(BlockType::Q8_0, &[("train.params", "lora")], most);
             same(BlockType::Q8_0, &[("train.params", "lora"), ("train.params.lora_dropout", "0.3")], most);
         }
+        // In f32, where one machine's signs and directions are the other's.
+        for entry in crate::train::optimizer::ENTRIES {
+            same(BlockType::F32, &[("train.params", "full"), ("train.optimizer", entry.id)], 9e-4);
+        }
+        let mezo = ("train.gradient", "{ use = \"mezo\", zo_eps = 0.05 }");
+        let plain = ("train.optimizer", "{ use = \"sgd\", momentum = 0.0 }");
+        same(BlockType::F32, &[("train.params", "full"), mezo, plain], 9e-4);
     }
 }

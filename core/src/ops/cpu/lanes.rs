@@ -104,10 +104,6 @@ pub(crate) struct Lanes {
     pub scores_vjp_each: unsafe fn(p: &mut [f32], dp: &[f32], d: &[f32], by: f32),
     /// `s` ← `s · by − y`.
     pub sub_scaled: unsafe fn(s: &mut [f32], by: f32, y: &[f32]),
-    /// One AdamW step of each element.
-    pub adamw: unsafe fn(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes),
-    /// One SGD step of each element.
-    pub sgd: unsafe fn(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes),
 }
 
 #[inline(always)]
@@ -337,63 +333,6 @@ pub(crate) fn sub_scaled<const FMA: bool>(s: &mut [f32], by: f32, y: &[f32]) {
     }
 }
 
-/// The scalars of [`Lanes::adamw`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamWLanes {
-    pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub eps: f32,
-    pub weight_decay: f32,
-    /// `1 / (1 − β1^t)`.
-    pub inverse1: f32,
-    /// `1 / (1 − β2^t)`.
-    pub inverse2: f32,
-    pub scale: f32,
-    pub clamp: f32,
-}
-
-#[inline(always)]
-pub(crate) fn adamw<const FMA: bool>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &AdamWLanes) {
-    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-        let g = (g * c.scale).clamp(-c.clamp, c.clamp);
-        *m = fma::<FMA>(c.beta1, *m, (1.0 - c.beta1) * g);
-        *v = fma::<FMA>(c.beta2, *v, (1.0 - c.beta2) * g * g);
-        let step = *m * c.inverse1 / ((*v * c.inverse2).sqrt() + c.eps);
-        *p -= c.lr * fma::<FMA>(c.weight_decay, *p, step);
-    }
-}
-
-/// The scalars of [`Lanes::sgd`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SgdLanes {
-    pub lr: f32,
-    pub momentum: f32,
-    pub nesterov: bool,
-    pub weight_decay: f32,
-    pub scale: f32,
-    pub clamp: f32,
-}
-
-#[inline(always)]
-pub(crate) fn sgd<const FMA: bool>(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &SgdLanes) {
-    let gradient = |g: f32, p: f32| fma::<FMA>(c.weight_decay, p, (g * c.scale).clamp(-c.clamp, c.clamp));
-    match u {
-        None => {
-            for (p, g) in p.iter_mut().zip(g) {
-                *p -= c.lr * gradient(*g, *p);
-            }
-        }
-        Some(u) => {
-            for ((p, g), u) in p.iter_mut().zip(g).zip(u) {
-                let g = gradient(*g, *p);
-                *u = fma::<FMA>(c.momentum, *u, g);
-                *p -= c.lr * if c.nesterov { fma::<FMA>(c.momentum, *u, g) } else { *u };
-            }
-        }
-    }
-}
-
 #[inline(always)]
 pub(crate) fn rotate_pairs_back<const FMA: bool>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     for ([a, b], (cos, sin)) in x.as_chunks_mut().0.iter_mut().zip(cos.iter().zip(sin)) {
@@ -501,15 +440,7 @@ macro_rules! lanes {
         unsafe fn sub_scaled(s: &mut [f32], by: f32, y: &[f32])  {
             lanes::sub_scaled::<$fma>(s, by, y)
         }
-        $(#[$feature])?
-        unsafe fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &lanes::AdamWLanes)  {
-            lanes::adamw::<$fma>(p, g, m, v, c)
-        }
-        $(#[$feature])?
-        unsafe fn sgd(p: &mut [f32], g: &[f32], u: Option<&mut [f32]>, c: &lanes::SgdLanes)  {
-            lanes::sgd::<$fma>(p, g, u, c)
-        }
-        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, geglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, geglu_to, geglu_vjp, scores_vjp, scores_vjp_each, sub_scaled, adamw, sgd }
+        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, geglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, geglu_to, geglu_vjp, scores_vjp, scores_vjp_each, sub_scaled }
     }};
 }
 pub(crate) use lanes;

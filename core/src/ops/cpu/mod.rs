@@ -18,10 +18,12 @@ use crate::blocks::BlockType;
 
 mod activations;
 pub mod attention;
+pub mod basis;
 pub mod decode;
 pub mod element;
 mod lanes;
 pub mod linear;
+pub mod nets;
 mod scalar;
 pub mod vjp;
 

@@ -325,6 +325,53 @@ DEV void dropout(const T* x, T* y, size_t n, int whole, Drop d) {
     run.put(y, u);
 }
 
+// y (rows) = the sum, mean or maximum of each row of x (rows, cols). Grid rows, block 128.
+template <class T>
+DEV void reduce(const T* x, T* y, int cols, int how) {
+    const T* row = x + (size_t)blockIdx.x * cols;
+    float v = how == 2 ? -INFINITY : 0.0f;
+    for (int i = threadIdx.x; i < cols; i += blockDim.x) v = how == 2 ? fmaxf(v, get(row[i])) : v + get(row[i]);
+    v = how == 2 ? block_max(v) : block_sum(v);
+    if (threadIdx.x == 0) put(y + blockIdx.x, how == 1 ? v / cols : v);
+}
+
+struct Window {
+    int n, channels, height, width, kernel, stride, pad, high, wide;
+};
+
+// y (n high wide, channels kernel²): the window of x (n, channels, height, width) under each output. A thread an element.
+template <class T>
+DEV void im2col(const T* x, T* y, size_t n, const Window& w) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int patch = w.channels * w.kernel * w.kernel, at = i % patch, k = w.kernel;
+    size_t row = i / patch, image = row / (w.high * w.wide);
+    int v = (int)(row / w.wide % w.high) * w.stride + at / k % k - w.pad, u = (int)(row % w.wide) * w.stride + at % k - w.pad;
+    bool inside = v >= 0 && v < w.height && u >= 0 && u < w.width;
+    size_t from = ((image * w.channels + at / (k * k)) * w.height + v) * w.width + u;
+    put(y + i, inside ? get(x[from]) : 0.0f);
+}
+
+// dx (n, channels, height, width): what every window has for an element, in order of windows. A thread an element.
+template <class T>
+DEV void col2im(const T* dy, T* dx, size_t n, const Window& w) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int u = (int)(i % w.width) + w.pad, v = (int)(i / w.width % w.height) + w.pad, k = w.kernel;
+    int c = (int)(i / ((size_t)w.width * w.height) % w.channels), patch = w.channels * k * k;
+    size_t image = i / ((size_t)w.width * w.height * w.channels);
+    float sum = 0;
+    for (int row = max(0, (v - k) / w.stride); row < w.high && row * w.stride <= v; row++) {
+        for (int col = max(0, (u - k) / w.stride); col < w.wide && col * w.stride <= u; col++) {
+            int a = v - row * w.stride, b = u - col * w.stride;
+            if (a >= k || b >= k) continue;
+            size_t at = ((image * w.high + row) * w.wide + col) * patch + (c * k + a) * k + b;
+            sum += get(dy[at]);
+        }
+    }
+    put(dx + i, sum);
+}
+
 // How a parameter that is not f32 takes its new value.
 enum Mode { NEAREST, STOCHASTIC, KAHAN, MASTER };
 
@@ -336,23 +383,28 @@ struct Round {
     void* extra;
 };
 
-// The value to compute with of eight parameters.
+// The value to compute with of eight parameters: what was lost so far counts.
 template <class P>
 DEV void value(const Run& run, const P* p, const Round& r, float (&v)[8]) {
     if (r.mode == MASTER) return run.get((const float*)r.extra, v);
     run.get(p, v);
-}
-
-// Stores p − delta, element by element.
-template <class P>
-DEV void store(const Run& run, P* p, const Round& r, float (&v)[8], const float (&delta)[8]) {
     if (r.mode == KAHAN && sizeof(P) == 2) {
         float lost[8];
         run.get((const P*)r.extra, lost);
 #pragma unroll
+        for (int j = 0; j < 8; j++) v[j] += lost[j];
+    }
+}
+
+// Stores new values.
+template <class P>
+DEV void store(const Run& run, P* p, const Round& r, float (&v)[8]) {
+    if (r.mode == KAHAN && sizeof(P) == 2) {
+        float lost[8];
+#pragma unroll
         for (int j = 0; j < 8; j++) {
-            float change = lost[j] - delta[j], want = v[j] + change, kept = __bfloat162float(__float2bfloat16_rn(want));
-            lost[j] = change - (kept - v[j]);
+            float kept = __bfloat162float(__float2bfloat16_rn(v[j]));
+            lost[j] = v[j] - kept;
             v[j] = kept;
         }
         run.put((P*)r.extra, lost);
@@ -361,67 +413,88 @@ DEV void store(const Run& run, P* p, const Round& r, float (&v)[8], const float 
         uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            uint32_t bits = __float_as_uint(v[j] - delta[j]);
+            uint32_t bits = __float_as_uint(v[j]);
             v[j] = __uint_as_float((bits + (words[j] & 0xffff)) & 0xffff0000u);
         }
-    } else {
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] -= delta[j];
-        if (r.mode == MASTER) run.put((float*)r.extra, v);
+    } else if (r.mode == MASTER) {
+        run.put((float*)r.extra, v);
     }
     run.put(p, v);
 }
 
-struct Adam {
-    float rate, beta1, beta2, epsilon, decay, correct1, correct2, scale, clamp;
-};
-
-// One AdamW step, one pass. Grid n / 2048, block 256.
-template <class P, class G, class S>
-DEV void adamw(P* p, const G* g, S* m, S* v, size_t n, int whole, Adam a, Round r) {
-    Run run(n, whole);
-    float x[8], first[8], second[8], now[8];
-    run.get(g, x);
-    run.get(m, first);
-    run.get(v, second);
-    value(run, p, r, now);
-    float inverse1 = 1.0f / a.correct1, inverse2 = 1.0f / a.correct2;
+// Two normal numbers of two words: `pair` of rng.rs, term by term.
+DEV void normal_pair(uint32_t a, uint32_t b, float* z) {
+    const float unit = 1.0f / (1 << 24);
+    float x = ((a >> 8) + 1) * unit, u = (b >> 8) * unit;
+    uint32_t bits = __float_as_uint(x);
+    int e = (int)(bits >> 23) - 126;
+    float m = __uint_as_float((bits & 0x007fffffu) | 0x3f000000u);
+    if (m < 0.70710678f) e -= 1, m += m;
+    m -= 1.0f;
+    float sq = m * m, y = 7.0376836e-2f;
+    const float c[8] = {-1.151461e-1f, 1.1676999e-1f,  -1.2420141e-1f, 1.4249323e-1f,
+                        -1.6668058e-1f, 2.0000715e-1f, -2.4999994e-1f, 3.3333331e-1f};
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        float y = fminf(fmaxf(x[j] * a.scale, -a.clamp), a.clamp);
-        first[j] = a.beta1 * first[j] + (1.0f - a.beta1) * y;
-        second[j] = a.beta2 * second[j] + (1.0f - a.beta2) * y * y;
-        x[j] = a.rate * (first[j] * inverse1 / (sqrtf(second[j] * inverse2) + a.epsilon) + a.decay * now[j]);
-    }
-    run.put(m, first);
-    run.put(v, second);
-    store(run, p, r, now, x);
+    for (int i = 0; i < 8; i++) y = y * m + c[i];
+    float log = m + (y * m * sq - 2.1219444e-4f * e - 0.5f * sq) + 0.6933594f * e;
+    float radius = sqrtf(-2.0f * log), quarter = floorf(4.0f * u + 0.5f);
+    float t = (4.0f * u - quarter) * 1.57079633f, w = t * t;
+    float sine = ((-1.9515296e-4f * w + 8.332161e-3f) * w - 1.6666655e-1f) * w * t + t;
+    float cosine = ((2.4433157e-5f * w - 1.3887316e-3f) * w + 4.1666646e-2f) * w * w - 0.5f * w + 1.0f;
+    int q = (int)quarter & 3;
+    float s = q == 0 ? sine : q == 1 ? cosine : q == 2 ? -sine : -cosine;
+    float k = q == 0 ? cosine : q == 1 ? -sine : q == 2 ? -cosine : sine;
+    z[0] = radius * k;
+    z[1] = radius * s;
 }
 
-struct Descent {
-    float rate, momentum, decay, scale, clamp;
-    int nesterov;
+struct Normal {
+    uint2 key;
+    uint64_t stream;
 };
 
-// One step of SGD, with momentum where u is given. Grid n / 2048, block 256.
-template <class P, class G, class S>
-DEV void sgd(P* p, const G* g, S* u, size_t n, int whole, Descent d, Round r) {
+DEV_IN float rule_fma(float a, float b, float c) { return fmaf(a, b, c); }
+DEV_IN float rule_sqrt(float x) { return sqrtf(x); }
+DEV_IN float rule_sign(float x) { return (float)(x > 0.0f) - (float)(x < 0.0f); }
+DEV_IN float rule_abs(float x) { return fabsf(x); }
+DEV_IN float rule_min(float a, float b) { return fminf(a, b); }
+DEV_IN float rule_max(float a, float b) { return fmaxf(a, b); }
+DEV_IN float rule_exp(float x) { return expf(x); }
+DEV_IN float rule_tanh(float x) { return tanhf(x); }
+
+// A functor for each rule, and RULES, which names them: made by build.rs.
+#include "rules.cuh"
+
+struct Scalars {
+    float scale, clamp, k[12];
+};
+
+// p = rule(p, g, state) for every element, one pass; without g each element's gradient is a normal number. Grid n / 2048,
+// block 256.
+template <class R, class P, class G, class S>
+DEV void update(P* p, const G* g, S* s0, S* s1, S* s2, size_t n, int whole, const Scalars& a, const Round& r, const Normal& z) {
     Run run(n, whole);
-    float x[8], past[8], now[8];
-    run.get(g, x);
-    if (u) run.get(u, past);
+    float x[8], now[8], s[3][8];
+    if (g) {
+        run.get(g, x);
+    } else {
+        uint4 u = philox(z.key, run.i / 4, z.stream), v = philox(z.key, run.i / 4 + 1, z.stream);
+        normal_pair(u.x, u.y, x), normal_pair(u.z, u.w, x + 2), normal_pair(v.x, v.y, x + 4), normal_pair(v.z, v.w, x + 6);
+    }
+    if (R::SLOTS > 0) run.get(s0, s[0]);
+    if (R::SLOTS > 1) run.get(s1, s[1]);
+    if (R::SLOTS > 2) run.get(s2, s[2]);
     value(run, p, r, now);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        float y = fminf(fmaxf(x[j] * d.scale, -d.clamp), d.clamp) + d.decay * now[j];
-        if (u) {
-            past[j] = d.momentum * past[j] + y;
-            y = d.nesterov ? y + d.momentum * past[j] : past[j];
-        }
-        x[j] = d.rate * y;
+        float slots[3] = {s[0][j], s[1][j], s[2][j]};
+        now[j] = R::step(now[j], fminf(fmaxf(x[j] * a.scale, -a.clamp), a.clamp), slots, a.k);
+        s[0][j] = slots[0], s[1][j] = slots[1], s[2][j] = slots[2];
     }
-    if (u) run.put(u, past);
-    store(run, p, r, now, x);
+    if (R::SLOTS > 0) run.put(s0, s[0]);
+    if (R::SLOTS > 1) run.put(s1, s[1]);
+    if (R::SLOTS > 2) run.put(s2, s[2]);
+    store(run, p, r, now);
 }
 
 // out (rows, width) = rows first … and columns left … left + width of a weight matrix (.., cols), decoded. Eight elements a
@@ -497,6 +570,9 @@ TYPE(mxfp4, MXFP4)
     K fill_##t(T* y, float value, size_t n, int whole) { fill(y, value, n, whole); }                                   \
     K gate_##t(const T* g, const T* u, T* p, size_t n, int whole) { gate(g, u, p, n, whole); }                         \
     K gate_back_##t(const T* dp, T* g, T* u, size_t n, int whole) { gate_back(dp, g, u, n, whole); }                   \
+    K reduce_##t(const T* x, T* y, int cols, int how) { reduce(x, y, cols, how); }                                     \
+    K im2col_##t(const T* x, T* y, size_t n, Window w) { im2col(x, y, n, w); }                                         \
+    K col2im_##t(const T* dy, T* dx, size_t n, Window w) { col2im(dy, dx, n, w); }                                     \
     K dropout_##t(const T* x, T* y, size_t n, int whole, Drop d) { dropout(x, y, n, whole, d); }                       \
     K log_sum_exp_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
         log_sum_exp(a, targets, sums, picked, n, first);                                                                       \
@@ -539,15 +615,13 @@ TWO(f32, float, bf16, bf16)
 TWO(bf16, bf16, f32, float)
 TWO(bf16, bf16, bf16, bf16)
 
-// By the types of parameters, gradients and moments.
-#define THREE(p, P, g, G, s, S)                                                                                        \
-    K adamw_##p##_##g##_##s(P* w, const G* grad, S* m, S* v, size_t n, int whole, Adam a, Round r) {                   \
-        adamw(w, grad, m, v, n, whole, a, r);                                                                          \
-    }                                                                                                                  \
-    K sgd_##p##_##g##_##s(P* w, const G* grad, S* u, size_t n, int whole, Descent d, Round r) {                        \
-        sgd(w, grad, u, n, whole, d, r);                                                                               \
+// By rule, and by the types of parameters, gradients and state.
+#define RULE(name, p, P, g, G, s, S)                                                                                   \
+    K update_##name##_##p##_##g##_##s(P* w, const G* grad, S* s0, S* s1, S* s2, size_t n, int whole, Scalars a,        \
+                                      Round r, Normal z) {                                                             \
+        update<Rule_##name>(w, grad, s0, s1, s2, n, whole, a, r, z);                                                   \
     }
-#define STATES(p, P, g, G) THREE(p, P, g, G, f32, float) THREE(p, P, g, G, bf16, bf16)
+#define STATES(p, P, g, G) RULES(RULE, p, P, g, G, f32, float) RULES(RULE, p, P, g, G, bf16, bf16)
 STATES(f32, float, f32, float)
 STATES(f32, float, bf16, bf16)
 STATES(bf16, bf16, f32, float)

@@ -83,6 +83,9 @@ const ONE: &[&str] = &[
     "gate",
     "gate_back",
     "dropout",
+    "reduce",
+    "im2col",
+    "col2im",
     "log_sum_exp",
     "cross_entropy_vjp",
     "squares",
@@ -93,8 +96,8 @@ const ONE: &[&str] = &[
 ];
 /// By types of activations and of small weights or gradients.
 const TWO: &[&str] = &["norm", "norm_back", "bias", "embed_back", "blend"];
-/// By types of parameters, gradients and moments.
-const THREE: &[&str] = &["adamw", "sgd"];
+/// The rules that `build.rs` found, each with its kernel, which is made for types of parameters, gradients and state.
+const RULES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 /// By types of weights and of activations.
 const DECODE: &[&str] = &["panel", "embed"];
 
@@ -130,7 +133,7 @@ impl TrainKernels {
             for b in FLOATS {
                 keys.extend(TWO.iter().map(|name| (*name, [Some(a), Some(b), None])));
                 for c in FLOATS {
-                    keys.extend(THREE.iter().map(|name| (*name, [Some(a), Some(b), Some(c)])));
+                    keys.extend(RULES.iter().map(|(_, kernel)| (*kernel, [Some(a), Some(b), Some(c)])));
                 }
             }
             for ty in WEIGHT_TYPES {
@@ -154,6 +157,15 @@ impl TrainKernels {
             functions.insert((kind, types), (function, shared as u32));
         }
         Ok(Self { device: Arc::clone(device), functions, _module: module, outside })
+    }
+
+    /// The kernel of a rule.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a rule that `build.rs` did not find.
+    pub fn rule(name: &str) -> Result<&'static str> {
+        let found = RULES.iter().find(|(rule, _)| *rule == name).map(|(_, kernel)| *kernel);
+        found.ok_or_else(|| Error::Internal(format!("there is no GPU kernel for the rule `{name}`")))
     }
 
     /// The device they run on.

@@ -1,9 +1,10 @@
 //! AdamW: Adam with decoupled weight decay (arXiv 1711.05101), as PyTorch computes it.
 
-use super::{Optimizer, Slot, StepInfo, state_dtype};
+use super::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 use crate::blocks::BlockType;
-use crate::device::{self, Buf, Device, Round, Src};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::rule::rule;
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 const fn share(
@@ -78,6 +79,16 @@ fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
     }))
 }
 
+rule! {
+    /// `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`, `p ← p − η (m·c₁ / (√(v·c₂) + ε) + λp)`, `c` being one over the bias.
+    pub static ADAMW = "adamw"(p, g; m, v; lr, beta1, beta2, eps, weight_decay, inverse1, inverse2) {
+        m = fma(beta1, m, (1.0 - beta1) * g);
+        v = fma(beta2, v, (1.0 - beta2) * g * g);
+        let step = m * inverse1 / (sqrt(v * inverse2) + eps);
+        p - lr * fma(weight_decay, p, step)
+    }
+}
+
 struct AdamW {
     beta1: f64,
     beta2: f64,
@@ -89,33 +100,16 @@ struct AdamW {
 }
 
 impl Optimizer for AdamW {
-    fn state(&self, rows: usize, cols: usize) -> Vec<Slot> {
-        let (ty, len) = (self.ty, rows * cols);
-        vec![Slot { name: "m", ty, len }, Slot { name: "v", ty, len }]
+    fn plan(&self, of: Shape) -> OptimizerPlan {
+        OptimizerPlan::of(&ADAMW, of, self.ty)
     }
 
-    fn update(
-        &self,
-        d: &dyn Device,
-        p: &mut Buf,
-        g: Src<'_>,
-        state: &mut [Buf],
-        round: Round<'_>,
-        at: StepInfo,
-    ) -> Result<()> {
-        let [m, v] = state else { return Err(Error::Internal("adamw without its two moments".into())) };
-        let correction = |beta: f64| (1.0 - beta.powf(at.step as f64)) as f32;
-        let by = device::AdamW {
-            lr: at.lr,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            eps: self.eps,
-            weight_decay: if at.matrix || !self.matrices { self.weight_decay } else { 0.0 },
-            correction1: correction(self.beta1),
-            correction2: correction(self.beta2),
-            scale: at.scale,
-            clamp: at.clamp,
-        };
-        d.adamw(p, g, m, v, by, round)
+    fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()> {
+        let at = call.at;
+        let inverse = |beta: f64| 1.0 / (1.0 - beta.powf(at.step as f64)) as f32;
+        let weight_decay = if at.matrix || !self.matrices { self.weight_decay } else { 0.0 };
+        let (beta1, beta2) = (self.beta1 as f32, self.beta2 as f32);
+        let numbers = [at.lr, beta1, beta2, self.eps, weight_decay, inverse(self.beta1), inverse(self.beta2)];
+        call.apply(d, &ADAMW, &numbers)
     }
 }

@@ -1,15 +1,24 @@
 //! train.optimizer: how a gradient becomes a step. State lives in buffers that the learner holds for each parameter.
 
 mod adamw;
-mod sgd;
+mod galore;
+mod lion;
+mod momentum;
+pub(super) mod sgd;
+mod signsgd;
 
 use crate::blocks::BlockType;
-use crate::device::{Buf, Device, Round, Src};
+use crate::device::{Buf, Device, Dst, Gradient, Op, Round};
 use crate::error::Result;
+use crate::ops::rule::Rule;
 use crate::schema::Entry;
 
+pub use adamw::ADAMW;
+pub use sgd::{MOMENTUM, NESTEROV, SGD};
+
 /// The variants of train.optimizer.
-pub const ENTRIES: &[&Entry<dyn Optimizer>] = &[&adamw::ENTRY, &sgd::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Optimizer>] =
+    &[&adamw::ENTRY, &sgd::ENTRY, &lion::ENTRY, &momentum::ENTRY, &galore::ENTRY, &signsgd::ENTRY];
 
 /// A buffer that an optimizer keeps for a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +27,63 @@ pub struct Slot {
     pub name: &'static str,
     /// How its elements are stored.
     pub ty: BlockType,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+impl Slot {
     /// Elements.
-    pub len: usize,
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// True for no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A parameter as an optimizer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether it is a matrix of a layer: embedding, head, norms and biases are none.
+    pub linear: bool,
+    /// Outputs; 1 for norms and biases.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+/// What an optimizer reads of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientForm {
+    /// Each element alone: one that is made where it is needed will do.
+    Elements,
+    /// The whole matrix, which it may overwrite.
+    Matrix,
+}
+
+/// What an optimizer takes for a parameter: the same for a plan and for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptimizerPlan {
+    /// What it keeps from step to step.
+    pub state: Vec<Slot>,
+    /// Elements of each f32 buffer that it needs while it updates; all parameters share them.
+    pub scratch: Vec<usize>,
+    /// Rows of the largest basis that it finds ([`crate::device::Op::Orthonormalize`]), 0 for none.
+    pub basis: usize,
+    /// What it reads of the gradient.
+    pub gradient: GradientForm,
+}
+
+impl OptimizerPlan {
+    /// Of a rule: its slots, as large as the parameter, stored as `ty`.
+    pub fn of(rule: &Rule, of: Shape, ty: BlockType) -> Self {
+        let state = rule.slots.iter().map(|name| Slot { name, ty, rows: of.rows, cols: of.cols }).collect();
+        Self { state, scratch: Vec::new(), basis: 0, gradient: GradientForm::Elements }
+    }
 }
 
 /// One step as an optimizer sees it.
@@ -35,29 +99,64 @@ pub struct StepInfo {
     pub clamp: f32,
     /// Whether the parameter is a matrix: norms and biases are none.
     pub matrix: bool,
+    /// Of the run.
+    pub seed: u64,
+}
+
+impl StepInfo {
+    /// Of a gradient that is neither scaled nor clamped.
+    pub fn of(step: u64, lr: f32, matrix: bool, seed: u64) -> Self {
+        Self { step, lr, scale: 1.0, clamp: f32::INFINITY, matrix, seed }
+    }
+}
+
+/// One update of one parameter.
+pub struct Update<'a> {
+    /// Which parameter.
+    pub of: Shape,
+    /// Its values, updated in place.
+    pub p: &'a mut Buf,
+    /// Its gradient, f32 (on a GPU bf16 too).
+    pub g: Gradient<Dst<'a>>,
+    /// The slots of [`OptimizerPlan::state`].
+    pub state: &'a mut [Buf],
+    /// The buffers of [`OptimizerPlan::scratch`], as long or longer.
+    pub scratch: &'a mut [Buf],
+    /// How new values are stored.
+    pub round: Round<'a>,
+    /// The step.
+    pub at: StepInfo,
+}
+
+impl Update<'_> {
+    /// Makes it in one pass of `rule`, whose numbers are these.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn apply(self, d: &dyn Device, rule: &'static Rule, numbers: &[f32]) -> Result<()> {
+        let Self { p, g, state, round, at, .. } = self;
+        let (len, g) = (p.len(), g.source());
+        let StepInfo { scale, clamp, .. } = at;
+        d.run(Op::Elementwise { rule, p: p.all_mut(), len, g, state, numbers, scale, clamp, round })
+    }
 }
 
 /// train.optimizer: a technique that turns gradients into steps.
 pub trait Optimizer: Send + Sync {
-    /// What it keeps for a parameter of `(rows, cols)`.
-    fn state(&self, rows: usize, cols: usize) -> Vec<Slot>;
+    /// What it takes for a parameter.
+    fn plan(&self, of: Shape) -> OptimizerPlan;
 
-    /// Updates `p` in place by the gradient `g` (f32, of the same length), without temporaries.
+    /// Makes one update.
     ///
     /// # Errors
     /// The device's.
-    fn update(
-        &self,
-        d: &dyn Device,
-        p: &mut Buf,
-        g: Src<'_>,
-        state: &mut [Buf],
-        round: Round<'_>,
-        at: StepInfo,
-    ) -> Result<()>;
+    fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()>;
 }
 
 /// The knob of how moments are stored.
 fn state_dtype(word: &str) -> BlockType {
     if word == "bf16" { BlockType::Bf16 } else { BlockType::F32 }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,9 +1,10 @@
 //! Stochastic gradient descent, with momentum or without, as PyTorch computes it.
 
-use super::{Optimizer, Slot, StepInfo, state_dtype};
+use super::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 use crate::blocks::BlockType;
-use crate::device::{self, Buf, Device, Round, Src};
+use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::ops::rule::{Rule, rule};
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 /// The catalogue entry.
@@ -68,6 +69,31 @@ fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {
     Ok(Box::new(Sgd { momentum, nesterov, weight_decay, ty: state_dtype(knobs.text("state_dtype")) }))
 }
 
+rule! {
+    /// `p ← p − η (g + λp)`.
+    pub static SGD = "sgd"(p, g; ; lr, weight_decay) {
+        p - lr * fma(weight_decay, p, g)
+    }
+}
+
+rule! {
+    /// `u ← μu + s (g + λp)`, `p ← p − ηu`: Polyak's momentum, a new gradient counting `s`.
+    pub static MOMENTUM = "momentum"(p, g; u; lr, weight_decay, momentum, share) {
+        let d = fma(weight_decay, p, g);
+        u = fma(momentum, u, share * d);
+        p - lr * u
+    }
+}
+
+rule! {
+    /// As [`MOMENTUM`], but from where momentum will carry it: `p ← p − η (g + λp + μu)`.
+    pub static NESTEROV = "nesterov"(p, g; u; lr, weight_decay, momentum) {
+        let d = fma(weight_decay, p, g);
+        u = fma(momentum, u, d);
+        p - lr * fma(momentum, u, d)
+    }
+}
+
 struct Sgd {
     momentum: f32,
     nesterov: bool,
@@ -75,27 +101,24 @@ struct Sgd {
     ty: BlockType,
 }
 
+impl Sgd {
+    fn rule(&self) -> &'static Rule {
+        match (self.momentum > 0.0, self.nesterov) {
+            (false, _) => &SGD,
+            (true, false) => &MOMENTUM,
+            (true, true) => &NESTEROV,
+        }
+    }
+}
+
 impl Optimizer for Sgd {
-    fn state(&self, rows: usize, cols: usize) -> Vec<Slot> {
-        let slot = Slot { name: "u", ty: self.ty, len: rows * cols };
-        if self.momentum > 0.0 { vec![slot] } else { Vec::new() }
+    fn plan(&self, of: Shape) -> OptimizerPlan {
+        OptimizerPlan::of(self.rule(), of, self.ty)
     }
 
-    fn update(
-        &self,
-        d: &dyn Device,
-        p: &mut Buf,
-        g: Src<'_>,
-        state: &mut [Buf],
-        round: Round<'_>,
-        at: StepInfo,
-    ) -> Result<()> {
-        let &Self { momentum, nesterov, weight_decay, .. } = self;
-        let by = device::Sgd { lr: at.lr, momentum, nesterov, weight_decay, scale: at.scale, clamp: at.clamp };
-        let u = state.first_mut();
-        if u.is_none() && momentum > 0.0 {
-            return Err(Error::Internal("sgd without its momentum".into()));
-        }
-        d.sgd(p, g, u, by, round)
+    fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()> {
+        let numbers = [call.at.lr, self.weight_decay, self.momentum, 1.0];
+        let rule = self.rule();
+        call.apply(d, rule, &numbers[..rule.numbers.len()])
     }
 }

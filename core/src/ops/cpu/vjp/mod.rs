@@ -19,7 +19,7 @@ pub use elements::{
 };
 pub use head::{argmax, cross_entropy_vjp, log_sum_exp};
 pub use products::{dw_scratch, dx_scratch, linear_dw, linear_dx};
-pub use update::{Moments, Stored, adamw, sgd};
+pub use update::{Gradients, Moments, Stored, elementwise};
 
 use crate::{Error, Result};
 

@@ -1,12 +1,11 @@
-//! Optimizer steps in one pass: a parameter and its moments are read, updated in f32 and stored, a few elements at a time.
+//! Rules in one pass: a parameter and its state are read, updated in f32 and stored, a few elements at a time.
 
 use half::bf16;
 
 use super::check;
 use crate::Result;
 use crate::ops::cpu::kernels;
-use crate::ops::cpu::lanes::{AdamWLanes, SgdLanes};
-use crate::ops::descriptors::{AdamW, Sgd};
+use crate::ops::rule::{MOST_SLOTS, Rule};
 use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::rng::Philox;
 
@@ -78,23 +77,33 @@ impl Moments<'_> {
 }
 
 impl SharedMoments {
-    /// Runs `each` on elements `at..at + n` in f32.
+    /// Elements `at..at + n` in f32: themselves, or decoded into `room`.
     ///
     /// # Safety
-    /// No other task touches the elements.
-    unsafe fn with(self, at: usize, n: usize, each: impl FnOnce(&mut [f32])) {
+    /// No other task touches the elements, and this one not again before [`Self::close`].
+    unsafe fn open<'a>(self, at: usize, n: usize, room: &'a mut [f32]) -> &'a mut [f32] {
         match self {
             // SAFETY: promised by the caller.
-            Self::F32(x) => each(unsafe { x.slice(at, n) }),
+            Self::F32(x) => unsafe { x.slice(at, n) },
             Self::Bf16(x) => {
                 // SAFETY: promised by the caller.
                 let stored = unsafe { x.slice(at, n) };
-                let mut room = [0.0f32; PIECE];
                 let room = &mut room[..n];
-                room.iter_mut().zip(&*stored).for_each(|(x, s)| *x = wide(*s));
-                each(room);
-                stored.iter_mut().zip(&*room).for_each(|(s, x)| *s = near(*x));
+                room.iter_mut().zip(stored).for_each(|(x, s)| *x = wide(*s));
+                room
             }
+        }
+    }
+
+    /// Stores what [`Self::open`] has decoded.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn close(self, at: usize, n: usize, room: &[f32]) {
+        if let Self::Bf16(x) = self {
+            // SAFETY: promised by the caller.
+            let stored = unsafe { x.slice(at, n) };
+            stored.iter_mut().zip(room).for_each(|(s, x)| *s = near(*x));
         }
     }
 }
@@ -172,70 +181,73 @@ impl SharedStored {
     }
 }
 
-fn pieces(team: &ThreadTeam, len: usize, each: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
-    team.run(len.div_ceil(RUN), &|task, _| {
-        for at in (task * RUN..len.min((task + 1) * RUN)).step_by(PIECE) {
-            each(at, PIECE.min(len - at));
+/// Where the gradient of each element comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Gradients<'a> {
+    /// Held as f32.
+    Held(&'a [f32]),
+    /// Held as bf16.
+    Halves(&'a [u16]),
+    /// Made where it is needed, element `i` being number `i` of [`Philox::normals`].
+    Normal(Philox),
+}
+
+/// Applies `rule` to every element of `p`, in one pass: gradients are scaled by `scale` and clamped to ± `clamp` first.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths, slots or numbers are not those of the rule.
+pub fn elementwise(
+    team: &ThreadTeam,
+    rule: &Rule,
+    mut p: Stored<'_>,
+    g: Gradients<'_>,
+    state: &mut [Moments<'_>],
+    numbers: &[f32],
+    (scale, clamp): (f32, f32),
+) -> Result<()> {
+    let n = p.len();
+    let held = match g {
+        Gradients::Held(g) => g.len(),
+        Gradients::Halves(g) => g.len(),
+        Gradients::Normal(_) => n,
+    };
+    let complete = state.len() == rule.slots.len() && numbers.len() == rule.numbers.len();
+    check(rule.name, complete && held >= n && state.iter().all(|s| s.len() >= n), || {
+        format!("{n} parameters, {held} gradients, {} slots, {} numbers", state.len(), numbers.len())
+    })?;
+    let sweep = rule.sweeps[kernels().level as usize];
+    let p = p.share();
+    let mut slots = [None; MOST_SLOTS];
+    slots.iter_mut().zip(state).for_each(|(slot, state)| *slot = Some(state.share()));
+    let count = rule.slots.len();
+    team.run(n.div_ceil(RUN), &|task, _| {
+        let mut rooms = [[0.0f32; PIECE]; MOST_SLOTS];
+        let mut gradients = [0.0f32; PIECE];
+        for at in (task * RUN..n.min((task + 1) * RUN)).step_by(PIECE) {
+            let len = PIECE.min(n - at);
+            let g = match &g {
+                Gradients::Held(g) => &g[at..at + len],
+                Gradients::Halves(g) => {
+                    gradients.iter_mut().zip(&g[at..at + len]).for_each(|(x, g)| *x = wide(*g));
+                    &gradients[..len]
+                }
+                Gradients::Normal(random) => {
+                    random.normals(at as u64, &mut gradients[..len]);
+                    &gradients[..len]
+                }
+            };
+            let mut open: [&mut [f32]; MOST_SLOTS] = std::array::from_fn(|_| Default::default());
+            for ((open, slot), room) in open.iter_mut().zip(slots.iter().flatten()).zip(&mut rooms) {
+                // SAFETY: each piece is one task's.
+                *open = unsafe { slot.open(at, len, room) };
+            }
+            // SAFETY: each piece is one task's; the level's instructions run here.
+            unsafe { p.with(at, len, |p| sweep(p, g, &mut open[..count], numbers, scale, clamp)) };
+            for (slot, room) in slots.iter().flatten().zip(&rooms) {
+                // SAFETY: as above.
+                unsafe { slot.close(at, len, room) };
+            }
         }
     })?;
     Ok(())
-}
-
-/// One AdamW step of a parameter with gradient `g`; see [`crate::device::Device::adamw`].
-///
-/// # Errors
-/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
-pub fn adamw(
-    team: &ThreadTeam,
-    mut p: Stored<'_>,
-    g: &[f32],
-    mut m: Moments<'_>,
-    mut v: Moments<'_>,
-    by: AdamW,
-) -> Result<()> {
-    let n = p.len();
-    check("adamw", g.len() >= n && m.len() >= n && v.len() >= n, || {
-        format!("{n} parameters, {} gradients, {} and {} moments", g.len(), m.len(), v.len())
-    })?;
-    let lanes = &kernels().lanes;
-    let c = AdamWLanes {
-        lr: by.lr,
-        beta1: by.beta1,
-        beta2: by.beta2,
-        eps: by.eps,
-        weight_decay: by.weight_decay,
-        inverse1: 1.0 / by.correction1,
-        inverse2: 1.0 / by.correction2,
-        scale: by.scale,
-        clamp: by.clamp,
-    };
-    let (p, m, v) = (p.share(), m.share(), v.share());
-    pieces(team, n, &|at, n| {
-        // SAFETY: each piece is one task's; the table's level runs here.
-        unsafe {
-            p.with(at, n, |p| m.with(at, n, |m| v.with(at, n, |v| (lanes.adamw)(p, &g[at..at + n], m, v, &c))));
-        }
-    })
-}
-
-/// One SGD step of a parameter with gradient `g`; see [`crate::device::Device::sgd`].
-///
-/// # Errors
-/// As [`adamw`].
-pub fn sgd(team: &ThreadTeam, mut p: Stored<'_>, g: &[f32], u: Option<Moments<'_>>, by: Sgd) -> Result<()> {
-    let n = p.len();
-    check("sgd", g.len() >= n && u.as_ref().is_none_or(|u| u.len() >= n), || format!("{n} and {}", g.len()))?;
-    let lanes = &kernels().lanes;
-    let Sgd { lr, momentum, nesterov, weight_decay, scale, clamp } = by;
-    let c = SgdLanes { lr, momentum, nesterov, weight_decay, scale, clamp };
-    let (p, u) = (p.share(), u.map(|mut u| u.share()));
-    pieces(team, n, &|at, n| {
-        // SAFETY: each piece is one task's; the table's level runs here.
-        unsafe {
-            p.with(at, n, |p| match u {
-                Some(u) => u.with(at, n, |u| (lanes.sgd)(p, &g[at..at + n], Some(u), &c)),
-                None => (lanes.sgd)(p, &g[at..at + n], None, &c),
-            });
-        }
-    })
 }

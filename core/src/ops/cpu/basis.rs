@@ -1,0 +1,249 @@
+//! Orthonormal rows, and the leading singular vectors of a short, wide matrix: what a low-rank projection is found by.
+//!
+//! Written here and not taken from a library: the one that does both well takes six minutes to compile, and its products
+//! allocate megabytes that no ledger sees. Bits do not depend on the number of threads.
+
+use crate::ops::cpu::kernels;
+use crate::ops::team::{SharedMut, ThreadTeam};
+use crate::{Error, Result};
+
+/// Columns of a task.
+const RUN: usize = 256;
+/// Sweeps of Jacobi's method at most; it converges quadratically, so a dozen are enough for any size.
+const SWEEPS: usize = 40;
+
+/// Elements of f32 scratch that both need for `rows`.
+pub const fn basis_scratch(rows: usize) -> usize {
+    // A Gram matrix and its eigenvectors in f64.
+    4 * rows * rows + rows + 2
+}
+
+/// Makes the rows of `y (rows, cols)`, `rows ≤ cols`, orthonormal, each of what it adds to those before it (Gram–Schmidt, twice
+/// over, which is enough: Giraud, Langou and Rozložník 2005). A row that adds nothing becomes some direction that does.
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
+pub fn orthonormalize(team: &ThreadTeam, y: &mut [f32], rows: usize, cols: usize, scratch: &mut [f32]) -> Result<()> {
+    if y.len() < rows * cols || scratch.len() < rows || rows > cols {
+        return Err(Error::Internal(format!("{rows} orthonormal rows of {cols}, {} elements", y.len())));
+    }
+    for i in 0..rows {
+        let (done, rest) = y.split_at_mut(i * cols);
+        let (row, along) = (&mut rest[..cols], &mut scratch[..i]);
+        let mut axis = i;
+        loop {
+            let before = norm(row);
+            if before > 0.0 && before.is_finite() {
+                subtract(team, done, row, along)?;
+                let once = norm(row);
+                subtract(team, done, row, along)?;
+                let after = norm(row);
+                // What is left of a row that the others span is rounding.
+                if after > 0.5 * once && once > 1e-5 * before {
+                    let by = (1.0 / after) as f32;
+                    row.iter_mut().for_each(|x| *x *= by);
+                    break;
+                }
+            } else if !before.is_finite() {
+                return Err(Error::refused(
+                    "the gradient's projection",
+                    "the gradient is no longer a number; lower train.lr",
+                ));
+            }
+            if axis >= i + cols {
+                return Err(Error::Internal(format!("no direction is left for row {i} of {rows}")));
+            }
+            row.fill(0.0);
+            row[axis % cols] = 1.0;
+            axis += 1;
+        }
+    }
+    Ok(())
+}
+
+fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt()
+}
+
+/// `row −= Σ_j ⟨done_j, row⟩ done_j`, the inner products going through `along`.
+fn subtract(team: &ThreadTeam, done: &[f32], row: &mut [f32], along: &mut [f32]) -> Result<()> {
+    let (lanes, cols, n) = (&kernels().lanes, row.len(), along.len());
+    {
+        let (row, along) = (&*row, SharedMut::new(along));
+        team.run(n.div_ceil(8), &|task, _| {
+            for j in 8 * task..n.min(8 * task + 8) {
+                // SAFETY: the table's level runs here; each product is one task's.
+                unsafe { along.slice(j, 1)[0] = (lanes.dot)(&done[j * cols..][..cols], row) };
+            }
+        })?;
+    }
+    let (along, row) = (&*along, SharedMut::new(row));
+    team.run(cols.div_ceil(RUN), &|task, _| {
+        let (at, len) = (task * RUN, RUN.min(cols - task * RUN));
+        // SAFETY: each run of columns is one task's; the table's level runs here.
+        unsafe {
+            let row = row.slice(at, len);
+            for (j, a) in along.iter().enumerate() {
+                (lanes.axpy)(-a, &done[j * cols + at..][..len], row);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// `vectors (rank, rows)`: the left singular vectors of `z (rows, cols)` that belong to its largest singular values, largest
+/// first: eigenvectors of `z zᵀ`, by Jacobi's method in f64.
+///
+/// # Errors
+/// As [`orthonormalize`].
+pub fn leading_vectors(
+    team: &ThreadTeam,
+    z: &[f32],
+    rows: usize,
+    cols: usize,
+    rank: usize,
+    vectors: &mut [f32],
+    scratch: &mut [f64],
+) -> Result<()> {
+    if z.len() < rows * cols || scratch.len() < 2 * rows * rows || rank > rows || vectors.len() < rank * rows {
+        return Err(Error::Internal(format!("{rank} leading vectors of {rows} × {cols}, {} elements", z.len())));
+    }
+    let (gram, turned) = scratch.split_at_mut(rows * rows);
+    let turned = &mut turned[..rows * rows];
+    let line = |i: usize| &z[i * cols..][..cols];
+    {
+        let gram = SharedMut::new(&mut *gram);
+        team.run(rows, &|i, _| {
+            // SAFETY: each row is one task's.
+            let own = unsafe { gram.slice(i * rows, rows) };
+            for (j, to) in own.iter_mut().enumerate().take(i + 1) {
+                *to = line(i).iter().zip(line(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            }
+        })?;
+    }
+    for i in 0..rows {
+        for j in 0..i {
+            gram[j * rows + i] = gram[i * rows + j];
+        }
+    }
+    turned.fill(0.0);
+    (0..rows).for_each(|i| turned[i * rows + i] = 1.0);
+    jacobi(team, gram, turned, rows)?;
+    // Selected one by one, ties going to the first: no list to allocate.
+    for k in 0..rank {
+        let mut best = k;
+        for i in k + 1..rows {
+            if gram[i * rows + i] > gram[best * rows + best] {
+                best = i;
+            }
+        }
+        gram.swap(k * rows + k, best * rows + best);
+        for j in 0..rows {
+            turned.swap(k * rows + j, best * rows + j);
+            vectors[k * rows + j] = turned[k * rows + j] as f32;
+        }
+    }
+    Ok(())
+}
+
+/// Turns the symmetric `a (n, n)` until it is diagonal, and the rows of `v` with it (Golub and Van Loan, Matrix Computations,
+/// §8.5).
+fn jacobi(team: &ThreadTeam, a: &mut [f64], v: &mut [f64], n: usize) -> Result<()> {
+    let size: f64 = a.iter().map(|x| x * x).sum();
+    for _ in 0..SWEEPS {
+        if team.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let off: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| a[i * n + j] * a[i * n + j]).sum();
+        if off <= 1e-28 * size {
+            break;
+        }
+        for p in 0..n {
+            for q in p + 1..n {
+                let (app, aqq, apq) = (a[p * n + p], a[q * n + q], a[p * n + q]);
+                if apq * apq <= 1e-32 * (app * aqq).abs() || apq == 0.0 {
+                    continue;
+                }
+                let tau = (aqq - app) / (2.0 * apq);
+                let t = tau.signum() / (tau.abs() + (1.0 + tau * tau).sqrt());
+                let c = 1.0 / (1.0 + t * t).sqrt();
+                rotate(a, n, p, q, c, t * c);
+                for k in 0..n {
+                    let (x, y) = (a[k * n + p], a[k * n + q]);
+                    (a[k * n + p], a[k * n + q]) = (c * x - t * c * y, t * c * x + c * y);
+                }
+                rotate(v, n, p, q, c, t * c);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows `p < q` of `a` become `c·p − s·q` and `s·p + c·q`.
+fn rotate(a: &mut [f64], n: usize, p: usize, q: usize, c: f64, s: f64) {
+    let (head, tail) = a.split_at_mut(q * n);
+    for (x, y) in head[p * n..][..n].iter_mut().zip(&mut tail[..n]) {
+        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Philox;
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    #[test]
+    fn rows_become_orthonormal_even_where_some_add_nothing() {
+        let (rows, cols) = (12, 40);
+        let mut y = vec![0.0; rows * cols];
+        Philox::new(1).normals(0, &mut y);
+        let twin = y[..cols].to_vec();
+        y[5 * cols..6 * cols].iter_mut().zip(&twin).for_each(|(x, t)| *x = 3.0 * t);
+        y[7 * cols..8 * cols].fill(0.0);
+        let run = |threads| {
+            let mut y = y.clone();
+            orthonormalize(&ThreadTeam::new(threads).unwrap(), &mut y, rows, cols, &mut [0.0; 12]).unwrap();
+            y
+        };
+        let got = run(1);
+        assert!(got == run(3));
+        for i in 0..rows {
+            for j in 0..=i {
+                let want = if i == j { 1.0 } else { 0.0 };
+                let product = dot(&got[i * cols..][..cols], &got[j * cols..][..cols]);
+                assert!((product - want).abs() < 1e-5, "{i} {j}: {product}");
+            }
+        }
+        assert!(
+            (dot(&got[..cols], &twin).powi(2) / dot(&twin, &twin) - 1.0).abs() < 1e-5,
+            "the first keeps its direction"
+        );
+    }
+
+    #[test]
+    fn leading_vectors_are_those_that_a_matrix_was_made_of() {
+        let (rows, cols, rank, team) = (9, 30, 3, ThreadTeam::new(2).unwrap());
+        let (mut u, mut v) = (vec![0.0; rows * rows], vec![0.0; rows * cols]);
+        Philox::new(2).normals(0, &mut u);
+        Philox::new(3).normals(0, &mut v);
+        let mut scratch = vec![0.0; rows];
+        orthonormalize(&team, &mut u, rows, rows, &mut scratch).unwrap();
+        orthonormalize(&team, &mut v, rows, cols, &mut scratch).unwrap();
+        // z = Σ σ_k u_k v_kᵀ, singular values falling.
+        let sigma = |k: usize| 5.0 / (k as f32 + 1.0);
+        let z: Vec<f32> = (0..rows * cols)
+            .map(|i| (0..rows).map(|k| sigma(k) * u[k * rows + i / cols] * v[k * cols + i % cols]).sum())
+            .collect();
+        let mut vectors = vec![0.0; rank * rows];
+        let mut room = vec![0.0f64; 2 * rows * rows];
+        leading_vectors(&team, &z, rows, cols, rank, &mut vectors, &mut room).unwrap();
+        for k in 0..rank {
+            let along = dot(&vectors[k * rows..][..rows], &u[k * rows..][..rows]).abs();
+            assert!((along - 1.0).abs() < 1e-5, "{k}: {along}");
+        }
+    }
+}

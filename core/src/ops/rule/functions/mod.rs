@@ -1,0 +1,40 @@
+//! Rules that are no optimizer's: functions of each element alone, as small nets have them.
+//!
+//! The rule's parameter is the output, which they overwrite, and its gradient the input.
+
+use super::rule;
+
+rule! {
+    /// `y ← max(x, 0)`.
+    pub static RELU = "relu"(y, x; ; ) {
+        max(x, 0.0)
+    }
+}
+
+rule! {
+    /// In place on `dy`, `y` being what [`RELU`] gave: `dy ← dy` where `y > 0`, else 0.
+    pub static RELU_VJP = "relu_vjp"(dy, y; ; ) {
+        dy * sign(y)
+    }
+}
+
+rule! {
+    /// `y ← tanh x`.
+    pub static TANH = "tanh"(y, x; ; ) {
+        tanh(x)
+    }
+}
+
+rule! {
+    /// In place on `dy`, `y` being what [`TANH`] gave: `dy ← dy (1 − y²)`.
+    pub static TANH_VJP = "tanh_vjp"(dy, y; ; ) {
+        dy * (1.0 - y * y)
+    }
+}
+
+rule! {
+    /// `y ← x y`.
+    pub static PRODUCT = "product"(y, x; ; ) {
+        y * x
+    }
+}
