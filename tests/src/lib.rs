@@ -106,8 +106,9 @@ impl Rig {
         let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
         let team = ThreadTeam::new(threads)?;
         let place_model = place::Model { stored: &model.shape, held: &held, threads };
-        let weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
-        let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, &ledger)).transpose()?;
+        let mut weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
+        let adapter = model.adapter.as_ref();
+        let adapter = adapter.map(|file| Held::load(file, &held, &mut *weights, &ledger, &team)).transpose()?;
         let forward = Forward::new(held, pipeline, weights, Arc::clone(&ledger)).with_adapter(adapter);
         Ok(Self { forward, ledger, team, batch: config.run.batch })
     }

@@ -264,6 +264,22 @@ impl Cpu {
             Op::BiasVjp { dy, m, rows, db, add } => {
                 vjp::bias_vjp(team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
             }
+            Op::RowNorms { w, low, y } => {
+                let low = match low {
+                    Some((a, b, scale)) => Some(vjp::Low { a: mat(a)?, b: mat(b)?, scale }),
+                    None => None,
+                };
+                vjp::row_norms(team, mat(w)?, low, floats_mut(y, w.rows)?, scratch.as_mut_slice())
+            }
+            Op::ScaleColumns { x, m, cols, by, over, bias, y, add } => {
+                let bias = bias.map(|b| floats(b, cols)).transpose()?;
+                let factors = (floats(by, cols)?, floats(over, cols)?);
+                vjp::scale_columns(team, floats(x, m * cols)?, m, factors, bias, floats_mut(y, m * cols)?, add)
+            }
+            Op::ColumnDot { x, y, m, cols, over, to, add } => {
+                let (x, y, over) = (floats(x, m * cols)?, floats(y, m * cols)?, floats(over, cols)?);
+                vjp::column_dot(team, x, y, m, over, floats_mut(to, cols)?, add)
+            }
             Op::Orthonormalize { y, rows, cols } => {
                 orthonormalize(team, floats_mut(y, rows * cols)?, rows, cols, scratch.as_mut_slice())
             }

@@ -48,6 +48,22 @@ pub enum Op<'a> {
     Im2col { x: Src<'a>, of: Window, y: Dst<'a> },
     /// Its vector–Jacobian product: `dx (n, channels, height, width) ← Σ` of what `dy` has for each element.
     Col2im { dy: Src<'a>, of: Window, dx: Dst<'a> },
+    /// `y (w.rows)`: the Euclidean length of each row of `w`, or with `low` of `w + s · b · a`, `a (r, w.cols)`, `b (w.rows, r)`,
+    /// which is never formed.
+    RowNorms { w: Weight<'a>, low: Option<(Weight<'a>, Weight<'a>, f32)>, y: Dst<'a> },
+    /// `y (m, cols) (+)= x ⊙ (by / over) + bias`, with `by`, `over` and `bias (cols)`.
+    ScaleColumns {
+        x: Src<'a>,
+        m: usize,
+        cols: usize,
+        by: Src<'a>,
+        over: Src<'a>,
+        bias: Option<Src<'a>>,
+        y: Dst<'a>,
+        add: bool,
+    },
+    /// `to (cols) (+)= Σ_i x (m, cols) ⊙ y (m, cols) / over (cols)`.
+    ColumnDot { x: Src<'a>, y: Src<'a>, m: usize, cols: usize, over: Src<'a>, to: Dst<'a>, add: bool },
     /// Makes the rows of `y (rows, cols)` orthonormal, each of what it adds to those before it.
     Orthonormalize { y: Dst<'a>, rows: usize, cols: usize },
     /// `vectors (rank, rows)`: left singular vectors of `z (rows, cols)`, those of the largest singular values first.
@@ -304,6 +320,9 @@ impl Op<'_> {
             Self::Reduce { .. } => "reduction",
             Self::Im2col { .. } => "im2col",
             Self::Col2im { .. } => "col2im",
+            Self::RowNorms { .. } => "row norms",
+            Self::ScaleColumns { .. } => "scaled columns",
+            Self::ColumnDot { .. } => "column dot",
             Self::Orthonormalize { .. } => "orthonormal rows",
             Self::LeadingVectors { .. } => "leading vectors",
             Self::RmsNorm { .. } => "rms norm",
@@ -340,6 +359,9 @@ impl Op<'_> {
             | Self::LinearDx { .. }
             | Self::LinearDw { .. }
             | Self::BiasVjp { .. }
+            | Self::RowNorms { .. }
+            | Self::ScaleColumns { .. }
+            | Self::ColumnDot { .. }
             | Self::Orthonormalize { .. }
             | Self::LeadingVectors { .. } => Family::Product,
             Self::BatchedMatMul { .. } | Self::Reduce { .. } | Self::Im2col { .. } | Self::Col2im { .. } => Family::Net,
@@ -446,6 +468,29 @@ impl Op<'_> {
             Self::BiasVjp { dy, m, rows, db, add } => {
                 each(read("dy", *dy, m * rows, Real));
                 each(write("db", db, *rows, Real, *add));
+            }
+            Self::RowNorms { w, low, y } => {
+                each(weight(*w));
+                if let Some((a, b, _)) = low {
+                    each(Operand { name: "a", ..weight(*a) });
+                    each(Operand { name: "b", ..weight(*b) });
+                }
+                each(write("y", y, w.rows, Kind::F32, false));
+            }
+            Self::ScaleColumns { x, m, cols, by, over, bias, y, add } => {
+                each(read("x", *x, m * cols, Kind::Real));
+                each(read("by", *by, *cols, Kind::F32));
+                each(read("over", *over, *cols, Kind::F32));
+                if let Some(bias) = bias {
+                    each(read("bias", *bias, *cols, Kind::F32));
+                }
+                each(write("y", y, m * cols, Kind::Real, *add));
+            }
+            Self::ColumnDot { x, y, m, cols, over, to, add } => {
+                each(read("x", *x, m * cols, Kind::Real));
+                each(read("y", *y, m * cols, Kind::Real));
+                each(read("over", *over, *cols, Kind::F32));
+                each(write("to", to, *cols, Kind::Real, *add));
             }
             Self::Orthonormalize { y, rows, cols } => each(write("y", y, rows * cols, Kind::F32, true)),
             Self::LeadingVectors { z, rows, cols, rank, vectors } => {

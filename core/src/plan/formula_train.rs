@@ -58,7 +58,7 @@ pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Resu
     let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, false);
     let learner = learning(config, stored, &ledger)?;
     let of = |p: &crate::train::learner::Param| Learns {
-        adapter: p.name.ends_with(".lora_a") || p.name.ends_with(".lora_b"),
+        adapter: p.adapter,
         rows: p.rows,
         cols: p.cols,
         ty: p.buf.ty(),

@@ -184,7 +184,7 @@ impl Resolved {
             }
             None => {
                 self.placement.plan(model, ledger, &mut held)?;
-                adapter::plan(&self.held, ledger, &mut held)?;
+                adapter::plan(&self.held, self.threads, ledger, &mut held)?;
             }
         }
         let tier = config.cpu_tier();

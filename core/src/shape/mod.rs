@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 mod adapter;
+pub(crate) mod dora;
 mod layer;
 mod role;
 
-pub use adapter::{AdapterShape, LowRank};
+pub use adapter::{
+    AdapterKind, AdapterScheme, AdapterShape, LowRank, MOST_PARTS, PART_A, PART_B, PartSpec, SCHEMES, Side,
+};
 pub use layer::{Act, Attention, Ffn, LayerShape, Tensors};
 pub use role::{Kind, Role};
 

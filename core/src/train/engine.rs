@@ -24,7 +24,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::schema;
-use crate::shape::ModelShape;
+use crate::shape::{self, ModelShape};
 use crate::weights::format::{Formats, Target};
 
 const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
@@ -269,6 +269,19 @@ impl Trainer {
             positions,
             segments,
             d,
+        })
+    }
+
+    /// The adapted linears of each layer, in order: the linear, by what scheme, and the numbers of its parameters.
+    pub fn adapters(&self) -> impl Iterator<Item = Vec<(shape::Role, shape::AdapterKind, &[usize])>> {
+        self.weights.layers.iter().map(|layer| {
+            let linears = shape::Role::LINEARS.into_iter().zip(layer.linears());
+            linears
+                .filter_map(|(role, linear)| {
+                    let (adapted, ids) = linear.on.as_ref()?;
+                    Some((role, adapted.kind(), ids.as_slice()))
+                })
+                .collect()
         })
     }
 

@@ -1,7 +1,7 @@
 //! The model as training holds it: each tensor frozen in its file's blocks, or a parameter of the learner.
 
 use super::learner::{Learner, Param};
-use super::params::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
+use super::params::{Adapted, Base, Init, LinearCall, Params, Role, Scratch, Spec};
 use crate::blocks::{BlockType, Scheme};
 use crate::device::{Buf, Device, Dst, Src, Weight};
 use crate::error::{Error, Result};
@@ -72,12 +72,13 @@ pub struct Linear {
     /// Added to every row.
     pub bias: Option<Tensor>,
     /// What is put on it, and its parameters.
-    pub on: Option<(Box<dyn Delta>, Vec<usize>)>,
+    pub on: Option<(Box<dyn Adapted>, Vec<usize>)>,
 }
 
 impl Linear {
     fn on<'a>(&'a self, m: usize, params: &'a [usize]) -> LinearCall<'a> {
-        LinearCall { m, rows: self.w.rows, cols: self.w.cols, params }
+        let base = Base { w: &self.w, bias: self.bias.as_ref() };
+        LinearCall { base, m, rows: self.w.rows, cols: self.w.cols, params }
     }
 
     /// Whether its backward reads its input: some parameter of it learns.
@@ -95,15 +96,13 @@ impl Linear {
         learner: &Learner,
         x: Src<'_>,
         m: usize,
-        mut y: Dst<'_>,
+        y: Dst<'_>,
         add: bool,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let bias = self.bias.as_ref().map(|b| b.buf(learner).all());
-        d.linear(x, m, self.w.weight(learner), bias, y.again(), add)?;
         match &self.on {
-            Some((delta, params)) => delta.forward(d, self.on(m, params), learner, x, y, scratch),
-            None => Ok(()),
+            Some((adapted, params)) => adapted.forward(d, self.on(m, params), learner, x, y, add, scratch),
+            None => self.on(m, &[]).base.forward(d, learner, x, m, y, add),
         }
     }
 
@@ -128,7 +127,7 @@ impl Linear {
             learner.open(id, |into, add| d.bias_vjp(dy, m, rows, into, add))?;
         }
         match &self.on {
-            Some((delta, params)) => delta.grads(d, self.on(m, params), learner, x, dy, scratch),
+            Some((adapted, params)) => adapted.grads(d, self.on(m, params), learner, x, dy, scratch),
             None => Ok(()),
         }
     }
@@ -143,14 +142,13 @@ impl Linear {
         learner: &Learner,
         dy: Src<'_>,
         m: usize,
-        mut dx: Dst<'_>,
+        dx: Dst<'_>,
         add: bool,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        d.linear_dx(dy, m, self.w.weight(learner), dx.again(), add)?;
         match &self.on {
-            Some((delta, params)) => delta.dx(d, self.on(m, params), learner, dy, dx, scratch),
-            None => Ok(()),
+            Some((adapted, params)) => adapted.dx(d, self.on(m, params), learner, dy, dx, add, scratch),
+            None => self.on(m, &[]).base.dx(d, learner, dy, m, dx, add),
         }
     }
 
@@ -311,12 +309,12 @@ impl Builder<'_> {
         let w = self.tensor(t, role, group, unit)?;
         let bias = role.bias().and_then(|role| Some((role, tensors.get(role)?)));
         let bias = bias.map(|(role, t)| self.tensor(t, role, group, unit)).transpose()?;
-        let Some(delta) = self.params.delta(role) else { return Ok(Linear { w, bias, on: None }) };
+        let Some(adapted) = self.params.adapt(role) else { return Ok(Linear { w, bias, on: None }) };
         let mut ids = Vec::new();
-        for spec in delta.params(t.rows, t.cols) {
-            ids.push(self.adapter(&spec, t, group, unit)?);
+        for spec in adapted.params(t.rows, t.cols) {
+            ids.push(self.adapter(&spec, t, &w, group, unit)?);
         }
-        Ok(Linear { w, bias, on: Some((delta, ids)) })
+        Ok(Linear { w, bias, on: Some((adapted, ids)) })
     }
 
     /// A norm of a layer.
@@ -336,9 +334,13 @@ impl Builder<'_> {
     }
 
     /// A parameter that a technique puts on a linear, with its initial values.
-    fn adapter(&mut self, spec: &Spec, t: &TensorShape, group: usize, unit: usize) -> Result<usize> {
+    fn adapter(&mut self, spec: &Spec, t: &TensorShape, w: &Tensor, group: usize, unit: usize) -> Result<usize> {
         let len = spec.rows * spec.cols;
-        let mut buf = self.d.buffer(ADAPTERS, self.ty, len)?;
+        let ty = if spec.init == Init::RowNorms { BlockType::F32 } else { self.ty };
+        let mut buf = self.d.buffer(ADAPTERS, ty, len)?;
+        if (spec.init, self.plan) == (Init::RowNorms, false) {
+            self.d.row_norms(w.weight(self.learner), None, buf.all_mut())?;
+        }
         let id = self.learner.params().len();
         if let (Init::Uniform(bound), false) = (spec.init, self.plan) {
             // Any element is a function of its number alone.
@@ -359,7 +361,7 @@ impl Builder<'_> {
         }
         let name = format!("{}.{}", t.name, spec.suffix);
         let mut param = Param::new(name, buf, spec.rows, spec.cols, group, unit, spec.learns);
-        param.lr = spec.lr;
+        (param.lr, param.adapter) = (spec.lr, true);
         Ok(self.learner.add(param))
     }
 
