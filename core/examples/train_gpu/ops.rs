@@ -152,7 +152,15 @@ fn one(s: &Shape) -> Result<()> {
         inverse: false,
     };
     time(g, "rope q", 0.0, 4.0 * (m * a) as f64, || g.rope(x.all_mut(), m, s.heads, s.dim, turn))?;
-    let of = Causal { sequences: m / 512, length: 512, heads: s.heads, kv_heads: s.kv_heads, dim: s.dim, scale: 0.125, window: None };
+    let of = Causal {
+        sequences: m / 512,
+        length: 512,
+        heads: s.heads,
+        kv_heads: s.kv_heads,
+        dim: s.dim,
+        scale: 0.125,
+        window: None,
+    };
     let (k, v) = (buf(BF, m * kv)?, buf(BF, m * kv)?);
     let mut log_sum_exp = buf(BlockType::F32, m * s.heads)?;
     let pairs = 2.0 * (m * 256 * s.heads * s.dim) as f64;

@@ -436,15 +436,7 @@ impl Pass<'_> {
     }
 
     /// [`Self::norm_back`] of `rows` rows as wide as the norm.
-    fn rows_back(
-        &self,
-        learner: &mut Learner,
-        w: &Tensor,
-        x: &Buf,
-        dy: &Buf,
-        dx: &mut Buf,
-        rows: usize,
-    ) -> Result<()> {
+    fn rows_back(&self, learner: &mut Learner, w: &Tensor, x: &Buf, dy: &Buf, dx: &mut Buf, rows: usize) -> Result<()> {
         let (d, cols, eps) = (self.d, w.cols, self.eps);
         let Some(id) = w.param() else {
             return d.rms_norm_vjp(dy.all(), x.all(), w.buf(learner).all(), rows, cols, eps, dx.all_mut(), None);

@@ -667,8 +667,7 @@ fn every_architectures_gradients_are_pytorchs() {
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/arch")).unwrap() {
         let dir = entry.unwrap().path();
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let all: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("logits.json")).unwrap()).unwrap();
         let model = crate::model::Model::open(dir.to_str().unwrap(), ".".as_ref()).unwrap();
         let tokens: Vec<u32> = all["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
         let length = tokens.len().to_string();

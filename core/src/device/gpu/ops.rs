@@ -332,7 +332,9 @@ impl Gpu {
                 self.each("gate_back", &[ty], len, &views, &[], &[])
             }
             // A plan says so before: [`super::check`].
-            Op::GeGlu { .. } | Op::GeGluVjp { .. } => Err(Error::refused(op.name(), "a GPU has no kernel for it so far")),
+            Op::GeGlu { .. } | Op::GeGluVjp { .. } => {
+                Err(Error::refused(op.name(), "a GPU has no kernel for it so far"))
+            }
             Op::Dropout { x, y, len, mask, add } => {
                 let ty = x.buf.ty();
                 let dropped = Dropped {
