@@ -2,13 +2,14 @@
 
 mod full;
 mod h2o;
+mod snapkv;
 mod window;
 
 use super::Select;
 use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry<dyn Select>] = &[&full::ENTRY, &window::ENTRY, &h2o::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Select>] = &[&full::ENTRY, &window::ENTRY, &h2o::ENTRY, &snapkv::ENTRY];
 
 /// Keeps, of `rows` rows, the `first` first and the `last` last ones and the best by `scores` of those between, `quota` in all: their
 /// indices, ascending, to the front of `keep`; how many. Ties (and NaN, which cannot beat a number) go to the lower position.
