@@ -1,6 +1,7 @@
 //! kv.read: which rows a query looks at.
 
 mod all;
+mod quest;
 
 use super::Read;
 use super::cache::LayerCache;
@@ -8,7 +9,7 @@ use crate::ops::cpu::KvTiles;
 use crate::schema::Entry;
 
 /// The variants.
-pub const ENTRIES: &[&Entry<dyn Read>] = &[&all::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Read>] = &[&all::ENTRY, &quest::ENTRY];
 
 /// The rows of chosen pages as attention reads them: as if no others were held. A head of the call is a query head, or a
 /// key–value head, by who chooses.
