@@ -1,6 +1,7 @@
 //! kv.format: how an element is kept.
 
 mod block;
+mod kivi;
 
 use super::Format;
 use crate::config::Choice;
@@ -18,6 +19,7 @@ pub const ENTRIES: &[&Entry<dyn Format>] = &[
     &block::Q4_1,
     &block::Q4_0,
     &block::IQ4_NL,
+    &kivi::ENTRY,
 ];
 
 /// Bits that an element costs as `choice`, which stands at `key`, keeps it.
