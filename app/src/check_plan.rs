@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use ullage_core::catalog::from_toml;
+use ullage_core::catalog::{self, from_toml};
+use ullage_core::config::{Axis, axes};
 use ullage_core::job::Order;
+use ullage_core::kv;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
-use ullage_core::plan::{Workload, plan};
+use ullage_core::plan::{COMBINED, Workload, plan};
 use ullage_core::rng::Philox;
+use ullage_core::schema::{self, About, Default, KnobKind};
 use ullage_core::{Error, Result};
 
 use crate::args;
@@ -50,30 +53,43 @@ fn cross(all: Vec<Sets>, choices: &[&[(&str, &str)]]) -> Vec<Sets> {
     all.iter().flat_map(|base| choices.iter().map(|c| base.iter().cloned().chain(sets(c)).collect())).collect()
 }
 
-/// The matrix: context × sequences × format × policy × alloc × placement.
-fn matrix() -> Vec<Sets> {
-    let fixed = sets(&[("run.prompt", "x"), ("run.max_tokens", "12"), ("run.ignore_eos", "true")]);
-    let all = cross(vec![fixed], &[&[("run.context", "320")], &[("run.context", "1024")]]);
-    let all = cross(all, &[&[("run.sequences", "1")], &[("run.sequences", "3")]]);
-    let all = cross(all, &[&[("kv.format", "f16")], &[("kv.format.k", "q8_0"), ("kv.format.v", "q4_0")]]);
-    let policies: &[&[(&str, &str)]] = &[
-        &[],
-        &[("kv.select", "window"), ("kv.budget.rows", "96")],
-        &[("kv.select", "h2o"), ("kv.budget.ratio", "0.25"), ("kv.alloc", "paged")],
-        &[("kv.alloc", "paged")],
-    ];
-    let all = cross(all, policies);
-    cross(
-        all,
-        &[
-            &[],
-            &[("place.weights", "stream"), ("place.weights.from", "host")],
-            &[("place.weights", "stream"), ("place.weights.from", "disk"), ("place.weights.prefetch", "0")],
-        ],
-    )
+/// What chooses an entry; a policy that drops rows is given a quarter of the context.
+fn choose(entry: &About) -> Sets {
+    let drops = *entry.axis == axes::KV_SELECT
+        && schema::build(kv::select::ENTRIES, entry.axis.key, &entry.id.into()).is_ok_and(|p| !p.keeps_all());
+    let own = sets(&[(entry.axis.key, entry.id)]);
+    if drops { [own, sets(&[("kv.budget.ratio", "0.25")])].concat() } else { own }
 }
 
-/// The matrix of training: what learns × optimizer × activations × loss × how long gradients are held.
+/// Every base with every entry of an axis.
+fn with_each(all: &[Sets], axis: &'static Axis) -> Vec<Sets> {
+    let each = |base: &Sets| {
+        let base = base.clone();
+        catalog::variants(axis).map(move |e| [base.clone(), choose(e)].concat())
+    };
+    all.iter().flat_map(each).collect()
+}
+
+/// The matrix, from the catalogue: every entry of every axis of inference alone; every policy with every layout of the cache and
+/// every place of the weights; each of these with a short context alone and a long one three times.
+fn matrix() -> Vec<Sets> {
+    let fixed = sets(&[("run.prompt", "x"), ("run.max_tokens", "12"), ("run.ignore_eos", "true")]);
+    let sizes: [&[(&str, &str)]; 2] = [
+        &[("run.context", "320"), ("run.sequences", "1")],
+        &[("run.context", "1024"), ("run.sequences", "3"), ("kv.format", "{ k = \"q8_0\", v = \"q4_0\" }")],
+    ];
+    let bases = cross(vec![fixed], &sizes);
+    let alone = axes::all().filter(|a| !a.key.starts_with("train.") && **a != axes::EVAL);
+    let mut all: Vec<Sets> = alone.flat_map(|axis| with_each(&bases, axis)).collect();
+    let cached = with_each(&with_each(&bases, &axes::KV_SELECT), &axes::KV_ALLOC);
+    all.extend(with_each(&cached, &axes::PLACE_WEIGHTS));
+    let host = sets(&[("place.weights.use", "stream"), ("place.weights.from", "host")]);
+    all.extend(with_each(&bases, &axes::KV_SELECT).into_iter().map(|s| [s, host.clone()].concat()));
+    all
+}
+
+/// The matrix of training, from the catalogue: every entry of every axis × how long gradients are held, and every combination of
+/// what learns, optimizer, activations and loss.
 fn training() -> Vec<Sets> {
     let fixed = sets(&[
         ("run.prompt", "x"),
@@ -83,15 +99,22 @@ fn training() -> Vec<Sets> {
         ("train.length", "64"),
         ("train.validation", "0.2"),
     ]);
-    let all = cross(vec![fixed], &[&[("train.params", "full")], &[("train.params", "lora")]]);
-    let all = cross(all, &[&[("train.optimizer", "adamw")], &[("train.optimizer", "sgd")]]);
-    let all = cross(all, &[&[("train.activations", "keep")], &[("train.activations", "recompute")]]);
-    let all = cross(all, &[&[("train.loss", "full")], &[("train.loss", "chunked")], &[("train.loss", "cut")]]);
-    let mut all = cross(all, &[&[("train.grad_hold", "all")], &[("train.grad_hold", "layer")]]);
-    // What dropout leaves of an input has a place of its own.
-    let dropout = [("train.params.lora_dropout", "0.1"), ("train.params.use", "lora")];
-    let some: Vec<Sets> = all.iter().filter(|s| s.iter().any(|(_, v)| v == "lora")).step_by(5).cloned().collect();
-    all.extend(some.into_iter().map(|s| [s, sets(&dropout)].concat()));
+    let held = cross(vec![fixed.clone()], &[&[("train.grad_hold", "all")], &[("train.grad_hold", "layer")]]);
+    let combined = COMBINED.iter().fold(held.clone(), |all, axis| with_each(&all, axis));
+    let rest = axes::all().filter(|a| a.key.starts_with("train.") && !COMBINED.contains(a));
+    let mut all: Vec<Sets> = rest.flat_map(|axis| with_each(&held, axis)).collect();
+    all.extend(combined);
+    // Knobs that take bytes of their own are on: each flag turned and each number without effect at 0 given some.
+    let turned = COMBINED.iter().flat_map(|axis| catalog::variants(axis)).flat_map(|e| {
+        let values = e.knobs.iter().filter_map(|k| match (k.kind, k.default) {
+            (KnobKind::Bool, Default::Bool(v)) => Some((k, (!v).to_string())),
+            (KnobKind::Float { max, .. }, Default::Float(0.0)) => Some((k, (max / 8.0).to_string())),
+            (KnobKind::Word { of: [_, other, ..] }, Default::Text(_)) => Some((k, (*other).to_owned())),
+            _ => None,
+        });
+        values.map(move |(k, value)| [choose(e), vec![(format!("{}.{}", e.axis.key, k.id), value)]].concat())
+    });
+    all.extend(turned.map(|sets| [fixed.clone(), sets].concat()));
     all
 }
 

@@ -44,14 +44,12 @@ impl Platform {
 /// What a way back costs beside memory, the cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cost {
-    /// Neither speed nor accuracy to speak of.
+    /// Next to nothing: the results are the same, and so is the speed.
     Nothing,
     /// Speed: the results are the same.
     Speed,
-    /// Accuracy.
+    /// Accuracy; in a training, it learns less or otherwise.
     Accuracy,
-    /// It learns less, or otherwise.
-    Learning,
 }
 
 /// A change that an entry offers to a plan over its budget: its own choice, and what goes with it.
@@ -59,12 +57,26 @@ pub enum Cost {
 pub struct Candidate {
     /// What it costs beside memory.
     pub cost: Cost,
-    /// How much it keeps: bits an element, or the share of what it drops from. Of one cost, those that keep more are tried first.
+    /// What share it keeps of the bytes that its axis decides, roughly: of one cost, those that keep more are tried first, and it
+    /// is offered in place of what keeps more. An entry that offers nothing keeps everything.
     pub keeps: f64,
     /// Keys set after the axis's own: knobs and shared settings.
     pub sets: &'static [(&'static str, &'static str)],
     /// As a button says it; empty for the axis's name and the entry's title.
     pub words: &'static str,
+}
+
+impl Candidate {
+    /// Its keys with that of `entry`'s axis before them.
+    pub fn all_sets(&self, entry: &About) -> Vec<(String, String)> {
+        let own = std::iter::once((entry.axis.key, entry.id));
+        own.chain(self.sets.iter().copied()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    /// Its words, or the axis's name and the entry's title.
+    pub fn say(&self, entry: &About) -> String {
+        if self.words.is_empty() { format!("{} {}", entry.axis.name(), entry.title) } else { self.words.to_owned() }
+    }
 }
 
 /// What is known of a technique without building it.

@@ -145,8 +145,7 @@ fn gemma3_logits_and_greedy_tokens_are_llama_cpps() {
         assert!(same >= own["top1"].as_f64().unwrap() - 0.02, "{at:?}: {same}");
     }
     // Its weights in f32, where rounding is left: of the sums, of the cache, and of llama.cpp's table of gelu in f16.
-    let own = report["self"]["f32.f32"]["kl_mean"].as_f64().unwrap();
-    for (cache, most) in [("f32", 2.0 * own), ("f16", 1e-5)] {
+    for (cache, most) in [("f32", 5e-6), ("f16", 1e-5)] {
         let sets = [("weights.format", "f32"), ("kv.format", cache)];
         for (first, at) in stretches.clone() {
             let (kl, same) = apart(&fixture, "f32.f32", &ours(&model, &text, at.clone(), &sets), first, at.len());

@@ -208,7 +208,7 @@ impl Cpu {
                 y.iter_mut().zip(x).for_each(|(y, x)| *y = f32::from_bits(u32::from(*x) << 16));
             }
             Op::Fill { y, len, value } => floats_mut(y, len)?.fill(value),
-            Op::Axpy { a, x, y, len } if a == 1.0 => add(&self.team, floats_mut(y, len)?, floats(x, len)?)?,
+            Op::Axpy { a: 1.0, x, y, len } => add(&self.team, floats_mut(y, len)?, floats(x, len)?)?,
             Op::Axpy { a, x, y, len } => vjp::axpy(&self.team, a, floats(x, len)?, floats_mut(y, len)?)?,
             Op::Scale { y, len, a } => vjp::scale(&self.team, floats_mut(y, len)?, a)?,
             Op::SquaredNorm { x, len, to } => {

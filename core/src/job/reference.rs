@@ -16,7 +16,7 @@ use crate::forward::cpu::{Forward, Unwatched, Workspace};
 use crate::ledger::{Ledger, Tier};
 use crate::machine;
 use crate::ops::ThreadTeam;
-use crate::plan::{self, Pass, Resolved, Workload};
+use crate::plan::{Pass, Resolved, Workload};
 
 /// Makes or finds the reference of every task that compares, under the same budgets as the run: nothing is compressed, and
 /// where the whole model does not fit it is streamed, which gives the same bits.

@@ -17,7 +17,7 @@ use crate::ledger::{Buffer, Ledger, Reservation, alloc};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
-use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, axes};
 use crate::shape::{ModelShape, TensorShape};
 use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
@@ -60,6 +60,15 @@ pub static ENTRY: Entry<dyn Placement> = Entry {
             }
             Ok(())
         },
+        candidates: &[
+            Candidate { cost: Cost::Speed, keeps: 0.2, sets: &[], words: "Weights streamed layer by layer" },
+            Candidate {
+                cost: Cost::Speed,
+                keeps: 0.1,
+                sets: &[("place.weights.prefetch", "0")],
+                words: "Weights streamed, none ahead",
+            },
+        ],
         ..About::on(&axes::PLACE_WEIGHTS)
     },
     build: |knobs| Ok(Box::new(Stream { host: knobs.text("from") == "host", prefetch: knobs.int("prefetch") })),

@@ -2,14 +2,14 @@
 
 use super::{Inverse, Plan, Workload, plan};
 use crate::bytes::Bytes;
-use crate::catalog;
-use crate::catalog::from_toml;
-use crate::config::{Choice, Config, KnobValue, Knobs, KvBudget, PerKv, axes};
+use crate::catalog::{self, from_toml};
+use crate::config::{Axis, Config, axes};
 use crate::error::Result;
 use crate::ledger::Tier;
 use crate::machine::Machine;
-use crate::schema::About;
+use crate::schema::{self, About, Cost};
 use crate::shape::ModelShape;
+use crate::{kv, weights};
 
 /// Keys to set, and the words for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,163 +48,109 @@ pub struct WayBack {
     pub plan: Plan,
 }
 
-/// What is tried, in the order of what it costs: first what changes only memory and speed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Alloc,
-    Context,
-    Batch,
-    Format,
-    Stream,
-    Weights,
-    Select,
-    StreamSmall,
-    Least,
-    LeastSelect,
-}
-
-/// One change that may fit.
+/// One change that may fit, and its kind: one of a kind is enough.
 struct Candidate {
-    family: Family,
+    kind: String,
     change: Change,
-    config: Config,
 }
 
-/// A list of candidates in the making.
-struct Candidates<'a> {
-    config: &'a Config,
-    list: Vec<Candidate>,
+/// What entries on `axis` offer at `cost`, those that keep more first.
+fn offers(axis: &'static Axis, cost: Cost) -> Vec<(&'static About, &'static schema::Candidate)> {
+    let mut all: Vec<_> = catalog::variants(axis).flat_map(|e| e.candidates.iter().map(move |c| (e, c))).collect();
+    all.retain(|(_, c)| c.cost == cost);
+    all.sort_by(|a, b| b.1.keeps.total_cmp(&a.1.keeps));
+    all
 }
 
-impl Candidates<'_> {
-    /// Adds what `make` makes of the configuration, unless that is nothing new or refused.
-    fn add(&mut self, family: Family, words: String, sets: &[(&str, String)], make: &dyn Fn(&mut Config)) {
-        let mut config = self.config.clone();
-        make(&mut config);
-        if config != *self.config && catalog::check(&config).is_ok() {
-            let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-            self.list.push(Candidate { family, change: Change { sets, words }, config });
-        }
-    }
+/// Several changes as one; a key set twice keeps the later value.
+fn together(parts: &[&Change]) -> Change {
+    let all: Vec<_> = parts.iter().flat_map(|c| &c.sets).cloned().collect();
+    let later = |i: usize| all[i + 1..].iter().any(|(k, _)| *k == all[i].0);
+    let sets = (0..all.len()).filter(|i| !later(*i)).map(|i| all[i].clone()).collect();
+    let words: Vec<_> = parts.iter().map(|c| c.words.as_str()).collect();
+    Change { sets, words: words.join(" · ") }
 }
 
-fn words(entry: &About) -> String {
-    format!("{} {}", entry.axis.name(), entry.title)
+fn set(key: &str, value: impl ToString, words: String) -> Change {
+    Change { sets: vec![(key.to_owned(), value.to_string())], words }
 }
 
-/// Bits an element of the cache costs in this format.
-fn cache_bits(entry: &About) -> f64 {
-    crate::kv::format::bits("kv.format", &entry.id.into()).unwrap_or(0.0)
+fn offered((entry, candidate): &(&'static About, &'static schema::Candidate)) -> Change {
+    Change { sets: candidate.all_sets(entry), words: candidate.say(entry) }
+}
+
+/// Formats of the cache with their bits an element, the finest first.
+fn cache_formats() -> Vec<(f64, &'static About)> {
+    let bits = |e: &About| kv::format::bits(e.axis.key, &e.id.into()).unwrap_or(0.0);
+    let mut all: Vec<_> = catalog::variants(&axes::KV_FORMAT).map(|e| (bits(e), e)).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    all
 }
 
 /// Every change worth trying, cheapest first: what changes only memory and speed, then what costs accuracy, least first, then
-/// several at once.
+/// several at once. What an entry offers comes from the entry.
 fn candidates(shape: &ModelShape, workload: &Workload, config: &Config) -> Vec<Candidate> {
-    let mut all = Candidates { config, list: Vec::new() };
-    for entry in catalog::variants(&axes::KV_ALLOC) {
-        let sets = [("kv.alloc", entry.id.to_owned())];
-        all.add(Family::Alloc, words(entry), &sets, &|c| c.kv.alloc = entry.id.into());
+    let mut all = Vec::new();
+    let mut add = |kind: &str, change: Change| all.push(Candidate { kind: kind.to_owned(), change });
+    let inference = || axes::all().filter(|a| !a.key.starts_with("train."));
+    for axis in inference() {
+        offers(axis, Cost::Nothing).iter().for_each(|o| add(axis.key, offered(o)));
     }
     let needed = workload.passes.iter().map(|p| p.prompt + p.decode).max().unwrap_or(1);
+    let context =
+        set("run.context", needed.min(config.run.context), format!("Context {}", needed.min(config.run.context)));
     if config.run.context > needed {
-        let sets = [("run.context", needed.to_string())];
-        all.add(Family::Context, format!("Context {needed}"), &sets, &|c| c.run.context = needed);
+        add("context", context.clone());
     }
     for batch in [256, 128, 64, 32, 16].into_iter().filter(|b| *b < config.run.batch) {
-        let sets = [("run.batch", batch.to_string())];
-        all.add(Family::Batch, format!("Prompt in batches of {batch}"), &sets, &|c| c.run.batch = batch);
+        add("batch", set("run.batch", batch, format!("Prompt in batches of {batch}")));
     }
     // Cheaper rows, the finest first.
-    let mut formats: Vec<_> = catalog::variants(&axes::KV_FORMAT).collect();
-    formats.sort_by(|a, b| cache_bits(b).total_cmp(&cache_bits(a)));
-    for entry in formats {
-        let sets = [("kv.format", entry.id.to_owned())];
-        all.add(Family::Format, words(entry), &sets, &|c| c.kv.format = PerKv::both(entry.id));
-    }
-    let original = config.weights.format.id == "original";
-    let streamed = Choice::from("stream");
-    if original {
-        let sets = [("place.weights", "stream".to_owned())];
-        all.add(Family::Stream, "Weights streamed layer by layer".into(), &sets, &|c| {
-            c.place.weights = streamed.clone();
-        });
-    }
+    let formats = cache_formats();
+    let format = |e: &About| set(e.axis.key, e.id, format!("{} {}", e.axis.name(), e.title));
+    formats.iter().for_each(|(_, e)| add("format", format(e)));
+    let slower: Vec<_> = inference().flat_map(|axis| offers(axis, Cost::Speed)).collect();
+    slower.iter().for_each(|o| add(&format!("slower {}", o.0.axis.key), offered(o)));
     // Coarser weights than the file's, the finest first.
     let stored = 8.0 * shape.bytes() as f64 / shape.parameters().max(1) as f64;
-    let formats = crate::weights::format::ENTRIES.iter();
-    let mut coarser: Vec<_> = formats.filter_map(|e| Some((e.block()?.bits(), &e.about))).collect();
-    coarser.retain(|(bits, e)| original && e.common && *bits < stored);
+    let mut coarser: Vec<_> =
+        weights::format::ENTRIES.iter().filter_map(|e| Some((e.block()?.bits(), &e.about))).collect();
+    coarser.retain(|(bits, e)| config.weights.format.id == axes::WEIGHTS_FORMAT.default && e.common && *bits < stored);
     coarser.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (_, entry) in coarser {
-        let sets = [("weights.format", entry.id.to_owned())];
-        let words = format!("Weights in {}", entry.title);
-        all.add(Family::Weights, words, &sets, &|c| c.weights.format = entry.id.into());
+        add("weights", set(entry.axis.key, entry.id, format!("Weights in {}", entry.title)));
     }
-    for (ratio, format) in [(0.5, "q8_0"), (0.2, "q8_0"), (0.1, "q4_0"), (0.05, "q4_0")] {
-        let batch = config.run.batch.min(64);
-        let sets = [
-            ("kv.select", "h2o".to_owned()),
-            ("kv.budget.ratio", ratio.to_string()),
-            ("kv.format", format.to_owned()),
-            ("run.batch", batch.to_string()),
-        ];
-        let words = format!("Keep {} % of tokens (H2O) · precision {format}", 100.0 * ratio);
-        all.add(Family::Select, words, &sets, &|c| {
-            c.kv.select = "h2o".into();
-            c.kv.budget = Some(KvBudget::Ratio(ratio));
-            c.kv.format = PerKv::both(format);
-            c.run.batch = batch;
-        });
-    }
-    if !original {
-        return all.list;
-    }
-    let batch = config.run.batch.min(16);
-    let sets =
-        [("place.weights", "stream".to_owned()), ("run.batch", batch.to_string()), ("kv.alloc", "paged".to_owned())];
-    let text = format!("Weights streamed · prompt in batches of {batch} · cache in pages");
-    all.add(Family::StreamSmall, text, &sets, &|c| {
-        c.place.weights = streamed.clone();
-        c.run.batch = batch;
-        c.kv.alloc = "paged".into();
-    });
-    // Several at once, from what still gives nearly the same tokens to the least that runs.
-    let least = Choice { id: "stream".into(), knobs: Knobs([("prefetch".to_owned(), KnobValue::Int(0))].into()) };
-    let context = needed.min(config.run.context);
-    let sets = |rest: &[(&'static str, String)]| {
-        let mut sets = vec![
-            ("place.weights", "stream".to_owned()),
-            ("place.weights.prefetch", "0".to_owned()),
-            ("run.batch", batch.to_string()),
-            ("run.context", context.to_string()),
-        ];
-        sets.extend_from_slice(rest);
-        sets
+    // Fewer rows, each a little coarser: the coarsest common format where few stay.
+    let common: Vec<_> = formats.iter().filter(|(bits, e)| e.common && *bits < 16.0).collect();
+    let (fine, coarse) = (common.first().map(|(_, e)| format(e)), common.last().map(|(_, e)| format(e)));
+    let small = |most: usize| {
+        let batch = config.run.batch.min(most);
+        set("run.batch", batch, format!("batches of {batch}"))
     };
-    for format in ["f16", "q8_0", "q4_0"] {
-        let text =
-            format!("Weights streamed, none ahead · batches of {batch} · context {context} · precision {format}");
-        all.add(Family::Least, text, &sets(&[("kv.format", format.to_owned())]), &|c| {
-            c.place.weights = least.clone();
-            c.run.batch = batch;
-            c.run.context = context;
-            c.kv.format = PerKv::both(format);
-        });
+    let fewer: Vec<_> = inference().flat_map(|axis| offers(axis, Cost::Accuracy)).collect();
+    for offer in &fewer {
+        let format = if offer.1.keeps >= 0.2 { &fine } else { &coarse };
+        let parts: Vec<Change> = [offered(offer)].into_iter().chain(format.clone()).chain([small(64)]).collect();
+        add(&format!("fewer {}", offer.0.axis.key), together(&parts.iter().collect::<Vec<_>>()));
     }
-    let rest =
-        [("kv.select", "h2o".to_owned()), ("kv.budget.ratio", "0.1".to_owned()), ("kv.format", "q4_0".to_owned())];
-    let text = format!(
-        "Weights streamed, none ahead · batches of {batch} · context {context} · keep 10 % of tokens (H2O) · precision q4_0"
-    );
-    all.add(Family::LeastSelect, text, &sets(&rest), &|c| {
-        c.place.weights = least.clone();
-        c.run.batch = batch;
-        c.run.context = context;
-        c.kv.select = "h2o".into();
-        c.kv.budget = Some(KvBudget::Ratio(0.1));
-        c.kv.format = PerKv::both("q4_0");
-    });
-    all.list
+    // Several at once, from what still gives nearly the same tokens to the least that runs.
+    let smallest =
+        |cost| inference().filter_map(move |axis| offers(axis, cost).last().map(offered)).collect::<Vec<_>>();
+    let compact = smallest(Cost::Nothing);
+    let mut at_once: Vec<Change> = slower.first().map(offered).into_iter().chain([small(16)]).collect();
+    at_once.extend(compact);
+    add("small", together(&at_once.iter().collect::<Vec<_>>()));
+    let mut least = smallest(Cost::Speed);
+    least.extend([small(16), context]);
+    for (_, entry) in formats.iter().filter(|(bits, e)| e.common && *bits <= 16.0) {
+        let format = format(entry);
+        add("least", together(&least.iter().chain([&format]).collect::<Vec<_>>()));
+    }
+    for offer in fewer.iter().filter(|o| o.1.keeps <= 0.1) {
+        let few = offered(offer);
+        add("least of all", together(&least.iter().chain([&few]).chain(&coarse).collect::<Vec<_>>()));
+    }
+    all
 }
 
 /// The `n` cheapest changes that make `config` fit, each of another kind, with what they come to: what changes only memory and
@@ -224,16 +170,19 @@ pub fn ways_back(
         return out;
     }
     let mut out: Vec<WayBack> = Vec::new();
-    let mut done: Vec<Family> = Vec::new();
-    for Candidate { family, change, config } in candidates(shape, workload, config) {
+    let mut done: Vec<String> = Vec::new();
+    for Candidate { kind, change } in candidates(shape, workload, config) {
         if out.len() >= n {
             return out;
         }
-        if done.contains(&family) {
+        if done.contains(&kind) {
             continue;
         }
-        if let Some(plan) = fitting(shape, workload, &config, machine) {
-            done.push(family);
+        // What is nothing new, or does not go with the rest, is no way back.
+        let Ok(changed) = change.apply(config) else { continue };
+        let plan = (changed != *config).then(|| fitting(shape, workload, &changed, machine)).flatten();
+        if let Some(plan) = plan {
+            done.push(kind);
             out.push(WayBack { change, plan });
         }
     }
@@ -311,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_candidate_sets_what_it_was_planned_with() {
+    fn what_entries_offer_is_tried_and_every_change_can_be_made_or_is_refused() {
         let shape = shape("smollm2-135m@f16");
         let bases: &[&[(&str, &str)]] = &[
             &[],
@@ -320,18 +269,30 @@ mod tests {
             &[("place.weights", "{ use = \"stream\", from = \"host\" }"), ("run.context", "40")],
             &[("weights.format", "q8_0"), ("run.sequences", "3")],
         ];
-        let mut families = Vec::new();
+        let mut kinds = std::collections::BTreeSet::new();
         for base in bases {
             let config = config(base);
-            for c in candidates(&shape, &workload(&config, 30), &config) {
-                assert_eq!(c.change.apply(&config).unwrap(), c.config, "{}", c.change.to_args());
+            let all = candidates(&shape, &workload(&config, 30), &config);
+            for c in &all {
                 assert!(!c.change.words.is_empty());
-                if !families.contains(&c.family) {
-                    families.push(c.family);
+                match c.change.apply(&config) {
+                    Ok(changed) if changed != config => drop(kinds.insert(c.kind.clone())),
+                    Ok(_) => {}
+                    Err(e) => assert!(matches!(e, crate::Error::Refused { .. }), "{}: {e}", c.change.to_args()),
+                }
+            }
+            for entry in catalog::entries().filter(|e| !e.axis.key.starts_with("train.")) {
+                for candidate in entry.candidates {
+                    let sets = candidate.all_sets(entry);
+                    assert!(
+                        all.iter().any(|c| sets.iter().all(|s| c.change.sets.contains(s))),
+                        "{} {sets:?}",
+                        entry.id
+                    );
                 }
             }
         }
-        assert_eq!(families.len(), 10, "{families:?}");
+        assert!(kinds.len() >= 10, "{kinds:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::config::train::{ClipBy, Hold, Train};
 use crate::config::{Axis, Config, axes};
 use crate::error::Result;
 use crate::machine::Machine;
-use crate::schema::About;
+use crate::schema::{About, Cost};
 use crate::shape::ModelShape;
 
 /// What the budgets leave room for in training, everything else as chosen.
@@ -94,52 +94,66 @@ pub fn combinations(
 }
 
 /// Keys to set and the words for it; later steps keep those before them.
-type Step = (Vec<(&'static str, String)>, String);
+type Step = (Vec<(String, String)>, String);
 
-/// What computes the same, from the least slowdown on.
-fn same(train: &Train) -> Vec<Step> {
-    let fused = train.accumulate == 1 && train.clip.by != ClipBy::Global;
-    let mut out: Vec<Step> = Vec::new();
-    if train.loss.id == "full" {
-        out.push((vec![("train.loss", "chunked".into())], "Loss in chunks of tokens".into()));
-    }
-    if fused && train.grad_hold == Hold::All {
-        out.push((vec![("train.grad_hold", "layer".into())], "Gradients a layer at a time".into()));
-    }
-    if train.activations.id == "keep" {
-        out.push((vec![("train.activations", "recompute".into())], "Activations computed again".into()));
-    }
-    let cut = [("train.loss", "cut"), ("train.loss.block_n", "128"), ("train.loss.block_v", "2048")];
-    out.push((cut.map(|(k, v)| (k, v.to_owned())).to_vec(), "Cut cross-entropy in small tiles".into()));
-    if fused && train.grad_hold != Hold::Matrix && train.clip.by != ClipBy::Layer {
-        out.push((vec![("train.grad_hold", "matrix".into())], "Gradients a matrix at a time".into()));
+fn step(sets: &[(&str, String)], words: impl Into<String>) -> Step {
+    (sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(), words.into())
+}
+
+/// What entries on the axes of training offer at `cost`, with what each keeps: in place of a choice that keeps more, or of itself
+/// with other knobs.
+fn offers(config: &Config, cost: Cost) -> Vec<(f64, &'static About, Step)> {
+    let mut out = Vec::new();
+    for (axis, _, choice) in config.choices().into_iter().filter(|(axis, ..)| axis.key.starts_with("train.")) {
+        let floor = |e: &About| e.candidates.iter().map(|c| c.keeps).fold(f64::INFINITY, f64::min);
+        let now = catalog::variants(axis).find(|e| e.id == choice.id).map_or(f64::INFINITY, floor);
+        for entry in catalog::variants(axis) {
+            for c in entry.candidates.iter().filter(|c| c.cost == cost) {
+                let change = Change { sets: c.all_sets(entry), words: c.say(entry) };
+                let other = c.keeps < now || (entry.id == choice.id && !c.sets.is_empty());
+                if other && change.apply(config).is_ok_and(|changed| changed != *config) {
+                    out.push((c.keeps, entry, (change.sets, change.words)));
+                }
+            }
+        }
     }
     out
 }
 
+/// What computes the same, from the least slowdown on.
+fn same(config: &Config, train: &Train) -> Vec<Step> {
+    let fused = train.accumulate == 1 && train.clip.by != ClipBy::Global;
+    let mut out: Vec<(f64, Step)> =
+        offers(config, Cost::Nothing).into_iter().chain(offers(config, Cost::Speed)).map(|(k, _, s)| (k, s)).collect();
+    if fused && train.grad_hold == Hold::All {
+        out.push((0.6, step(&[("train.grad_hold", "layer".into())], "Gradients a layer at a time")));
+    }
+    if fused && train.grad_hold != Hold::Matrix && train.clip.by != ClipBy::Layer {
+        out.push((0.05, step(&[("train.grad_hold", "matrix".into())], "Gradients a matrix at a time")));
+    }
+    out.sort_by(|a, b| b.0.total_cmp(&a.0));
+    out.into_iter().map(|(_, step)| step).collect()
+}
+
 /// What learns less or otherwise, on top of all that computes the same.
-fn other(train: &Train) -> Vec<Step> {
+fn other(config: &Config, train: &Train) -> Vec<Step> {
     let mut out: Vec<Step> = Vec::new();
     for batch in [train.batch / 2, train.batch / 4, 1].into_iter().filter(|b| *b > 0 && *b < train.batch) {
-        out.push((vec![("train.batch", batch.to_string())], format!("Batch {batch}")));
+        out.push(step(&[("train.batch", batch.to_string())], format!("Batch {batch}")));
     }
+    let shorter = |length: usize| [("train.batch", "1".to_owned()), ("train.length", length.to_string())];
     for length in [train.length / 2, train.length / 4, 64].into_iter().filter(|n| *n >= 2 && *n < train.length) {
-        let sets = vec![("train.batch", "1".to_owned()), ("train.length", length.to_string())];
-        out.push((sets, format!("Batch 1 · length {length}")));
+        out.push(step(&shorter(length), format!("Batch 1 · length {length}")));
     }
-    if train.optimizer.id == "adamw" && train.optimizer.knobs.text("state_dtype") != Some("bf16") {
-        let sets = vec![("train.optimizer", "{ use = \"adamw\", state_dtype = \"bf16\" }".to_owned())];
-        out.push((sets, "AdamW with bf16 state".into()));
-    }
-    if train.params.id != "lora" {
-        out.push((vec![("train.params", "lora".into())], "LoRA".into()));
-        let length = train.length.min(64);
-        let sets = [
-            ("train.params", "lora".to_owned()),
-            ("train.batch", "1".to_owned()),
-            ("train.length", length.to_string()),
-        ];
-        out.push((sets.to_vec(), format!("LoRA · batch 1 · length {length}")));
+    let mut offered = offers(config, Cost::Accuracy);
+    offered.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, entry, (sets, words)) in offered {
+        out.push((sets.clone(), words.clone()));
+        if *entry.axis == axes::TRAIN_PARAMS {
+            let length = train.length.min(64);
+            let (more, _) = step(&shorter(length), "");
+            out.push(([sets, more].concat(), format!("{words} · batch 1 · length {length}")));
+        }
     }
     out
 }
@@ -160,10 +174,10 @@ pub(super) fn ways_back(
             return false;
         }
         // A step whose keys a later one sets again has nothing left to say.
-        let over = |at: usize, key: &str| steps[at + 1..].iter().any(|(sets, _)| sets.iter().any(|(k, _)| *k == key));
+        let over = |at: usize, key: &str| steps[at + 1..].iter().any(|(sets, _)| sets.iter().any(|(k, _)| k == key));
         let kept: Vec<&Step> =
             (0..steps.len()).filter(|i| !steps[*i].0.iter().all(|(key, _)| over(*i, key))).map(|i| steps[i]).collect();
-        let sets = kept.iter().flat_map(|(sets, _)| sets.iter().map(|(k, v)| ((*k).to_owned(), v.clone()))).collect();
+        let sets = kept.iter().flat_map(|(sets, _)| sets.iter().cloned()).collect();
         let words: Vec<&str> = kept.iter().map(|(_, words)| words.as_str()).collect();
         let change = Change { sets, words: words.join(" · ") };
         let Ok(changed) = change.apply(config) else { return false };
@@ -171,7 +185,7 @@ pub(super) fn ways_back(
         out.extend(plan.map(|plan| WayBack { change, plan }));
         out.len() >= n
     };
-    let (same, other) = (same(train), other(train));
+    let (same, other) = (same(config, train), other(config, train));
     for step in &same {
         if attempt(&[step]) {
             return out;

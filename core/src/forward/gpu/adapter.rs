@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::forward::adapter::layout;
 use crate::forward::gpu::{UPLOAD, adapter_upload_bytes};
 use crate::ledger::Ledger;
-use crate::model::adapter::{AdapterFile, LowRank, Part, Role, layout};
+use crate::model::adapter::{AdapterFile, LowRank, Part, Role};
 use crate::ops::cuda::{Device, DeviceBuffer, Kernels, View};
 use crate::place::rows;
 use crate::shape::{ModelShape, TensorShape};

@@ -1,7 +1,7 @@
 //! All room up front, in one piece a head.
 
 use crate::kv::Alloc;
-use crate::schema::{About, Entry, ON_ALL, axes};
+use crate::schema::{About, Candidate, Cost, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Alloc> = Entry {
@@ -11,6 +11,7 @@ pub static ENTRY: Entry<dyn Alloc> = Entry {
         common: true,
         sentence: "Room for every row a head may ever hold is taken before the first token.",
         runs_on: ON_ALL,
+        candidates: &[Candidate { cost: Cost::Nothing, keeps: 1.0, sets: &[], words: "" }],
         ..About::on(&axes::KV_ALLOC)
     },
     build: |_| Ok(Box::new(Contiguous)),

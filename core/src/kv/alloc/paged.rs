@@ -1,7 +1,7 @@
 //! Room in small pages, taken when needed and given back when empty: PagedAttention (arXiv 2309.06180).
 
 use crate::kv::Alloc;
-use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Alloc> = Entry {
@@ -20,6 +20,7 @@ pub static ENTRY: Entry<dyn Alloc> = Entry {
             unit: "rows",
             sentence: "Rows of a page. Pages are per layer and head, because lengths may differ there.",
         }],
+        candidates: &[Candidate { cost: Cost::Nothing, keeps: 0.9, sets: &[], words: "" }],
         ..About::on(&axes::KV_ALLOC)
     },
     build: |knobs| Ok(Box::new(Paged { block: knobs.int("block") })),

@@ -1,7 +1,7 @@
 //! Heavy hitters and a recent window, chosen by accumulated attention: H2O (arXiv 2306.14048).
 
 use crate::kv::{HeadView, Needs, Rhythm, RowMeta, Select};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, axes};
 
 const RATIO: KnobKind = KnobKind::Float { min: 0.0, max: 1.0 };
 const SIZE: KnobKind = KnobKind::Int { min: 0, max: 1 << 24 };
@@ -68,6 +68,32 @@ pub static ENTRY: Entry<dyn Select> = Entry {
                 default: Default::Int(1),
                 unit: "tokens",
                 sentence: "While decoding, rows leave each time this many stand above the quota; 1 is the paper's every step.",
+            },
+        ],
+        candidates: &[
+            Candidate {
+                cost: Cost::Accuracy,
+                keeps: 0.5,
+                sets: &[("kv.budget.ratio", "0.5")],
+                words: "Keep 50 % of tokens (H2O)",
+            },
+            Candidate {
+                cost: Cost::Accuracy,
+                keeps: 0.2,
+                sets: &[("kv.budget.ratio", "0.2")],
+                words: "Keep 20 % of tokens (H2O)",
+            },
+            Candidate {
+                cost: Cost::Accuracy,
+                keeps: 0.1,
+                sets: &[("kv.budget.ratio", "0.1")],
+                words: "Keep 10 % of tokens (H2O)",
+            },
+            Candidate {
+                cost: Cost::Accuracy,
+                keeps: 0.05,
+                sets: &[("kv.budget.ratio", "0.05")],
+                words: "Keep 5 % of tokens (H2O)",
             },
         ],
         ..About::on(&axes::KV_SELECT)

@@ -1,7 +1,7 @@
 //! Gradient checkpointing (arXiv 1604.06174): inputs of layers are kept, layers are run again before their backward.
 
 use super::{Activations, Inputs, OnDevice};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Activations> = Entry {
@@ -21,6 +21,7 @@ pub static ENTRY: Entry<dyn Activations> = Entry {
             sentence: "Layers run again together; more keep fewer inputs and hold more layers at once.",
         }],
         runs_on: ON_ALL,
+        candidates: &[Candidate { cost: Cost::Speed, keeps: 0.5, sets: &[], words: "Activations computed again" }],
         ..About::on(&axes::TRAIN_ACTIVATIONS)
     },
     build: |knobs| Ok(Box::new(Recompute(knobs.int("every")))),

@@ -1,7 +1,7 @@
 //! Logits of a few tokens at a time: loss and gradient of a chunk before the next.
 
 use super::{Loss, Tile};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Loss> = Entry {
@@ -21,6 +21,7 @@ pub static ENTRY: Entry<dyn Loss> = Entry {
             sentence: "Tokens of a chunk.",
         }],
         runs_on: ON_ALL,
+        candidates: &[Candidate { cost: Cost::Speed, keeps: 0.9, sets: &[], words: "Loss in chunks of tokens" }],
         ..About::on(&axes::TRAIN_LOSS)
     },
     build: |knobs| Ok(Box::new(Chunked(knobs.int("chunk_tokens")))),

@@ -1,7 +1,7 @@
 //! Cut cross-entropy (arXiv 2411.09009): tiles of tokens × vocabulary, computed twice, never tokens × vocabulary.
 
 use super::{Loss, Tile};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Loss> = Entry {
@@ -42,6 +42,12 @@ pub static ENTRY: Entry<dyn Loss> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate {
+            cost: Cost::Speed,
+            keeps: 0.1,
+            sets: &[("train.loss.block_n", "128"), ("train.loss.block_v", "2048")],
+            words: "Cut cross-entropy in small tiles",
+        }],
         ..About::on(&axes::TRAIN_LOSS)
     },
     build: |knobs| {

@@ -5,7 +5,7 @@ use crate::blocks::BlockType;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::rule::rule;
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 const fn share(
     id: &'static str,
@@ -57,9 +57,15 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate {
+            cost: Cost::Accuracy,
+            keeps: 0.5,
+            sets: &[("train.optimizer.state_dtype", "bf16")],
+            words: "AdamW with bf16 state",
+        }],
         ..About::on(&axes::TRAIN_OPTIMIZER)
     },
-    build: build,
+    build,
 };
 
 fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {

@@ -5,7 +5,7 @@ use crate::blocks::BlockType;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::rule::{Rule, rule};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
@@ -54,9 +54,15 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate {
+            cost: Cost::Accuracy,
+            keeps: 0.05,
+            sets: &[("train.optimizer.momentum", "0")],
+            words: "SGD without momentum",
+        }],
         ..About::on(&axes::TRAIN_OPTIMIZER)
     },
-    build: build,
+    build,
 };
 
 fn build(knobs: &Settled) -> Result<Box<dyn Optimizer>> {

@@ -4,7 +4,7 @@
 use super::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
 use crate::device::{Buf, Device, Dst, Mask, Src, Weight};
 use crate::error::{Error, Result};
-use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
+use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::learner::Learner;
 
 /// The catalogue entry.
@@ -81,6 +81,7 @@ pub static ENTRY: Entry<dyn Params> = Entry {
             },
         ],
         runs_on: ON_ALL,
+        candidates: &[Candidate { cost: Cost::Accuracy, keeps: 0.1, sets: &[], words: "LoRA" }],
         ..About::on(&axes::TRAIN_PARAMS)
     },
     build: build,

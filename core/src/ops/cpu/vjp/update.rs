@@ -81,7 +81,7 @@ impl SharedMoments {
     ///
     /// # Safety
     /// No other task touches the elements, and this one not again before [`Self::close`].
-    unsafe fn open<'a>(self, at: usize, n: usize, room: &'a mut [f32]) -> &'a mut [f32] {
+    unsafe fn open(self, at: usize, n: usize, room: &mut [f32]) -> &mut [f32] {
         match self {
             // SAFETY: promised by the caller.
             Self::F32(x) => unsafe { x.slice(at, n) },
