@@ -33,7 +33,7 @@ mod avx2;
 mod avx512;
 
 pub use activations::{Compute, round_activations};
-pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend, packed_weight};
+pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, Window, attend, packed_weight};
 pub use decode::decode_rows;
 pub use element::{
     Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, softmax, swiglu,
