@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release -p ullage --example slowdown -- [MODEL.gguf …] [--repeats N] [--tokens N] [--set KEY=VALUE …]`
 #![allow(clippy::unwrap_used, reason = "an example")]
+#![allow(unsafe_code, reason = "a clock of the system")]
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
 //! How fast the disk is: a temporary file of ours, read past the page cache where the system lets us, and through it.
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
