@@ -39,6 +39,8 @@ section! {
                 advanced true, "Which dimensions of keys and values stay.";
             format: KV_FORMAT = PerKv "f16", heading "KV cache", card "Precision",
                 advanced false, "In how many bits each element of a key or a value is kept.";
+            read: KV_READ = Choice "all", heading "KV cache", card "Tokens to read",
+                advanced true, "Which of the kept rows a generated token looks at.";
             alloc: KV_ALLOC = Choice "contiguous", heading "KV cache", card "Cache layout",
                 advanced true, "When room for the cache's rows is taken, and in what pieces.";
         }

@@ -203,6 +203,10 @@ fn element(format: &dyn Format, d: usize, bytes: usize, what: &str) -> Vec<Facto
 /// Layers · heads · rows · bytes of a row, and the staging layer.
 fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
     let p = &draft.resolved.pipeline;
+    let sequences = draft.sequences(live).max(1);
+    if !draft.row_by_row(live) {
+        return cache_by_layer(draft, live);
+    }
     // Layers that hold the same number of rows of the same kind in every head stand together.
     let mut alike: Vec<(usize, usize, usize, usize)> = Vec::new();
     for (l, layout) in p.rows.iter().enumerate() {
@@ -218,10 +222,10 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         }
     }
     alike.retain(|a| a.3 > 0);
-    let sequences = draft.sequences(live).max(1);
     let mut out = Vec::new();
     for (first, layers, heads, rows) in alike {
         let layout = p.rows[first];
+        let (k, v) = (&*p.layout(first).k.format, &*p.layout(first).v.format);
         let mut factors = Vec::new();
         let plain = layout.k == layout.v && !layout.meta.score && !layout.meta.position;
         if plain {
@@ -234,12 +238,10 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         }
         factors.extend([n(layers, "layers"), n(heads, "heads")]);
         let row = if plain {
-            element(&*p.k, layout.d, layout.k, "")
+            element(k, layout.d, layout.k, "")
         } else {
-            let mut parts = vec![
-                Term(element(&*p.k, layout.d, layout.k, "keys")),
-                Term(element(&*p.v, layout.d, layout.v, "values")),
-            ];
+            let mut parts =
+                vec![Term(element(k, layout.d, layout.k, "keys")), Term(element(v, layout.d, layout.v, "values"))];
             let meta = [(layout.meta.score, "B score"), (layout.meta.position, "B position")];
             parts.extend(meta.into_iter().filter(|(kept, _)| *kept).map(|(_, what)| Term(vec![n(4u64, what)])));
             vec![Factor::Sum(parts)]
@@ -258,11 +260,34 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         factors.extend(row);
         out.push(Term(factors));
     }
+    beside_rows(live, &mut out);
+    out
+}
+
+/// What of the cache's category is no row that stays.
+fn beside_rows(live: &[Live], out: &mut Vec<Term>) {
     for l in live.iter().filter(|l| l.tag == STAGING) {
         out.push(Term(vec![n(l.bytes, "B staging, one layer's whole prompt")]));
     }
     let rest: Vec<Live> = live.iter().copied().filter(|l| !is_cache(l.tag)).collect();
     out.extend(named(&rest));
+}
+
+/// Layers that take the same bytes, where a head's bytes are not its rows' alone: sealed groups, pages, what is remembered.
+fn cache_by_layer(draft: &Draft, live: &[Live]) -> Vec<Term> {
+    let mut alike: Vec<(usize, u64)> = Vec::new();
+    for l in 0..draft.resolved.held.layers.len() {
+        let bytes = draft.cache_bytes(live, l);
+        match alike.last_mut().filter(|a| a.1 == bytes) {
+            Some(last) => last.0 += 1,
+            None => alike.push((1, bytes)),
+        }
+    }
+    let filled = alike.into_iter().filter(|(_, bytes)| *bytes > 0);
+    let mut out: Vec<Term> = filled
+        .map(|(layers, bytes)| Term(vec![n(layers, "layers"), n(bytes, "B of keys, values and what goes with them")]))
+        .collect();
+    beside_rows(live, &mut out);
     out
 }
 

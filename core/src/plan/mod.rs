@@ -159,9 +159,7 @@ impl Resolved {
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
     pub fn endless(&self, prompt: usize) -> bool {
-        !self.pipeline.select.keeps_all()
-            && self.pipeline.quota(0, 0, prompt) < self.pipeline.context()
-            && prompt <= self.pipeline.context()
+        self.pipeline.endless(prompt)
     }
 
     /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows

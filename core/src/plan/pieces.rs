@@ -138,6 +138,24 @@ impl Draft {
         live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth)).map(of).sum()
     }
 
+    /// True when the bytes of every layer's cache are its rows' and nothing else.
+    pub fn row_by_row(&self, live: &[Live]) -> bool {
+        let p = &self.resolved.pipeline;
+        let layers = 0..self.resolved.held.layers.len();
+        let rows = || live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth));
+        rows().all(|r| layers.clone().all(|l| p.row_by_row(l, r.prompt)))
+    }
+
+    /// Bytes of a layer's cache, by all of `live` together.
+    pub fn cache_bytes(&self, live: &[Live], layer: usize) -> u64 {
+        let p = &self.resolved.pipeline;
+        let of = |r: &Rows| {
+            let held = |seen| p.layer_bytes(layer, r.prompt, seen);
+            held(r.to) - r.from.map_or(0, held)
+        };
+        live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth)).map(of).sum()
+    }
+
     /// Sequences that have a cache among `live`.
     pub fn sequences(&self, live: &[Live]) -> usize {
         let begins = |l: &Live| self.rows.get(l.nth).is_some_and(|r| r.from.is_none());
@@ -293,7 +311,7 @@ fn caches(draft: &Draft, tier: Tier, live: &[Live], config: &Config, out: &mut V
     };
     for (l, layout) in p.rows.iter().enumerate() {
         let heads: Vec<usize> = (0..p.heads(l)).map(|h| draft.rows_of(live, l, h)).collect();
-        let bytes = heads.iter().map(|n| *n as u64).sum::<u64>() * layout.bytes() as u64;
+        let bytes = draft.cache_bytes(live, l);
         if bytes == 0 {
             continue;
         }
