@@ -9,6 +9,7 @@ mod run;
 mod source;
 mod sweep;
 mod train_bundled;
+mod verify;
 pub mod window;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
         Some(Command::TrainBundled(a)) => train_bundled::train_bundled(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
+        Some(Command::Verify(a)) => verify::verify(&a),
         Some(Command::Probe(a)) => inspect::probe(&a),
     }
 }

@@ -3,8 +3,8 @@
 //! A step is data: each operation is an [`Op`] over buffers, checked and costed once by its description and carried out by
 //! whichever executor a run has. All pass [`Device::run`], where cancellation, counts and failures on purpose stand.
 //!
-//! An engine above it never sees memory: it holds [`Buf`]s and names ranges of them. Three devices stand below it: the CPU
-//! ([`crate::device::cpu`]), a GPU, and the dry one ([`crate::device::dry`]), which reserves what the others would and computes nothing:
+//! An engine above it never sees memory: it holds [`Buf`]s and names ranges of them. Four devices stand below it: the CPU
+//! ([`crate::device::cpu`]), a GPU, candle ([`crate::device::candle`]) as the reference, and the dry one ([`crate::device::dry`]), which reserves what the others would and computes nothing:
 //! a plan is a training step on the dry device, so plan and run cannot drift apart.
 //!
 //! Shapes are written `(rows, cols)`, row after row. `m` is the rows of a batch, `sequences · length`. Activations,
@@ -12,6 +12,7 @@
 //! fixed order, so a device gives the same bits for the same inputs; on the CPU whatever the number of threads.
 
 mod calls;
+pub mod candle;
 pub mod cost;
 pub mod cpu;
 pub mod dry;

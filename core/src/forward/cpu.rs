@@ -295,6 +295,7 @@ impl Forward {
         self.weights.begin_pass(with_head);
         for l in 0..self.shape.layers.len() {
             self.block(l, x, &spans, seqs, None, workspace, team, watch)?;
+            watch.residual(l, x);
             watch.progress(done + l + 1, total);
         }
         for span in &spans {

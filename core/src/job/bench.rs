@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::backend::{Backend, Cpu};
 use crate::catalog;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
 use crate::forward::cpu::{BatchShape, Stage, Unwatched};
@@ -180,6 +180,12 @@ pub fn run(
     let mut config = config.clone();
     config.run.context = deepest + spec.tokens.max(spec.steps) + 1;
     catalog::check(&config)?;
+    if config.run.engine != Engine::Ullage {
+        return Err(Error::refused(
+            "run.engine = candle",
+            "bench measures the cache's depth, and candle keeps no cache",
+        ));
+    }
     if spec.tokens == 0 || spec.steps == 0 || spec.repeats == 0 || spec.depths.is_empty() {
         return Err(Error::config("bench", "depths, tokens, steps and repeats: at least one of each"));
     }

@@ -31,6 +31,11 @@ impl Reservation {
     pub fn tag(&self) -> Tag {
         self.tag
     }
+
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Drop for Reservation {

@@ -6,6 +6,7 @@
 mod change;
 mod formula;
 mod formula_train;
+pub mod guest;
 mod pieces;
 mod solve;
 mod solve_train;
@@ -23,7 +24,7 @@ pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
 
 use crate::catalog;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
@@ -138,7 +139,7 @@ impl Resolved {
             None => None,
         };
         let gpu = config.gpu();
-        if gpu.is_some() {
+        if gpu.is_some() && config.run.engine == Engine::Ullage {
             gpu::check(config, &held)?;
         }
         Ok(Self { held, pipeline, placement, threads: config.threads(), gpu, followed })
@@ -151,7 +152,9 @@ impl Resolved {
     pub fn plan(&self, config: &Config, stored: &ModelShape, workload: &Workload, machine: &Machine) -> Result<Plan> {
         let draft = draft(config);
         self.walk(config, stored, workload, &draft, &mut |_| ())?;
-        Ok(made(&draft, time::times(stored, self, workload, config, machine), workload))
+        let own = time::times(stored, self, workload, config, machine);
+        let time = if config.run.engine == Engine::Candle { guest::times(own, self, workload) } else { own };
+        Ok(made(&draft, time, workload))
     }
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
@@ -172,6 +175,9 @@ impl Resolved {
         ledger: &Arc<Ledger>,
         note: &mut dyn FnMut(Note),
     ) -> Result<()> {
+        if config.run.engine == Engine::Candle {
+            return guest::walk(self, config, workload, ledger);
+        }
         let p = &self.pipeline;
         let mut held: Vec<Reservation> = Vec::new();
         let model = place::Model { stored, held: &self.held, threads: self.threads };

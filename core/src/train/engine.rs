@@ -32,6 +32,10 @@ const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
 const AGAIN: Tag = Tag::device(Category::Workspace, "recomputed layers");
 const STREAM: Tag = Tag::device(Category::Activations, "residual stream");
 const BATCH: Tag = Tag::device(Category::Activations, "batch");
+const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+
+/// Entries of the vocabulary whose logits are computed at once where only logits are wanted.
+const HEAD_BLOCK: usize = 4096;
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 
 /// The techniques of a configuration, built.
@@ -150,6 +154,17 @@ pub struct Stepped {
     pub clipped: bool,
 }
 
+/// Hears of the residual stream after a layer: the layer's number, the device and the stream.
+pub type AfterLayer<'a> = &'a mut dyn FnMut(usize, &dyn Device, &Buf) -> Result<()>;
+
+/// What all layers leave: the residual stream, what they computed in, tokens and targets.
+struct Streamed {
+    stream: Buf,
+    room: BlockWorkspace,
+    m: usize,
+    counted: usize,
+}
+
 /// A model in training.
 pub struct Trainer {
     d: Box<dyn Device>,
@@ -220,7 +235,7 @@ impl Trainer {
             progress,
         };
         let weights = builder.build(shape)?;
-        if learner.learning() == 0 {
+        if learner.learning() == 0 && !params.reads_only() {
             return Err(Error::refused("train.params", "nothing would learn; choose what does"));
         }
         let m = train.batch * train.length;
@@ -391,6 +406,14 @@ impl Trainer {
     }
 
     fn read(&mut self, batch: &Batch, best: Option<&mut [Best]>) -> Result<(f64, usize)> {
+        let Streamed { stream, mut room, m, counted } = self.stream(batch, &mut |_, _, _| Ok(()))?;
+        let mut normed = Back::d_normed(&*self.d, self.widths, self.capacity())?;
+        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None, best)?;
+        Ok((loss, counted))
+    }
+
+    /// All layers over a batch, without learning; `after` hears of the residual stream `(m, hidden)` after each.
+    fn stream(&mut self, batch: &Batch, after: AfterLayer<'_>) -> Result<Streamed> {
         self.ledger.enter(Phase::Forward);
         self.learner.learn_from(None);
         let (m, counted) = self.upload(batch)?;
@@ -399,25 +422,56 @@ impl Trainer {
         let mut room = BlockWorkspace::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         scaled(d, &mut stream, m * w.hidden, self.embedding_scale)?;
-        {
-            let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
-            let pass = pass(
-                d,
-                batch,
-                self.widths.hidden,
-                self.eps,
-                self.half,
-                self.pairs,
-                &self.turns,
-                [&self.positions, &self.segments],
-            );
-            for layer in &self.weights.layers {
-                pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
+        let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
+        let tables = [&self.positions, &self.segments];
+        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
+        for (l, layer) in self.weights.layers.iter().enumerate() {
+            pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
+            after(l, d, &stream)?;
+        }
+        Ok(Streamed { stream, room, m, counted })
+    }
+
+    /// Logits after the last `rows` of `tokens`, one sequence from its beginning: `(rows, vocab)` into `out`, where there is
+    /// one. `after` hears of the residual stream `(tokens, hidden)` after each layer.
+    ///
+    /// # Errors
+    /// The device's; more tokens than there is room for.
+    pub fn logits(
+        &mut self,
+        tokens: &[u32],
+        rows: usize,
+        mut out: Option<&mut [f32]>,
+        after: AfterLayer<'_>,
+    ) -> Result<()> {
+        let length = tokens.len();
+        let batch = scoped(Scope::Program, || Batch {
+            tokens: tokens.to_vec(),
+            targets: vec![NO_LOSS; length],
+            segments: Vec::new(),
+            sequences: 1,
+            length,
+        });
+        let Streamed { stream, mut room, m, .. } = self.stream(&batch, after)?;
+        scoped(Scope::Program, || drop(batch));
+        let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
+        let Some(first) = m.checked_sub(rows) else {
+            return Err(Error::Internal(format!("logits of {rows} of {m} tokens")));
+        };
+        let w = self.weights.output_norm.buf(&self.learner).all();
+        d.rms_norm(stream.at(first * hidden), w, rows, hidden, self.eps, room.normed.all_mut())?;
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).weight(&self.learner);
+        let wide = HEAD_BLOCK.min(vocab);
+        let mut logits = d.buffer(LOGITS, BlockType::F32, rows * wide)?;
+        for at in (0..vocab).step_by(wide) {
+            let n = wide.min(vocab - at);
+            d.linear(room.normed.all(), rows, head.rows(at, n), None, logits.all_mut(), false)?;
+            let Some(out) = out.as_deref_mut() else { continue };
+            for row in 0..rows {
+                d.download(logits.at(row * n), bytemuck::cast_slice_mut(&mut out[row * vocab + at..][..n]))?;
             }
         }
-        let mut normed = Back::d_normed(d, w, self.capacity())?;
-        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None, best)?;
-        Ok((loss, counted))
+        Ok(())
     }
 
     /// Tokens that buffers have room for.

@@ -201,6 +201,11 @@ pub trait Params: Send + Sync {
     /// Whether this tensor of the base learns; it is then held in `train.dtype`.
     fn learns(&self, role: Role) -> bool;
 
+    /// Whether nothing is meant to learn: the model is only read.
+    fn reads_only(&self) -> bool {
+        false
+    }
+
     /// What wraps this linear, if anything.
     fn adapt(&self, role: Role) -> Option<Box<dyn Adapted>>;
 }
