@@ -14,7 +14,7 @@ use crate::config::{Compute, Config, Engine, Kv, PerKv, Place};
 use crate::device::{Buf, Device};
 use crate::error::{Error, Result};
 use crate::eval::agreement::{self, Agreement, Tolerance, relative_difference};
-use crate::forward::cpu::{BatchShape, PassObserver, Unwatched};
+use crate::forward::cpu::{BatchShape, PassObserver, Stage, Unwatched};
 use crate::forward::runner::Runner as _;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Tag};
@@ -152,7 +152,7 @@ fn run_ours<B: Backend>(
 ) -> Result<f64> {
     let mut runner = backend.load(model, Resolved::new(config, &model.shape)?, ledger, team, &mut |_| ())?;
     let (start, vocab, n) = (Instant::now(), runner.shape().vocab, ids.len());
-    let extent = |batch: usize| BatchShape {
+    let extent = |batch: usize, stage: Stage| BatchShape {
         batch,
         stream: batch,
         rows: n,
@@ -160,10 +160,11 @@ fn run_ours<B: Backend>(
         compute: config.run.compute,
         observe: false,
         map: false,
+        stage,
     };
     {
         let mut seqs = [runner.sequence(n)?];
-        let mut workspace = runner.workspace(team, extent(1))?;
+        let mut workspace = runner.workspace(team, extent(1, Stage::Step))?;
         for (id, out) in ids.iter().zip(logits.chunks_exact_mut(vocab)) {
             runner.decode(&mut seqs, &[*id], &mut workspace, team, &mut Unwatched)?;
             out.copy_from_slice(runner.logits(&workspace, 0));
@@ -171,7 +172,7 @@ fn run_ours<B: Backend>(
     }
     if let Some(out) = streams {
         let mut seq = runner.sequence(n)?;
-        let mut workspace = runner.workspace(team, extent(n))?;
+        let mut workspace = runner.workspace(team, extent(n, Stage::Read))?;
         runner.extend(&mut seq, ids, true, &mut workspace, team, &mut Streams { out })?;
     }
     Ok(start.elapsed().as_secs_f64())
