@@ -39,6 +39,8 @@ pub enum Command {
     Bench(Bench),
     /// Planned against measured over a matrix of configurations
     CheckPlan(CheckPlan),
+    /// Our engine against candle on the same tokens: KL, largest difference, first differing token; exit 1 when they disagree
+    Verify(Verify),
     /// Measure this machine: memory, bandwidths, disk, threads (saved, used by plans)
     Probe(Probe),
 }
@@ -244,6 +246,30 @@ pub struct CheckPlan {
     /// Where: cpu, or cuda:0, whose memory pool is then the second account; what it does not run is passed over
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
+}
+
+/// Both read the first tokens of the prompt, and of the evaluation text after it. Our engine keeps the full cache in f32 and
+/// goes token by token; candle, which shares no kernel with it, keeps none and is slower. A training, an evaluation and every
+/// choice about the cache are left out.
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    #[command(flatten)]
+    pub source: Source,
+    /// Tokens to read, each a position to compare
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one)]
+    pub tokens: usize,
+    /// Also compare the residual stream after every layer
+    #[arg(long)]
+    pub layers: bool,
+    /// What candle computes on: cpu, cuda:0 or metal:0
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub reference: String,
+    /// The model that candle reads instead, such as the same one in another file
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -7,9 +7,9 @@ mod inspect;
 mod merge;
 mod run;
 mod source;
-mod svg;
 mod sweep;
 mod train_bundled;
+mod verify;
 pub mod window;
 
 use std::process::ExitCode;
@@ -47,6 +47,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
         Some(Command::TrainBundled(a)) => train_bundled::train_bundled(&a),
         Some(Command::Bench(a)) => bench::bench(&a),
         Some(Command::CheckPlan(a)) => check_plan::check_plan(&a),
+        Some(Command::Verify(a)) => verify::verify(&a),
         Some(Command::Probe(a)) => inspect::probe(&a),
     }
 }

@@ -29,7 +29,9 @@ pub const ON_ALL: &[Platform] = &[Platform::Cpu, Platform::Cuda];
 impl Platform {
     /// What `config` runs on.
     pub fn of(config: &Config) -> Self {
-        if config.gpu().is_some() { Self::Cuda } else { Self::Cpu }
+        // What candle is asked for is the same on each of its devices.
+        let ours = config.run.engine == crate::config::Engine::Ullage;
+        if ours && config.gpu().is_some() { Self::Cuda } else { Self::Cpu }
     }
 
     /// Its name in a sentence.

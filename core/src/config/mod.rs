@@ -5,6 +5,7 @@
 
 pub mod axes;
 mod choice;
+mod engine;
 pub(crate) mod knob;
 mod parse;
 mod sections;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use axes::Axis;
 pub use choice::{Choice, KnobValue, Knobs, PerKv};
+pub use engine::Engine;
 pub use knob::{Default, Knob, KnobKind};
 pub use parse::{parse, set_key};
 pub use sections::{Kv, KvBudget, Place, Weights};
@@ -218,6 +220,9 @@ pub struct Run {
     pub seed: u64,
     /// exact | int8.
     pub compute: Compute,
+    /// ullage | candle.
+    #[serde(skip_serializing_if = "Engine::is_own")]
+    pub engine: Engine,
 }
 
 /// `[[run.turns]]`: what one side of a conversation said.
@@ -279,6 +284,7 @@ impl std::default::Default for Run {
             sampling: Sampling::default(),
             seed: 0,
             compute: Compute::Exact,
+            engine: Engine::Ullage,
         }
     }
 }
@@ -326,6 +332,7 @@ impl Config {
     pub fn choices(&self) -> Vec<(&'static Axis, String, &Choice)> {
         let mut all = Vec::new();
         self.weights.each(&mut all);
+        all.extend(self.weights.overridden().map(|(key, choice)| (&axes::WEIGHTS_FORMAT, key, choice)));
         self.kv.each(&mut all);
         self.place.each(&mut all);
         if let Some(train) = &self.train {
@@ -353,10 +360,7 @@ impl Config {
         if let Some(train) = &self.train {
             train.check(self)?;
         }
-        let device = self.machine.device.as_str();
-        if device != "cpu" && device.strip_prefix("cuda:").is_none_or(|n| n.parse::<usize>().is_err()) {
-            return Err(Error::config("machine.device", format!("`{device}` is not known; allowed: cpu, cuda:0")));
-        }
+        engine::check(self)?;
         if self.model.adapter_scale != 1.0 && self.model.adapter.is_none() {
             return Err(Error::config("model.adapter_scale", "there is no model.adapter to scale"));
         }

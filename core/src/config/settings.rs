@@ -116,6 +116,8 @@ settings! {
     "run.max_tokens" "Tokens to generate" int(0, 1 << 24), "tokens", "Most tokens to generate a sequence.", |c| whole(c.run.max_tokens);
     "run.batch" "Prompt piece" int(1, 8192), "tokens",
         "Prompt tokens computed at once: less scratch, more passes over the weights; the same results.", |c| whole(c.run.batch);
+    "run.engine" "Engine" words(&["ullage", "candle"]), "",
+        "ullage is our own; candle is the reference: 32-bit floats, no cache, so every token reads the whole text again.", |c| word(&c.run.engine);
     "run.compute" "Arithmetic" words(&["exact", "int8"]), "",
         "exact multiplies in 32-bit floats; int8 rounds activations as ggml does.", |c| word(&c.run.compute);
     "run.ignore_eos" "Past the end" KnobKind::Bool, "",

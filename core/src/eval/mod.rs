@@ -3,6 +3,7 @@
 //! Policies act on what was cached before a token, so only forced tokens after the prompt are scored: perplexity from a
 //! single prefill would be the same for every policy (kv.md §7.1).
 
+pub mod agreement;
 mod fidelity;
 pub mod metrics;
 mod needle;
@@ -97,7 +98,7 @@ pub fn prepare(config: &Config, words: &Words, base: &Path) -> Result<Vec<Prepar
 }
 
 /// The text that evaluations use when no file is named: public domain, in plain English.
-const TEXT: &str = include_str!("../../../assets/text/plain.txt");
+pub(crate) const TEXT: &str = include_str!("../../../assets/text/plain.txt");
 
 /// Reads the text of an evaluation: a file, or the bundled one for an empty name.
 fn text(key: &str, file: &str, base: &Path) -> Result<String> {

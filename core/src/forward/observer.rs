@@ -13,6 +13,8 @@ pub trait PassObserver {
     fn attention(&mut self, _sequence: usize, _layer: usize, _seen: &[f32], _rows: usize) {}
     /// One head's attention for each query of a pass.
     fn map(&mut self, _sequence: usize, _map: HeadRows<'_>) {}
+    /// The residual stream `(rows, hidden)` after a layer.
+    fn residual(&mut self, _layer: usize, _x: &[f32]) {}
 }
 
 /// What one query head looked at, a row a query.

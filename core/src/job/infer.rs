@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "cuda")]
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
-use super::{EventSender, Order, reference};
+use super::{EventSender, Order, candle, reference};
 use crate::catalog;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -120,10 +120,13 @@ pub(super) fn run(
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let config = &order.config;
+    if config.run.engine == config::Engine::Candle {
+        return run_on(|workload| candle::Backend::new(config, workload, cancel), order, inbox, tell, cancel);
+    }
     match config.gpu() {
-        None => run_on(|| Ok(Cpu), order, inbox, tell, cancel),
+        None => run_on(|_| Ok(Cpu), order, inbox, tell, cancel),
         #[cfg(feature = "cuda")]
-        Some(gpu) => run_on(|| Cuda::open(gpu, config), order, inbox, tell, cancel),
+        Some(gpu) => run_on(|_| Cuda::open(gpu, config), order, inbox, tell, cancel),
         #[cfg(not(feature = "cuda"))]
         Some(_) => Err(Error::refused(
             format!("machine.device = {}", config.machine.device),
@@ -134,7 +137,7 @@ pub(super) fn run(
 
 /// Runs an order on what `open` opens.
 fn run_on<B: Backend>(
-    open: impl FnOnce() -> Result<B>,
+    open: impl FnOnce(&Workload) -> Result<B>,
     order: &Order,
     inbox: &Receiver<Command>,
     tell: &mut EventSender,
@@ -150,7 +153,7 @@ fn run_on<B: Backend>(
     }
     let over = planned.over.clone();
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
-    let backend = open()?;
+    let backend = open(&workload)?;
     alloc::scoped(Scope::Program, || {
         tell.event(Event::Started {
             config: Box::new(config.clone()),
@@ -221,7 +224,7 @@ pub(super) fn program() -> Program {
         engine_peak: heap.engine_peak.max(0) as u64,
         heap: heap.program.max(0) as u64,
         rss,
-        rest: rss as i64 - heap.payload - heap.engine - heap.program,
+        rest: rss as i64 - heap.payload - heap.engine - heap.program - heap.guest,
         payload_peak: heap.payload_peak.max(0) as u64,
         escaped: heap.escaped,
     }
@@ -596,8 +599,7 @@ impl<R: Runner> Engine<'_, R> {
     }
 
     fn endless(&self, prompt: usize) -> bool {
-        let p = self.runner.pipeline();
-        !p.select.keeps_all() && p.quota(0, 0, prompt) < p.context()
+        self.runner.pipeline().endless(prompt)
     }
 
     /// Tells the token chosen for a sequence; returns why and with which text it ends, if it does.

@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub mod bench;
+pub(crate) mod candle;
 pub mod dump;
 pub mod fault;
 pub mod infer;
@@ -13,6 +14,7 @@ pub mod train;
 mod train_data;
 mod train_place;
 mod train_show;
+pub mod verify;
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;

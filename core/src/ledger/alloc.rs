@@ -3,6 +3,7 @@
 //! Payload goes through [`payload_alloc`], everything else through [`CountingAlloc`] (installed by the program as its
 //! global allocator). Each thread has a scope: `Engine` on a job's threads, `Program` everywhere else. A block remembers
 //! the scope it was made under in a header before it, so freeing it on another thread is counted right.
+#![allow(unsafe_code, reason = "a global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -19,14 +20,20 @@ pub enum Scope {
     Program = 0,
     /// Small bookkeeping of a job's threads: outside the budget, and watched for escapes.
     Engine = 1,
+    /// What a library allocates for itself on a job's behalf; bounded by a guest row of the ledger.
+    Guest = 2,
+}
+
+impl Scope {
+    const ALL: [Self; 3] = [Self::Program, Self::Engine, Self::Guest];
 }
 
 thread_local! {
     static SCOPE: Cell<u8> = const { Cell::new(Scope::Program as u8) };
 }
 
-static HEAP: [AtomicI64; 2] = [const { AtomicI64::new(0) }; 2];
-static HEAP_PEAK: [AtomicI64; 2] = [const { AtomicI64::new(0) }; 2];
+static HEAP: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
+static HEAP_PEAK: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
 static PAYLOAD: AtomicI64 = AtomicI64::new(0);
 static PAYLOAD_PEAK: AtomicI64 = AtomicI64::new(0);
 static ESCAPED_COUNT: AtomicU64 = AtomicU64::new(0);
@@ -45,6 +52,10 @@ pub struct HeapCounts {
     pub engine_peak: i64,
     /// Live heap bytes made under [`Scope::Program`].
     pub program: i64,
+    /// Live heap bytes made under [`Scope::Guest`].
+    pub guest: i64,
+    /// Most of them at once since [`reset_peaks`].
+    pub guest_peak: i64,
     /// Engine allocations above [`ESCAPE_BYTES`] that were no buffer.
     pub escaped: u64,
     /// The largest of them.
@@ -59,6 +70,8 @@ pub fn counts() -> HeapCounts {
         engine: HEAP[1].load(Relaxed),
         engine_peak: HEAP_PEAK[1].load(Relaxed),
         program: HEAP[0].load(Relaxed),
+        guest: HEAP[2].load(Relaxed),
+        guest_peak: HEAP_PEAK[2].load(Relaxed),
         escaped: ESCAPED_COUNT.load(Relaxed),
         escaped_largest: ESCAPED_LARGEST.load(Relaxed),
     }
@@ -67,7 +80,9 @@ pub fn counts() -> HeapCounts {
 /// Starts the peaks and the escape count anew, at a job's start.
 pub fn reset_peaks() {
     PAYLOAD_PEAK.store(PAYLOAD.load(Relaxed), Relaxed);
-    HEAP_PEAK[1].store(HEAP[1].load(Relaxed), Relaxed);
+    for (peak, now) in HEAP_PEAK.iter().zip(&HEAP) {
+        peak.store(now.load(Relaxed), Relaxed);
+    }
     ESCAPED_COUNT.store(0, Relaxed);
     ESCAPED_LARGEST.store(0, Relaxed);
 }
@@ -75,7 +90,7 @@ pub fn reset_peaks() {
 /// Sets this thread's scope and returns the one before.
 pub fn set_scope(scope: Scope) -> Scope {
     let before = SCOPE.with(|s| s.replace(scope as u8));
-    if before == 0 { Scope::Program } else { Scope::Engine }
+    Scope::ALL.get(usize::from(before)).copied().unwrap_or(Scope::Program)
 }
 
 /// Runs `f` with this thread's allocations counted under `scope`.
@@ -137,8 +152,10 @@ fn with_header(layout: Layout) -> Option<(Layout, usize)> {
 fn count(scope: u8, size: usize) {
     let i = usize::from(scope);
     let now = HEAP[i].fetch_add(size as i64, Relaxed) + size as i64;
+    if scope != Scope::Program as u8 {
+        HEAP_PEAK[i].fetch_max(now, Relaxed);
+    }
     if scope == Scope::Engine as u8 {
-        HEAP_PEAK[1].fetch_max(now, Relaxed);
         if size > ESCAPE_BYTES {
             ESCAPED_COUNT.fetch_add(1, Relaxed);
             ESCAPED_LARGEST.fetch_max(size as u64, Relaxed);
@@ -185,7 +202,7 @@ unsafe impl GlobalAlloc for CountingAlloc {
         // SAFETY: `ptr` came from `alloc` with this layout, so the scope byte and the base are where they were put.
         unsafe {
             let scope = *ptr.sub(1);
-            HEAP[usize::from(scope & 1)].fetch_sub(layout.size() as i64, Relaxed);
+            HEAP[usize::from(scope).min(2)].fetch_sub(layout.size() as i64, Relaxed);
             System.dealloc(ptr.sub(offset), whole);
         }
     }

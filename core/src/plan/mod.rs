@@ -6,6 +6,7 @@
 mod change;
 mod formula;
 mod formula_train;
+pub mod guest;
 mod pieces;
 mod solve;
 mod solve_train;
@@ -23,7 +24,7 @@ pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
 
 use crate::catalog;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
@@ -38,7 +39,7 @@ use crate::place::{self, Placement};
 use crate::schema;
 use crate::shape::ModelShape;
 use crate::train;
-use crate::weights;
+use crate::weights::format::Formats;
 
 /// The ledger row of one row of reference logits.
 pub const REFERENCE: Tag = Tag::device(Category::Workspace, "reference logits");
@@ -130,16 +131,15 @@ impl Resolved {
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
         catalog::check_platform(config)?;
-        let target = schema::build(weights::format::ENTRIES, "weights.format", &config.weights.format)?;
         let placement = schema::build(place::ENTRIES, "place.weights", &config.place.weights)?;
-        let held = target.apply(stored)?;
+        let held = Formats::new(config)?.held(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
             Some(observe) => observe.kv_head(&held)?,
             None => None,
         };
         let gpu = config.gpu();
-        if gpu.is_some() {
+        if gpu.is_some() && config.run.engine == Engine::Ullage {
             gpu::check(config, &held)?;
         }
         Ok(Self { held, pipeline, placement, threads: config.threads(), gpu, followed })
@@ -152,14 +152,14 @@ impl Resolved {
     pub fn plan(&self, config: &Config, stored: &ModelShape, workload: &Workload, machine: &Machine) -> Result<Plan> {
         let draft = draft(config);
         self.walk(config, stored, workload, &draft, &mut |_| ())?;
-        Ok(made(&draft, time::times(stored, self, workload, config, machine), workload))
+        let own = time::times(stored, self, workload, config, machine);
+        let time = if config.run.engine == Engine::Candle { guest::times(own, self, workload) } else { own };
+        Ok(made(&draft, time, workload))
     }
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
     pub fn endless(&self, prompt: usize) -> bool {
-        !self.pipeline.select.keeps_all()
-            && self.pipeline.quota(0, 0, prompt) < self.pipeline.context()
-            && prompt <= self.pipeline.context()
+        self.pipeline.endless(prompt)
     }
 
     /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows
@@ -175,6 +175,9 @@ impl Resolved {
         ledger: &Arc<Ledger>,
         note: &mut dyn FnMut(Note),
     ) -> Result<()> {
+        if config.run.engine == Engine::Candle {
+            return guest::walk(self, config, workload, ledger);
+        }
         let p = &self.pipeline;
         let mut held: Vec<Reservation> = Vec::new();
         let model = place::Model { stored, held: &self.held, threads: self.threads };
@@ -185,7 +188,7 @@ impl Resolved {
             }
             None => {
                 self.placement.plan(model, ledger, &mut held)?;
-                adapter::plan(&self.held, ledger, &mut held)?;
+                adapter::plan(&self.held, self.threads, ledger, &mut held)?;
             }
         }
         let tier = config.cpu_tier();
@@ -314,6 +317,7 @@ pub(crate) mod tests {
                 &[("place.weights", "{ use = \"stream\", from = \"host\" }")],
                 &[("place.weights", "stream"), ("run.batch", "16")],
                 &[("weights.format", "q5_0")],
+                &[("weights.format", "nf4")],
             ],
             &[&[], &[("run.sequences", "3"), ("run.sampling.temperature", "1"), ("observe.bins", "32")]],
             &[&[("run.context", "333")]],

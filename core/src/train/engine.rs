@@ -15,6 +15,7 @@ use super::order::Order;
 use super::params::Params;
 use super::weights::{Builder, Held, Tensor, Weights, load_bytes};
 use crate::blocks::BlockType;
+use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
 use crate::error::{Error, Result};
@@ -23,13 +24,18 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::schema;
-use crate::shape::ModelShape;
+use crate::shape::{self, ModelShape};
+use crate::weights::format::{Formats, Target};
 
 const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
 const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
 const AGAIN: Tag = Tag::device(Category::Workspace, "recomputed layers");
 const STREAM: Tag = Tag::device(Category::Activations, "residual stream");
 const BATCH: Tag = Tag::device(Category::Activations, "batch");
+const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+
+/// Entries of the vocabulary whose logits are computed at once where only logits are wanted.
+const HEAD_BLOCK: usize = 4096;
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 
 /// The techniques of a configuration, built.
@@ -46,10 +52,20 @@ pub struct Techniques {
     pub loss: Box<dyn Loss>,
     /// In which order data comes.
     pub order: Box<dyn Order>,
+    /// How weights that do not learn are held.
+    pub formats: Formats,
 }
 
 impl Techniques {
-    /// Builds the choices of `train`.
+    /// Builds the choices of a configuration with a `[train]` section.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn of(config: &Config) -> Result<Self> {
+        Ok(Self { formats: Formats::new(config)?, ..Self::new(super::plan::section(config)?)? })
+    }
+
+    /// Builds the choices of `train`, with frozen weights as the file has them.
     ///
     /// # Errors
     /// Names the key, the value and what is allowed.
@@ -61,6 +77,7 @@ impl Techniques {
             activations: schema::build(super::activations::ENTRIES, "train.activations", &train.activations)?,
             loss: schema::build(super::loss::ENTRIES, "train.loss", &train.loss)?,
             order: schema::build(super::order::ENTRIES, "train.order", &train.order)?,
+            formats: Target::Original.into(),
         })
     }
 
@@ -82,7 +99,7 @@ impl Techniques {
             kv_heads: shape.widest(|l| l.attention.kv_heads),
             head_dim: shape.widest(|l| l.attention.dim),
             basis: self.basis(shape),
-            load: load_bytes(shape, &*self.params, ty, threads),
+            load: load_bytes(shape, &*self.params, ty, &self.formats, threads),
         }
     }
 }
@@ -135,6 +152,17 @@ pub struct Stepped {
     pub counted: usize,
     /// Whether a norm was clipped.
     pub clipped: bool,
+}
+
+/// Hears of the residual stream after a layer: the layer's number, the device and the stream.
+pub type AfterLayer<'a> = &'a mut dyn FnMut(usize, &dyn Device, &Buf) -> Result<()>;
+
+/// What all layers leave: the residual stream, what they computed in, tokens and targets.
+struct Streamed {
+    stream: Buf,
+    room: BlockWorkspace,
+    m: usize,
+    counted: usize,
 }
 
 /// A model in training.
@@ -190,7 +218,7 @@ impl Trainer {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed } = *setup;
-        let Techniques { params, gradient, optimizer, activations, loss, .. } = techniques;
+        let Techniques { params, gradient, optimizer, activations, loss, formats, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -200,13 +228,14 @@ impl Trainer {
             plan,
             params: &*params,
             ty: dtype(train),
+            formats: &formats,
             load,
             seed,
             learner: &mut learner,
             progress,
         };
         let weights = builder.build(shape)?;
-        if learner.learning() == 0 {
+        if learner.learning() == 0 && !params.reads_only() {
             return Err(Error::refused("train.params", "nothing would learn; choose what does"));
         }
         let m = train.batch * train.length;
@@ -255,6 +284,19 @@ impl Trainer {
             positions,
             segments,
             d,
+        })
+    }
+
+    /// The adapted linears of each layer, in order: the linear, by what scheme, and the numbers of its parameters.
+    pub fn adapters(&self) -> impl Iterator<Item = Vec<(shape::Role, shape::AdapterKind, &[usize])>> {
+        self.weights.layers.iter().map(|layer| {
+            let linears = shape::Role::LINEARS.into_iter().zip(layer.linears());
+            linears
+                .filter_map(|(role, linear)| {
+                    let (adapted, ids) = linear.on.as_ref()?;
+                    Some((role, adapted.kind(), ids.as_slice()))
+                })
+                .collect()
         })
     }
 
@@ -364,6 +406,14 @@ impl Trainer {
     }
 
     fn read(&mut self, batch: &Batch, best: Option<&mut [Best]>) -> Result<(f64, usize)> {
+        let Streamed { stream, mut room, m, counted } = self.stream(batch, &mut |_, _, _| Ok(()))?;
+        let mut normed = Back::d_normed(&*self.d, self.widths, self.capacity())?;
+        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None, best)?;
+        Ok((loss, counted))
+    }
+
+    /// All layers over a batch, without learning; `after` hears of the residual stream `(m, hidden)` after each.
+    fn stream(&mut self, batch: &Batch, after: AfterLayer<'_>) -> Result<Streamed> {
         self.ledger.enter(Phase::Forward);
         self.learner.learn_from(None);
         let (m, counted) = self.upload(batch)?;
@@ -372,25 +422,56 @@ impl Trainer {
         let mut room = BlockWorkspace::new(d, w, self.capacity(), &self.weights.layers)?;
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         scaled(d, &mut stream, m * w.hidden, self.embedding_scale)?;
-        {
-            let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
-            let pass = pass(
-                d,
-                batch,
-                self.widths.hidden,
-                self.eps,
-                self.half,
-                self.pairs,
-                &self.turns,
-                [&self.positions, &self.segments],
-            );
-            for layer in &self.weights.layers {
-                pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
+        let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
+        let tables = [&self.positions, &self.segments];
+        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
+        for (l, layer) in self.weights.layers.iter().enumerate() {
+            pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
+            after(l, d, &stream)?;
+        }
+        Ok(Streamed { stream, room, m, counted })
+    }
+
+    /// Logits after the last `rows` of `tokens`, one sequence from its beginning: `(rows, vocab)` into `out`, where there is
+    /// one. `after` hears of the residual stream `(tokens, hidden)` after each layer.
+    ///
+    /// # Errors
+    /// The device's; more tokens than there is room for.
+    pub fn logits(
+        &mut self,
+        tokens: &[u32],
+        rows: usize,
+        mut out: Option<&mut [f32]>,
+        after: AfterLayer<'_>,
+    ) -> Result<()> {
+        let length = tokens.len();
+        let batch = scoped(Scope::Program, || Batch {
+            tokens: tokens.to_vec(),
+            targets: vec![NO_LOSS; length],
+            segments: Vec::new(),
+            sequences: 1,
+            length,
+        });
+        let Streamed { stream, mut room, m, .. } = self.stream(&batch, after)?;
+        scoped(Scope::Program, || drop(batch));
+        let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
+        let Some(first) = m.checked_sub(rows) else {
+            return Err(Error::Internal(format!("logits of {rows} of {m} tokens")));
+        };
+        let w = self.weights.output_norm.buf(&self.learner).all();
+        d.rms_norm(stream.at(first * hidden), w, rows, hidden, self.eps, room.normed.all_mut())?;
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).weight(&self.learner);
+        let wide = HEAD_BLOCK.min(vocab);
+        let mut logits = d.buffer(LOGITS, BlockType::F32, rows * wide)?;
+        for at in (0..vocab).step_by(wide) {
+            let n = wide.min(vocab - at);
+            d.linear(room.normed.all(), rows, head.rows(at, n), None, logits.all_mut(), false)?;
+            let Some(out) = out.as_deref_mut() else { continue };
+            for row in 0..rows {
+                d.download(logits.at(row * n), bytemuck::cast_slice_mut(&mut out[row * vocab + at..][..n]))?;
             }
         }
-        let mut normed = Back::d_normed(d, w, self.capacity())?;
-        let loss = self.head(&mut room.normed, &mut normed, &stream, m, counted, None, best)?;
-        Ok((loss, counted))
+        Ok(())
     }
 
     /// Tokens that buffers have room for.

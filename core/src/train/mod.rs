@@ -17,6 +17,7 @@ pub mod optimizer;
 pub mod order;
 pub mod params;
 pub mod plan;
+pub mod reader;
 pub mod say;
 pub mod state;
 pub mod weights;
