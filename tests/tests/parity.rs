@@ -42,9 +42,10 @@ fn ours(model: &Arc<Model>, text: &Path, positions: Range<usize>, sets: &[(&str,
     floats(SafeTensors::deserialize(&file).unwrap().tensor("logits").unwrap().data())
 }
 
-/// Mean KL(llama.cpp ‖ ours) over the fixture's largest logits and one bucket for all others, and the share of equal next tokens;
-/// `mine` are `n` rows, which the fixture has from row `first` on.
-fn apart(fixture: &SafeTensors<'_>, name: &str, mine: &[f32], first: usize, n: usize) -> (f64, f64) {
+/// Mean KL(llama.cpp ‖ ours) over the fixture's largest logits and one bucket for all others, and the share of equal next tokens,
+/// those counted as equal whose logits llama.cpp has within `tie`; `mine` are `n` rows, which the fixture has from row `first`
+/// on.
+fn apart(fixture: &SafeTensors<'_>, name: &str, mine: &[f32], (first, n): (usize, usize), tie: f32) -> (f64, f64) {
     let part = |what: &str| fixture.tensor(&format!("{name}.{what}")).unwrap();
     let ids: Vec<usize> = match part("top_ids").dtype() {
         Dtype::U16 => part("top_ids").data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]).into()).collect(),
@@ -72,7 +73,8 @@ fn apart(fixture: &SafeTensors<'_>, name: &str, mine: &[f32], first: usize, n: u
             kl += p_rest * (p_rest / q_rest).ln();
         }
         let best = (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b]).then(b.cmp(a))).unwrap();
-        same += usize::from(best == ids[t * k]);
+        let place = ids[t * k..][..k].iter().position(|id| *id == best);
+        same += usize::from(place.is_some_and(|at| tops[t * k] - tops[t * k + at] <= tie));
     }
     (kl / n as f64, same as f64 / n as f64)
 }
@@ -96,7 +98,7 @@ fn logits_are_llama_cpps() {
     let model = Arc::new(Model::open(&path.display().to_string(), ".".as_ref()).unwrap());
     let n = 128;
     // The file as it is: no farther than llama.cpp's own prefill is from its decoding.
-    let (kl, same) = apart(&fixture, "q4_1.f16", &ours(&model, &text, 0..n, &[]), 0, n);
+    let (kl, same) = apart(&fixture, "q4_1.f16", &ours(&model, &text, 0..n, &[]), (0, n), 0.0);
     let own = &report["self"]["q4_1.f16"];
     eprintln!("as it is: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
     assert!(kl <= 1.25 * own["kl_mean"].as_f64().unwrap(), "{kl}");
@@ -104,7 +106,7 @@ fn logits_are_llama_cpps() {
     // Its weights in f32, where rounding alone is left: of the sums, and of the cache.
     for (cache, most) in [("f32", 1e-8), ("f16", 2e-6)] {
         let sets = [("weights.format", "f32"), ("kv.format", cache)];
-        let (kl, same) = apart(&fixture, "f32.f32", &ours(&model, &text, 0..n, &sets), 0, n);
+        let (kl, same) = apart(&fixture, "f32.f32", &ours(&model, &text, 0..n, &sets), (0, n), 0.0);
         eprintln!("in f32, {cache} cache: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
         assert!(kl.abs() <= most, "{cache}: {kl}");
         assert!((same - 1.0).abs() < 1e-9, "{cache}: {same}");
@@ -142,16 +144,19 @@ fn gemma3_logits_and_greedy_tokens_are_llama_cpps() {
     // The file as it is: no farther than llama.cpp's own prefill is from its decoding.
     let own = &report["self"]["q4_k_m.f16"];
     for (first, at) in stretches.clone() {
-        let (kl, same) = apart(&fixture, "q4_k_m.f16", &ours(&model, &text, at.clone(), &[]), first, at.len());
+        let (kl, same) = apart(&fixture, "q4_k_m.f16", &ours(&model, &text, at.clone(), &[]), (first, at.len()), 0.0);
         eprintln!("as it is, {at:?}: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
         assert!(kl <= 1.25 * own["kl_mean"].as_f64().unwrap(), "{at:?}: {kl}");
         assert!(same >= own["top1"].as_f64().unwrap() - 0.02, "{at:?}: {same}");
     }
     // Its weights in f32, where rounding is left: of the sums, of the cache, and of llama.cpp's table of gelu in f16.
-    for (cache, most) in [("f32", 5e-6), ("f16", 1e-5)] {
+    // Two tokens closer than its prefill is to its decoding are a tie.
+    let tie = report["self"]["f32.f32"]["max_abs_logit"].as_f64().unwrap() as f32;
+    for (cache, most) in [("f32", 1e-6), ("f16", 5e-6)] {
         let sets = [("weights.format", "f32"), ("kv.format", cache)];
         for (first, at) in stretches.clone() {
-            let (kl, same) = apart(&fixture, "f32.f32", &ours(&model, &text, at.clone(), &sets), first, at.len());
+            let (kl, same) =
+                apart(&fixture, "f32.f32", &ours(&model, &text, at.clone(), &sets), (first, at.len()), tie);
             eprintln!("in f32, {cache} cache, {at:?}: mean KL {kl:.3e}, same next token {:.2} %", 100.0 * same);
             assert!(kl.abs() <= most, "{cache} {at:?}: {kl}");
             assert!((same - 1.0).abs() < 1e-9, "{cache} {at:?}: {same}");
