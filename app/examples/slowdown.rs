@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release -p ullage --example slowdown -- [MODEL.gguf …] [--repeats N] [--tokens N] [--set KEY=VALUE …]`
 #![allow(clippy::unwrap_used, reason = "an example")]
+#![allow(unsafe_code, reason = "a clock of the system")]
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -26,15 +27,15 @@ const TABS: [&str; 6] = ["text", "timeline", "attention", "accuracy", "where", "
 /// A screen's shortest time between two frames.
 const SCREEN: Duration = Duration::from_micros(16_667);
 
-struct Asked {
+struct HeldOutQuestion {
     models: Vec<String>,
     repeats: usize,
     tokens: usize,
     sets: Vec<String>,
 }
 
-fn asked() -> Asked {
-    let mut out = Asked { models: Vec::new(), repeats: 5, tokens: 0, sets: Vec::new() };
+fn asked() -> HeldOutQuestion {
+    let mut out = HeldOutQuestion { models: Vec::new(), repeats: 5, tokens: 0, sets: Vec::new() };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {

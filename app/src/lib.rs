@@ -7,7 +7,6 @@ mod inspect;
 mod merge;
 mod run;
 mod source;
-mod svg;
 mod sweep;
 mod train_bundled;
 pub mod window;

@@ -8,7 +8,7 @@ use ullage_core::model::adapter::{self, AdapterFile};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::schema;
 use ullage_core::weights::format;
-use ullage_core::{Bytes, Error, Result, machine};
+use ullage_core::{Bytes, Result, machine};
 
 use crate::args::{Adapter, Merge};
 use crate::source::say;

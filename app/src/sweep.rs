@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use ullage_core::ledger::Tier;
 use ullage_core::report::folder::write_whole;
 use ullage_core::report::protocol::Failure;
 use ullage_core::{Bytes, Error, Result};
+use ullage_panels::pictures;
+use ullage_panels::view::Accuracy;
 
 use crate::args;
 use crate::run::execute;
 use crate::source::{self, Loaded, key_value, say, say_json};
-use crate::svg::{Dot, scatter};
+use crate::window::history::{self, RunSummary};
 
 /// Splits at commas outside brackets, braces and quotes.
 fn split(values: &str) -> Vec<String> {
@@ -89,14 +90,6 @@ fn figures(report: &Value) -> Vec<(String, f64)> {
     out
 }
 
-/// The figure of merit to draw: the first of these that the reports have.
-const MERITS: &[&str] =
-    &["recall.accuracy", "needle.accuracy", "fidelity.kl_mean", "perplexity.perplexity", "decode_tokens_per_second"];
-
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
 pub fn sweep(args: &args::Sweep) -> Result<u8> {
     let points = grid(&args.over)?;
     // A wrong key or value ends the sweep before its first point; choices that refuse each other are a row of the table.
@@ -162,59 +155,77 @@ fn same_config(report: &Value, config: &ullage_core::config::Config) -> bool {
         && serde_json::to_value(config).is_ok_and(|c| report.get("config") == Some(&c))
 }
 
+/// Writes the table and the picture of all points, and says what the table says.
 fn write(args: &args::Sweep, reports: &[(Point, Value)]) -> Result<()> {
+    let csv = table(reports)?;
+    write_whole(&args.out.join("sweep.csv"), csv.as_bytes())?;
+    let accuracy = curves(&args.out, reports);
+    if !accuracy.series.is_empty() {
+        let picture = pictures::accuracy::svg(&accuracy, pictures::accuracy::ENTRY.question, SIZE);
+        write_whole(&args.out.join("sweep.svg"), picture.as_bytes())?;
+    }
+    if !args.json {
+        say(&csv);
+        return Ok(());
+    }
+    let row = |(point, report): &(Point, Value)| {
+        let point: serde_json::Map<_, _> = point.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
+        let figures: serde_json::Map<_, _> = figures(report).into_iter().map(|(k, v)| (k, Value::from(v))).collect();
+        serde_json::json!({ "point": point, "figures": figures, "error": report.get("error") })
+    };
+    say_json(&reports.iter().map(row).collect::<Vec<_>>())
+}
+
+/// A row a point: what was set, every figure that any report has, and the kind of error.
+fn table(reports: &[(Point, Value)]) -> Result<String> {
     let mut columns: Vec<String> = Vec::new();
-    for (_, report) in reports {
-        for (name, _) in figures(report) {
-            if !columns.contains(&name) {
-                columns.push(name);
-            }
+    for (name, _) in reports.iter().flat_map(|(_, report)| figures(report)) {
+        if !columns.contains(&name) {
+            columns.push(name);
         }
     }
-    let keys: Vec<_> = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.clone()).collect()).unwrap_or_default();
-    let mut csv = keys.iter().chain(&columns).map(|c| quoted(c)).collect::<Vec<_>>().join(",") + ",error\n";
-    let mut dots = Vec::new();
+    let wrong = |e: &dyn std::fmt::Display| Error::Internal(format!("writing the table: {e}"));
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let keys = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.as_str()).collect()).unwrap_or(Vec::new());
+    let head = keys.into_iter().chain(columns.iter().map(String::as_str)).chain(["error"]);
+    out.write_record(head).map_err(|e| wrong(&e))?;
+    for (point, report) in reports {
+        let figures = figures(report);
+        let get = |name: &String| figures.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string());
+        let cells = point.iter().map(|(_, v)| v.clone()).chain(columns.iter().map(|c| get(c).unwrap_or_default()));
+        let error = report.pointer("/error/kind").and_then(Value::as_str).unwrap_or_default();
+        out.write_record(cells.chain([error.to_owned()])).map_err(|e| wrong(&e))?;
+    }
+    let bytes = out.into_inner().map_err(|e| wrong(&e))?;
+    String::from_utf8(bytes).map_err(|e| wrong(&e))
+}
+
+/// Width and height of the picture in points.
+const SIZE: egui::Vec2 = egui::vec2(960.0, 480.0);
+
+/// The points as the window draws them: what counts runs along a line, what names a technique is a line of its own. Where nothing was
+/// evaluated, speed is what the bytes bought.
+fn curves(out: &Path, reports: &[(Point, Value)]) -> Accuracy {
     let counts = |key: &str| {
         let mut values = reports.iter().flat_map(|(p, _)| p).filter(|(k, _)| k == key).map(|(_, v)| v);
         values.all(|v| v.parse::<f64>().is_ok() || v.parse::<Bytes>().is_ok())
     };
-    let merit = MERITS.iter().find(|m| columns.iter().any(|c| c == *m)).copied().unwrap_or("decode_tokens_per_second");
-    for (point, report) in reports {
-        let figures = figures(report);
-        let get = |name: &str| figures.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
-        let mut cells: Vec<String> = point.iter().map(|(_, v)| quoted(v)).collect();
-        cells.extend(columns.iter().map(|c| get(c).map_or(String::new(), |v| v.to_string())));
-        let error = report.pointer("/error/kind").and_then(Value::as_str).unwrap_or("");
-        csv += &format!("{},{error}\n", cells.join(","));
-        if let (Some(x), Some(y)) = (get("measured_peak"), get(merit)) {
-            // What counts runs along a line; what names a technique is a line of its own.
-            let (numbers, words): (Point, Point) = point.iter().cloned().partition(|(k, _)| counts(k));
-            dots.push(if numbers.is_empty() || words.is_empty() {
-                Dot { x, y, series: String::new(), label: name(point) }
-            } else {
-                Dot { x, y, series: name(&words), label: name(&numbers) }
-            });
+    let mut runs: Vec<RunSummary> = Vec::new();
+    for (i, (point, _)) in reports.iter().enumerate() {
+        let Some(mut run) = history::summary(&out.join(folder_name(i, point))) else { continue };
+        let (numbers, words): (Point, Point) = point.iter().cloned().partition(|(k, _)| counts(k));
+        let keys = || numbers.iter().map(|(k, _)| k.rsplit('.').next().unwrap_or(k)).collect::<Vec<_>>().join(" ");
+        run.series.series = if words.is_empty() { keys() } else { name(&words) };
+        run.series.label = if numbers.is_empty() { name(&words) } else { name(&numbers) };
+        runs.push(run);
+    }
+    if runs.iter().all(|run| run.values.is_empty()) {
+        for run in &mut runs {
+            run.values.extend(run.line.speed.map(|speed| (history::SPEED.to_owned(), speed)));
         }
     }
-    write_whole(&args.out.join("sweep.csv"), csv.as_bytes())?;
-    if !dots.is_empty() {
-        let title = format!("{merit} against measured bytes ({} tier)", Tier::Device);
-        write_whole(&args.out.join("sweep.svg"), scatter(&title, merit, &dots).as_bytes())?;
-    }
-    if args.json {
-        let rows: Vec<_> = reports
-            .iter()
-            .map(|(p, r)| {
-                let point: serde_json::Map<_, _> = p.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
-                let figures: serde_json::Map<_, _> = figures(r).into_iter().map(|(k, v)| (k, Value::from(v))).collect();
-                serde_json::json!({ "point": point, "figures": figures, "error": r.get("error") })
-            })
-            .collect();
-        say_json(&rows)
-    } else {
-        say(&csv);
-        Ok(())
-    }
+    let (axes, series) = history::curves(runs.iter());
+    Accuracy { axes, series, ..Accuracy::default() }
 }
 
 #[cfg(test)]

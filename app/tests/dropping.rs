@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use desk::screen::Screen;
 use desk::{Desk, SHORT, copy_of_model};
 use egui::vec2;
 use egui_kittest::Harness;
@@ -34,70 +35,30 @@ impl egui::DroppedFile for Dropped {
     }
 }
 
-struct Window(Harness<'static, App>);
-
-impl Window {
-    fn new(room: &Path) -> Self {
-        let ask: Asker = Arc::new(|_: &Ask| Answer::Cancelled);
-        let data = room.join("data");
-        let session =
-            Session::new(Setup { data, remembered: Default::default(), open: None, ask, wake: Arc::new(|| ()) });
-        let app = App::new(&egui::Context::default(), session, &serde_json::Value::Null);
-        let harness = Harness::builder()
-            .with_size(vec2(1280.0, 800.0))
-            .with_max_steps(64)
-            .with_context_setup(ullage_panels::theme::install)
-            .build_ui_state(
-                |ui, app: &mut App| {
-                    app.listen(ui.ctx());
-                    app.draw(ui);
-                },
-                app,
-            );
-        let mut window = Self(harness);
-        window.until("the first plan", |v| v.top.predicted.is_some());
-        window
+fn drop_files(screen: &mut Screen, paths: &[&Path]) {
+    for path in paths {
+        screen.harness.input_mut().dropped_files.push(Arc::new(Dropped(path.to_path_buf())));
     }
+    screen.harness.step();
+}
 
-    fn drop_files(&mut self, paths: &[&Path]) {
-        for path in paths {
-            self.0.input_mut().dropped_files.push(Arc::new(Dropped(path.to_path_buf())));
-        }
-        self.0.step();
-    }
+/// What a failure says, on screen and in the view.
+#[track_caller]
+fn refused(screen: &mut Screen, path: &Path) -> String {
+    screen.put_away_notices();
+    drop_files(screen, &[path]);
+    screen.until_view("the refusal", |v| v.notices.iter().any(|n| n.failure));
+    screen.harness.step();
+    let notice = screen.session().view().notices.iter().find(|n| n.failure).unwrap().clone();
+    assert!(screen.harness.query_all_by_label_contains(&notice.title).next().is_some(), "{notice:?} is on screen");
+    format!("{}: {}", notice.title, notice.detail)
+}
 
-    #[track_caller]
-    fn until(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) {
-        let start = Instant::now();
-        loop {
-            self.0.step();
-            let view = self.0.state_mut().session().view();
-            if wanted(view) {
-                return;
-            }
-            let (notices, status) = (&view.notices, &view.status);
-            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {notices:?} {status:?}");
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
-
-    fn put_away(&mut self) {
-        for n in self.0.state_mut().session().view().notices.clone() {
-            self.0.state_mut().session().act(Action::PutAway(n.id));
-        }
-    }
-
-    /// What a failure says, on screen and in the view.
-    #[track_caller]
-    fn refused(&mut self, path: &Path) -> String {
-        self.put_away();
-        self.drop_files(&[path]);
-        self.until("the refusal", |v| v.notices.iter().any(|n| n.failure));
-        self.0.step();
-        let notice = self.0.state_mut().session().view().notices.iter().find(|n| n.failure).unwrap().clone();
-        assert!(self.0.query_all_by_label_contains(&notice.title).next().is_some(), "{notice:?} is on screen");
-        format!("{}: {}", notice.title, notice.detail)
-    }
+/// A window that has its first plan.
+fn window() -> Screen {
+    let mut screen = Screen::new();
+    screen.until_view("the first plan", |v| v.top.predicted.is_some());
+    screen
 }
 
 #[test]
@@ -110,43 +71,43 @@ fn models_configurations_curves_and_runs_open_where_they_are_dropped() {
     desk.run();
     let run = desk.folder();
 
-    let mut window = Window::new(room.path());
+    let mut window = window();
     let model = at("dropped model.gguf");
     copy_of_model(&model);
-    window.drop_files(&[&model]);
-    window.until("the model", |v| v.top.model.path == model.display().to_string() && v.top.predicted.is_some());
+    drop_files(&mut window, &[&model]);
+    window.until_view("the model", |v| v.top.model.path == model.display().to_string() && v.top.predicted.is_some());
 
     std::fs::write(at("mine.toml"), "schema = 1\n[model]\npath = \"bundled:recall\"\n[run]\ncontext = 333\n").unwrap();
-    window.drop_files(&[&at("mine.toml")]);
-    window.until("the configuration", |v| v.top.workload.iter().any(|f| f.value == 333));
-    assert_eq!(window.0.state_mut().session().config().model.path, "bundled:recall");
+    drop_files(&mut window, &[&at("mine.toml")]);
+    window.until_view("the configuration", |v| v.top.workload.iter().any(|f| f.value == 333));
+    assert_eq!(window.session().config().model.path, "bundled:recall");
 
     std::fs::write(at("h200.csv"), "label,bytes,recall.accuracy\nall,12000000,0.99\n").unwrap();
-    window.drop_files(&[&at("h200.csv")]);
-    window.until("the curve", |v| v.accuracy.series.iter().any(|s| s.name == "h200"));
+    drop_files(&mut window, &[&at("h200.csv")]);
+    window.until_view("the curve", |v| v.accuracy.series.iter().any(|s| s.name == "h200"));
 
-    window.drop_files(&[&run]);
-    window.until("the run", |v| v.text.of_run.is_some());
+    drop_files(&mut window, &[&run]);
+    window.until_view("the run", |v| v.text.of_run.is_some());
     let name = run.file_name().unwrap().to_string_lossy().into_owned();
-    let of_run = window.0.state_mut().session().view().text.of_run.clone().unwrap();
+    let of_run = window.session().view().text.of_run.clone().unwrap();
     assert!(of_run.contains(&name), "{of_run}");
 
     // Several at once: each is opened.
     std::fs::write(at("l4.csv"), "label,bytes,recall.accuracy\nall,12000000,0.98\n").unwrap();
     std::fs::write(at("next.toml"), "schema = 1\n[run]\ncontext = 444\n").unwrap();
-    window.drop_files(&[&at("l4.csv"), &at("next.toml")]);
-    window.until("both", |v| {
+    drop_files(&mut window, &[&at("l4.csv"), &at("next.toml")]);
+    window.until_view("both", |v| {
         v.accuracy.series.iter().any(|s| s.name == "l4") && v.top.workload.iter().any(|f| f.value == 444)
     });
-    assert!(window.0.state_mut().session().view().notices.iter().all(|n| !n.failure));
+    assert!(window.session().view().notices.iter().all(|n| !n.failure));
 }
 
 #[test]
 fn nonsense_is_refused_by_name_and_changes_nothing() {
     let room = tempfile::tempdir().unwrap();
     let at = |name: &str| room.path().join(name);
-    let mut window = Window::new(room.path());
-    let config = window.0.state_mut().session().config().clone();
+    let mut window = window();
+    let config = window.session().config().clone();
     std::fs::write(at("holiday.jpeg"), [0xFF, 0xD8, 0xFF, 0xE0, 0, 16, b'J', b'F', b'I', b'F']).unwrap();
     std::fs::write(at("empty.gguf"), []).unwrap();
     std::fs::write(at("wrong.toml"), "schema = 1\n[run]\ncontext = \"long\"\n").unwrap();
@@ -160,25 +121,29 @@ fn nonsense_is_refused_by_name_and_changes_nothing() {
         ("photos", "photos"),
         ("gone.gguf", "gone.gguf"),
     ] {
-        let said = window.refused(&at(name));
+        let said = refused(&mut window, &at(name));
         assert!(said.contains(name) && said.to_lowercase().contains(word), "{name}: {said}");
-        assert_eq!(*window.0.state_mut().session().config(), config, "{name}");
+        assert_eq!(*window.session().config(), config, "{name}");
     }
     // A file dropped after all of these opens.
-    window.put_away();
+    window.put_away_notices();
     copy_of_model(&at("mine.gguf"));
-    window.drop_files(&[&at("mine.gguf")]);
-    window.until("the model", |v| v.top.model.path.ends_with("mine.gguf") && v.top.predicted.is_some());
+    drop_files(&mut window, &[&at("mine.gguf")]);
+    window.until_view("the model", |v| v.top.model.path.ends_with("mine.gguf") && v.top.predicted.is_some());
 }
 
 #[test]
 fn files_held_over_the_window_say_what_dropping_does() {
     let room = tempfile::tempdir().unwrap();
-    let mut window = Window::new(room.path());
-    let before = window.0.output().shapes.len();
-    window.0.input_mut().hovered_files.push(egui::HoveredFile { path: Some("m.gguf".into()), ..Default::default() });
-    window.0.step();
-    assert!(window.0.output().shapes.len() > before, "the veil and its words");
+    let mut window = window();
+    let before = window.harness.output().shapes.len();
+    window
+        .harness
+        .input_mut()
+        .hovered_files
+        .push(egui::HoveredFile { path: Some("m.gguf".into()), ..Default::default() });
+    window.harness.step();
+    assert!(window.harness.output().shapes.len() > before, "the veil and its words");
 }
 
 #[test]
@@ -237,7 +202,7 @@ fn a_picture_of_the_screen_is_written_as_png() {
     let mut desk = Desk::new(None);
     desk.until("the model", |v| v.top.predicted.is_some());
     let path = desk.room.path().join("timeline.png");
-    desk.answers.lock().unwrap().push(Answer::Path(path.clone()));
+    desk.will_choose(&path);
     desk.session.shutter()("timeline.png".into(), [2, 1], vec![255, 0, 0, 255, 0, 0, 255, 255]);
     desk.until("the file", |v| v.notices.iter().any(|n| n.title == "Saved"));
     let image = image::open(&path).unwrap().to_rgba8();

@@ -1,5 +1,6 @@
 //! What goes wrong while a run goes on: it is said, nothing that was done is lost, and the window lives.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
+#![allow(unsafe_code, reason = "system calls")]
 
 mod desk;
 

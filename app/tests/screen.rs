@@ -1,6 +1,8 @@
 //! The window driven as a person or a screen reader does: by the names of what is on screen alone.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
+mod desk;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,85 +22,9 @@ use ullage_core::ledger::alloc::CountingAlloc;
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;
 
-struct Screen {
-    harness: Harness<'static, App>,
-    room: TempDir,
-    answers: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-fn screen() -> Screen {
-    let room = tempfile::tempdir().unwrap();
-    let data = room.path().join("data");
-    let answers = Arc::new(Mutex::new(Vec::new()));
-    let mine = Arc::clone(&answers);
-    let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().map_or(Answer::Cancelled, Answer::Path));
-    let remembered = store::load(&store::file(&data));
-    let session = Session::new(Setup { data, remembered, open: None, ask, wake: Arc::new(|| ()) });
-    let context = egui::Context::default();
-    let app = App::new(&context, session, &serde_json::Value::Null);
-    let harness = Harness::builder()
-        .with_size(vec2(1280.0, 800.0))
-        .with_max_steps(64)
-        .with_context_setup(ullage_panels::theme::install)
-        .build_ui_state(
-            |ui, app: &mut App| {
-                app.listen(ui.ctx());
-                app.draw(ui);
-            },
-            app,
-        );
-    Screen { harness, room, answers }
-}
-
-impl Screen {
-    /// Steps until something is as wanted.
-    #[track_caller]
-    fn until(&mut self, what: &str, mut wanted: impl FnMut(&Harness<'static, App>) -> bool) {
-        let start = Instant::now();
-        loop {
-            self.harness.step();
-            if wanted(&self.harness) {
-                return;
-            }
-            if start.elapsed() > Duration::from_secs(120) {
-                let view = self.harness.state_mut().session().view();
-                panic!("waiting for {what}: {:?} {:?}", view.notices, view.status);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[track_caller]
-    fn until_label(&mut self, part: &str) {
-        self.until(part, |h| h.query_all_by_label_contains(part).next().is_some());
-    }
-
-    fn click(&mut self, label: &str) {
-        self.harness.get_by_label(label).click();
-        self.harness.step();
-    }
-
-    fn settle(&mut self) {
-        self.until("the plan", |_| true);
-        let start = Instant::now();
-        while !self.harness.state_mut().session().settled() {
-            self.harness.step();
-            assert!(start.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.harness.step();
-    }
-
-    /// The label of a node that begins with this.
-    fn label(&self, start: &str) -> Option<String> {
-        let nodes = self.harness.query_all_by_label_contains(start);
-        nodes.filter_map(|n| n.accesskit_node().label()).find(|l| l.starts_with(start))
-    }
-}
-
 #[test]
 fn a_persons_first_minute() {
-    let mut s = screen();
+    let mut s = Screen::new();
     // It opens on the bundled model, over its limit, with one button that brings it back.
     s.until_label("Do it: ");
     s.until_label("over the limit");
@@ -139,7 +65,7 @@ fn a_persons_first_minute() {
     // Take it home and bring it back.
     let config = s.harness.state_mut().session().config().clone();
     let path = s.room.path().join("mine.toml");
-    s.answers.lock().unwrap().push(path.clone());
+    s.will_choose(&path);
     s.harness.key_press_modifiers(Modifiers::COMMAND, Key::E);
     s.until_label("mine.toml");
     assert_eq!(from_toml(&std::fs::read_to_string(&path).unwrap(), &[]).unwrap(), config);
@@ -147,7 +73,7 @@ fn a_persons_first_minute() {
     s.until("the change", |_| true);
     s.settle();
     assert_ne!(*s.harness.state_mut().session().config(), config);
-    s.answers.lock().unwrap().push(path);
+    s.will_choose(&path);
     s.harness.key_press_modifiers(Modifiers::COMMAND, Key::O);
     s.until("the import", |_| true);
     let start = Instant::now();
@@ -165,7 +91,7 @@ fn a_persons_first_minute() {
 
 #[test]
 fn nothing_new_means_no_frame() {
-    let mut s = screen();
+    let mut s = Screen::new();
     s.until_label("Do it: ");
     s.settle();
     let start = Instant::now();
@@ -184,7 +110,7 @@ fn nothing_new_means_no_frame() {
 /// Trains a few steps of an adapter, then generates without it, with it, and with it merged, by the names on screen alone.
 #[test]
 fn an_adapter_is_learned_then_switched_on_off_and_merged() {
-    let mut s = screen();
+    let mut s = Screen::new();
     s.until_label("Do it: ");
     let set = |s: &mut Screen, sets: &[(&str, &str)]| {
         let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

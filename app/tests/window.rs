@@ -1,6 +1,8 @@
 //! The workbench without a screen: what a person does, through the session's actions and view alone.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
+mod desk;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,97 +20,6 @@ use ullage_panels::view::{Card, Tier, Variant, View};
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;
 
-/// A session in a folder of its own, and where its dialogs answer.
-struct Desk {
-    session: Session,
-    room: TempDir,
-    answers: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-fn desk(open: Option<Start>) -> Desk {
-    desk_in(tempfile::tempdir().unwrap(), open)
-}
-
-fn desk_in(room: TempDir, open: Option<Start>) -> Desk {
-    let answers = Arc::new(Mutex::new(Vec::new()));
-    let mine = Arc::clone(&answers);
-    let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().map_or(Answer::Cancelled, Answer::Path));
-    let data = room.path().join("data");
-    let remembered = store::load(&store::file(&data));
-    let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()) });
-    Desk { session, room, answers }
-}
-
-impl Desk {
-    /// Waits until the view is as wanted.
-    #[track_caller]
-    fn until(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
-        let start = Instant::now();
-        loop {
-            self.session.tick();
-            let view = self.session.view();
-            if wanted(view) {
-                return view.clone();
-            }
-            let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
-            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {said:?} {:?}", view.status);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// As [`Self::until`], once the newest configuration is planned and priced.
-    #[track_caller]
-    fn settled(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
-        let start = Instant::now();
-        loop {
-            self.session.tick();
-            let settled = self.session.settled();
-            let view = self.session.view();
-            if settled && wanted(view) {
-                return view.clone();
-            }
-            let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
-            assert!(start.elapsed() < Duration::from_secs(120), "waiting for {what}: {said:?} {:?}", view.status);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn set(&mut self, sets: &[(&str, &str)]) {
-        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        self.session.act(Action::Set { what: "set".into(), sets, gesture: None });
-    }
-
-    /// Waits for the prices of the present configuration.
-    #[track_caller]
-    fn priced(&mut self) -> View {
-        self.settled("prices", |v| v.top.predicted.is_some())
-    }
-
-    #[track_caller]
-    fn ready(&mut self) -> View {
-        self.settled("a plan", |v| v.top.predicted.is_some() && v.status.blocked.is_empty())
-    }
-
-    #[track_caller]
-    fn run(&mut self) -> View {
-        self.ready();
-        self.session.act(Action::Run);
-        self.until("the run to begin", |v| v.status.running || v.top.measured.is_some());
-        self.until("the run to end", |v| !v.status.running)
-    }
-
-    fn exported(&mut self) -> String {
-        self.session.act(Action::CopyToml);
-        let effects = self.session.effects();
-        let [Effect::Copy(text)] = &effects[..] else { panic!("{effects:?}") };
-        text.clone()
-    }
-
-    fn failures(&mut self) -> Vec<String> {
-        self.session.view().notices.iter().filter(|n| n.failure).map(|n| format!("{}: {}", n.title, n.detail)).collect()
-    }
-}
-
 fn card<'a>(view: &'a View, key: &str) -> &'a Card {
     view.cards.iter().flat_map(|s| &s.cards).find(|c| c.key == key).unwrap_or_else(|| panic!("no card {key}"))
 }
@@ -117,12 +28,9 @@ fn variant<'a>(view: &'a View, key: &str, id: &str) -> &'a Variant {
     card(view, key).variants.iter().find(|v| v.id == id).unwrap_or_else(|| panic!("no variant {key} {id}"))
 }
 
-/// A run that is over in a blink.
-const SHORT: [(&str, &str); 3] = [("run.max_tokens", "12"), ("run.context", "96"), ("budget.device", "unlimited")];
-
 #[test]
 fn a_first_minute_over_the_limit_back_below_it_run_and_taken_home() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     // The first start: the bundled model, over the limit, one change away from fitting.
     let view = desk.until("the first start", |v| v.top.way_back.is_some());
     let bar = &view.top.predicted.as_ref().unwrap().instants[0].tiers[0].1;
@@ -162,7 +70,7 @@ fn a_first_minute_over_the_limit_back_below_it_run_and_taken_home() {
     assert_eq!(from_toml(&text, &[]).unwrap(), *desk.session.config());
     assert!(text.contains("# predicted  peak device") && text.contains("# measured   peak device"), "{text}");
     let path = desk.room.path().join("mine.toml");
-    desk.answers.lock().unwrap().push(path.clone());
+    desk.will_choose(&path);
     desk.session.act(Action::ExportDialog);
     desk.until("the export", |v| v.notices.iter().any(|n| n.title == "Saved"));
     let config = desk.session.config().clone();
@@ -181,7 +89,7 @@ fn a_first_minute_over_the_limit_back_below_it_run_and_taken_home() {
 
 #[test]
 fn undo_and_redo_go_over_every_change() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.until("the model", |v| !v.top.model.name.is_empty());
     let before = desk.session.config().clone();
     for (i, mib) in [40, 30, 20].iter().enumerate() {
@@ -204,7 +112,7 @@ fn undo_and_redo_go_over_every_change() {
 
 #[test]
 fn prices_are_known_before_the_click_and_come_true_after_it() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     let view = desk.priced();
     let q8 = variant(&view, "kv.format", "q8_0").clone();
     let price = q8.price.unwrap();
@@ -222,7 +130,7 @@ fn prices_are_known_before_the_click_and_come_true_after_it() {
 
 #[test]
 fn stopping_is_heard_at_once_and_what_was_done_is_kept() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&[
         ("run.max_tokens", "4000"),
         ("run.context", "4096"),
@@ -264,7 +172,7 @@ impl Desk {
 
 #[test]
 fn two_runs_stand_side_by_side_reopen_without_a_model_and_go_when_deleted() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&SHORT);
     desk.run();
     desk.ready_after(&[("kv.select", "window"), ("kv.budget.rows", "6")]);
@@ -290,7 +198,7 @@ fn two_runs_stand_side_by_side_reopen_without_a_model_and_go_when_deleted() {
     let folder = room.path().join("data/runs").join(&names[0]);
     let text = std::fs::read_to_string(folder.join("config.toml")).unwrap();
     std::fs::write(folder.join("config.toml"), text.replace("bundled:recall", "/gone.gguf")).unwrap();
-    let mut desk = desk_in(room, Some(Start::Path(folder.display().to_string())));
+    let mut desk = Desk::within(room, Some(Start::Path(folder.display().to_string())));
     let view = desk.until("the run", |v| v.text.of_run.is_some());
     assert!(view.text.sequences[0].tokens.len() > view.text.sequences[0].prompt);
     assert!(view.top.measured.is_some() && !view.timeline.moments.is_empty());
@@ -306,7 +214,7 @@ fn a_model_that_is_gone_or_damaged_is_a_notice_and_the_window_goes_on() {
     let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bundled/recall.gguf");
     std::fs::copy(&bundled, &model).unwrap();
     let path = model.display().to_string();
-    let mut desk = desk_in(room, Some(Start::Path(path.clone())));
+    let mut desk = Desk::within(room, Some(Start::Path(path.clone())));
     desk.until("the model", |v| v.top.model.path == path);
     // The file vanishes: what is open still runs or says why; opening it again says why.
     std::fs::remove_file(&model).unwrap();
@@ -330,28 +238,28 @@ fn a_model_that_is_gone_or_damaged_is_a_notice_and_the_window_goes_on() {
 
 #[test]
 fn what_is_remembered_comes_back_and_a_damaged_file_is_a_notice() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&SHORT);
     desk.set(&[("kv.format", "q8_0")]);
     let config = desk.session.config().clone();
     desk.session.remember(Some([900.0, 700.0]), Some([10.0, 20.0]), serde_json::json!({ "tab": 3 }));
     desk.session.close();
     let room = desk.room;
-    let mut desk = desk_in(room, None);
+    let mut desk = Desk::within(room, None);
     assert_eq!(*desk.session.config(), config);
     let view = desk.until("the model", |v| !v.top.model.name.is_empty());
     assert_eq!(view.top.recent[0].path, "bundled:recall");
     desk.session.close();
     let file = store::file(&desk.room.path().join("data"));
     std::fs::write(&file, b"{ damaged").unwrap();
-    let mut desk = desk_in(desk.room, None);
+    let mut desk = Desk::within(desk.room, None);
     let view = desk.until("the model", |v| !v.top.model.name.is_empty());
     assert!(view.notices.iter().any(|n| n.detail.contains("window.json")), "{:?}", view.notices);
 }
 
 #[test]
 fn a_sweep_is_a_line_of_points_planned_before_they_are_run() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     let view = desk.ready_after(&[("budget.device", "unlimited"), ("run.context", "512"), ("run.max_tokens", "8")]);
     let sweep = view.accuracy.sweeps.iter().find(|(name, _)| name.contains("H2O")).unwrap();
     assert!(sweep.1.len() >= 3);
@@ -401,7 +309,7 @@ fn a_sweep_is_a_line_of_points_planned_before_they_are_run() {
 
 #[test]
 fn closing_while_a_run_goes_on_keeps_what_it_did() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&[
         ("run.max_tokens", "4000"),
         ("run.context", "4096"),
@@ -424,7 +332,7 @@ fn a_run_that_cannot_be_saved_goes_on_and_says_so() {
     std::fs::create_dir_all(room.path().join("data")).unwrap();
     // A file where the folder of runs would be.
     std::fs::write(room.path().join("data/runs"), b"").unwrap();
-    let mut desk = desk_in(room, None);
+    let mut desk = Desk::within(room, None);
     desk.ready_after(&SHORT);
     let view = desk.run();
     assert!(
@@ -437,7 +345,7 @@ fn a_run_that_cannot_be_saved_goes_on_and_says_so() {
 
 #[test]
 fn a_conversation_has_a_history_that_can_be_changed() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&[
         ("run.chat", "true"),
         ("run.max_tokens", "12"),
@@ -481,7 +389,7 @@ fn a_conversation_has_a_history_that_can_be_changed() {
 
 #[test]
 fn one_head_is_kept_whole_when_it_is_watched() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&SHORT);
     desk.session.act(Action::WatchHead(Some((2, 5))));
     assert_eq!(desk.session.view().attention.chosen, Some((2, 5)));
@@ -501,7 +409,7 @@ fn one_head_is_kept_whole_when_it_is_watched() {
 
 #[test]
 fn a_familiar_card_is_planned_for_but_not_run_on() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     let view = desk.ready_after(&SHORT);
     let here = view.top.predicted_speed.unwrap().1;
     let tick = view.top.limit.ticks.iter().find(|t| t.label.contains("RTX 4090")).unwrap();
@@ -518,7 +426,7 @@ fn a_familiar_card_is_planned_for_but_not_run_on() {
 
 #[test]
 fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&SHORT);
     let path = desk.room.path().join("server.csv");
     std::fs::write(&path, "label,bytes,recall.accuracy,machine\nh2o 0.2,7000000,0.5,H200\nall,12000000,0.99,H200\n")
@@ -532,7 +440,7 @@ fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
 
 #[test]
 fn fine_tuning_is_a_mode_with_choices_prices_and_runs_of_its_own() {
-    let mut desk = desk(None);
+    let mut desk = Desk::new(None);
     desk.ready_after(&SHORT);
     let before = desk.session.config().clone();
     desk.session.act(Action::Mode("train".into()));

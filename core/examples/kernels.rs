@@ -1,5 +1,6 @@
 //! Times the CPU kernels on the shapes of SmolLM2-135M, every layer's weights being its own as in a real token:
 //! `cargo run --release --example kernels [threads] [repeats] [most rows]`. Each layer's best of the repeats, as other work may share the cores.
+#![allow(unsafe_code, reason = "a clock of the system")]
 
 use std::time::Instant;
 

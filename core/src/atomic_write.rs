@@ -1,4 +1,5 @@
 //! Files and folders that appear whole or not at all: written beside their place, put on the disk, then renamed into it.
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};

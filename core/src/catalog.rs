@@ -51,6 +51,7 @@ static LISTS: &[&dyn List] = &[
     &kv::merge::ENTRIES,
     &kv::channels::ENTRIES,
     &kv::format::ENTRIES,
+    &kv::read::ENTRIES,
     &kv::alloc::ENTRIES,
     &place::ENTRIES,
     &place::KV_ENTRIES,

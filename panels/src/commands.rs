@@ -6,13 +6,13 @@ use egui::{
 };
 
 use crate::action::Action;
-use crate::cards;
 use crate::kit::{self, BODY, SMALL};
-use crate::pictures::Tab;
+use crate::pictures::Pictures;
 use crate::theme::{CORNER, GRID};
 use crate::top;
 use crate::view::{AdapterUse, Card, View};
 use crate::words;
+use crate::{cards, keys};
 
 const WIDE: f32 = 600.0;
 const ROW: f32 = 28.0;
@@ -20,12 +20,14 @@ const ROW: f32 = 28.0;
 const ROWS: f32 = 12.0;
 
 /// What choosing a command does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Does {
     /// Asks the program for it.
     Ask(Action),
-    /// Shows a picture.
-    Show(Tab),
+    /// Shows the picture of a tab.
+    Show(&'static str),
+    /// Copies a picture's data.
+    Copy(fn(&View) -> String),
     /// Opens a card.
     Card(String),
     /// Opens the menu of models.
@@ -39,13 +41,13 @@ pub(crate) enum Does {
 }
 
 /// One command.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Command {
     /// Its words.
     pub name: String,
     /// A figure or shortcut at the right.
     pub detail: String,
-    /// What it does.
+    /// What choosing it does.
     pub does: Does,
 }
 
@@ -54,7 +56,7 @@ fn command(name: impl Into<String>, detail: impl Into<String>, does: Does) -> Co
 }
 
 /// Every command there is now: what can be run, pictures, what brings the peak down, every choice on every card, models.
-pub(crate) fn all(view: &View) -> Vec<Command> {
+pub(crate) fn all(view: &View, pictures: &Pictures) -> Vec<Command> {
     let mut list = Vec::new();
     let status = &view.status;
     let ask = |a: Action| Does::Ask(a);
@@ -82,12 +84,12 @@ pub(crate) fn all(view: &View) -> Vec<Command> {
             list.push(command(format!("{name}: {what}"), keys, ask(action)));
         }
     }
-    for (i, tab) in Tab::ALL.into_iter().enumerate() {
-        list.push(command(
-            format!("Show {}", tab.label_while(view.learning.is_some())),
-            format!("Ctrl-{}", i + 1),
-            Does::Show(tab),
-        ));
+    for (i, entry) in pictures.tabs(view).into_iter().enumerate() {
+        let keys = keys::of_tab(i).unwrap_or_default();
+        list.push(command(format!("Show {}", entry.title), keys, Does::Show(entry.tab)));
+    }
+    for entry in pictures.tabs(view) {
+        list.push(command(format!("Copy the data of {}", entry.title), "CSV", Does::Copy(entry.csv)));
     }
     if let Some(adapter) = view.text.adapter.as_ref().filter(|a| !a.merging) {
         let uses = [(AdapterUse::On, "on"), (AdapterUse::Off, "off"), (AdapterUse::Merged, "merged")];
@@ -173,7 +175,7 @@ pub(crate) fn score(query: &str, text: &str) -> Option<i32> {
 /// The palette while it is open.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PaletteState {
-    /// Whether it is.
+    /// True while it is on screen.
     pub open: bool,
     query: String,
     at: usize,
@@ -194,13 +196,13 @@ pub(crate) fn matching<'a>(list: &'a [Command], query: &str) -> Vec<&'a Command>
 }
 
 /// Draws it; what was chosen, if anything was.
-pub(crate) fn show(ui: &mut Ui, view: &View, state: &mut PaletteState) -> Option<Does> {
+pub(crate) fn show(ui: &mut Ui, view: &View, pictures: &Pictures, state: &mut PaletteState) -> Option<Does> {
     if !state.open {
         return None;
     }
     let id = Id::unique("palette");
     let area = Area::new(id).order(Order::Foreground).anchor(Align2::CENTER_TOP, vec2(0.0, 72.0));
-    let list = all(view);
+    let list = all(view, pictures);
     let modal = Modal::new(id).area(area).show(ui.ctx(), |ui| contents(ui, &list, state));
     let done = modal.inner.is_some() || modal.should_close();
     if done {

@@ -4,13 +4,13 @@ use egui::{Context, Id, Key, Modal, Modifiers, Ui};
 
 use crate::commands::Does;
 use crate::kit::{self, BODY, SMALL};
-use crate::pictures::Tab;
+use crate::pictures::{Entry, Pictures};
 use crate::theme::{GRID, TEXT};
 use crate::view::View;
 use crate::{Action, top};
 
 /// Keys and what they do, as listed.
-const LIST: [(&str, &str); 14] = [
+const LIST: [(&str, &str); 13] = [
     ("Space", "Run, pause, resume"),
     ("Ctrl-K", "Commands by name"),
     ("Ctrl-L", "Memory limit"),
@@ -21,16 +21,21 @@ const LIST: [(&str, &str); 14] = [
     ("Ctrl-Shift-Z", "Redo it"),
     ("Ctrl-O", "Open a model or configuration"),
     ("Ctrl-E", "Export TOML"),
-    ("Ctrl-1 … Ctrl-6", "Text, Timeline, Attention, Accuracy, Where, History"),
     ("Ctrl-I", "Show or fold the About panel"),
     ("Tab, Shift-Tab", "Next and previous control"),
     ("F1", "This list"),
 ];
 
-const DIGITS: [Key; 6] = [Key::Num1, Key::Num2, Key::Num3, Key::Num4, Key::Num5, Key::Num6];
+const DIGITS: [Key; 9] =
+    [Key::Num1, Key::Num2, Key::Num3, Key::Num4, Key::Num5, Key::Num6, Key::Num7, Key::Num8, Key::Num9];
+
+/// The keys of a tab by its number from the left; `None` for those beyond the digits.
+pub(crate) fn of_tab(i: usize) -> Option<String> {
+    (i < DIGITS.len()).then(|| format!("Ctrl-{}", i + 1))
+}
 
 /// What was asked for by keyboard in this frame. The palette's own keys are its own.
-pub(crate) fn pressed(ctx: &Context, view: &View, palette: &mut bool) -> Vec<Does> {
+pub(crate) fn pressed(ctx: &Context, view: &View, pictures: &Pictures, palette: &mut bool) -> Vec<Does> {
     let mut asked = Vec::new();
     let writing = ctx.text_edit_focused();
     let focused = ctx.memory(|m| m.focused());
@@ -51,9 +56,9 @@ pub(crate) fn pressed(ctx: &Context, view: &View, palette: &mut bool) -> Vec<Doe
                 asked.push(does);
             }
         }
-        for (tab, key) in Tab::ALL.into_iter().zip(DIGITS) {
+        for (entry, key) in pictures.tabs(view).into_iter().zip(DIGITS) {
             if hit(Modifiers::COMMAND, key) {
-                asked.push(Does::Show(tab));
+                asked.push(Does::Show(entry.tab));
             }
         }
         if !writing {
@@ -84,7 +89,7 @@ fn run_or_pause(view: &View) -> Option<Action> {
 }
 
 /// The list of shortcuts, over everything, while `open`.
-pub(crate) fn help(ui: &mut Ui, open: &mut bool) {
+pub(crate) fn help(ui: &mut Ui, tabs: &[&Entry], open: &mut bool) {
     if !*open {
         return;
     }
@@ -98,6 +103,13 @@ pub(crate) fn help(ui: &mut Ui, open: &mut bool) {
             for (keys, what) in LIST {
                 ui.label(egui::RichText::new(keys).font(kit::figures(SMALL)).color(p.weak_text));
                 ui.label(egui::RichText::new(what).size(BODY).color(p.text));
+                ui.end_row();
+            }
+            for (i, entry) in tabs.iter().enumerate().take(DIGITS.len()) {
+                ui.label(
+                    egui::RichText::new(of_tab(i).unwrap_or_default()).font(kit::figures(SMALL)).color(p.weak_text),
+                );
+                ui.label(egui::RichText::new(entry.title).size(BODY).color(p.text));
                 ui.end_row();
             }
         });

@@ -17,6 +17,7 @@ pub mod pictures;
 mod shared;
 mod status;
 pub mod svg;
+mod table;
 pub mod theme;
 mod top;
 pub mod view;

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use egui::{
-    Align, Button, Id, LayerId, Layout, Popup, PopupCloseBehavior, Rect, Response, Role, Sense, SetOpenCommand, Ui,
-    UiBuilder, WidgetInfo, pos2, vec2,
+    Align, Button, Context, Id, LayerId, Layout, Popup, PopupCloseBehavior, Pos2, RawInput, Rect, Response, Role,
+    Sense, SetOpenCommand, Theme, Ui, UiBuilder, Vec2, WidgetInfo, pos2, vec2,
 };
 
 use crate::action::Action;
@@ -38,10 +38,7 @@ impl Picture<'_> {
         let line = Rect::from_min_size(whole.min, vec2(whole.width(), 7.0 * GRID));
         let dots = Rect::from_min_max(pos2(line.right() - 8.0 * GRID, line.top()), line.max);
         let title = Rect::from_min_max(line.min, pos2(dots.left() - GRID, line.bottom()));
-        ui.scope_builder(UiBuilder::new().max_rect(title).layout(Layout::left_to_right(Align::Center)), |ui| {
-            let text = egui::RichText::new(self.question).text_style(egui::TextStyle::Heading).color(palette.text);
-            ui.add(egui::Label::new(text).truncate().selectable(false));
-        });
+        heading(ui, title, self.question);
         let rect = Rect::from_min_max(pos2(whole.left(), line.bottom() + GRID), whole.max);
         // Below everything drawn in it, so that what is drawn keeps its own clicks; the keyboard has the button.
         let response = ui.interact(rect, Id::unique(("picture", self.name)), Sense::CLICK);
@@ -108,11 +105,42 @@ impl Picture<'_> {
     }
 }
 
-fn shapes(ui: &Ui, layer: LayerId) -> usize {
-    ui.ctx().graphics(|g| g.get(layer).map_or(0, |list| list.next_idx().0))
+/// The title of a picture on one line, cut where its room ends.
+fn heading(ui: &mut Ui, room: Rect, text: &str) {
+    let color = Palette::of(ui.theme()).text;
+    ui.scope_builder(UiBuilder::new().max_rect(room).layout(Layout::left_to_right(Align::Center)), |ui| {
+        let text = egui::RichText::new(text).text_style(egui::TextStyle::Heading).color(color);
+        ui.add(egui::Label::new(text).truncate().selectable(false));
+    });
 }
 
-/// A field of CSV, quoted where it has to be.
-pub fn field(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+/// A picture as an SVG document of `size` points, drawn without a window: laid out in an egui context of its own as on screen, the
+/// shapes written down. `draw` is given the space below the title.
+pub fn paper(title: &str, size: Vec2, theme: Theme, mut draw: impl FnMut(&mut Ui, Rect)) -> String {
+    const MARGIN: f32 = 4.0 * GRID;
+    let context = Context::default();
+    crate::theme::install(&context);
+    context.set_theme(theme);
+    let whole = Rect::from_min_size(Pos2::ZERO, size);
+    let inner = whole.shrink(MARGIN);
+    let line = Rect::from_min_size(inner.min, vec2(inner.width(), 7.0 * GRID));
+    let below = Rect::from_min_max(pos2(inner.left(), line.bottom() + GRID), inner.max);
+    let mut shapes = Vec::new();
+    // What is as wide as its words has its width in the second pass.
+    for frame in 0..3 {
+        let input = RawInput { screen_rect: Some(whole), time: Some(f64::from(frame)), ..RawInput::default() };
+        let mut output = context.run_ui(input, |ui| {
+            ui.scope_builder(UiBuilder::new().max_rect(inner), |ui| {
+                heading(ui, line, title);
+                ui.scope_builder(UiBuilder::new().max_rect(below), |ui| draw(ui, below));
+            });
+        });
+        output.textures_delta.clear();
+        shapes = output.shapes;
+    }
+    crate::svg::document(&shapes, whole, Palette::of(theme).background, title, &crate::svg::Pixels::default())
+}
+
+fn shapes(ui: &Ui, layer: LayerId) -> usize {
+    ui.ctx().graphics(|g| g.get(layer).map_or(0, |list| list.next_idx().0))
 }

@@ -8,7 +8,7 @@ use crate::about::{self, Subject};
 use crate::cards::{self, CardsState};
 use crate::commands::{self, Does, PaletteState};
 use crate::kit::{self, BODY, Icon, Press};
-use crate::pictures::{Pictures, Tab};
+use crate::pictures::{Entry, Pictures};
 use crate::shared::Shared;
 use crate::theme::{GRID, Palette};
 use crate::top::{self, TopState};
@@ -22,8 +22,8 @@ const NARROW: f32 = 1120.0;
 #[derive(Serialize, Deserialize)]
 #[serde(default)]
 pub struct Workbench {
-    /// The picture that shows.
-    pub tab: Tab,
+    /// The tab of the picture that shows.
+    pub tab: String,
     /// What is linked across the pictures.
     pub linked: Linked,
     /// What the pictures remember.
@@ -45,7 +45,7 @@ pub struct Workbench {
 impl Default for Workbench {
     fn default() -> Self {
         Self {
-            tab: Tab::default(),
+            tab: String::new(),
             linked: Linked::default(),
             pictures: Pictures::default(),
             cards: CardsState::default(),
@@ -60,6 +60,11 @@ impl Default for Workbench {
 }
 
 impl Workbench {
+    /// A workbench with pictures of one's own choice, remembering nothing.
+    pub fn of(pictures: &'static [&'static Entry]) -> Self {
+        Self { pictures: Pictures::of(pictures), ..Self::default() }
+    }
+
     /// Draws the workbench in all of `ui` and returns what is asked for. `view` is not changed; what is asked for shows when
     /// the program has carried it out.
     pub fn show(&mut self, ui: &mut Ui, view: &View) -> Vec<Action> {
@@ -72,8 +77,8 @@ impl Workbench {
         }
         let mut palette = false;
         if !self.palette.open {
-            for does in keys::pressed(ui.ctx(), view, &mut palette) {
-                self.carry_out(ui, does, &mut actions);
+            for does in keys::pressed(ui.ctx(), view, &self.pictures, &mut palette) {
+                self.carry_out(ui, view, does, &mut actions);
             }
         }
         self.strip(ui, view, &mut actions);
@@ -84,10 +89,10 @@ impl Workbench {
         if palette {
             self.palette.open();
         }
-        if let Some(does) = commands::show(ui, view, &mut self.palette) {
-            self.carry_out(ui, does, &mut actions);
+        if let Some(does) = commands::show(ui, view, &self.pictures, &mut self.palette) {
+            self.carry_out(ui, view, does, &mut actions);
         }
-        keys::help(ui, &mut self.shortcuts);
+        keys::help(ui, &self.pictures.tabs(view), &mut self.shortcuts);
         dropping(ui);
         if before != (self.linked.token, self.linked.used_for) {
             // Panels drawn before the one pointed at show it in the next frame.
@@ -96,10 +101,11 @@ impl Workbench {
         actions
     }
 
-    fn carry_out(&mut self, ui: &Ui, does: Does, actions: &mut Vec<Action>) {
+    fn carry_out(&mut self, ui: &Ui, view: &View, does: Does, actions: &mut Vec<Action>) {
         match does {
             Does::Ask(action) => actions.push(action),
-            Does::Show(tab) => self.tab = tab,
+            Does::Show(tab) => self.tab = tab.to_owned(),
+            Does::Copy(csv) => actions.push(Action::Copy(csv(view))),
             Does::Card(key) => self.linked.card = Some(key),
             Does::Models => top::open_menu(ui.ctx()),
             Does::Limit => ui.memory_mut(|m| m.request_focus(top::slider_id())),
@@ -173,20 +179,21 @@ impl Workbench {
         CentralPanel::default()
             .frame(Frame::new().inner_margin(Margin { left: 16, right: 16, top: 4, bottom: 8 }))
             .show(ui, |ui| {
-                tabs(ui, &mut self.tab, view.learning.is_some());
+                tabs(ui, &mut self.tab, &self.pictures.tabs(view));
                 ui.add_space(2.0 * GRID);
-                self.pictures.show(ui, self.tab, view, &mut self.linked, actions);
+                self.pictures.show(ui, &self.tab, view, &mut self.linked, actions);
             });
     }
 }
 
 /// The names of the pictures, the chosen one underlined.
-fn tabs(ui: &mut Ui, chosen: &mut Tab, learning: bool) {
+fn tabs(ui: &mut Ui, chosen: &mut String, all: &[&Entry]) {
     let p = kit::palette(ui);
     let response = ui.horizontal(|ui| {
         ui.spacing_mut().item_spacing.x = 5.0 * GRID;
-        for (i, tab) in Tab::ALL.into_iter().enumerate() {
-            let (on, label) = (*chosen == tab, tab.label_while(learning));
+        let shown = all.iter().position(|e| e.tab == *chosen).unwrap_or(0);
+        for (i, entry) in all.iter().enumerate() {
+            let (on, label) = (i == shown, entry.title);
             let ink = if on { p.text } else { p.weak_text };
             let galley = ui.painter().layout_no_wrap(label.to_owned(), kit::words(BODY), ink);
             let (rect, response) = ui.allocate_exact_size(vec2(galley.size().x, 36.0), Sense::click());
@@ -199,9 +206,11 @@ fn tabs(ui: &mut Ui, chosen: &mut Tab, learning: bool) {
             }
             kit::focus_ring(ui, &response, rect.expand2(vec2(GRID, -GRID)));
             if response.clicked() {
-                *chosen = tab;
+                entry.tab.clone_into(chosen);
             }
-            response.on_hover_cursor(egui::CursorIcon::PointingHand).on_hover_text(format!("Ctrl-{}", i + 1));
+            let hint =
+                keys::of_tab(i).map_or_else(|| entry.question.to_owned(), |key| format!("{key} · {}", entry.question));
+            response.on_hover_cursor(egui::CursorIcon::PointingHand).on_hover_text(hint);
         }
     });
     let y = response.response.rect.bottom();

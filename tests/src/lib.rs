@@ -1,6 +1,7 @@
 //! Shared helpers of the end-to-end tests: models to run, a loaded engine to drive by hand, whole jobs and what they told.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
+pub mod kv;
 pub mod naive;
 
 use std::fs;
@@ -13,6 +14,7 @@ use ullage_core::config::Config;
 use ullage_core::forward::adapter::Held;
 use ullage_core::forward::cpu::{Forward, PassObserver, Sequence, Unwatched};
 use ullage_core::job::{Event, Job, Numbered, Order};
+use ullage_core::kv::{Merge, Pipeline};
 use ullage_core::ledger::{Ledger, Tier};
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
@@ -106,10 +108,18 @@ impl Rig {
         let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
         let team = ThreadTeam::new(threads)?;
         let place_model = place::Model { stored: &model.shape, held: &held, threads };
-        let weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
-        let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, &ledger)).transpose()?;
+        let mut weights = placement.load(Arc::clone(&model.source), place_model, &ledger, &team, &mut |_| ())?;
+        let adapter = model.adapter.as_ref();
+        let adapter = adapter.map(|file| Held::load(file, &held, &mut *weights, &ledger, &team)).transpose()?;
         let forward = Forward::new(held, pipeline, weights, Arc::clone(&ledger)).with_adapter(adapter);
         Ok(Self { forward, ledger, team, batch: config.run.batch })
+    }
+
+    /// Merges from now on, before any sequence is made, as `merge` does.
+    pub fn with_merge(&mut self, merge: Box<dyn Merge>) {
+        let f = &mut self.forward;
+        let plain = Pipeline::new(&Config::default(), &f.shape).unwrap();
+        f.pipeline = std::mem::replace(&mut f.pipeline, plain).with_merge(merge);
     }
 
     /// A fresh sequence with `tokens` read into it, and the logits of its last token.
@@ -174,7 +184,7 @@ impl Rig {
         let cache = &seq.layers[layer];
         let (n, d) = (cache.rows(head), cache.layout().d);
         let mut out = vec![0.0; n * d];
-        cache.keys(head, 0, n, &*self.forward.pipeline.k, &mut out);
+        cache.keys(head, 0, n, &mut out);
         out.chunks(d).map(<[f32]>::to_vec).collect()
     }
 
@@ -183,7 +193,7 @@ impl Rig {
         let cache = &seq.layers[layer];
         let (n, d) = (cache.rows(head), cache.layout().d);
         let mut out = vec![0.0; n * d];
-        cache.values(head, 0, n, &*self.forward.pipeline.v, &mut out);
+        cache.values(head, 0, n, &mut out);
         out.chunks(d).map(<[f32]>::to_vec).collect()
     }
 

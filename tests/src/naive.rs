@@ -44,7 +44,7 @@ fn load(model: &Model, t: &TensorShape) -> Vec<Vec<f64>> {
     let mut bytes = vec![0; t.bytes() as usize];
     model.source.read_rows(t, 0, t.rows, &mut bytes).unwrap();
     let mut out = vec![0.0f32; t.rows * t.cols];
-    blocks::decode(t.ty, &bytes, &mut out).unwrap();
+    blocks::decode(t.block().unwrap(), &bytes, &mut out).unwrap();
     out.chunks(t.cols).map(|r| r.iter().map(|v| f64::from(*v)).collect()).collect()
 }
 

@@ -8,7 +8,7 @@ use ullage_core::blocks::BlockType;
 use ullage_core::config::Config;
 use ullage_core::ledger::{Category, Tier};
 use ullage_core::model::Model;
-use ullage_core::model::adapter::{About, Factors, Role, merge, save_gguf, save_peft};
+use ullage_core::model::adapter::{About, AdapterKind, Factors, Role, merge, save_gguf, save_peft};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::rng::Philox;
 use ullage_core::shape::{LayerShape, ModelShape};
@@ -33,6 +33,10 @@ fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<
     out
 }
 
+fn factors_of<'a>(layer: usize, linear: Role, rank: usize, a: &'a [f32], b: &'a [f32]) -> Factors<'a> {
+    Factors { layer, linear, kind: AdapterKind::default(), rank, parts: vec![a, b] }
+}
+
 fn about(rank: usize) -> About {
     About { rank, alpha: 2.0 * rank as f32, rslora: false, dropout: 0.0, base: "test".into() }
 }
@@ -40,7 +44,7 @@ fn about(rank: usize) -> About {
 fn save(path: &Path, shape: &ModelShape, rank: usize, size: f32) {
     let made = factors(shape, rank, size);
     let list: Vec<Factors<'_>> =
-        made.iter().map(|(layer, linear, a, b)| Factors { layer: *layer, linear: *linear, rank, a, b }).collect();
+        made.iter().map(|(layer, linear, a, b)| factors_of(*layer, *linear, rank, a, b)).collect();
     match path.extension() {
         Some(_) => save_gguf(path, shape, &about(rank), &list).unwrap(),
         None => save_peft(path, shape, &about(rank), &list).unwrap(),
@@ -117,7 +121,7 @@ fn merged_is_what_the_adapter_computes() {
     let distance = apart(&beside, &logits(&plain, &config));
     for (ty, most) in [(BlockType::F32, 2e-5), (BlockType::F16, 5e-3), (BlockType::Q8_0, 0.1)] {
         let team = ThreadTeam::new(2).unwrap();
-        let merged = merge(&model, Target::Block(ty), &out, &team, &mut |_, _| ()).unwrap();
+        let merged = merge(&model, Target::block(ty), &out, &team, &mut |_, _| ()).unwrap();
         assert_eq!(merged.matrices, 7 * plain.shape.layers.len());
         let opened = Model::open(out.to_str().unwrap(), Path::new(".")).unwrap();
         let types = |l: &LayerShape| [Role::Q, Role::AttnNorm].map(|r| l.tensors.get(r).unwrap().ty);
@@ -230,4 +234,40 @@ fn quantized_weights_of_a_real_model_stay_quantized() {
     let off = apart(&plain, &logits(&adapted, &config));
     assert!(off > 1e-3, "{off}");
     assert_eq!(adapted.shape.bytes(), model.shape.bytes());
+}
+
+/// `tests/scripts/make_dora.py`: a DoRA that PEFT saved, run by PEFT over the bundled model, beside the weights and merged.
+#[test]
+fn a_dora_of_peft_gives_its_logits_is_written_back_and_merges() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/adapters");
+    let text = std::fs::read_to_string(path.join("dora.json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let numbers = |key: &str| -> Vec<f64> {
+        reference["infer"][key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    let tokens: Vec<u32> = numbers("tokens").iter().map(|t| *t as u32).collect();
+    let plain = bundled();
+    let model = with(&plain, &path.join("dora"), 1.0);
+    let config = config(&[("kv.format", "f32")]);
+    let last = |model: &Model| Rig::new(model, &config).unwrap().prefill(&tokens).unwrap().1;
+    let off = |got: &[f32], key: &str| {
+        got.iter().step_by(16).zip(numbers(key)).fold(0.0f64, |m, (a, b)| m.max((f64::from(*a) - b).abs()))
+    };
+    let beside = last(&model);
+    assert!(off(&last(&plain), "plain") < 1e-3, "{}", off(&last(&plain), "plain"));
+    assert!(off(&beside, "plain") > 0.1, "the adapter does something");
+    assert!(off(&beside, "logits") < 1e-3, "{}", off(&beside, "logits"));
+    // None of it at a scale of zero; the same when it is streamed, when it was written by us, and merged into f32.
+    assert_same(&[last(&with(&plain, &path.join("dora"), 0.0))], &[last(&plain)], "a scale of zero");
+    let again = folder.path().join("again");
+    model.adapter.as_ref().unwrap().convert(&again, &plain.shape).unwrap();
+    assert_same(&[last(&with(&plain, &again, 1.0))], &[beside.clone()], "written and read");
+    let refused = model.adapter.as_ref().unwrap().convert(&folder.path().join("a.gguf"), &plain.shape).unwrap_err();
+    assert!(refused.to_string().contains("dora"), "{refused}");
+    let out = folder.path().join("merged.gguf");
+    let team = ThreadTeam::new(2).unwrap();
+    assert_eq!(merge(&model, Target::block(BlockType::F32), &out, &team, &mut |_, _| ()).unwrap().matrices, 2);
+    let merged = last(&Model::open(out.to_str().unwrap(), Path::new(".")).unwrap());
+    assert!(off(&merged, "logits") < 1e-3, "{}", off(&merged, "logits"));
 }

@@ -9,7 +9,7 @@ use ullage_tests::{Rig, bundled, config, ids, random};
 
 /// A shape that only caches care about: `layers` layers of `kv_heads` heads of `d`.
 fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape {
-    let t = |name: &str, rows, cols| TensorShape { name: name.into(), ty: BlockType::F16, rows, cols };
+    let t = |name: &str, rows, cols| TensorShape { name: name.into(), ty: BlockType::F16.into(), rows, cols };
     let linears = [
         (Role::AttnNorm, 1, hidden),
         (Role::Q, 2 * kv_heads * d, hidden),
@@ -128,6 +128,27 @@ fn measured_cache_bytes_are_the_formula() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Rows leave in bunches where the policy says so: never more than the quota and the bunch, the quota after each eviction.
+#[test]
+fn rows_leave_every_few_tokens_where_the_rhythm_says_so() {
+    let model = random("tiny", "f16");
+    let select = "{ use = \"h2o\", hh_size = 12, recent_size = 8, interval = 7 }";
+    for alloc in ["contiguous", "paged"] {
+        let pairs = [("kv.select", select), ("kv.alloc", alloc), ("run.context", "160")];
+        let mut rig = Rig::new(&model, &config(&pairs)).unwrap();
+        let tokens = ids(120, 160);
+        let mut seq = rig.prefill(&tokens[..50]).unwrap().0;
+        for step in 0..60 {
+            // The seventh row above the quota is the last that attention sees before seven leave.
+            let rows = 20 + step % 7;
+            assert!(seq.layers.iter().all(|l| (0..2).all(|h| l.rows(h) == rows)), "{alloc}, step {step}");
+            let bytes: u64 = seq.layers.iter().map(|l| l.bytes()).sum();
+            assert_eq!(bytes, rig.forward.pipeline.sequence_bytes(50, 50 + step), "{alloc}, step {step}");
+            rig.decode(&mut seq, &tokens[50 + step..=50 + step]).unwrap();
         }
     }
 }

@@ -19,7 +19,7 @@ fn export(model: &Model, dir: &Path, ty: BlockType) -> Result<Option<String>> {
     save(dir, model, ty, &mut |t: &TensorShape, first, n, out: &mut [f32]| {
         raw.resize(n * t.row_bytes(), 0);
         model.source.read_rows(t, first, n, &mut raw)?;
-        blocks::decode(t.ty, &raw, out)?;
+        blocks::decode(t.block()?, &raw, out)?;
         Ok(())
     })
     .map(|saved| saved.no_tokenizer)

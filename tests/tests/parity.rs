@@ -135,7 +135,10 @@ fn gemma3_logits_and_greedy_tokens_are_llama_cpps() {
     let tokens = list(&report["tokens"]);
     // The beginning, and a stretch that lies wholly beyond the window of 512 tokens.
     let stretches = [(0, 0..64), (64, 576..640)];
-    assert_eq!(list(&report["positions"]), stretches.iter().flat_map(|(_, r)| r.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        list(&report["positions"]),
+        stretches.iter().flat_map(|(_, r)| r.clone()).map(|p: usize| p as u32).collect::<Vec<_>>()
+    );
     // The file as it is: no farther than llama.cpp's own prefill is from its decoding.
     let own = &report["self"]["q4_k_m.f16"];
     for (first, at) in stretches.clone() {

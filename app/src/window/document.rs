@@ -60,6 +60,35 @@ pub fn difference(from: &Config, to: &Config) -> Result<Sets> {
     Ok(out)
 }
 
+/// What a configuration chose that is no default, in a few words.
+pub fn choices(config: &Config) -> String {
+    let sets = difference(&Config::default(), config).unwrap_or_default();
+    let shown = |key: &str| {
+        [
+            "weights.",
+            "kv.",
+            "place.",
+            "run.context",
+            "run.sequences",
+            "train.params",
+            "train.optimizer",
+            "train.activations",
+            "train.loss",
+            "train.batch",
+            "train.length",
+            "train.steps",
+        ]
+        .iter()
+        .any(|p| key.starts_with(p))
+    };
+    let words: Vec<_> = sets
+        .iter()
+        .filter(|(key, value)| shown(key) && !value.is_empty())
+        .map(|(key, value)| format!("{} {}", key.rsplit('.').next().unwrap_or(key), value.trim_matches('"')))
+        .collect();
+    words.join(" · ")
+}
+
 /// A table that is one value: a choice with its knobs, a pair of formats, a budget, an evaluation's knobs.
 fn whole(path: &str) -> bool {
     matches!(path, "kv.budget") || path.matches('.').count() >= 1

@@ -16,11 +16,10 @@ use ullage_core::{Error, Result};
 use ullage_panels::words;
 
 use super::clock;
-use super::history::{self, Card};
-use super::live::Live;
-use super::session::Message;
+use super::history;
+use super::message::{FileMessage, Message};
 use super::store::{self, Remembered};
-use super::worker::Outbox;
+use super::worker::{Outbox, Trouble};
 
 /// What a dialog is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +78,7 @@ fn has_dialogs() -> bool {
 }
 
 /// An order of the file thread.
-pub enum Order {
+pub enum FileRequest {
     /// The machine, and the runs there are.
     Begin,
     /// The runs there are.
@@ -97,35 +96,13 @@ pub enum Order {
 }
 
 /// An order of the dialog thread.
-pub enum Wish {
+pub enum DialogRequest {
     /// Ask what to open.
     Open,
     /// Ask where to save this.
-    Save { name: String, content: Vec<u8> },
+    SaveFile { name: String, content: Vec<u8> },
     /// Ask where to save a picture, which is encoded there.
     SavePng { name: String, size: [usize; 2], rgba: Vec<u8> },
-}
-
-/// What came of it.
-pub enum Done {
-    /// The machine, and why a saved one is not used.
-    Machine(Box<Machine>, Option<String>),
-    /// Names of the GPUs there are.
-    Gpus(Vec<String>),
-    /// RAM as it is now.
-    Free(Memory),
-    /// The runs there are.
-    Listed(Vec<Card>),
-    /// A run, replayed.
-    Replayed(Box<Live>),
-    /// Two runs side by side.
-    Paired(Box<[Live; 2]>),
-    /// A file to open.
-    Chosen(PathBuf),
-    /// Saved.
-    Saved(PathBuf),
-    /// It went wrong: what and why.
-    Failed { title: String, detail: String },
 }
 
 /// NVIDIA GPUs by what the driver lists. CUDA may number different ones in another order: they have no model's name then.
@@ -161,25 +138,25 @@ fn run_folder(runs: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Does one order of the file thread.
-pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
-    let tell = |done: Done| outbox.send(Message::Files(done));
+pub fn work(request: FileRequest, runs: &Path, store_file: &Path, outbox: &Outbox<Message>) {
+    let tell = |done: FileMessage| outbox.send(Message::Files(done));
     let failed = |title: &str, e: &dyn std::fmt::Display| {
-        tell(Done::Failed { title: title.to_owned(), detail: e.to_string() });
+        tell(FileMessage::Trouble(Trouble { title: title.to_owned(), detail: e.to_string() }));
     };
-    match order {
-        Order::Begin => {
+    match request {
+        FileRequest::Begin => {
             let (machine, why) = Machine::load_or_guess();
-            tell(Done::Machine(Box::new(machine), why));
+            tell(FileMessage::Machine(Box::new(machine), why));
             if cfg!(feature = "cuda") {
-                tell(Done::Gpus(gpus(Path::new("/proc/driver/nvidia/gpus"))));
+                tell(FileMessage::Gpus(gpus(Path::new("/proc/driver/nvidia/gpus"))));
             }
-            tell(Done::Listed(history::list(runs)));
+            tell(FileMessage::Runs(history::list(runs)));
         }
-        Order::List => {
-            tell(Done::Free(Memory::now()));
-            tell(Done::Listed(history::list(runs)));
+        FileRequest::List => {
+            tell(FileMessage::Memory(Memory::now()));
+            tell(FileMessage::Runs(history::list(runs)));
         }
-        Order::Delete(name) => {
+        FileRequest::Delete(name) => {
             let gone = run_folder(runs, &name).and_then(|dir| {
                 // Only what is a run is deleted, whatever the name.
                 let run = dir.join("events.jsonl").is_file() || dir.join("report.json").is_file();
@@ -194,25 +171,25 @@ pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
             if let Err(e) = gone {
                 failed("The run was not deleted", &e);
             }
-            tell(Done::Listed(history::list(runs)));
+            tell(FileMessage::Runs(history::list(runs)));
         }
-        Order::Replay(name) => match run_folder(runs, &name).and_then(|dir| history::replay(&dir)) {
-            Ok(live) => tell(Done::Replayed(Box::new(live))),
+        FileRequest::Replay(name) => match run_folder(runs, &name).and_then(|dir| history::replay(&dir)) {
+            Ok(live) => tell(FileMessage::Replay(Box::new(live))),
             Err(e) => failed("The run cannot be opened", &e),
         },
-        Order::Pair([a, b]) => {
+        FileRequest::Pair([a, b]) => {
             let one = |name: &str| run_folder(runs, name).and_then(|dir| history::replay(&dir));
             match one(&a).and_then(|a| Ok([a, one(&b)?])) {
-                Ok(pair) => tell(Done::Paired(Box::new(pair))),
+                Ok(pair) => tell(FileMessage::Pair(Box::new(pair))),
                 Err(e) => failed("The runs cannot be compared", &e),
             }
         }
-        Order::Remember(remembered) => {
+        FileRequest::Remember(remembered) => {
             if let Err(e) = store::save(store_file, &remembered) {
                 failed("Layout and recent models are not remembered", &e);
             }
         }
-        Order::Show(path) => {
+        FileRequest::Show(path) => {
             if let Err(e) = std::fs::create_dir_all(&path)
                 .map_err(|e| e.to_string())
                 .and_then(|()| ::opener::open(&path).map_err(|e| e.to_string()))
@@ -224,13 +201,14 @@ pub fn work(order: Order, runs: &Path, store_file: &Path, outbox: &Outbox) {
 }
 
 /// Does one order of the dialog thread; without dialogs, files go to `fallback`.
-pub fn wish(wish: Wish, ask: &Asker, fallback: &Path, outbox: &Outbox) {
-    let tell = |done: Done| outbox.send(Message::Files(done));
-    let failed = |title: String, e: &dyn std::fmt::Display| tell(Done::Failed { title, detail: e.to_string() });
-    let (name, content) = match wish {
-        Wish::Open => {
+pub fn dialog(request: DialogRequest, ask: &Asker, fallback: &Path, outbox: &Outbox<Message>) {
+    let tell = |done: FileMessage| outbox.send(Message::Files(done));
+    let failed =
+        |title: String, e: &dyn std::fmt::Display| tell(FileMessage::Trouble(Trouble { title, detail: e.to_string() }));
+    let (name, content) = match request {
+        DialogRequest::Open => {
             match ask(&Ask::Open) {
-                Answer::Path(path) => tell(Done::Chosen(path)),
+                Answer::Path(path) => tell(FileMessage::PathToOpen(path)),
                 Answer::Cancelled => {}
                 Answer::NoDialogs => failed(
                     "This system has no file dialog".into(),
@@ -239,8 +217,8 @@ pub fn wish(wish: Wish, ask: &Asker, fallback: &Path, outbox: &Outbox) {
             }
             return;
         }
-        Wish::Save { name, content } => (name, Ok(content)),
-        Wish::SavePng { name, size, rgba } => (name, png(size, rgba)),
+        DialogRequest::SaveFile { name, content } => (name, Ok(content)),
+        DialogRequest::SavePng { name, size, rgba } => (name, png(size, rgba)),
     };
     let content = match content {
         Ok(content) => content,
@@ -255,7 +233,7 @@ pub fn wish(wish: Wish, ask: &Asker, fallback: &Path, outbox: &Outbox) {
         },
     };
     match write_whole(&path, &content) {
-        Ok(()) => tell(Done::Saved(path)),
+        Ok(()) => tell(FileMessage::SavedPath(path)),
         Err(e) => {
             failed(format!("{} was not saved", path.display()), &format!("{e}\nWhat was there before is untouched."))
         }
@@ -289,8 +267,7 @@ pub fn export(
     plan: Option<&Plan>,
     run: Option<(&str, &Report)>,
 ) -> Result<String> {
-    let [y, mo, d, h, mi, _] = clock::now();
-    let mut head = vec![format!("exported   {y:04}-{mo:02}-{d:02} {h:02}:{mi:02}")];
+    let mut head = vec![format!("exported   {}", clock::now())];
     if let Some(m) = model {
         head.push(format!("model      {} ({}, {} parameters), {}", m.name, m.arch, m.parameters, m.hash));
     }
@@ -353,7 +330,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn told(f: impl FnOnce(&Outbox)) -> Vec<Done> {
+    fn told(f: impl FnOnce(&Outbox<Message>)) -> Vec<FileMessage> {
         let (outbox, inbox) = Outbox::new(Arc::new(|| ()));
         f(&outbox);
         inbox.try_iter().map(|m| if let Message::Files(done) = m { done } else { panic!() }).collect()
@@ -369,18 +346,18 @@ mod tests {
         // A folder with something in it cannot be replaced: as with a full disk, the write fails at its end.
         let path = dir.path().join("taken.toml");
         std::fs::create_dir_all(path.join("inside")).unwrap();
-        let save = || Wish::Save { name: "a.toml".into(), content: b"x".to_vec() };
-        let done = told(|o| wish(save(), &asks(Answer::Path(path.clone())), dir.path(), o));
-        let [Done::Failed { title, detail }] = &done[..] else { panic!() };
+        let save = || DialogRequest::SaveFile { name: "a.toml".into(), content: b"x".to_vec() };
+        let done = told(|o| dialog(save(), &asks(Answer::Path(path.clone())), dir.path(), o));
+        let [FileMessage::Trouble(Trouble { title, detail })] = &done[..] else { panic!() };
         assert!(title.contains("taken.toml") && detail.contains("untouched"), "{title} {detail}");
         assert!(path.join("inside").exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no part is left");
         // Nothing is written when nobody says where.
-        assert!(told(|o| wish(save(), &asks(Answer::Cancelled), dir.path(), o)).is_empty());
+        assert!(told(|o| dialog(save(), &asks(Answer::Cancelled), dir.path(), o)).is_empty());
         // Without dialogs a name that is free is taken.
         for name in ["a.toml", "a-2.toml"] {
-            let done = told(|o| wish(save(), &asks(Answer::NoDialogs), dir.path(), o));
-            let [Done::Saved(path)] = &done[..] else { panic!() };
+            let done = told(|o| dialog(save(), &asks(Answer::NoDialogs), dir.path(), o));
+            let [FileMessage::SavedPath(path)] = &done[..] else { panic!() };
             assert_eq!(*path, dir.path().join(name));
         }
     }
@@ -418,8 +395,8 @@ mod tests {
         std::fs::write(runs.join("a/events.jsonl"), "").unwrap();
         std::fs::write(dir.path().join("events.jsonl"), "").unwrap();
         for (name, fails) in [("a", false), ("mine", true), ("..", true), ("../runs", true), ("", true)] {
-            let done = told(|o| work(Order::Delete(name.into()), &runs, &dir.path().join("w.json"), o));
-            assert_eq!(done.iter().any(|d| matches!(d, Done::Failed { .. })), fails, "{name}");
+            let done = told(|o| work(FileRequest::Delete(name.into()), &runs, &dir.path().join("w.json"), o));
+            assert_eq!(done.iter().any(|d| matches!(d, FileMessage::Trouble(_))), fails, "{name}");
         }
         assert!(!runs.join("a").exists() && runs.join("mine").exists());
     }

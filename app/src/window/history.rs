@@ -14,14 +14,16 @@ use ullage_panels::view::{Axis, Course, Delta, Dot, Pair, RunLine, Series, Sets}
 use ullage_panels::words as figures;
 
 use super::clock;
-use super::document::difference;
-use super::live::{Live, Prompt};
-use super::runner::Line;
-use super::show::{bars, words};
+use super::document::{choices, difference};
+use super::live::{Live, Prompt, SeriesLabel};
+use super::{bars, words};
+
+/// The figure of a run's speed where there is no other: tokens a second.
+pub const SPEED: &str = "run.tokens_per_second";
 
 /// A run folder at a glance.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Card {
+pub struct RunSummary {
     /// As the history shows it.
     pub line: RunLine,
     /// Its configuration; `None` when it did not come so far.
@@ -31,7 +33,7 @@ pub struct Card {
     /// The machine.
     pub machine: String,
     /// Which line it belongs to.
-    pub series: Line,
+    pub series: SeriesLabel,
     /// Figures by `task.figure`.
     pub values: Vec<(String, f64)>,
     /// One standard error of each.
@@ -89,37 +91,8 @@ pub fn said(id: &str, value: f64) -> String {
     }
 }
 
-/// What a configuration chose that is no default, in a few words.
-pub fn choices(config: &Config) -> String {
-    let sets = difference(&Config::default(), config).unwrap_or_default();
-    let shown = |key: &str| {
-        [
-            "weights.",
-            "kv.",
-            "place.",
-            "run.context",
-            "run.sequences",
-            "train.params",
-            "train.optimizer",
-            "train.activations",
-            "train.loss",
-            "train.batch",
-            "train.length",
-            "train.steps",
-        ]
-        .iter()
-        .any(|p| key.starts_with(p))
-    };
-    let words: Vec<_> = sets
-        .iter()
-        .filter(|(key, value)| shown(key) && !value.is_empty())
-        .map(|(key, value)| format!("{} {}", key.rsplit('.').next().unwrap_or(key), value.trim_matches('"')))
-        .collect();
-    words.join(" · ")
-}
-
 /// Looks at the run folder `dir`; `None` when it is no run folder.
-pub fn card(dir: &Path) -> Option<Card> {
+pub fn summary(dir: &Path) -> Option<RunSummary> {
     let name = dir.file_name()?.to_str()?.to_owned();
     let whole = fs::read(dir.join("report.json")).ok().and_then(|b| serde_json::from_slice::<Report>(&b).ok());
     if whole.is_none() && !dir.join("events.jsonl").is_file() {
@@ -140,7 +113,7 @@ pub fn card(dir: &Path) -> Option<Card> {
         (None, None) if !report.ended() => "it did not finish: it was killed, or its disk was full".into(),
         (None, None) => String::new(),
     };
-    let course = super::learning::of(&report, &name).map(Arc::new);
+    let course = super::course::of(&report, &name).map(Arc::new);
     let line = RunLine {
         when: clock::shown(&name),
         model: report.model.name.clone(),
@@ -153,18 +126,28 @@ pub fn card(dir: &Path) -> Option<Card> {
         name,
         open: false,
     };
-    let series: Line = json(&dir.join("line.json"));
+    let series: SeriesLabel = json(&dir.join("line.json"));
     let machine = report.machine.name.clone();
     let sets = report.config.as_ref().and_then(|c| difference(&Config::default(), c).ok()).unwrap_or_default();
-    Some(Card { course, line, sets, config: report.config, model: report.model.hash, machine, series, values, errors })
+    Some(RunSummary {
+        course,
+        line,
+        sets,
+        config: report.config,
+        model: report.model.hash,
+        machine,
+        series,
+        values,
+        errors,
+    })
 }
 
 /// Every run folder under `runs`, newest first.
-pub fn list(runs: &Path) -> Vec<Card> {
+pub fn list(runs: &Path) -> Vec<RunSummary> {
     let dirs = fs::read_dir(runs).into_iter().flatten().flatten().map(|d| d.path()).filter(|d| d.is_dir());
-    let mut cards: Vec<_> = dirs.filter_map(|d| card(&d)).collect();
-    cards.sort_by(|a, b| b.line.name.cmp(&a.line.name));
-    cards
+    let mut runs: Vec<_> = dirs.filter_map(|d| summary(&d)).collect();
+    runs.sort_by(|a, b| b.line.name.cmp(&a.line.name));
+    runs
 }
 
 /// A run folder from its events alone: no model, no GPU.
@@ -264,13 +247,18 @@ pub fn pair(a: &Live, b: &Live) -> Pair {
     }
 }
 
-/// Axes of the figures that these runs have, and a line for each sweep and for runs of their own.
-pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
+/// Axes of the figures that runs of a model have, and a line for each sweep and for runs of their own.
+pub fn accuracy(runs: &[RunSummary], model: &str) -> (Vec<Axis>, Vec<Series>) {
+    curves(runs.iter().filter(|run| run.model == model))
+}
+
+/// As [`accuracy`], of any runs that ended well and have a figure.
+pub fn curves<'a>(runs: impl Iterator<Item = &'a RunSummary>) -> (Vec<Axis>, Vec<Series>) {
     let (mut axes, mut series): (Vec<Axis>, Vec<Series>) = (Vec::new(), Vec::new());
-    let mine = cards.iter().filter(|c| c.model == model && c.line.error.is_empty() && !c.values.is_empty());
-    for card in mine {
-        let Some(bytes) = card.line.peak else { continue };
-        for (id, _) in &card.values {
+    let mine = runs.filter(|c| c.line.error.is_empty() && !c.values.is_empty());
+    for run in mine {
+        let Some(bytes) = run.line.peak else { continue };
+        for (id, _) in &run.values {
             let (task, name) = id.split_once('.').unwrap_or((id, ""));
             if let Some((label, unit, up)) = words::figure(task, name)
                 && axes.iter().all(|a| a.id != *id)
@@ -278,16 +266,16 @@ pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
                 axes.push(Axis { id: id.clone(), label, unit: unit.into(), up });
             }
         }
-        let name = if card.series.series.is_empty() { "single runs" } else { &card.series.series };
-        let label = if card.series.label.is_empty() { &card.line.choices } else { &card.series.label };
+        let name = if run.series.series.is_empty() { "single runs" } else { &run.series.series };
+        let label = if run.series.label.is_empty() { &run.line.choices } else { &run.series.label };
         let dot = Dot {
-            run: card.line.name.clone(),
+            run: run.line.name.clone(),
             label: label.clone(),
             bytes,
-            values: card.values.clone(),
-            errors: card.errors.clone(),
+            values: run.values.clone(),
+            errors: run.errors.clone(),
             planned: false,
-            sets: card.sets.clone(),
+            sets: run.sets.clone(),
         };
         match series.iter_mut().find(|s| s.name == name) {
             Some(series) => series.dots.push(dot),
@@ -303,16 +291,16 @@ pub fn accuracy(cards: &[Card], model: &str) -> (Vec<Axis>, Vec<Series>) {
 }
 
 /// The accuracy measured with what `config` chooses, on this model, in words; empty when it never was.
-pub fn measured(cards: &[Card], model: &str, config: &Config) -> String {
+pub fn measured(runs: &[RunSummary], model: &str, config: &Config) -> String {
     let same = |c: &Config| {
         (&c.weights, &c.kv, &c.place.kv, c.run.compute, &c.train)
             == (&config.weights, &config.kv, &config.place.kv, config.run.compute, &config.train)
     };
-    let card = cards.iter().find(|card| {
-        card.model == model
-            && !card.values.is_empty()
-            && card.line.error.is_empty()
-            && card.config.as_ref().is_some_and(same)
+    let run = runs.iter().find(|run| {
+        run.model == model
+            && !run.values.is_empty()
+            && run.line.error.is_empty()
+            && run.config.as_ref().is_some_and(same)
     });
-    card.map(|c| c.line.accuracy.clone()).unwrap_or_default()
+    run.map(|c| c.line.accuracy.clone()).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use ullage_panels::view::{
     Attention, Course, Eviction, Grid, Kept, Map, Merge, Moment, Span, Timeline, Token, Written,
 };
 
-use super::show::words;
+use super::words;
 
 /// The prompt of a run, which its events do not tell: written beside them, so that a replay needs no model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,16 @@ pub struct Prompt {
     pub tokens: Vec<(u32, String)>,
     /// Layers, query heads and KV heads of the model.
     pub heads: (usize, usize, usize),
+}
+
+/// Which line of the accuracy picture a run belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeriesLabel {
+    /// The sweep's name; empty for a run of its own.
+    pub series: String,
+    /// The point's keys and values, in words.
+    pub label: String,
 }
 
 /// Rows of small maps of one step, until every layer has told its own.
@@ -173,23 +183,9 @@ impl Live {
         self.report.add(event);
         let seconds = event.seconds;
         let most = self.peak.0.get(&Tier::Device).map_or(0, |by| by.values().sum());
-        super::learning::add(&mut self.course, event, most);
+        super::course::add(&mut self.course, event, most);
         match &event.event {
-            Event::Started { config, .. } => {
-                let timeline = Arc::make_mut(&mut self.timeline);
-                for (i, tier) in Tier::ALL.iter().enumerate() {
-                    timeline.limits[i] = super::show::bars::limit(config, *tier);
-                }
-                timeline.gpu = config.gpu().is_some();
-                let observed =
-                    config.observe.as_ref().is_some_and(|o| o.attention != ullage_core::config::Attention::None);
-                let attention = Arc::make_mut(&mut self.attention);
-                attention.formats = Arc::new(formats(config).into_iter().collect());
-                attention.observed = observed;
-                if !observed {
-                    attention.note = "This run kept no attention for display.".into();
-                }
-            }
+            Event::Started { config, .. } => self.started(config),
             Event::Phase { phase } => {
                 self.phase = Some(*phase);
                 self.progress = None;
@@ -219,31 +215,8 @@ impl Live {
                     last.text.push_str(text);
                 }
             }
-            Event::Evicted { sequence, step, count, rows } => {
-                Arc::make_mut(&mut self.timeline).evicted.push((seconds, *count));
-                if *sequence == 0 {
-                    self.unnamed |= *count as usize != rows.len();
-                    let evictions = &mut Arc::make_mut(&mut self.attention).evictions;
-                    let row = |(layer, head, position): &(u16, u16, u32)| Eviction {
-                        step: *step,
-                        layer: *layer,
-                        head: *head,
-                        position: *position,
-                    };
-                    Arc::make_mut(evictions).extend(rows.iter().map(row));
-                }
-            }
-            Event::Merged { sequence: 0, step, rows, .. } => {
-                let merges = &mut Arc::make_mut(&mut self.attention).merges;
-                let row = |(layer, head, position, survivor): &(u16, u16, u32, u32)| Merge {
-                    step: *step,
-                    layer: *layer,
-                    head: *head,
-                    position: *position,
-                    survivor: *survivor,
-                };
-                Arc::make_mut(merges).extend(rows.iter().map(row));
-            }
+            Event::Evicted { sequence, step, count, rows } => self.evicted(seconds, *sequence, *step, *count, rows),
+            Event::Merged { sequence: 0, step, rows, .. } => self.merged(*step, rows),
             Event::Merged { .. } => {}
             Event::Attention { sequence: 0, step, layer, rows, bins } => self.attention(*step, *layer, *rows, bins),
             Event::HeadMap { sequence: 0, layer, head, query, runs, weights } => {
@@ -264,6 +237,49 @@ impl Live {
             }
             Event::Failed { .. } => self.end(seconds),
         }
+    }
+
+    fn started(&mut self, config: &Config) {
+        let timeline = Arc::make_mut(&mut self.timeline);
+        for (i, tier) in Tier::ALL.iter().enumerate() {
+            timeline.limits[i] = super::bars::limit(config, *tier);
+        }
+        timeline.gpu = config.gpu().is_some();
+        let observed = config.observe.as_ref().is_some_and(|o| o.attention != ullage_core::config::Attention::None);
+        let attention = Arc::make_mut(&mut self.attention);
+        attention.formats = Arc::new(formats(config).into_iter().collect());
+        attention.observed = observed;
+        if !observed {
+            attention.note = "This run kept no attention for display.".into();
+        }
+    }
+
+    /// Rows that left: all of them are counted, those of sequence 0 are kept by name.
+    fn evicted(&mut self, seconds: f64, sequence: usize, step: usize, count: u64, rows: &[(u16, u16, u32)]) {
+        Arc::make_mut(&mut self.timeline).evicted.push((seconds, count));
+        if sequence == 0 {
+            self.unnamed |= count as usize != rows.len();
+            let evictions = &mut Arc::make_mut(&mut self.attention).evictions;
+            let row = |(layer, head, position): &(u16, u16, u32)| Eviction {
+                step,
+                layer: *layer,
+                head: *head,
+                position: *position,
+            };
+            Arc::make_mut(evictions).extend(rows.iter().map(row));
+        }
+    }
+
+    fn merged(&mut self, step: usize, rows: &[(u16, u16, u32, u32)]) {
+        let merges = &mut Arc::make_mut(&mut self.attention).merges;
+        let row = |(layer, head, position, survivor): &(u16, u16, u32, u32)| Merge {
+            step,
+            layer: *layer,
+            head: *head,
+            position: *position,
+            survivor: *survivor,
+        };
+        Arc::make_mut(merges).extend(rows.iter().map(row));
     }
 
     fn memory(&mut self, seconds: f64, step: usize, held: &Held) {
@@ -418,9 +434,9 @@ impl Live {
         gone.into_iter().map(|n| (1.0 - n as f32 / all as f32).max(0.0)).collect()
     }
 
-    /// What each sequence read and wrote by now, with the share of caches that still hold each of its positions; what is new is
-    /// counted, what was counted before is not.
-    pub fn told(&mut self) -> Arc<Vec<Written>> {
+    /// What each sequence read and wrote, the share of caches that still hold each position of sequence 0 brought up to date; only
+    /// evictions since the last call are counted.
+    pub fn count_gone(&mut self) -> Arc<Vec<Written>> {
         let (layers, _, kv_heads) = self.prompt.heads;
         let all = layers * kv_heads;
         let (gone, counted) = &mut self.gone;
@@ -594,20 +610,20 @@ mod tests {
             gone(2, &[(0, 0, 1)]),
         ];
         let mut live = Live::new("run".into(), prompt());
-        assert!(live.told()[0].kept.is_empty(), "nothing was dropped");
+        assert!(live.count_gone()[0].kept.is_empty(), "nothing was dropped");
         for (i, event) in events.into_iter().enumerate() {
             // A view that holds what was told before is not changed by what comes.
-            let before = live.told();
+            let before = live.count_gone();
             let had = before[0].tokens.len();
             live.add(&Numbered { n: i as u64 + 1, seconds: i as f64, event });
-            let now = live.told();
+            let now = live.count_gone();
             assert_eq!((before[0].tokens.len(), now[0].kept.clone()), (had, live.kept(None)), "event {i}");
         }
-        assert_eq!(live.told()[0].kept, [0.0, 0.5, 0.5, 1.0, 1.0]);
-        assert!(Arc::ptr_eq(&live.told(), &live.told()), "nothing new is nothing to copy");
+        assert_eq!(live.count_gone()[0].kept, [0.0, 0.5, 0.5, 1.0, 1.0]);
+        assert!(Arc::ptr_eq(&live.count_gone(), &live.count_gone()), "nothing new is nothing to copy");
         let silent = Event::Evicted { sequence: 0, step: 3, count: 9, rows: Vec::new() };
         live.add(&Numbered { n: 9, seconds: 9.0, event: silent });
-        assert!(live.told()[0].kept.is_empty(), "shares are unknown from then on");
+        assert!(live.count_gone()[0].kept.is_empty(), "shares are unknown from then on");
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! The window: the session's view drawn by the panels, their actions carried out, and what only a window can do.
 
+pub mod bars;
 pub mod clock;
+pub mod course;
 pub mod document;
-#[allow(missing_docs, reason = "fields of messages say what they are")]
+#[allow(missing_docs, reason = "fields of requests say what they are")]
 pub mod files;
 pub mod history;
-pub mod learning;
 pub mod live;
+pub mod message;
+pub mod opened;
 pub mod opener;
 pub mod planner;
-#[allow(missing_docs, reason = "fields of messages say what they are")]
+pub mod rates;
 pub mod runner;
-#[allow(missing_docs, reason = "fields of messages say what they are")]
+#[allow(missing_docs, reason = "fields of effects say what they are")]
 pub mod session;
 pub mod show;
+pub mod state;
 pub mod store;
+pub mod words;
 pub mod worker;
 
 use std::sync::Arc;

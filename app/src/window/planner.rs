@@ -11,83 +11,48 @@ use ullage_core::job::infer::{self, Work};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::plan::{
-    self, Combination, Inverse, Plan, Resolved, Times, TrainInverse, Workload, combinations, formula, pieces, plan,
-    ways_back,
+    self, Combination, Inverse, Plan, Resolved, TrainInverse, Workload, combinations, formula, pieces, plan, ways_back,
 };
 use ullage_core::report::ByteReport;
 use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result, train};
-use ullage_panels::view::{Bars, Fit, Piece, Price, Section, Sets, WayBack};
+use ullage_panels::view::{Bars, Fit, Piece, Price, Sets, WayBack};
 
 use super::document::with;
-use super::history::{self, Card};
-use super::opener::Opened;
-use super::session::Message;
-use super::show::{bars, cards, words};
+use super::history::{self, RunSummary};
+use super::message::{Message, Planned, Priced};
+use super::opened::OpenModel;
+use super::rates::tokens_per_second;
+use super::show::cards;
 use super::worker::{Outbox, Slot, panic_text};
+use super::{bars, words};
 
 /// What is to be planned.
 #[derive(Clone)]
-pub struct Question {
+pub struct PlanRequest {
     /// Answers carry it; an answer to an older one is outdated.
     pub number: u64,
-    /// The configuration.
+    /// The configuration to be planned and priced.
     pub config: Config,
     /// For which model.
-    pub opened: Arc<Opened>,
+    pub opened: Arc<OpenModel>,
     /// On which machine.
     pub machine: Arc<Machine>,
     /// Runs that say what accuracy a choice has.
-    pub cards: Arc<Vec<Card>>,
+    pub runs: Arc<Vec<RunSummary>>,
     /// Points of a sweep still to be run.
     pub points: Vec<Config>,
 }
 
-/// The first answer.
-pub struct Planned {
-    /// The question's.
-    pub number: u64,
-    /// The plan, or why there is none.
-    pub plan: Result<Box<Plan>, String>,
-    /// Its bars.
-    pub bars: Option<Bars>,
-    /// The cards, not priced.
-    pub sections: Vec<Section>,
-    /// Tokens of the prompt.
-    pub prompt: usize,
-}
-
-/// The second answer.
-pub struct Priced {
-    /// The question's.
-    pub number: u64,
-    /// The cards with prices.
-    pub sections: Vec<Section>,
-    /// What else would fit.
-    pub inverse: Option<Inverse>,
-    /// What else would fit of fine-tuning.
-    pub train_inverse: Option<TrainInverse>,
-    /// Every choice of fine-tuning with what it needs; none while generating.
-    pub fits: Vec<Fit>,
-    /// The cheapest way back below the limit.
-    pub way_back: Option<WayBack>,
-    /// Planned peak of each point, where it has one.
-    pub points: Vec<Option<u64>>,
-    /// The bars with formulas.
-    pub bars: Bars,
-    /// What would lie where at the peak, the largest first.
-    pub pieces: Vec<Piece>,
-}
-
 /// The planner's thread.
 pub struct Planner {
-    slot: Slot<Question>,
+    slot: Slot<PlanRequest>,
 }
 
 impl Planner {
     /// Starts it.
-    pub fn start(outbox: Outbox) -> Self {
-        let slot: Slot<Question> = Slot::default();
+    pub fn start(outbox: Outbox<Message>) -> Self {
+        let slot: Slot<PlanRequest> = Slot::default();
         let mine = slot.clone();
         let run = move || {
             let mut kept = None;
@@ -103,7 +68,7 @@ impl Planner {
                         sections: Vec::new(),
                         prompt: 0,
                     };
-                    outbox.send(Message::Planned(Box::new(planned)));
+                    outbox.send(Message::Plan(Box::new(planned)));
                 }
             }
         };
@@ -113,7 +78,7 @@ impl Planner {
     }
 
     /// Asks; what was asked before and not begun is forgotten.
-    pub fn ask(&self, question: Question) {
+    pub fn ask(&self, question: PlanRequest) {
         self.slot.put(question);
     }
 }
@@ -126,14 +91,14 @@ impl Drop for Planner {
 
 /// The workload of the last question: tokenizing takes longer than planning, and a slider changes neither.
 pub struct Kept {
-    model: Arc<Opened>,
+    model: Arc<OpenModel>,
     config: Config,
     prompt: usize,
     workload: Workload,
 }
 
 /// The workload of a configuration, from what is kept where it is the same.
-fn workload<'a>(q: &Question, kept: &'a mut Option<Kept>) -> Result<&'a Kept> {
+fn workload<'a>(q: &PlanRequest, kept: &'a mut Option<Kept>) -> Result<&'a Kept> {
     let mut config = q.config.clone();
     config.budget = Default::default();
     config.observe = None;
@@ -147,7 +112,7 @@ fn workload<'a>(q: &Question, kept: &'a mut Option<Kept>) -> Result<&'a Kept> {
 }
 
 /// Tokens of the prompt and what there is to compute; fine-tuning has its workload in its section.
-fn work(q: &Question, config: &Config) -> Result<(usize, Workload)> {
+fn work(q: &PlanRequest, config: &Config) -> Result<(usize, Workload)> {
     if config.train.is_some() {
         ullage_core::catalog::check(&config)?;
         train::plan::check(config, &q.opened.model.shape)?;
@@ -155,22 +120,6 @@ fn work(q: &Question, config: &Config) -> Result<(usize, Workload)> {
     }
     let Work { prompt, workload, .. } = infer::work(&q.opened.model, &q.opened.words, config, Path::new("."))?;
     Ok((prompt.len(), workload))
-}
-
-/// Tokens a second: decoded, or learned from.
-pub fn tokens_per_second(plan: &Plan, config: &Config) -> f64 {
-    rate_of(&plan.time, config)
-}
-
-/// As [`tokens_per_second`], of predicted times; 0 where none is known.
-pub fn rate_of(time: &Times, config: &Config) -> f64 {
-    match &config.train {
-        Some(t) if time.train_step_seconds > 0.0 => {
-            (t.batch * t.length * t.accumulate) as f64 / time.train_step_seconds
-        }
-        Some(_) => 0.0,
-        None => time.decode_tokens_per_second,
-    }
 }
 
 /// `workload` as another choice of techniques would have it: the same passes, generation as long as that choice allows.
@@ -185,7 +134,7 @@ fn generated(workload: &Workload, shape: &ModelShape, config: &Config, prompt: u
     Ok(out)
 }
 
-fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: &Outbox) {
+fn answer(q: &PlanRequest, kept: &mut Option<Kept>, slot: &Slot<PlanRequest>, outbox: &Outbox<Message>) {
     let entries: Vec<_> = catalog::entries().collect();
     let mut sections = cards::sections(&q.config, &entries);
     let shape = &q.opened.model.shape;
@@ -193,14 +142,14 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
         Ok(kept) => (kept.workload.clone(), kept.prompt),
         Err(e) => {
             let planned = Planned { number: q.number, plan: Err(e.to_string()), bars: None, sections, prompt: 0 };
-            outbox.send(Message::Planned(Box::new(planned)));
+            outbox.send(Message::Plan(Box::new(planned)));
             return;
         }
     };
     let planned = plan(shape, &workload, &q.config, &q.machine);
     let shown =
         planned.as_ref().ok().map(|p| bars::of(&ByteReport::from(&p.bytes), &q.config, false, &bars::unexplained));
-    outbox.send(Message::Planned(Box::new(Planned {
+    outbox.send(Message::Plan(Box::new(Planned {
         number: q.number,
         plan: planned.clone().map(Box::new).map_err(|e| e.to_string()),
         bars: shown,
@@ -220,7 +169,7 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
                 continue;
             }
         };
-        variant.accuracy = history::measured(&q.cards, hash, &config);
+        variant.accuracy = history::measured(&q.runs, hash, &config);
         let after = match variant.chosen {
             true => Ok(before.clone()),
             false => of_variant(q, &workload, &config, prompt),
@@ -247,11 +196,11 @@ fn answer(q: &Question, kept: &mut Option<Kept>, slot: &Slot<Question>, outbox: 
         pieces(shape, &workload, &q.config, None).unwrap_or_default().into_iter().map(piece).collect();
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let priced = Priced { number: q.number, sections, inverse, train_inverse, fits, way_back, points, bars, pieces };
-    outbox.send(Message::Priced(Box::new(priced)));
+    outbox.send(Message::Prices(Box::new(priced)));
 }
 
 /// Every combination of fine-tuning's choices, planned.
-fn what_fits(q: &Question, slot: &Slot<Question>) -> Vec<Fit> {
+fn what_fits(q: &PlanRequest, slot: &Slot<PlanRequest>) -> Vec<Fit> {
     let all = combinations(&q.opened.model.shape, &q.config, &q.machine, &|| slot.waiting());
     let fit = |c: Combination| {
         let plan = c.plan.as_ref();
@@ -269,7 +218,7 @@ fn what_fits(q: &Question, slot: &Slot<Question>) -> Vec<Fit> {
 }
 
 /// The plan of another configuration of the same run; one that evaluates something else is counted anew.
-fn of_variant(q: &Question, workload: &Workload, config: &Config, prompt: usize) -> Result<Plan> {
+fn of_variant(q: &PlanRequest, workload: &Workload, config: &Config, prompt: usize) -> Result<Plan> {
     let shape = &q.opened.model.shape;
     let workload = if config.train.is_some() || config.eval != q.config.eval || config.run != q.config.run {
         work(q, config)?.1
@@ -299,19 +248,19 @@ fn price((before, old): (&Plan, &Config), (after, new): (&Plan, &Config)) -> Pri
     }
 }
 
-fn way_back(q: &Question, workload: &Workload, before: &Plan) -> Option<WayBack> {
+fn way_back(q: &PlanRequest, workload: &Workload, before: &Plan) -> Option<WayBack> {
     let found = ways_back(&q.opened.model.shape, workload, &q.config, &q.machine, 1).pop()?;
     let config = with(&q.config, &found.change.sets).ok()?;
     Some(WayBack {
         words: found.change.words,
         change: found.plan.peak(Tier::Device) as i64 - before.peak(Tier::Device) as i64,
-        accuracy: history::measured(&q.cards, &q.opened.model.hash, &config),
+        accuracy: history::measured(&q.runs, &q.opened.model.hash, &config),
         sets: found.change.sets,
     })
 }
 
 /// The bars of a plan with their formulas.
-fn explained(q: &Question, workload: &Workload, plan: &Plan) -> Bars {
+fn explained(q: &PlanRequest, workload: &Workload, plan: &Plan) -> Bars {
     let shape = &q.opened.model.shape;
     bars::of(&ByteReport::from(&plan.bytes), &q.config, false, &|phase, tier, category| {
         formula(shape, workload, &q.config, phase, tier, category).map(|f| f.text).unwrap_or_default()
@@ -363,16 +312,16 @@ mod tests {
     use super::super::opener;
     use super::*;
 
-    fn question(number: u64, mib: u64) -> Question {
+    fn question(number: u64, mib: u64) -> PlanRequest {
         let mut config = Config::default();
         config.run.context = 1024;
         config.budget.device = ullage_core::Bytes::mib(mib);
-        Question {
+        PlanRequest {
             number,
             config,
             opened: Arc::new(opener::model("bundled:recall").unwrap()),
             machine: Arc::new(Machine::default_guess()),
-            cards: Arc::default(),
+            runs: Arc::default(),
             points: Vec::new(),
         }
     }
@@ -383,14 +332,14 @@ mod tests {
         let planner = Planner::start(outbox);
         let first = question(1, 8);
         for number in 1..=20 {
-            planner.ask(Question { number, ..first.clone() });
+            planner.ask(PlanRequest { number, ..first.clone() });
         }
         let (mut firsts, mut priced) = (0, None);
         while priced.is_none() {
             match inbox.recv_timeout(Duration::from_secs(60)).unwrap() {
-                Message::Planned(_) => firsts += 1,
-                Message::Priced(p) if p.number == 20 => priced = Some(p),
-                Message::Priced(_) => {}
+                Message::Plan(_) => firsts += 1,
+                Message::Prices(p) if p.number == 20 => priced = Some(p),
+                Message::Prices(_) => {}
                 _ => panic!("a planner plans"),
             }
         }

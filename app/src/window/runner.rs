@@ -7,16 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use ullage_core::job::{Command, Job, Order};
 use ullage_core::report::Report;
 use ullage_core::report::folder::{Folder, write_whole};
 use ullage_core::report::protocol::{Event, Failure, Numbered};
 use ullage_core::{Error, Result};
 
-use super::live::Prompt;
-use super::opener::Opened;
-use super::session::Message;
+use super::live::{Prompt, SeriesLabel};
+use super::message::{Message, RunMessage};
+use super::opened::OpenModel;
 use super::worker::{Outbox, panic_text};
 
 /// Time between two looks at what the job has told: waking once for many events disturbs the engine less than once for each.
@@ -47,28 +46,6 @@ impl Pace {
     }
 }
 
-/// Which line of the accuracy picture a run belongs to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Line {
-    /// The sweep's name; empty for a run of its own.
-    pub series: String,
-    /// The point's keys and values, in words.
-    pub label: String,
-}
-
-/// What a run tells the window.
-pub enum Told {
-    /// It has a prompt, and a folder if one could be made.
-    Began { name: String, prompt: Prompt },
-    /// Events in order.
-    Events(Vec<Numbered>),
-    /// Its folder cannot be written (any more): the run goes on.
-    Unsaved(String),
-    /// It is over.
-    Over,
-}
-
 /// A run going on.
 pub struct Running {
     commands: SyncSender<Command>,
@@ -83,11 +60,11 @@ impl Running {
     /// When the system gives no thread.
     pub fn start(
         order: Order,
-        opened: Arc<Opened>,
+        opened: Arc<OpenModel>,
         runs: PathBuf,
-        line: Line,
+        line: SeriesLabel,
         pace: Pace,
-        outbox: Outbox,
+        outbox: Outbox<Message>,
     ) -> Result<Self> {
         let (commands, inbox) = sync_channel(16);
         let (config, model) = (order.config.clone(), Arc::clone(&order.model));
@@ -101,9 +78,9 @@ impl Running {
             if let Err(panic) = told {
                 let error = Failure::from(&Error::Internal(panic_text(&*panic)));
                 let event = Numbered { n: 0, seconds: 0.0, event: Event::Failed { error } };
-                outbox.send(Message::Run(Told::Events(vec![event])));
+                outbox.send(Message::Run(RunMessage::Events(vec![event])));
             }
-            outbox.send(Message::Run(Told::Over));
+            outbox.send(Message::Run(RunMessage::Ended));
         };
         let thread = std::thread::Builder::new()
             .name("ullage-run".into())
@@ -133,7 +110,7 @@ impl Drop for Running {
     }
 }
 
-fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::ModelShape, opened: &Opened) -> Prompt {
+fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::ModelShape, opened: &OpenModel) -> Prompt {
     // Training reads rows of its data, no prompt.
     let ids = if config.train.is_some() { Vec::new() } else { opened.words.prompt(config).unwrap_or_default() };
     let piece = |id: &u32| match &opened.words.tokenizer {
@@ -146,8 +123,8 @@ fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::Mode
 }
 
 /// Makes a folder of this moment's name, or that name and a number where it is taken.
-fn folder(runs: &Path, prompt: &Prompt, line: &Line) -> Result<(String, Folder, PathBuf)> {
-    let base = super::clock::name(super::clock::now());
+fn folder(runs: &Path, prompt: &Prompt, line: &SeriesLabel) -> Result<(String, Folder, PathBuf)> {
+    let base = super::clock::name();
     let name = (1..1000)
         .map(|i| if i == 1 { base.clone() } else { format!("{base}-{i}") })
         .find(|name| !runs.join(name).exists())
@@ -156,14 +133,22 @@ fn folder(runs: &Path, prompt: &Prompt, line: &Line) -> Result<(String, Folder, 
     let folder = Folder::create(&dir)?;
     let json = |v: serde_json::Result<Vec<u8>>| v.map_err(|e| Error::Internal(format!("writing the run folder: {e}")));
     write_whole(&dir.join("prompt.json"), &json(serde_json::to_vec(prompt))?)?;
-    if *line != Line::default() {
+    if *line != SeriesLabel::default() {
         write_whole(&dir.join("line.json"), &json(serde_json::to_vec(line))?)?;
     }
     Ok((name, folder, dir))
 }
 
-fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line: &Line, pace: &Pace, outbox: &Outbox) {
-    let unsaved = |e: &Error| outbox.send(Message::Run(Told::Unsaved(e.to_string())));
+fn follow(
+    job: Job,
+    inbox: &Receiver<Command>,
+    runs: &Path,
+    prompt: Prompt,
+    line: &SeriesLabel,
+    pace: &Pace,
+    outbox: &Outbox<Message>,
+) {
+    let unsaved = |e: &Error| outbox.send(Message::Run(RunMessage::Unsaved(e.to_string())));
     let (name, mut folder, dir) = match folder(runs, &prompt, line) {
         Ok((name, folder, dir)) => (name, Some(folder), Some(dir)),
         Err(e) => {
@@ -171,15 +156,15 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
             ("unsaved run".into(), None, None)
         }
     };
-    outbox.send(Message::Run(Told::Began { name, prompt }));
+    outbox.send(Message::Run(RunMessage::Began { name, prompt }));
     let mut report = Report::default();
     let (mut waiting, mut last) = (Vec::new(), Instant::now());
     // The job never waits for the window: what the window has no room for waits here.
     let pass_on = |waiting: &mut Vec<Numbered>, last: &mut Instant, now: bool| {
         if !waiting.is_empty() && (now || last.elapsed() >= pace.batch()) {
             *last = Instant::now();
-            if let Err(back) = outbox.offer(Message::Run(Told::Events(std::mem::take(waiting))))
-                && let Message::Run(Told::Events(back)) = *back
+            if let Err(back) = outbox.offer(Message::Run(RunMessage::Events(std::mem::take(waiting))))
+                && let Message::Run(RunMessage::Events(back)) = *back
             {
                 *waiting = back;
             }
@@ -238,7 +223,7 @@ fn follow(job: Job, inbox: &Receiver<Command>, runs: &Path, prompt: Prompt, line
         }
     }
     if !waiting.is_empty() {
-        outbox.send(Message::Run(Told::Events(waiting)));
+        outbox.send(Message::Run(RunMessage::Events(waiting)));
     }
 }
 

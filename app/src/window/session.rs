@@ -7,9 +7,9 @@ mod hear;
 mod runs;
 mod talk;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -18,51 +18,24 @@ use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
 use ullage_core::config::train::Train;
 use ullage_core::job::Command;
+use ullage_core::machine;
+use ullage_core::machine::Machine;
 use ullage_core::machine::cards::CARDS;
-use ullage_core::machine::{self, Card as Familiar, Machine};
 use ullage_core::model::discover;
-use ullage_core::plan::{Inverse, Plan, TrainInverse};
 use ullage_panels::Action;
-use ullage_panels::view::{Bars, Fit, Notice, Pair, Piece, Section, Series, Sets, View, WayBack};
+use ullage_panels::view::{Notice, Sets, View};
 
-use super::Start;
 use super::document::Document;
-use super::files::{self, Asker, Done, Wish};
-use super::history::Card;
-use super::live::Live;
-use super::opener::{self, Found, Opened, Wanted};
-use super::planner::{Planned, Planner, Priced, Question};
-use super::runner::{Line, Pace, Running, Told};
+use super::files::{self, Asker, DialogRequest, FileRequest};
+use super::live::SeriesLabel;
+use super::message::{Message, RunMessage};
+use super::opened::Wanted;
+use super::planner::{PlanRequest, Planner};
+use super::runner::{Pace, Running};
+use super::state::State;
 use super::store::{self, Remembered};
 use super::worker::{Outbox, Wake, Worker};
-
-/// What workers tell the session.
-pub enum Message {
-    /// A plan's bars.
-    Planned(Box<Planned>),
-    /// A plan's prices.
-    Priced(Box<Priced>),
-    /// Something was opened, or why not.
-    Opened { wanted: Box<Wanted>, found: Result<Found, String> },
-    /// A merge: bytes done and in all.
-    Merging(u64, u64),
-    /// Its end: the file, or why there is none.
-    Merged(Result<Box<Adapted>, String>),
-    /// From the run.
-    Run(Told),
-    /// From the file and dialog threads.
-    Files(Done),
-    /// Models that other programs brought to this disk.
-    Discovered(Vec<discover::Found>),
-    /// The probe: what it measures and how far it is.
-    Probing(String, f32),
-    /// The probe's end.
-    Probed(Result<Box<Machine>, String>),
-    /// A picture of the screen.
-    Shot { name: String, size: [usize; 2], rgba: Vec<u8> },
-    /// A worker failed.
-    Trouble { title: String, detail: String },
-}
+use super::{Start, opener, show};
 
 /// What only the window itself can do.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,10 +45,6 @@ pub enum Effect {
     /// Take a picture of this rectangle, in points.
     Shoot { name: String, rect: egui::Rect },
 }
-
-pub use adapter::Adapted;
-pub(super) use adapter::Merging;
-pub(super) use runs::history_view;
 
 /// How a session starts.
 pub struct Setup {
@@ -94,78 +63,41 @@ pub struct Setup {
 /// The first start: the bundled model under a limit that it exceeds.
 const FIRST: &str = include_str!("../../../assets/first.toml");
 
-/// A point of a sweep, waiting.
-pub(super) struct Point {
-    pub line: Line,
-    pub config: Config,
+/// A flag that whoever works looks at: set when this is dropped.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
-/// The workbench's state.
+/// The workbench: its state, and the workers that change it.
 pub struct Session {
-    pub(super) document: Document,
-    pub(super) data: PathBuf,
-    pub(super) remembered: Remembered,
+    state: State,
     saved: Remembered,
-    pub(super) opened: Option<Arc<Opened>>,
-    /// The path being opened as a model of the configuration.
-    pub(super) opening: Option<Wanted>,
-    /// The model of the configuration that could not be opened.
-    pub(super) unopened: Option<Wanted>,
-    /// The adapter that can be switched on and off, and the model it is for.
-    pub(super) adapted: Option<Adapted>,
-    /// A merge that goes on.
-    pub(super) merging: Option<Merging>,
-    pub(super) machine: Arc<Machine>,
-    /// The familiar machine that is planned for instead of this one.
-    pub(super) familiar: Option<(&'static Familiar, Arc<Machine>)>,
-    /// Names of this machine's GPUs that a run could use, by number.
-    pub(super) gpus: Vec<String>,
-    pub(super) discovered: Vec<discover::Found>,
-    pub(super) plan: Option<Box<Plan>>,
-    pub(super) no_plan: String,
-    pub(super) predicted: Option<Bars>,
-    pub(super) prompt_tokens: usize,
-    pub(super) sections: Arc<Vec<Section>>,
-    pub(super) inverse: Option<Inverse>,
-    pub(super) train_inverse: Option<TrainInverse>,
-    /// Every choice of fine-tuning with what it needs.
-    pub(super) fits: Arc<Vec<Fit>>,
     /// The section of fine-tuning while generating.
     kept_train: Option<Train>,
-    pub(super) way_back: Option<WayBack>,
-    pub(super) pieces: Vec<Piece>,
+    /// The number of the newest question to the planner.
     asked: u64,
-    /// True while the newest question has no whole answer.
-    pub(super) planning: bool,
-    pub(super) running: Option<Running>,
+    run: Option<Running>,
     /// How often what runs is drawn.
-    pub(super) pace: Pace,
-    pub(super) stopping: bool,
-    /// The run of this session, going on or over.
-    pub(super) live: Option<Live>,
-    /// A run of the history that is shown instead.
-    pub(super) replayed: Option<Live>,
+    pace: Pace,
     /// Which sweep the run going on is a point of.
-    series: Line,
-    pub(super) queue: VecDeque<Point>,
-    pub(super) planned_points: Vec<Option<u64>>,
-    pub(super) cards: Arc<Vec<Card>>,
-    pub(super) curves: Vec<Series>,
-    pub(super) pair: Option<Box<Pair>>,
-    pub(super) moment: Option<usize>,
-    pub(super) probing: Option<(String, f32)>,
-    pub(super) notices: Vec<Notice>,
+    series: SeriesLabel,
+    /// Ends a merge that goes on.
+    merge: Option<CancelOnDrop>,
     next_notice: u64,
     effects: Vec<Effect>,
-    pub(super) view: View,
+    view: View,
     dirty: bool,
-    /// True when more has changed than what a run going on has told.
+    /// True when more has changed than what a run going on has sent.
     slow: bool,
     planner: Planner,
     opener: Worker<Wanted>,
-    files: Worker<files::Order>,
-    dialogs: Worker<Wish>,
-    outbox: Outbox,
+    files: Worker<FileRequest>,
+    dialogs: Worker<DialogRequest>,
+    outbox: Outbox<Message>,
     inbox: Receiver<Message>,
 }
 
@@ -175,72 +107,44 @@ impl Session {
         let Setup { data, remembered: (remembered, damage), open, ask, wake } = setup;
         let (outbox, inbox) = Outbox::new(wake);
         let (runs, file, exports) = (data.join("runs"), store::file(&data), data.join("exports"));
-        let files =
-            Worker::start("ullage-files", outbox.clone(), move |o, out: &Outbox| files::work(o, &runs, &file, out));
-        let dialogs =
-            Worker::start("ullage-dialogs", outbox.clone(), move |w, out: &Outbox| files::wish(w, &ask, &exports, out));
+        let files = Worker::start("ullage-files", outbox.clone(), move |r, out: &Outbox<Message>| {
+            files::work(r, &runs, &file, out)
+        });
+        let dialogs = Worker::start("ullage-dialogs", outbox.clone(), move |r, out: &Outbox<Message>| {
+            files::dialog(r, &ask, &exports, out)
+        });
         let first = || from_toml(FIRST, &[]).unwrap_or_default();
         let (config, wrong) = match remembered.config.as_str() {
             "" => (first(), None),
             text => from_toml(text, &[]).map_or_else(|e| (first(), Some(e.to_string())), |c| (c, None)),
         };
         let mut session = Self {
-            document: Document::new(config),
             saved: remembered.clone(),
-            remembered,
-            data,
-            opened: None,
-            opening: None,
-            unopened: None,
-            adapted: None,
-            merging: None,
-            machine: Arc::new(Machine::default_guess()),
-            familiar: None,
-            gpus: Vec::new(),
-            discovered: Vec::new(),
-            plan: None,
-            no_plan: String::new(),
-            predicted: None,
-            prompt_tokens: 0,
-            sections: Arc::default(),
-            inverse: None,
-            train_inverse: None,
-            fits: Arc::default(),
+            state: State::new(config, data, remembered),
             kept_train: None,
-            way_back: None,
-            pieces: Vec::new(),
             asked: 0,
-            planning: false,
-            running: None,
+            run: None,
             pace: Pace::default(),
-            stopping: false,
-            live: None,
-            replayed: None,
-            series: Line::default(),
-            queue: VecDeque::new(),
-            planned_points: Vec::new(),
-            cards: Arc::default(),
-            curves: Vec::new(),
-            pair: None,
-            moment: None,
-            probing: None,
-            notices: Vec::new(),
+            series: SeriesLabel::default(),
+            merge: None,
             next_notice: 1,
             effects: Vec::new(),
             view: View::default(),
             dirty: true,
             slow: true,
             planner: Planner::start(outbox.clone()),
-            opener: Worker::start("ullage-opener", outbox.clone(), |wanted, out: &Outbox| opener::work(wanted, out)),
+            opener: Worker::start("ullage-opener", outbox.clone(), |wanted, out: &Outbox<Message>| {
+                opener::work(wanted, out)
+            }),
             files,
             dialogs,
             outbox,
             inbox,
         };
         let entries: Vec<_> = catalog::entries().collect();
-        session.sections = Arc::new(super::show::cards::sections(session.document.config(), &entries));
-        session.files.order(files::Order::Begin);
-        session.plan_for(session.remembered.plan_for.clone());
+        session.state.sections = Arc::new(show::cards::sections(session.state.document.config(), &entries));
+        session.files.order(FileRequest::Begin);
+        session.plan_for(session.state.remembered.plan_for.clone());
         let out = session.outbox.clone();
         let look = move || out.send(Message::Discovered(discover::models()));
         // Without it, only models opened before are listed.
@@ -254,22 +158,12 @@ impl Session {
         match open {
             Some(Start::Path(path)) => session.open(absolute(path)),
             Some(Start::Config(config)) => {
-                session.document = Document::new(*config);
+                session.state.document = Document::new(*config);
                 session.changed();
             }
             None => session.changed(),
         }
         session
-    }
-
-    /// Where runs are kept.
-    pub(super) fn runs(&self) -> PathBuf {
-        self.data.join("runs")
-    }
-
-    /// The run on screen.
-    pub(super) fn shown(&self) -> Option<&Live> {
-        self.replayed.as_ref().or(self.live.as_ref())
     }
 
     /// A message that stays until it is put away.
@@ -279,10 +173,10 @@ impl Session {
 
     fn notice_with(&mut self, title: &str, detail: &str, failure: bool, remedy: Option<(String, Sets)>) {
         // The same again is said once.
-        self.notices.retain(|n| n.title != title || n.detail != detail);
+        self.state.notices.retain(|n| n.title != title || n.detail != detail);
         let id = self.next_notice;
         self.next_notice += 1;
-        self.notices.push(Notice { id, title: title.into(), detail: detail.into(), failure, remedy });
+        self.state.notices.push(Notice { id, title: title.into(), detail: detail.into(), failure, remedy });
         (self.dirty, self.slow) = (true, true);
     }
 
@@ -291,18 +185,18 @@ impl Session {
         (self.dirty, self.slow) = (true, true);
         match action {
             Action::OpenDialog => {
-                self.wish(Wish::Open);
+                self.dialog(DialogRequest::Open);
             }
             Action::Open(path) => self.open(path),
             Action::Set { what, sets, gesture } => self.set(&what, &sets, gesture),
             Action::Mode(id) => self.mode(&id),
             Action::Undo => {
-                if self.document.undo() {
+                if self.state.document.undo() {
                     self.changed();
                 }
             }
             Action::Redo => {
-                if self.document.redo() {
+                if self.state.document.redo() {
                     self.changed();
                 }
             }
@@ -311,13 +205,13 @@ impl Session {
                 self.changed();
             }
             Action::Adapter(how) => self.use_adapter(how),
-            Action::Run => self.run(Line::default()),
+            Action::Run => self.run(SeriesLabel::default()),
             Action::Pause => self.command(Command::Pause),
             Action::Resume => self.command(Command::Resume),
             Action::Step => self.command(Command::Step),
             Action::Stop => {
-                self.queue.clear();
-                self.stopping = self.running.is_some();
+                self.state.queue.clear();
+                self.state.stopping = self.run.is_some();
                 self.command(Command::Cancel);
             }
             Action::Regenerate => self.regenerate(),
@@ -326,25 +220,25 @@ impl Session {
             Action::ClearChat => self.clear_chat(),
             Action::Sweep { name, points } => self.sweep(&name, points),
             Action::StopSweep => {
-                self.queue.clear();
+                self.state.queue.clear();
                 self.ask();
             }
-            Action::ScrubTo(moment) => self.moment = moment,
+            Action::ScrubTo(moment) => self.state.moment = moment,
             Action::WatchHead(head) => self.watch(head),
             Action::OpenRun(name) => self.open_run(name),
             Action::TakeConfig(name) => self.take(&name),
-            Action::Compare(None) => self.pair = None,
+            Action::Compare(None) => self.state.pair = None,
             Action::Compare(Some(pair)) => {
-                self.order(files::Order::Pair(pair));
+                self.order(FileRequest::Pair(pair));
             }
             Action::DeleteRun(name) => self.delete(name),
             Action::ShowFolder => {
-                self.order(files::Order::Show(self.runs()));
+                self.order(FileRequest::Show(self.state.runs_folder()));
             }
             Action::ExportDialog => {
                 if let Some(text) = self.export() {
-                    let name = self.opened.as_ref().map_or("ullage".to_owned(), |o| safe(&o.model.shape.name));
-                    self.wish(Wish::Save { name: format!("{name}.toml"), content: text.into_bytes() });
+                    let name = self.state.opened.as_ref().map_or("ullage".to_owned(), |o| safe(&o.model.shape.name));
+                    self.dialog(DialogRequest::SaveFile { name: format!("{name}.toml"), content: text.into_bytes() });
                 }
             }
             Action::CopyToml => {
@@ -353,17 +247,19 @@ impl Session {
                 }
             }
             Action::Copy(text) => self.effects.push(Effect::Copy(text)),
-            Action::SaveFile { name, content } => self.wish(Wish::Save { name, content: content.into_bytes() }),
+            Action::SaveFile { name, content } => {
+                self.dialog(DialogRequest::SaveFile { name, content: content.into_bytes() })
+            }
             Action::SavePng { name, rect } => self.effects.push(Effect::Shoot { name, rect }),
             Action::Probe => self.probe(),
-            Action::PutAway(id) => self.notices.retain(|n| n.id != id),
+            Action::PutAway(id) => self.state.notices.retain(|n| n.id != id),
         }
     }
 
     /// Takes pictures of the screen: name, width and height, and four bytes a pixel.
     pub fn shutter(&self) -> impl FnOnce(String, [usize; 2], Vec<u8>) + Send + use<> {
         let out = self.outbox.clone();
-        move |name, size, rgba| out.send(Message::Shot { name, size, rgba })
+        move |name, size, rgba| out.send(Message::Screenshot { name, size, rgba })
     }
 
     /// What only the window can do, since the last call.
@@ -371,21 +267,21 @@ impl Session {
         std::mem::take(&mut self.effects)
     }
 
-    fn order(&mut self, order: files::Order) {
-        if !self.files.order(order) {
+    fn order(&mut self, request: FileRequest) {
+        if !self.files.order(request) {
             self.notice("The disk is busy", "Try again when what is being read or written is done.", true);
         }
     }
 
-    fn wish(&mut self, wish: Wish) {
-        if !self.dialogs.order(wish) {
+    fn dialog(&mut self, request: DialogRequest) {
+        if !self.dialogs.order(request) {
             self.notice("A dialog is open already", "Answer it first.", false);
         }
     }
 
     /// Generating or fine-tuning. What was chosen of the other comes back with it.
     fn mode(&mut self, id: &str) {
-        let mut config = self.document.config().clone();
+        let mut config = self.state.document.config().clone();
         let what = match (id, config.train.is_some()) {
             ("train", false) => {
                 // A rate for adapters: at the file's default the first run would show no learning.
@@ -406,7 +302,7 @@ impl Session {
         };
         match ullage_core::catalog::check(&config) {
             Ok(()) => {
-                self.document.replace(what, config, None);
+                self.state.document.replace(what, config, None);
                 self.changed();
             }
             Err(e) => self.notice(&format!("{what}: not possible here"), &e.to_string(), true),
@@ -424,16 +320,16 @@ impl Session {
     }
 
     fn open_model(&mut self, wanted: Wanted) {
-        self.opening = Some(wanted.clone());
+        self.state.opening = Some(wanted.clone());
         if !self.opener.order(wanted) {
-            self.opening = None;
+            self.state.opening = None;
             self.notice("Too much is being opened", "Wait until it is done.", true);
         }
     }
 
     /// Sets keys of the configuration.
     pub fn set(&mut self, what: &str, sets: &[(String, String)], gesture: Option<u64>) {
-        match self.document.set(what, sets, gesture) {
+        match self.state.document.set(what, sets, gesture) {
             Ok(true) => self.changed(),
             Ok(false) => {}
             Err(e) => self.notice(&format!("{what}: not changed"), &e.to_string(), true),
@@ -444,49 +340,44 @@ impl Session {
     fn changed(&mut self) {
         (self.dirty, self.slow) = (true, true);
         self.know_adapter();
-        let wanted = Wanted::of(self.document.config());
+        let wanted = Wanted::of(self.state.document.config());
         let is = |other: &Option<Wanted>| other.as_ref() == Some(&wanted);
-        let open = self.opened.as_ref().is_some_and(|o| o.wanted == wanted);
-        if !open && !is(&self.opening) && !is(&self.unopened) {
-            self.unopened = None;
+        let open = self.state.opened.as_ref().is_some_and(|o| o.wanted == wanted);
+        if !open && !is(&self.state.opening) && !is(&self.state.unopened) {
+            self.state.unopened = None;
             self.open_model(wanted);
         }
         self.ask();
     }
 
     fn ask(&mut self) {
-        let wanted = Wanted::of(self.document.config());
-        let Some(opened) = self.opened.as_ref().filter(|o| o.wanted == wanted) else { return };
+        let wanted = Wanted::of(self.state.document.config());
+        let Some(opened) = self.state.opened.as_ref().filter(|o| o.wanted == wanted) else { return };
         self.asked += 1;
-        self.planning = true;
-        self.planner.ask(Question {
+        self.state.planning = true;
+        self.planner.ask(PlanRequest {
             number: self.asked,
-            config: self.document.config().clone(),
+            config: self.state.document.config().clone(),
             opened: Arc::clone(opened),
-            machine: self.planned_machine(),
-            cards: Arc::clone(&self.cards),
-            points: self.queue.iter().map(|p| p.config.clone()).collect(),
+            machine: self.state.planned_machine(),
+            runs: Arc::clone(&self.state.runs),
+            points: self.state.queue.iter().map(|p| p.config.clone()).collect(),
         });
-    }
-
-    /// The machine that plans are for.
-    fn planned_machine(&self) -> Arc<Machine> {
-        Arc::clone(self.familiar.as_ref().map_or(&self.machine, |(_, machine)| machine))
     }
 
     fn plan_for(&mut self, id: String) {
         let found = CARDS.iter().find(|c| c.id == id || c.name == id);
-        self.familiar = found.map(|card| (card, Arc::new(Machine::like(card))));
-        self.remembered.plan_for = found.map_or(String::new(), |card| card.id.to_owned());
+        self.state.familiar = found.map(|card| (card, Arc::new(Machine::like(card))));
+        self.state.remembered.plan_for = found.map_or(String::new(), |card| card.id.to_owned());
     }
 
     fn export(&mut self) -> Option<String> {
-        let config = self.document.config();
-        let card = self.opened.as_ref().map(|o| ullage_core::job::infer::card(&o.model));
-        let run = self.live.as_ref().filter(|l| l.finished() && l.config() == Some(config));
-        let machine = format!("{}, {} threads", self.machine.cpu.model, config.threads());
+        let config = self.state.document.config();
+        let card = self.state.opened.as_ref().map(|o| ullage_core::job::infer::card(&o.model));
+        let run = self.state.live.as_ref().filter(|l| l.finished() && l.config() == Some(config));
+        let machine = format!("{}, {} threads", self.state.machine.cpu.model, config.threads());
         let run = run.map(|l| (l.name.as_str(), &l.report));
-        match files::export(config, card.as_ref(), &machine, self.plan.as_deref(), run) {
+        match files::export(config, card.as_ref(), &machine, self.state.plan.as_deref(), run) {
             Ok(text) => Some(text),
             Err(e) => {
                 self.notice("The configuration cannot be exported", &e.to_string(), true);
@@ -496,32 +387,37 @@ impl Session {
     }
 
     fn probe(&mut self) {
-        if self.running.is_some() || self.probing.is_some() {
+        if self.run.is_some() || self.state.probing.is_some() {
             self.notice("This machine cannot be measured now", "A run would disturb it; stop it first.", false);
             return;
         }
         let out = self.outbox.clone();
         let run = move || {
-            let done = machine::probe(&mut |what, part| out.send(Message::Probing(what.to_owned(), part)), &|| false);
+            let done =
+                machine::probe(&mut |what, part| out.send(Message::ProbeProgress(what.to_owned(), part)), &|| false);
             let saved = done.and_then(|m| m.save().map(|_| Box::new(m)));
-            out.send(Message::Probed(saved.map_err(|e| e.to_string())));
+            out.send(Message::ProbeResult(saved.map_err(|e| e.to_string())));
         };
         match std::thread::Builder::new().name("ullage-probe".into()).spawn(run) {
-            Ok(_) => self.probing = Some(("starting".into(), 0.0)),
+            Ok(_) => self.state.probing = Some(("starting".into(), 0.0)),
             Err(e) => self.notice("This machine was not measured", &e.to_string(), true),
         }
     }
 
     /// True when the newest configuration has its plan and its prices, and nothing is being opened.
     pub fn settled(&self) -> bool {
-        !self.planning && self.opening.is_none() && self.merging.is_none()
+        !self.state.planning && self.state.opening.is_none() && self.state.merging.is_none()
     }
 
     /// What there is to draw.
     pub fn view(&mut self) -> &View {
         if std::mem::take(&mut self.dirty) {
             let slow = std::mem::take(&mut self.slow);
-            super::show::top::refresh(self, slow);
+            let before = std::mem::take(&mut self.view);
+            if let Some(live) = self.state.shown_mut() {
+                live.count_gone();
+            }
+            self.view = show::view(&self.state, before, slow);
         }
         &self.view
     }
@@ -533,39 +429,39 @@ impl Session {
 
     /// The moment scrubbed to.
     pub fn moment(&self) -> Option<usize> {
-        self.moment
+        self.state.moment
     }
 
-    /// The configuration.
+    /// The configuration as it is chosen now.
     pub fn config(&self) -> &Config {
-        self.document.config()
+        self.state.document.config()
     }
 
     /// Where the window stands and what its panels remember; saved when it differs from what is.
     pub fn remember(&mut self, size: Option<[f32; 2]>, position: Option<[f32; 2]>, layout: serde_json::Value) {
-        let r = &mut self.remembered;
+        let r = &mut self.state.remembered;
         r.size = size.or(r.size);
         r.position = position.or(r.position);
         r.layout = layout;
-        r.config = self.document.config().to_toml().unwrap_or_default();
-        if *r != self.saved && self.files.order(files::Order::Remember(Box::new(r.clone()))) {
+        r.config = self.state.document.config().to_toml().unwrap_or_default();
+        if *r != self.saved && self.files.order(FileRequest::Remember(Box::new(r.clone()))) {
             self.saved = r.clone();
         }
     }
 
     /// Ends the run, keeping what it did, and what is being written.
     pub fn close(&mut self) {
-        self.queue.clear();
+        self.state.queue.clear();
         self.command(Command::Cancel);
-        let mut over = self.running.is_none();
+        let mut over = self.run.is_none();
         files::wait_until(Duration::from_secs(5), || {
             while let Ok(message) = self.inbox.try_recv() {
-                over |= matches!(message, Message::Run(Told::Over));
+                over |= matches!(message, Message::Run(RunMessage::Ended));
             }
             over
         });
         // What was ordered of the disk is done before the process ends; nobody reads the answers any more.
-        let (_, nobody) = Outbox::new(Arc::new(|| ()));
+        let (_, nobody) = Outbox::<Message>::new(Arc::new(|| ()));
         self.inbox = nobody;
         self.files.finish();
     }

@@ -4,8 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::session::Message;
-
 /// Called when something has come for the window: asks for a frame.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -14,29 +12,43 @@ const INBOX: usize = 256;
 /// Orders that may wait for a worker.
 const ORDERS: usize = 64;
 
-/// A worker's way to the window.
-#[derive(Clone)]
-pub struct Outbox {
-    to: SyncSender<Message>,
+/// What went wrong, in words for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What failed.
+    pub title: String,
+    /// Why, and what to do.
+    pub detail: String,
+}
+
+/// A worker's way to the window: a bounded channel of messages `M`, and the wish for a frame.
+pub struct Outbox<M> {
+    to: SyncSender<M>,
     wake: Wake,
 }
 
-impl Outbox {
+impl<M> Clone for Outbox<M> {
+    fn clone(&self) -> Self {
+        Self { to: self.to.clone(), wake: Arc::clone(&self.wake) }
+    }
+}
+
+impl<M> Outbox<M> {
     /// An outbox and where its messages arrive.
-    pub fn new(wake: Wake) -> (Self, Receiver<Message>) {
+    pub fn new(wake: Wake) -> (Self, Receiver<M>) {
         let (to, inbox) = sync_channel(INBOX);
         (Self { to, wake }, inbox)
     }
 
     /// Sends, waiting for room. A window that is gone hears nothing.
-    pub fn send(&self, message: Message) {
+    pub fn send(&self, message: M) {
         if self.to.send(message).is_ok() {
             (self.wake)();
         }
     }
 
     /// Sends if there is room now; otherwise gives the message back.
-    pub fn offer(&self, message: Message) -> Result<(), Box<Message>> {
+    pub fn offer(&self, message: M) -> Result<(), Box<M>> {
         match self.to.try_send(message) {
             Ok(()) => {
                 (self.wake)();
@@ -48,7 +60,7 @@ impl Outbox {
     }
 }
 
-/// A thread that does one order after the other. A panic in an order is told as [`Message::Trouble`] and ends that order alone.
+/// A thread that does one order after the other. A panic in an order is sent as [`Trouble`] and ends that order alone.
 pub struct Worker<T> {
     orders: Option<SyncSender<T>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -56,12 +68,17 @@ pub struct Worker<T> {
 
 impl<T: Send + 'static> Worker<T> {
     /// Starts a thread of this name; each order goes to `work`.
-    pub fn start(name: &'static str, outbox: Outbox, mut work: impl FnMut(T, &Outbox) + Send + 'static) -> Self {
+    pub fn start<M: From<Trouble> + Send + 'static>(
+        name: &'static str,
+        outbox: Outbox<M>,
+        mut work: impl FnMut(T, &Outbox<M>) + Send + 'static,
+    ) -> Self {
         let (orders, inbox) = sync_channel::<T>(ORDERS);
         let run = move || {
             while let Ok(order) = inbox.recv() {
                 if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| work(order, &outbox))) {
-                    outbox.send(Message::Trouble { title: format!("{name} failed"), detail: panic_text(&*panic) });
+                    let trouble = Trouble { title: format!("{name} failed"), detail: panic_text(&*panic) };
+                    outbox.send(trouble.into());
                 }
             }
         };
@@ -168,15 +185,15 @@ mod tests {
 
     #[test]
     fn a_panic_ends_the_order_and_the_next_is_done() {
-        let (outbox, inbox) = Outbox::new(Arc::new(|| ()));
-        let mut worker = Worker::start("test-worker", outbox, |n: u32, outbox: &Outbox| {
+        let (outbox, inbox) = Outbox::<Trouble>::new(Arc::new(|| ()));
+        let mut worker = Worker::start("test-worker", outbox, |n: u32, outbox: &Outbox<Trouble>| {
             assert!(n != 1, "one is refused");
-            outbox.send(Message::Trouble { title: n.to_string(), detail: String::new() });
+            outbox.send(Trouble { title: n.to_string(), detail: String::new() });
         });
         assert!(worker.order(1) && worker.order(2));
         worker.finish();
         let told: Vec<_> = inbox.try_iter().collect();
-        let [Message::Trouble { title, detail }, Message::Trouble { title: two, .. }] = &told[..] else { panic!() };
+        let [Trouble { title, detail }, Trouble { title: two, .. }] = &told[..] else { panic!() };
         assert!(title.contains("test-worker") && detail.contains("one is refused"), "{detail}");
         assert_eq!(two, "2");
     }

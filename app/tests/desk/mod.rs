@@ -1,5 +1,7 @@
-//! A session in a folder of its own, driven by actions and watched through its view.
+//! A session in a folder of its own, driven by actions and watched through its view; [`screen`] puts the window around it.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+
+pub mod screen;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -8,16 +10,29 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use ullage::window::Start;
 use ullage::window::files::{Answer, Ask, Asker};
-use ullage::window::session::{Session, Setup};
+use ullage::window::session::{Effect, Session, Setup};
 use ullage::window::store;
 use ullage_panels::Action;
 use ullage_panels::view::View;
 
+/// What dialogs answer, the last first; nothing once there is none left.
+pub type Answers = Arc<Mutex<Vec<Answer>>>;
+
+/// A session with its data in `room`, and where its dialogs' answers are put.
+pub fn session(room: &Path, open: Option<Start>) -> (Session, Answers) {
+    let answers = Answers::default();
+    let mine = Arc::clone(&answers);
+    let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().unwrap_or(Answer::Cancelled));
+    let data = room.join("data");
+    let remembered = store::load(&store::file(&data));
+    let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()) });
+    (session, answers)
+}
+
 pub struct Desk {
     pub session: Session,
     pub room: TempDir,
-    /// What dialogs answer, the last first.
-    pub answers: Arc<Mutex<Vec<Answer>>>,
+    pub answers: Answers,
 }
 
 impl Desk {
@@ -26,23 +41,23 @@ impl Desk {
     }
 
     pub fn within(room: TempDir, open: Option<Start>) -> Self {
-        let answers = Arc::new(Mutex::new(Vec::new()));
-        let mine = Arc::clone(&answers);
-        let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().unwrap_or(Answer::Cancelled));
-        let data = room.path().join("data");
-        let remembered = store::load(&store::file(&data));
-        let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()) });
+        let (session, answers) = session(room.path(), open);
         Self { session, room, answers }
     }
 
-    /// Waits until the view is as wanted.
+    /// The next dialog answers with this file.
+    pub fn will_choose(&self, path: &Path) {
+        self.answers.lock().unwrap().push(Answer::Path(path.to_path_buf()));
+    }
+
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut wanted: impl FnMut(&View) -> bool) -> View {
+    fn wait(&mut self, what: &str, settled: bool, mut wanted: impl FnMut(&View) -> bool) -> View {
         let start = Instant::now();
         loop {
             self.session.tick();
+            let ready = !settled || self.session.settled();
             let view = self.session.view();
-            if wanted(view) {
+            if ready && wanted(view) {
                 return view.clone();
             }
             let said: Vec<_> = view.notices.iter().map(|n| format!("{}: {}", n.title, n.detail)).collect();
@@ -51,29 +66,49 @@ impl Desk {
         }
     }
 
+    /// Waits until the view is as wanted.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, wanted: impl FnMut(&View) -> bool) -> View {
+        self.wait(what, false, wanted)
+    }
+
+    /// As [`Self::until`], once the newest configuration is planned and priced.
+    #[track_caller]
+    pub fn settled(&mut self, what: &str, wanted: impl FnMut(&View) -> bool) -> View {
+        self.wait(what, true, wanted)
+    }
+
+    /// Waits for the prices of the present configuration.
+    #[track_caller]
+    pub fn priced(&mut self) -> View {
+        self.settled("prices", |v| v.top.predicted.is_some())
+    }
+
+    /// Waits until the present configuration can be run.
+    #[track_caller]
+    pub fn ready(&mut self) -> View {
+        self.settled("a plan", |v| v.top.predicted.is_some() && v.status.blocked.is_empty())
+    }
+
+    pub fn set(&mut self, sets: &[(&str, &str)]) {
+        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.session.act(Action::Set { what: "set".into(), sets, gesture: None });
+    }
+
     /// Sets keys once the model is open, and waits until it can be run.
     #[track_caller]
     pub fn ready_after(&mut self, sets: &[(&str, &str)]) -> View {
         self.until("the model", |v| v.top.predicted.is_some());
-        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        self.session.act(Action::Set { what: "set".into(), sets, gesture: None });
-        let start = Instant::now();
-        loop {
-            self.session.tick();
-            let settled = self.session.settled();
-            let view = self.session.view();
-            if settled && view.status.blocked.is_empty() {
-                return view.clone();
-            }
-            assert!(start.elapsed() < Duration::from_secs(120), "{:?} {:?}", view.notices, view.status);
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        self.set(sets);
+        self.settled("a plan", |v| v.status.blocked.is_empty())
     }
 
     /// Runs what is configured to its end.
     #[track_caller]
     pub fn run(&mut self) -> View {
+        self.ready();
         self.session.act(Action::Run);
+        self.until("the run to begin", |v| v.status.running || v.top.measured.is_some());
         self.until("the run's end", |v| !v.status.running)
     }
 
@@ -86,6 +121,14 @@ impl Desk {
             assert!(v.status.running || written, "it ended early: {:?}", v.notices);
             written
         })
+    }
+
+    /// The configuration as it would be exported.
+    pub fn exported(&mut self) -> String {
+        self.session.act(Action::CopyToml);
+        let effects = self.session.effects();
+        let [Effect::Copy(text)] = &effects[..] else { panic!("{effects:?}") };
+        text.clone()
     }
 
     pub fn failures(&mut self) -> Vec<String> {

@@ -1,4 +1,5 @@
 //! Decoding whole blocks to f32 and encoding f32 into whole blocks: the one place that knows every type's codec.
+#![allow(unsafe_code, reason = "vector instructions")]
 
 use super::{BlockType, codebook, iq, k, k_encode, legacy, plain, ternary};
 use crate::error::Error;

@@ -9,11 +9,13 @@ pub mod k_encode;
 mod lanes;
 pub mod legacy;
 pub mod plain;
+mod scheme;
 pub mod ternary;
 
 use std::fmt;
 
 pub use codec::{CodecError, can_decode, can_encode, decode, encode};
+pub use scheme::{Packed, Scheme};
 use serde::{Deserialize, Serialize};
 
 macro_rules! types {

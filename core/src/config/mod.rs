@@ -326,6 +326,7 @@ impl Config {
     pub fn choices(&self) -> Vec<(&'static Axis, String, &Choice)> {
         let mut all = Vec::new();
         self.weights.each(&mut all);
+        all.extend(self.weights.overridden().map(|(key, choice)| (&axes::WEIGHTS_FORMAT, key, choice)));
         self.kv.each(&mut all);
         self.place.each(&mut all);
         if let Some(train) = &self.train {

@@ -9,7 +9,12 @@ use crate::bytes::Bytes;
 section! {
     /// `[weights]`
     struct Weights at "weights" {
-        keys {}
+        keys {
+            /// Tensors that are held otherwise, as llama.cpp's `--override-tensor` has them placed otherwise:
+            /// `[[weights.override]]`. The first pattern that a tensor matches decides.
+            #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
+            overrides: Vec<Override> = Vec::new();
+        }
         axes {
             format: WEIGHTS_FORMAT = Choice "original", heading "Weights", card "Precision",
                 advanced false, "In how many bits each weight is held.";
@@ -34,6 +39,8 @@ section! {
                 advanced true, "Which dimensions of keys and values stay.";
             format: KV_FORMAT = PerKv "f16", heading "KV cache", card "Precision",
                 advanced false, "In how many bits each element of a key or a value is kept.";
+            read: KV_READ = Choice "all", heading "KV cache", card "Tokens to read",
+                advanced true, "Which of the kept rows a generated token looks at.";
             alloc: KV_ALLOC = Choice "contiguous", heading "KV cache", card "Cache layout",
                 advanced true, "When room for the cache's rows is taken, and in what pieces.";
         }
@@ -48,6 +55,29 @@ section! {
             kv: PLACE_KV = Choice "resident", heading "Where it lives", card "KV cache",
                 advanced false, "Which memory holds the cache.";
         }
+    }
+}
+
+/// `[[weights.override]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Names of tensors as in GGUF, with or without `.weight`: `*` stands for any letters, `?` for one.
+    pub tensors: String,
+    /// As `weights.format`.
+    pub format: Choice,
+}
+
+impl Weights {
+    /// The first choice that changes what the file has, with its key.
+    pub fn changed(&self) -> Option<(String, &Choice)> {
+        let format = std::iter::once(("weights.format".to_owned(), &self.format));
+        format.chain(self.overridden()).find(|(_, choice)| choice.id != "original")
+    }
+
+    /// The choices for single tensors, with their keys.
+    pub fn overridden(&self) -> impl Iterator<Item = (String, &Choice)> {
+        self.overrides.iter().enumerate().map(|(i, o)| (format!("weights.override.{i}.format"), &o.format))
     }
 }
 

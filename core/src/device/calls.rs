@@ -289,4 +289,44 @@ impl dyn Device + '_ {
         self.run(Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters: &mut matters })?;
         Ok(matters)
     }
+
+    /// [`Op::RowNorms`].
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    pub fn row_norms(&self, w: Weight<'_>, low: Option<(Weight<'_>, Weight<'_>, f32)>, y: Dst<'_>) -> Result<()> {
+        self.run(Op::RowNorms { w, low, y })
+    }
+
+    /// [`Op::ScaleColumns`].
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    pub fn scale_columns(
+        &self,
+        x: Src<'_>,
+        (m, cols): (usize, usize),
+        (by, over): (Src<'_>, Src<'_>),
+        bias: Option<Src<'_>>,
+        y: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        self.run(Op::ScaleColumns { x, m, cols, by, over, bias, y, add })
+    }
+
+    /// [`Op::ColumnDot`].
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    pub fn column_dot(
+        &self,
+        x: Src<'_>,
+        y: Src<'_>,
+        (m, cols): (usize, usize),
+        over: Src<'_>,
+        to: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        self.run(Op::ColumnDot { x, y, m, cols, over, to, add })
+    }
 }

@@ -69,6 +69,8 @@ impl Op<'_> {
             Self::Linear { m, w, .. } | Self::LinearDx { m, w, .. } => product(*m, w.rows, w.cols),
             Self::LinearDw { m, rows, cols, .. } => product(*m, *rows, *cols),
             Self::BatchedMatMul { of, .. } => product(of.batch * of.m, of.n, of.k),
+            // The thin product, and the squares.
+            Self::RowNorms { w, low, .. } => product(low.map_or(1, |(a, ..)| a.rows + 1), w.rows, w.cols),
             // Each row against those before it, twice over, there and back.
             Self::Orthonormalize { rows, cols, .. } => 4.0 * product(*rows, *rows, *cols) / 2.0,
             Self::LeadingVectors { rows, cols, .. } => product(*rows, *rows, cols / 2),

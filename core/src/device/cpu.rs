@@ -117,8 +117,13 @@ fn bytes_of(buf: &Buf, at: usize, len: usize) -> Result<std::ops::Range<usize>> 
 }
 
 fn mat<'a>(w: Weight<'a>) -> Result<Mat<'a>> {
+    let scheme = w.buf.scheme();
+    if scheme.block().is_none() {
+        let whole = Mat::new(scheme, w.of, w.cols, w.buf.memory::<Buffer>()?.as_slice::<u8>())?;
+        return whole.slice(w.at / w.cols.max(1), w.rows);
+    }
     let range = bytes_of(w.buf, w.at, w.rows * w.cols)?;
-    Mat::new(w.buf.ty(), w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
+    Mat::new(scheme, w.rows, w.cols, &w.buf.memory::<Buffer>()?.as_slice::<u8>()[range])
 }
 
 fn moments(x: &mut Buf, len: usize) -> Result<Moments<'_>> {
@@ -234,7 +239,7 @@ impl Cpu {
         match op {
             Op::Embed { table, ids: rows, m, y } => {
                 let w = mat(table)?;
-                embed(team, w.ty(), w.data(), table.cols, ids(rows, m)?, floats_mut(y, m * table.cols)?)
+                embed(team, w, ids(rows, m)?, floats_mut(y, m * table.cols)?)
             }
             Op::EmbedVjp { dy, ids: rows, m, rows: n, cols, d } => {
                 vjp::embed_vjp(team, floats(dy, m * cols)?, ids(rows, m)?, n, cols, floats_mut(d, n * cols)?)
@@ -258,6 +263,22 @@ impl Cpu {
             }
             Op::BiasVjp { dy, m, rows, db, add } => {
                 vjp::bias_vjp(team, floats(dy, m * rows)?, m, rows, floats_mut(db, rows)?, add)
+            }
+            Op::RowNorms { w, low, y } => {
+                let low = match low {
+                    Some((a, b, scale)) => Some(vjp::Low { a: mat(a)?, b: mat(b)?, scale }),
+                    None => None,
+                };
+                vjp::row_norms(team, mat(w)?, low, floats_mut(y, w.rows)?, scratch.as_mut_slice())
+            }
+            Op::ScaleColumns { x, m, cols, by, over, bias, y, add } => {
+                let bias = bias.map(|b| floats(b, cols)).transpose()?;
+                let factors = (floats(by, cols)?, floats(over, cols)?);
+                vjp::scale_columns(team, floats(x, m * cols)?, m, factors, bias, floats_mut(y, m * cols)?, add)
+            }
+            Op::ColumnDot { x, y, m, cols, over, to, add } => {
+                let (x, y, over) = (floats(x, m * cols)?, floats(y, m * cols)?, floats(over, cols)?);
+                vjp::column_dot(team, x, y, m, over, floats_mut(to, cols)?, add)
             }
             Op::Orthonormalize { y, rows, cols } => {
                 orthonormalize(team, floats_mut(y, rows * cols)?, rows, cols, scratch.as_mut_slice())

@@ -25,7 +25,7 @@ mod tests;
 
 use std::any::Any;
 
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::model::Source;
@@ -40,6 +40,8 @@ pub use op::{Gradient, Op};
 /// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.
 pub struct Buf {
     ty: BlockType,
+    /// How a matrix in it is stored, where that is no block type: its bytes are then the elements.
+    packed: Option<Scheme>,
     len: usize,
     memory: Box<dyn Any + Send>,
 }
@@ -53,7 +55,17 @@ impl std::fmt::Debug for Buf {
 impl Buf {
     /// A buffer over a device's own kind of memory, which must hold [`buffer_bytes`] of it.
     pub fn new<M: Any + Send>(ty: BlockType, len: usize, memory: M) -> Self {
-        Self { ty, len, memory: Box::new(memory) }
+        Self { ty, packed: None, len, memory: Box::new(memory) }
+    }
+
+    /// The same bytes as the payload of a matrix stored as `scheme`.
+    pub fn packed(self, scheme: Scheme) -> Self {
+        Self { packed: scheme.block().is_none().then_some(scheme), ..self }
+    }
+
+    /// How a matrix in it is stored.
+    pub fn scheme(&self) -> Scheme {
+        self.packed.unwrap_or(Scheme::Block(self.ty))
     }
 
     /// How elements are stored.
@@ -151,23 +163,33 @@ impl Dst<'_> {
     }
 }
 
-/// A weight matrix `(rows, cols)`, outputs by inputs, in blocks of its buffer's type: quantized, bf16 or f32 alike.
+/// A weight matrix `(rows, cols)`, outputs by inputs, stored as its buffer says: quantized, bf16 or f32 alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
     /// Where it lies.
     pub buf: &'a Buf,
-    /// First element, at a block's start.
+    /// First element, at a block's start; of a packed scheme at a row's.
     pub at: usize,
     /// Outputs.
     pub rows: usize,
     /// Inputs; whole blocks.
     pub cols: usize,
+    /// Outputs of the matrix that the buffer holds.
+    pub of: usize,
 }
 
 impl<'a> Weight<'a> {
     /// A whole buffer as a matrix.
     pub fn of(buf: &'a Buf, rows: usize, cols: usize) -> Self {
-        Self { buf, at: 0, rows, cols }
+        Self { buf, at: 0, rows, cols, of: rows }
+    }
+
+    /// Bytes that reading `rows` rows of it takes.
+    pub fn bytes(self, rows: usize) -> usize {
+        match self.buf.scheme() {
+            Scheme::Block(ty) => buffer_bytes(ty, rows * self.cols),
+            Scheme::Packed(_) => self.buf.bytes() * rows / self.of.max(1),
+        }
     }
 
     /// Rows `first..first + n`, such as a block of the vocabulary.
@@ -279,6 +301,17 @@ pub trait Device: Send {
     /// # Errors
     /// Over budget.
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf>;
+
+    /// A buffer for a tensor of a model, however that is stored.
+    ///
+    /// # Errors
+    /// Over budget.
+    fn tensor(&self, tag: Tag, t: &TensorShape) -> Result<Buf> {
+        match t.ty {
+            Scheme::Block(ty) => self.buffer(tag, ty, t.rows * t.cols),
+            Scheme::Packed(_) => Ok(self.buffer(tag, BlockType::I8, t.bytes() as usize)?.packed(t.ty)),
+        }
+    }
 
     /// Bytes from the host into a buffer, from element `at` on (at a block's start).
     ///

@@ -48,6 +48,22 @@ pub enum Op<'a> {
     Im2col { x: Src<'a>, of: Window, y: Dst<'a> },
     /// Its vector–Jacobian product: `dx (n, channels, height, width) ← Σ` of what `dy` has for each element.
     Col2im { dy: Src<'a>, of: Window, dx: Dst<'a> },
+    /// `y (w.rows)`: the Euclidean length of each row of `w`, or with `low` of `w + s · b · a`, `a (r, w.cols)`, `b (w.rows, r)`,
+    /// which is never formed.
+    RowNorms { w: Weight<'a>, low: Option<(Weight<'a>, Weight<'a>, f32)>, y: Dst<'a> },
+    /// `y (m, cols) (+)= x ⊙ (by / over) + bias`, with `by`, `over` and `bias (cols)`.
+    ScaleColumns {
+        x: Src<'a>,
+        m: usize,
+        cols: usize,
+        by: Src<'a>,
+        over: Src<'a>,
+        bias: Option<Src<'a>>,
+        y: Dst<'a>,
+        add: bool,
+    },
+    /// `to (cols) (+)= Σ_i x (m, cols) ⊙ y (m, cols) / over (cols)`.
+    ColumnDot { x: Src<'a>, y: Src<'a>, m: usize, cols: usize, over: Src<'a>, to: Dst<'a>, add: bool },
     /// Makes the rows of `y (rows, cols)` orthonormal, each of what it adds to those before it.
     Orthonormalize { y: Dst<'a>, rows: usize, cols: usize },
     /// `vectors (rank, rows)`: left singular vectors of `z (rows, cols)`, those of the largest singular values first.
@@ -254,9 +270,13 @@ fn write<'a>(name: &'static str, x: &'a Dst<'_>, len: usize, kind: Kind, both: b
     Operand { name, buf: x.buf, at: x.at, len, moved: len, access, kind }
 }
 
-/// A weight matrix, read.
+/// A weight matrix, read, however it is stored.
 fn weight<'a>(w: Weight<'a>) -> Operand<'a> {
-    read("w", w.buf.at(w.at), w.rows * w.cols, Kind::Stored)
+    if w.buf.scheme().block().is_some() {
+        return read("w", w.buf.at(w.at), w.rows * w.cols, Kind::Stored);
+    }
+    // The elements of a payload are its bytes.
+    Operand { moved: w.bytes(w.rows), ..read("w", w.buf.at(0), w.buf.len(), Kind::Stored) }
 }
 
 /// A parameter or its state, updated.
@@ -300,6 +320,9 @@ impl Op<'_> {
             Self::Reduce { .. } => "reduction",
             Self::Im2col { .. } => "im2col",
             Self::Col2im { .. } => "col2im",
+            Self::RowNorms { .. } => "row norms",
+            Self::ScaleColumns { .. } => "scaled columns",
+            Self::ColumnDot { .. } => "column dot",
             Self::Orthonormalize { .. } => "orthonormal rows",
             Self::LeadingVectors { .. } => "leading vectors",
             Self::RmsNorm { .. } => "rms norm",
@@ -336,6 +359,9 @@ impl Op<'_> {
             | Self::LinearDx { .. }
             | Self::LinearDw { .. }
             | Self::BiasVjp { .. }
+            | Self::RowNorms { .. }
+            | Self::ScaleColumns { .. }
+            | Self::ColumnDot { .. }
             | Self::Orthonormalize { .. }
             | Self::LeadingVectors { .. } => Family::Product,
             Self::BatchedMatMul { .. } | Self::Reduce { .. } | Self::Im2col { .. } | Self::Col2im { .. } => Family::Net,
@@ -411,7 +437,8 @@ impl Op<'_> {
         match self {
             Self::Embed { table, ids, m, y } => {
                 let n = m * table.cols;
-                each(Operand { moved: n, ..weight(*table) });
+                let moved = if table.buf.scheme().block().is_some() { n } else { table.bytes(*m) };
+                each(Operand { moved, ..weight(*table) });
                 each(Operand { moved: 0, ..read("ids", *ids, *m, Ids) });
                 each(write("y", y, n, Real, false));
             }
@@ -441,6 +468,29 @@ impl Op<'_> {
             Self::BiasVjp { dy, m, rows, db, add } => {
                 each(read("dy", *dy, m * rows, Real));
                 each(write("db", db, *rows, Real, *add));
+            }
+            Self::RowNorms { w, low, y } => {
+                each(weight(*w));
+                if let Some((a, b, _)) = low {
+                    each(Operand { name: "a", ..weight(*a) });
+                    each(Operand { name: "b", ..weight(*b) });
+                }
+                each(write("y", y, w.rows, Kind::F32, false));
+            }
+            Self::ScaleColumns { x, m, cols, by, over, bias, y, add } => {
+                each(read("x", *x, m * cols, Kind::Real));
+                each(read("by", *by, *cols, Kind::F32));
+                each(read("over", *over, *cols, Kind::F32));
+                if let Some(bias) = bias {
+                    each(read("bias", *bias, *cols, Kind::F32));
+                }
+                each(write("y", y, m * cols, Kind::Real, *add));
+            }
+            Self::ColumnDot { x, y, m, cols, over, to, add } => {
+                each(read("x", *x, m * cols, Kind::Real));
+                each(read("y", *y, m * cols, Kind::Real));
+                each(read("over", *over, *cols, Kind::F32));
+                each(write("to", to, *cols, Kind::Real, *add));
             }
             Self::Orthonormalize { y, rows, cols } => each(write("y", y, rows * cols, Kind::F32, true)),
             Self::LeadingVectors { z, rows, cols, rank, vectors } => {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ledger::{Buffer, Ledger, Reservation};
-use crate::model::adapter::{AdapterFile, LowRank, Part, Role};
+use crate::model::adapter::{AdapterFile, LowRank, Role};
 use crate::ops::ThreadTeam;
+use crate::ops::cpu::vjp::{Low, row_norms, row_norms_scratch};
 use crate::ops::cpu::{Mat, Product, linear_add, linear_many};
-use crate::place::rows;
+use crate::place::{WeightSource, rows};
 use crate::shape::{ModelShape, TensorShape};
+use crate::weights::load;
 use crate::weights::units::UnitLayout;
 
 /// Linears that read the same activations, and so go through A and B together.
@@ -19,16 +21,51 @@ const GROUPS: [&[Role]; 4] = [&[Role::Q, Role::K, Role::V], &[Role::O], &[Role::
 struct Layer {
     buffer: Buffer,
     offsets: Vec<usize>,
-    /// A and B of each adapted linear, in order; the linear's factors are at `offsets[2 i]` and `offsets[2 i + 1]`.
-    parts: Vec<(Role, LowRank, [TensorShape; 2])>,
+    /// The tensors of each adapted linear, in the order of `offsets`.
+    parts: Vec<Parts>,
 }
 
+/// An adapted linear, and its tensors.
+pub(crate) type Parts = (Role, LowRank, Vec<TensorShape>);
+
 impl Layer {
-    fn mat(&self, i: usize, part: Part) -> Result<Mat<'_>> {
-        let (t, at) = (&self.parts[i].2[part as usize], self.offsets[2 * i + part as usize]);
-        Mat::new(t.ty, t.rows, t.cols, &self.buffer.as_slice::<u8>()[at..at + t.bytes() as usize])
+    /// Where part `part` of the `i`th linear lies.
+    fn place(&self, i: usize, part: usize) -> std::ops::Range<usize> {
+        let before: usize = self.parts[..i].iter().map(|(.., parts)| parts.len()).sum();
+        let at = self.offsets[before + part];
+        at..at + self.parts[i].2[part].bytes() as usize
+    }
+
+    fn mat(&self, i: usize, part: usize) -> Result<Mat<'_>> {
+        let t = &self.parts[i].2[part];
+        Mat::new(t.ty, t.rows, t.cols, &self.buffer.as_slice::<u8>()[self.place(i, part)])
+    }
+
+    /// The gains of the `i`th linear's rows, if it has any.
+    fn gains(&self, i: usize) -> Option<&[f32]> {
+        let part = self.parts[i].1.kind.0.gains()?;
+        Some(bytemuck::cast_slice(&self.buffer.as_slice::<u8>()[self.place(i, part)]))
+    }
+
+    /// Puts the gains of the `i`th linear, over the base `w`, where the part that they are made of was read to.
+    fn make_gains(&mut self, i: usize, w: Mat<'_>, team: &ThreadTeam, scratch: &mut [f32]) -> Result<()> {
+        let low = self.parts[i].1;
+        let Some(part) = low.kind.0.gains() else { return Ok(()) };
+        let (norms, scratch) = scratch.split_at_mut(w.rows());
+        let beside = Low { a: self.mat(i, PART_A)?, b: self.mat(i, PART_B)?, scale: low.scale };
+        row_norms(team, w, Some(beside), norms, scratch)?;
+        let place = self.place(i, part);
+        let gains: &mut [f32] = bytemuck::cast_slice_mut(&mut self.buffer.as_mut_slice::<u8>()[place]);
+        for (gain, norm) in gains.iter_mut().zip(norms) {
+            *gain = 1.0 + low.strength * (low.kind.0.gain(*gain, *norm) - 1.0);
+        }
+        Ok(())
     }
 }
+
+/// Numbers of the parts that every scheme has.
+const PART_A: usize = 0;
+const PART_B: usize = 1;
 
 /// A loaded adapter: one buffer a layer, counted as weights on the device, wherever the model's own weights are.
 pub struct Held {
@@ -44,20 +81,31 @@ pub struct Output<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Where the factors of a layer lie in its buffer: A, then B, of each.
-pub(crate) fn layout(parts: &[(Role, LowRank, [TensorShape; 2])]) -> UnitLayout {
-    UnitLayout::new(parts.iter().flat_map(|(_, _, ab)| ab))
+/// Where the tensors of a layer lie in its buffer.
+pub(crate) fn layout(parts: &[Parts]) -> UnitLayout {
+    UnitLayout::new(parts.iter().flat_map(|(_, _, parts)| parts))
+}
+
+/// Bytes of scratch while gains are made: norms, and what computing them takes; 0 where no linear has gains.
+fn gain_scratch(shape: &ModelShape, threads: usize) -> usize {
+    let layers = shape.adapter.iter().flat_map(|a| (0..a.layers.len()).flat_map(|l| a.tensors(shape, l)));
+    let one = |(_, low, parts): Parts| {
+        low.kind.0.gains()?;
+        Some(parts[PART_B].rows + row_norms_scratch(threads, parts[PART_A].cols, low.rank))
+    };
+    4 * layers.filter_map(one).max().unwrap_or(0)
 }
 
 /// Reserves on `ledger` what [`Held::load`] will hold, in its order.
 ///
 /// # Errors
 /// Over budget, where `ledger` has walls.
-pub fn plan(shape: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
+pub fn plan(shape: &ModelShape, threads: usize, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
     let Some(adapter) = &shape.adapter else { return Ok(()) };
     for l in 0..adapter.layers.len() {
         held.push(ledger.reserve(rows::ADAPTER, layout(&adapter.tensors(shape, l)).bytes as u64)?);
     }
+    ledger.reserve(load::SCRATCH, gain_scratch(shape, threads) as u64)?;
     Ok(())
 }
 
@@ -71,30 +119,51 @@ pub(crate) fn low_elements(shape: &ModelShape, m: usize) -> usize {
 }
 
 impl Held {
-    /// Reads `file` into memory.
+    /// Reads `file` into memory; gains of rows are made from the weights they are over.
     ///
     /// # Errors
-    /// Over budget; a file that was removed or shortened.
-    pub fn load(file: &AdapterFile, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<Self> {
+    /// Over budget; a file that was removed or shortened; what reading the weights meets.
+    pub fn load(
+        file: &AdapterFile,
+        shape: &ModelShape,
+        weights: &mut dyn WeightSource,
+        ledger: &Arc<Ledger>,
+        team: &ThreadTeam,
+    ) -> Result<Self> {
         let mut layers = Vec::with_capacity(shape.layers.len());
         for l in 0..file.shape.layers.len() {
             let parts = file.shape.tensors(shape, l);
             let UnitLayout { offsets, bytes } = layout(&parts);
             let mut buffer = ledger.buffer(rows::ADAPTER, bytes)?;
-            for (i, (linear, _, ab)) in parts.iter().enumerate() {
-                for part in [Part::A, Part::B] {
-                    let (t, at) = (&ab[part as usize], offsets[2 * i + part as usize]);
-                    file.read(l, *linear, part, &mut buffer.as_mut_slice::<u8>()[at..at + t.bytes() as usize])?;
+            let mut at = offsets.iter();
+            for (linear, low, tensors) in &parts {
+                for ((part, t), at) in tensors.iter().enumerate().zip(&mut at) {
+                    let into = &mut buffer.as_mut_slice::<u8>()[*at..*at + t.bytes() as usize];
+                    if low.kind.0.gains() == Some(part) {
+                        file.read_f32(l, *linear, part, bytemuck::cast_slice_mut(into))?;
+                    } else {
+                        file.read(l, *linear, part, into)?;
+                    }
                     ledger.moved("disk read", t.bytes());
                 }
             }
             layers.push(Layer { buffer, offsets, parts });
         }
+        let scratch = gain_scratch(shape, team.threads());
+        if scratch > 0 {
+            let mut scratch = ledger.buffer(load::SCRATCH, scratch)?;
+            for (l, layer) in layers.iter_mut().enumerate() {
+                for i in 0..layer.parts.len() {
+                    let role = layer.parts[i].0;
+                    layer.make_gains(i, weights.layer(l)?.mat(role)?, team, scratch.as_mut_slice())?;
+                }
+            }
+        }
         Ok(Self { layers })
     }
 
-    /// Adds scale · B(Ax) to what linears of layer `l` made of `x`, `(m, in)`. `low` is scratch for Ax, of
-    /// [`low_elements`]; `scratch` is that of the linears themselves.
+    /// Adds scale · B(Ax) to what linears of layer `l` made of `x`, `(m, in)`, and multiplies the sum by the gains of its rows
+    /// where they have any. `low` is scratch for Ax, of [`low_elements`]; `scratch` is that of the linears themselves.
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when a slice is too short.
@@ -116,7 +185,7 @@ impl Held {
         for at in outputs.iter().filter_map(|o| adapted(o.linear)) {
             let rank = layer.parts[at].1.rank;
             let (h, after) = rest.split_at_mut(m * rank);
-            products.push(Product { w: layer.mat(at, Part::A)?, y: h, ldy: rank });
+            products.push(Product { w: layer.mat(at, PART_A)?, y: h, ldy: rank });
             rest = after;
         }
         if products.is_empty() {
@@ -130,8 +199,13 @@ impl Held {
             let LowRank { rank, scale, .. } = layer.parts[at].1;
             let (h, after) = rest.split_at_mut(m * rank);
             h.iter_mut().for_each(|v| *v *= scale);
-            linear_add(team, h, m, layer.mat(at, Part::B)?, y, scratch)?;
+            linear_add(team, h, m, layer.mat(at, PART_B)?, y, scratch)?;
             rest = after;
+            if let Some(gains) = layer.gains(at) {
+                for row in y.chunks_exact_mut(gains.len()).take(m) {
+                    row.iter_mut().zip(gains).for_each(|(y, gain)| *y *= gain);
+                }
+            }
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The part of a layer that knows the cache: rotates, appends, attends over tiles, scores, and lets rows go.
+//! The part of a layer that knows the cache: rotates, appends, attends over tiles, observes, lets rows go, seals; and settles a
+//! prompt at its end.
 
 use std::sync::Arc;
 
@@ -6,13 +7,14 @@ use super::cpu::{Forward, Sequence};
 use super::observer::{HeadRows, PassObserver};
 use super::rotary::{angles, fill_angles, pairs};
 use super::windowed::{self, past};
-use super::workspace::Workspace;
+use super::workspace::{BatchShape, Stage, Workspace};
 use crate::error::Result;
 use crate::kv::cache::LayerCache;
-use crate::kv::{Format, Need, Pipeline, Positions, When};
+use crate::kv::read::Chosen;
+use crate::kv::{Fold, HeadView, Pipeline, Positions, Ranks, Rhythm, Seen};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::{Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout, attend, rope, rotate};
+use crate::ops::cpu::{Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout, Window, attend, rope, rotate};
 use crate::shape::{LayerShape, ModelShape};
 
 pub(super) fn attention(layer: &LayerShape, tokens: usize) -> Attention {
@@ -20,11 +22,159 @@ pub(super) fn attention(layer: &LayerShape, tokens: usize) -> Attention {
     Attention { heads, kv_heads, dim, scale, window, tokens }
 }
 
+/// Rows of one sequence in a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) sequence: usize,
+    /// First row of the batch.
+    pub(super) at: usize,
+    pub(super) rows: usize,
+}
+
+/// Elements of f32 that the policy's part of a workspace is cut into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PolicySizes {
+    /// Column sums, or ranks: `(kv_heads, rows)`.
+    sums: usize,
+    /// Rows that stay.
+    keep: usize,
+    /// [`crate::kv::Needs::window`]: `(heads, rows)`.
+    window: usize,
+    /// [`crate::kv::Needs::queries`]: `(queries, heads · d)`.
+    queries: usize,
+    /// Of the split.
+    share: usize,
+    /// Of merging, sealing and the reader's pages.
+    scratch: usize,
+    /// Pages that each head reads, how many they are before them; and a number for each page.
+    lists: usize,
+}
+
+/// The same, cut.
+struct Policy<'a> {
+    sums: &'a mut [f32],
+    keep: &'a mut [u32],
+    window: &'a mut [f32],
+    queries: &'a mut [f32],
+    share: &'a mut [u32],
+    scratch: &'a mut [f32],
+    lists: &'a mut [f32],
+}
+
+impl PolicySizes {
+    pub fn new(shape: &ModelShape, p: &Pipeline, e: BatchShape) -> Self {
+        let max = |f: &dyn Fn(usize, &LayerShape) -> usize| {
+            shape.layers.iter().enumerate().map(|(l, s)| f(l, s)).max().unwrap_or(0)
+        };
+        let settles = e.stage == Stage::Settle;
+        let when = |on: bool, n: usize| if on { n } else { 0 };
+        let drops = settles || p.select.rhythm() != Rhythm::Once;
+        let kv_heads = max(&|_, s| s.attention.kv_heads);
+        let share = p.split.share().filter(|_| settles).map_or(0, |s| s.scratch(kv_heads, e.rows));
+        let queries = p.needs.queries.min(e.rows);
+        Self {
+            sums: when(p.needs.columns || settles && p.select.ranks(), kv_heads * e.rows),
+            keep: when(drops, e.rows),
+            window: when(settles && p.needs.window > 0, max(&|_, s| s.attention.heads) * e.rows),
+            queries: when(settles, queries * max(&|_, s| s.attention.q())),
+            share,
+            scratch: max(&|l, s| {
+                let merge = when(drops, p.merge.scratch(e.rows, s.attention.dim));
+                merge.max(when(e.stage != Stage::Read, p.layout(l).scratch()))
+            }),
+            lists: when(e.stage == Stage::Step, max(&|l, s| lists(p, l, s, e.rows))),
+        }
+    }
+
+    pub fn all(&self) -> usize {
+        self.sums + self.keep + self.window + self.queries + self.share + self.scratch + self.lists
+    }
+
+    fn cut<'a>(&self, whole: &'a mut [f32]) -> Policy<'a> {
+        let mut rest = whole;
+        let mut next = |n: usize| {
+            let (part, tail) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = tail;
+            part
+        };
+        Policy {
+            sums: next(self.sums),
+            keep: bytemuck::cast_slice_mut(next(self.keep)),
+            window: next(self.window),
+            queries: next(self.queries),
+            share: bytemuck::cast_slice_mut(next(self.share)),
+            scratch: next(self.scratch),
+            lists: next(self.lists),
+        }
+    }
+}
+
+/// Elements of the lists of pages of a layer whose heads hold at most `rows` rows, and of the numbers by which they are chosen.
+fn lists(p: &Pipeline, l: usize, s: &LayerShape, rows: usize) -> usize {
+    match (p.layout(l).page, p.read.most_pages(l)) {
+        (Some(page), Some(_)) => {
+            let (pages, heads) = (
+                rows.div_ceil(page.rows),
+                if p.read.by_query_head() { s.attention.heads } else { s.attention.kv_heads },
+            );
+            heads * (pages + 1) + pages
+        }
+        _ => 0,
+    }
+}
+
+/// The shapes of attention calls over `tokens` queries of layer `l`: the usual one, and the one in which every query head reads by
+/// itself.
+pub(super) fn calls(p: &Pipeline, l: usize, s: &LayerShape, tokens: usize) -> impl Iterator<Item = Attention> {
+    let usual = attention(s, tokens);
+    let apart = p.layout(l).page.is_some() && p.read.most_pages(l).is_some() && p.read.by_query_head() && tokens == 1;
+    std::iter::once(usual).chain(apart.then_some(Attention { kv_heads: s.attention.heads, ..usual }))
+}
+
+/// Queries, keys and values of a batch before rotation: `(rows, heads · dim)`.
+pub(super) struct Projected<'a> {
+    pub(super) q: &'a mut [f32],
+    pub(super) k: &'a mut [f32],
+    pub(super) v: &'a [f32],
+}
+
+/// What a layer's attention computes in.
+pub(super) struct Scratch<'a> {
+    /// Angles of a batch.
+    pub(super) turns: &'a mut [f32],
+    /// Cut by [`PolicySizes`].
+    pub(super) policy: &'a mut [f32],
+    pub(super) sizes: PolicySizes,
+    /// Angles by row index.
+    pub(super) table: &'a [f32],
+    /// The last query's attention, to be shown.
+    pub(super) seen: &'a mut [f32],
+    /// One head's map, to be shown.
+    pub(super) map: &'a mut [u8],
+    pub(super) kernels: &'a mut [f32],
+    /// Where batches of layers with a window pass through.
+    pub(super) windows: &'a mut [LayerCache],
+    /// 0, 1, 2, …
+    pub(super) order: &'a [u32],
+    pub(super) observed: Option<[usize; 2]>,
+    pub(super) shows: bool,
+    /// Bytes of the cache that decoding has read are added to it.
+    pub(super) read: &'a mut u64,
+    pub(super) maps: bool,
+}
+
+/// One layer's attention over its cache.
+pub(super) struct Cached<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) ledger: &'a Arc<Ledger>,
+    pub(super) freqs: &'a [f64],
+    pub(super) shape: &'a ModelShape,
+    pub(super) l: usize,
+}
+
 /// One layer's cache as attention reads it.
 struct Tiles<'a> {
     cache: &'a LayerCache,
-    k: &'a dyn Format,
-    v: &'a dyn Format,
     /// Mode B: angles by row index, and how pairs lie.
     table: Option<(Angles<'a>, RopeLayout)>,
     /// Rows that stand for those that have left a window, as far back as a whole segment.
@@ -40,7 +190,7 @@ impl KvTiles for Tiles<'_> {
         let d = self.cache.layout().d;
         let (empty, from) = past(self.gone, start, n);
         out[..empty * d].fill(0.0);
-        self.cache.keys(head, from, n - empty, self.k, &mut out[empty * d..]);
+        self.cache.keys(head, from, n - empty, &mut out[empty * d..]);
         if let Some((angles, pairs)) = self.table {
             for (i, key) in out[..n * d].chunks_exact_mut(d).enumerate() {
                 rotate(key, pairs, angles, start + i);
@@ -52,61 +202,17 @@ impl KvTiles for Tiles<'_> {
         let d = self.cache.layout().d;
         let (empty, from) = past(self.gone, start, n);
         out[..empty * d].fill(0.0);
-        self.cache.values(head, from, n - empty, self.v, &mut out[empty * d..]);
+        self.cache.values(head, from, n - empty, &mut out[empty * d..]);
     }
 }
 
-/// Rows of one sequence in a batch.
-#[derive(Clone, Copy)]
-pub(super) struct Span {
-    pub(super) sequence: usize,
-    /// First row of the batch.
-    pub(super) at: usize,
-    pub(super) rows: usize,
-}
-
-/// Queries, keys and values of a batch before rotation: `(rows, heads · dim)`.
-pub(super) struct Projected<'a> {
-    pub(super) q: &'a mut [f32],
-    pub(super) k: &'a mut [f32],
-    pub(super) v: &'a [f32],
-}
-
-/// What a layer's attention computes in.
-pub(super) struct Scratch<'a> {
-    /// Angles of a batch.
-    pub(super) turns: &'a mut [f32],
-    /// Column sums, `(kv_heads, rows)`.
-    pub(super) sums: &'a mut [f32],
-    /// Rows that a policy keeps.
-    pub(super) keep: &'a mut [u32],
-    /// Angles by row index.
-    pub(super) table: &'a [f32],
-    /// The last query's attention, to be shown.
-    pub(super) seen: &'a mut [f32],
-    /// One head's map, to be shown.
-    pub(super) map: &'a mut [u8],
-    pub(super) kernels: &'a mut [f32],
-    /// Where batches of layers with a window pass through.
-    pub(super) windows: &'a mut [LayerCache],
-    /// 0, 1, 2, …
-    pub(super) order: &'a [u32],
-    pub(super) observed: Option<[usize; 2]>,
-    pub(super) shows: bool,
-    pub(super) maps: bool,
-}
-
-/// One layer's attention over its cache.
-pub(super) struct Cached<'a> {
-    pub(super) pipeline: &'a Pipeline,
-    pub(super) ledger: &'a Arc<Ledger>,
-    pub(super) freqs: &'a [f64],
-    pub(super) shape: &'a ModelShape,
-    pub(super) l: usize,
-}
+/// Who drops rows: the sequence's index and the layer.
+type Place = (usize, usize);
 
 impl Cached<'_> {
-    /// Appends the batch to the cache of each span's sequence and attends: `out` is `(rows, heads · dim)`.
+    /// Appends the batch to the cache of each span's sequence and attends over what is held, span by span: `out` is
+    /// `(rows, heads · dim)`. Then lets the policy drop and the format seal. `staging` is the layer in which a whole prompt is
+    /// gathered, and the rows it holds already.
     pub(super) fn attend(
         &self,
         qkv: Projected<'_>,
@@ -114,21 +220,20 @@ impl Cached<'_> {
         seqs: &mut [Sequence],
         mut staging: Option<(&mut LayerCache, usize)>,
         out: &mut [f32],
-        s: Scratch<'_>,
+        mut s: Scratch<'_>,
         team: &ThreadTeam,
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        let l = self.l;
-        let layer = &self.shape.layers[l];
-        let of = &layer.attention;
+        let (l, p) = (self.l, self.pipeline);
+        let of = &self.shape.layers[l].attention;
         let (d, nq, nkv) = (of.dim, of.q(), of.kv());
         let Projected { q, k, v } = qkv;
-        let Scratch { turns, sums, keep, table, order, kernels: scratch, .. } = s;
-        let (pairs, p) = (pairs(&self.shape.ropes[of.rope]), self.pipeline);
-        let reindex = p.select.positions() == Positions::Reindex;
+        let mut policy = s.sizes.cut(std::mem::take(&mut s.policy));
         for span in spans {
             let seq = &mut seqs[span.sequence];
-            let range = span.at..span.at + span.rows;
+            let place = (span.sequence, l);
+            let (prompt, seen) = (seq.prompt, seq.seen);
+            let step = span.rows == 1 && staging.is_none() && seen >= prompt;
             let window = of.window.filter(|_| staging.is_none());
             let through = match window {
                 Some(window) => windowed::enter(&mut seq.layers[l], window, span.rows, s.windows, self.ledger)?,
@@ -138,100 +243,222 @@ impl Cached<'_> {
                 Some((stage, offset)) => (&mut **stage, *offset),
                 None => {
                     let cache = &mut seq.layers[l];
-                    if p.select.when() == When::BeforeAppend && span.rows == 1 {
-                        for h in 0..of.kv_heads {
-                            let quota = p.quota(l, h, seq.prompt);
-                            if cache.rows(h) + 1 > quota {
-                                let view = crate::kv::HeadView {
-                                    rows: cache.rows(h),
-                                    scores: &[],
-                                    quota: quota - 1,
-                                    newcomers: 1,
-                                    prompt: seq.prompt,
-                                };
-                                drop_rows(p, self.ledger, cache, h, view, keep, (span.sequence, l), watch);
-                            }
-                        }
-                    }
+                    self.make_way(cache, prompt, span.rows, &mut policy, place, watch)?;
                     (cache, 0)
                 }
             };
-            let first = seq.seen + offset;
-            let before = cache.max_rows();
-            let gone = windowed::gone(of.window, first, before);
-            let half = self.freqs.len();
-            let turned = &mut turns[..2 * span.rows * half];
-            fill_angles(if reindex { gone + before } else { first }, self.freqs, turned);
-            let positions = &order[..span.rows];
-            let q = &mut q[range.start * nq..range.end * nq];
-            let k = &mut k[range.start * nkv..range.end * nkv];
-            let v = &v[range.start * nkv..range.end * nkv];
-            rope(team, q, d, pairs, angles(turned, half), positions)?;
-            if !reindex {
-                rope(team, k, d, pairs, angles(turned, half), positions)?;
-            }
+            let first = seen + offset;
+            let q = &mut q[span.at * nq..(span.at + span.rows) * nq];
+            let k = &mut k[span.at * nkv..(span.at + span.rows) * nkv];
+            let v = &v[span.at * nkv..(span.at + span.rows) * nkv];
+            let out = &mut out[span.at * nq..(span.at + span.rows) * nq];
+            let gone = windowed::gone(of.window, first, cache.max_rows());
+            self.turn(gone + cache.max_rows(), first, q, k, &mut s, team)?;
             for h in 0..of.kv_heads {
                 cache.ensure(self.ledger, h, cache.rows(h) + span.rows)?;
-                cache.append(h, &k[h * d..], &v[h * d..], nkv, first, span.rows, (&*p.k, &*p.v));
+                cache.append(h, &k[h * d..], &v[h * d..], nkv, first, span.rows);
             }
-            let rows = gone + cache.max_rows();
-            let table = reindex.then(|| (angles(table, half), pairs));
-            let tiles = Tiles { cache, k: &*p.k, v: &*p.v, table, gone };
-            let scores = p.select.need() == Need::ColumnSums;
-            let show = s.shows;
-            let shown = &mut s.seen[..if show { of.heads * rows } else { 0 }];
-            let mapped = s.observed.filter(|[at, _]| *at == l && s.maps).map(|[_, head]| head);
-            let cells = &mut s.map[..mapped.map_or(0, |_| span.rows * rows)];
-            let observe = (scores || show || mapped.is_some()).then(|| {
-                let columns = scores.then(|| {
-                    let sums = &mut sums[..of.kv_heads * rows];
-                    sums.fill(0.0);
-                    sums
-                });
-                let (last, rows_seen) = if show { (1, Some(&mut *shown)) } else { (0, None) };
-                let map = mapped.map(|head| (head, &mut *cells));
-                Observe { columns, aggregate: Aggregate::Mean, rows: rows_seen, last, map, stride: rows }
-            });
-            let seen = &mut out[range.start * nq..range.end * nq];
-            attend(team, q, &tiles, attention(layer, span.rows), seen, scratch, observe)?;
-            if show {
-                watch.attention(span.sequence, l, windowed::without(shown, rows, gone), rows - gone);
+            let staged = staging.is_some();
+            if staged {
+                gather_queries(p, prompt, first, q, nq, &mut policy);
             }
-            if let Some(head) = mapped {
-                let shared = head / (of.heads / of.kv_heads.max(1)).max(1);
-                let seen = cache.rows(shared);
-                // A window's rows are those just before.
-                let oldest = (first + span.rows).saturating_sub(seen);
-                let position = |row| match of.window {
-                    Some(_) => (oldest + row) as u32,
-                    None => cache.position_or_row(shared, row),
-                };
-                let weights = windowed::without(cells, rows, gone);
-                let position = &position as &dyn Fn(usize) -> u32;
-                let map = HeadRows { first, queries: span.rows, rows: seen, weights, stride: rows - gone, position };
-                watch.map(span.sequence, map);
-            }
-            if scores {
-                for h in 0..of.kv_heads {
-                    let n = cache.rows(h);
-                    cache.add_scores(h, &mut sums[h * rows + gone..h * rows + gone + n]);
-                }
-            }
+            let cache = match &mut staging {
+                Some((stage, _)) => &mut **stage,
+                None => &mut seqs[span.sequence].layers[l],
+            };
+            let call = Call { place, first, prompt, tokens: span.rows, staged, step, gone };
+            self.look(call, cache, q, out, &mut s, &mut policy, team, watch)?;
             if let (Some(at), Some(window)) = (through, window) {
-                windowed::leave(&mut seq.layers[l], window, &mut s.windows[at], self.ledger)?;
-            }
-            if staging.is_none() && p.select.when() == When::AfterAttention && !p.select.keeps_all() {
-                let cache = &mut seq.layers[l];
-                for h in 0..of.kv_heads {
-                    let quota = p.quota(l, h, seq.prompt);
-                    let n = cache.rows(h);
-                    // While a prompt is being read in batches, its policy waits for the end: it fits as it is.
-                    if n > quota {
-                        let scores = if p.select.meta().score { &sums[h * rows..h * rows + n] } else { &[][..] };
-                        let view = crate::kv::HeadView { rows: n, scores, quota, newcomers: 0, prompt: seq.prompt };
-                        drop_rows(p, self.ledger, cache, h, view, keep, (span.sequence, l), watch);
-                    }
+                windowed::leave(&mut seqs[span.sequence].layers[l], window, &mut s.windows[at], self.ledger)?;
+            } else if !staged {
+                self.make_less(cache, prompt, &mut policy, place, watch)?;
+                for h in 0..if p.layout(l).seals() { of.kv_heads } else { 0 } {
+                    let moved = cache.seal(self.ledger, h, policy.scratch)?;
+                    self.ledger.moved("cache shift", moved);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rotates queries, and keys where they are cached so.
+    fn turn(
+        &self,
+        held: usize,
+        first: usize,
+        q: &mut [f32],
+        k: &mut [f32],
+        s: &mut Scratch<'_>,
+        team: &ThreadTeam,
+    ) -> Result<()> {
+        let of = &self.shape.layers[self.l].attention;
+        let (d, half, tokens) = (of.dim, self.freqs.len(), q.len() / of.q());
+        let reindex = self.pipeline.select.positions() == Positions::Reindex;
+        let turned = &mut s.turns[..2 * tokens * half];
+        fill_angles(if reindex { held } else { first }, self.freqs, turned);
+        let (pairs, positions) = (pairs(&self.shape.ropes[of.rope]), &s.order[..tokens]);
+        rope(team, q, d, pairs, angles(turned, half), positions)?;
+        if !reindex {
+            rope(team, k, d, pairs, angles(turned, half), positions)?;
+        }
+        Ok(())
+    }
+
+    /// Attends, and observes what policy and screen ask for.
+    fn look(
+        &self,
+        call: Call,
+        cache: &mut LayerCache,
+        q: &[f32],
+        out: &mut [f32],
+        s: &mut Scratch<'_>,
+        policy: &mut Policy<'_>,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
+    ) -> Result<()> {
+        let Call { place, first, prompt, tokens, staged, step, gone } = call;
+        let (l, p, layer) = (self.l, self.pipeline, &self.shape.layers[self.l]);
+        let rows = gone + cache.max_rows();
+        let chosen = if step { self.choose(cache, q, policy) } else { None };
+        let reindex = p.select.positions() == Positions::Reindex;
+        let table =
+            reindex.then(|| (angles(s.table, self.freqs.len()), pairs(&self.shape.ropes[layer.attention.rope])));
+        let tiles = Tiles { cache, table, gone };
+        let sums = if p.needs.columns { &mut policy.sums[..layer.attention.kv_heads * rows] } else { &mut [][..] };
+        sums.fill(0.0);
+        let mut shown = s.shows.then(|| &mut s.seen[..layer.attention.heads * rows]);
+        let mapped = s.observed.filter(|[at, _]| *at == l && s.maps).map(|[_, head]| head);
+        let mut cells = mapped.map(|_| &mut s.map[..tokens * rows]);
+        let newest = prompt - p.needs.window.min(prompt);
+        let window = staged && p.window(l).is_none() && p.needs.window > 0 && first + tokens > newest;
+        let observes = p.needs.columns || shown.is_some() || mapped.is_some() || window;
+        let observe = observes.then(|| Observe {
+            columns: p.needs.columns.then_some(sums),
+            aggregate: Aggregate::Mean,
+            last: usize::from(shown.is_some()),
+            rows: shown.as_deref_mut(),
+            map: mapped.zip(cells.as_deref_mut()),
+            stride: rows,
+            window: window.then(|| Window {
+                sums: &mut *policy.window,
+                stride: prompt,
+                from: newest.saturating_sub(first),
+            }),
+        });
+        match &chosen {
+            None => attend(team, q, &tiles, attention(layer, tokens), out, s.kernels, observe)?,
+            Some((stride, heads)) => {
+                let lists: &[u32] = bytemuck::cast_slice(&policy.lists[..stride * heads]);
+                let chosen = Chosen::new(cache, lists, *stride, heads / layer.attention.kv_heads.max(1));
+                let shape = Attention { kv_heads: *heads, ..attention(layer, tokens) };
+                attend(team, q, &chosen, shape, out, s.kernels, observe)?;
+                // What is shown is by the rows that are held, those not read being zero.
+                for (h, row) in shown.iter_mut().flat_map(|s| s.chunks_exact_mut(rows)).enumerate() {
+                    chosen.spread(h * heads / layer.attention.heads, row);
+                }
+                if let (Some(head), Some(cells)) = (mapped, &mut cells) {
+                    chosen.spread(head * heads / layer.attention.heads, cells);
+                }
+            }
+        }
+        if let Some(shown) = shown {
+            watch.attention(place.0, l, windowed::without(shown, rows, gone), rows - gone);
+        }
+        if let (Some(head), Some(cells)) = (mapped, cells) {
+            let of = &layer.attention;
+            let shared = head / (of.heads / of.kv_heads.max(1)).max(1);
+            let seen = cache.rows(shared);
+            // A window's rows are those just before.
+            let oldest = (first + tokens).saturating_sub(seen);
+            let position = |row| match of.window {
+                Some(_) => (oldest + row) as u32,
+                None => cache.position_or_row(shared, row),
+            };
+            let weights = windowed::without(cells, rows, gone);
+            let position = &position as &dyn Fn(usize) -> u32;
+            let map = HeadRows { first, queries: tokens, rows: seen, weights, stride: rows - gone, position };
+            watch.map(place.0, map);
+        }
+        if step {
+            *s.read += read_bytes(cache, chosen, policy.lists);
+        }
+        for h in 0..if p.needs.columns { layer.attention.kv_heads } else { 0 } {
+            let n = cache.rows(h);
+            cache.add_scores(h, &mut policy.sums[h * rows + gone..h * rows + gone + n]);
+        }
+        Ok(())
+    }
+
+    /// The pages that each head of a single query reads, as lists in `policy.lists`: from one list to the next, and how many. `None`
+    /// when everything is read.
+    fn choose(&self, cache: &mut LayerCache, q: &[f32], policy: &mut Policy<'_>) -> Option<(usize, usize)> {
+        let (l, p, layer) = (self.l, self.pipeline, &self.shape.layers[self.l]);
+        let page = p.layout(l).page?;
+        for h in 0..layer.attention.kv_heads {
+            cache.describe(&*p.read, h, policy.scratch);
+        }
+        let most = p.read.most_pages(l)?;
+        let pages = cache.max_rows().div_ceil(page.rows);
+        if pages <= most {
+            return None;
+        }
+        let heads = if p.read.by_query_head() { layer.attention.heads } else { layer.attention.kv_heads };
+        let stride = pages + 1;
+        let (lists, scores) = policy.lists.split_at_mut(heads * stride);
+        let width = layer.attention.heads / heads.max(1) * layer.attention.dim;
+        for (h, list) in bytemuck::cast_slice_mut::<f32, u32>(lists).chunks_exact_mut(stride).enumerate() {
+            let queries = &q[h * width..(h + 1) * width];
+            let shared = h * layer.attention.kv_heads / heads.max(1);
+            list[0] = cache.choose(&*p.read, shared, queries, scores, &mut list[1..]) as u32;
+        }
+        Some((stride, heads))
+    }
+
+    /// Before a decoding step's row is appended: drops what must go for it.
+    fn make_way(
+        &self,
+        cache: &mut LayerCache,
+        prompt: usize,
+        newcomers: usize,
+        policy: &mut Policy<'_>,
+        place: Place,
+        watch: &mut dyn PassObserver,
+    ) -> Result<()> {
+        let p = self.pipeline;
+        if p.select.rhythm() != Rhythm::BeforeAppend || newcomers != 1 {
+            return Ok(());
+        }
+        for h in 0..cache.heads() {
+            let quota = p.quota(place.1, h, prompt);
+            let rows = cache.rows(h);
+            if rows + 1 > quota {
+                let view = HeadView { rows, scores: &[], quota: quota - 1, newcomers: 1, prompt };
+                drop_rows(p, self.ledger, cache, h, view, policy.keep, policy.scratch, place, watch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After attention: drops what stands above the quota, when enough does.
+    fn make_less(
+        &self,
+        cache: &mut LayerCache,
+        prompt: usize,
+        policy: &mut Policy<'_>,
+        place: Place,
+        watch: &mut dyn PassObserver,
+    ) -> Result<()> {
+        let p = self.pipeline;
+        let Rhythm::Every(above) = p.select.rhythm() else { return Ok(()) };
+        let stride = cache.max_rows();
+        for h in 0..cache.heads() {
+            let quota = p.quota(place.1, h, prompt);
+            let rows = cache.rows(h);
+            // While a prompt is being read in batches, its policy waits for the end: it fits as it is.
+            if rows >= quota.saturating_add(above) {
+                let scores = if p.select.ranks() { &policy.sums[h * stride..h * stride + rows] } else { &[][..] };
+                let view = HeadView { rows, scores, quota, newcomers: 0, prompt };
+                drop_rows(p, self.ledger, cache, h, view, policy.keep, policy.scratch, place, watch)?;
             }
         }
         Ok(())
@@ -250,32 +477,48 @@ impl Forward {
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
         let p = &self.pipeline;
-        let (sums, keep) = workspace.policy.as_mut_slice::<f32>().split_at_mut(workspace.sizes.sums);
-        let keep: &mut [u32] = bytemuck::cast_slice_mut(keep);
-        for h in 0..stage.heads() {
-            let rows = stage.rows(h);
-            if let Some(window) = p.window(l) {
+        let Policy { sums, keep, window, queries, share, scratch, .. } =
+            workspace.sizes.policy.cut(workspace.policy.as_mut_slice());
+        let layer = &self.shape.layers[l];
+        let (heads, rows, prompt) = (stage.heads(), stage.max_rows(), seq.prompt);
+        if let Some(window) = p.window(l) {
+            for h in 0..heads {
                 windowed::keep_last(&mut seq.layers[l], h, window, stage, &self.ledger)?;
-                continue;
             }
-            let scores = if p.select.meta().score {
-                let scores = &mut sums[..rows];
-                scores.fill(0.0);
-                stage.add_scores(h, scores);
-                &*scores
-            } else {
-                &[]
-            };
-            let quota = p.quota(l, h, seq.prompt);
-            let n = p.select.keep(crate::kv::HeadView { rows, scores, quota, newcomers: 0, prompt: seq.prompt }, keep);
-            fold(p, stage, h, &keep[..n], (index, l), watch);
-            report(stage, h, rows, &keep[..n], (index, l), watch);
+            return Ok(());
+        }
+        let group = layer.attention.heads / heads.max(1);
+        for h in 0..if p.select.ranks() { heads } else { 0 } {
+            let ranks = &mut sums[h * rows..(h + 1) * rows];
+            ranks.fill(0.0);
+            stage.add_scores(h, ranks);
+            let at = (h * group * rows).min(window.len());
+            let queries = p.needs.window.min(prompt);
+            p.select.rank(Seen { rows, window: &window[at..], stride: rows, group, queries }, ranks);
+        }
+        let mut quotas: Vec<usize> = (0..heads).map(|h| p.quota(l, h, prompt)).collect();
+        let shared = p.shared(l, prompt);
+        if let Some((split, always, each)) = shared {
+            split.share(Ranks { scores: sums, stride: rows, candidates: rows - always, each }, share, &mut quotas);
+            quotas.iter_mut().for_each(|q| *q += always);
+        }
+        let stride = layer.attention.heads * layer.attention.dim;
+        let queries = &queries[..p.needs.queries.min(prompt) * stride];
+        for (h, quota) in quotas.into_iter().enumerate() {
+            let scores = if p.select.ranks() { &sums[h * rows..(h + 1) * rows] } else { &[][..] };
+            let n = p.select.keep(HeadView { rows, scores, quota, newcomers: 0, prompt }, keep);
+            let kept = &keep[..n];
             let cache = &mut seq.layers[l];
-            cache.ensure(&self.ledger, h, n)?;
-            let mut moved = 0;
-            for row in &keep[..n] {
-                moved += cache.append_from(h, stage, *row as usize);
+            cache.with_merge_state(h, |_, state| {
+                fold(p, Fold { cache: stage, head: h, kept, scores, state, scratch }, (index, l), watch)
+            })?;
+            report(stage, h, rows, kept, (index, l), watch);
+            if shared.is_some() {
+                let capacity = n + p.context().saturating_sub(prompt);
+                cache.open(&self.ledger, &*p.alloc, h, n, capacity)?;
             }
+            let own = &queries[(h * group * layer.attention.dim).min(queries.len())..];
+            let moved = cache.settle(&self.ledger, stage, h, kept, (own, stride, group), scratch)?;
             self.ledger.moved("cache shift", moved);
         }
         Ok(())
@@ -285,17 +528,11 @@ impl Forward {
     ///
     /// # Errors
     /// Over budget.
-
     pub fn fork(&self, seqs: &mut [Sequence]) -> Result<()> {
         let Some((first, rest)) = seqs.split_first_mut() else { return Ok(()) };
         for seq in rest {
             for (from, to) in first.layers.iter().zip(&mut seq.layers) {
-                for h in 0..from.heads() {
-                    to.ensure(&self.ledger, h, from.rows(h))?;
-                    for row in 0..from.rows(h) {
-                        to.append_from(h, from, row);
-                    }
-                }
+                to.copy_from(&self.ledger, from)?;
             }
             seq.seen = first.seen;
         }
@@ -303,35 +540,85 @@ impl Forward {
     }
 }
 
+/// One span of a batch at one layer.
+#[derive(Clone, Copy)]
+struct Call {
+    place: Place,
+    /// Position of its first token.
+    first: usize,
+    /// Tokens of the sequence's prompt.
+    prompt: usize,
+    tokens: usize,
+    /// Its rows are gathered before any leaves.
+    staged: bool,
+    /// It is one token after the prompt.
+    step: bool,
+    /// Rows counted on as empty before those that are held.
+    gone: usize,
+}
+
+/// Keeps the rotated queries of a prompt's last tokens, `(queries, heads · d)`, and clears the sums over them at its start.
+fn gather_queries(p: &Pipeline, prompt: usize, first: usize, q: &[f32], width: usize, policy: &mut Policy<'_>) {
+    if first == 0 {
+        policy.window.fill(0.0);
+    }
+    let newest = prompt - p.needs.queries.min(prompt);
+    for (i, query) in q.chunks_exact(width).enumerate().skip(newest.saturating_sub(first)) {
+        policy.queries[(first + i - newest) * width..][..width].copy_from_slice(query);
+    }
+}
+
+/// Bytes of the rows, and of what is known of pages, that one query reads.
+fn read_bytes(cache: &LayerCache, chosen: Option<(usize, usize)>, lists: &mut [f32]) -> u64 {
+    let Some((stride, lists_of)) = chosen else {
+        return (0..cache.heads()).map(|h| cache.read_bytes(h, usize::MAX)).sum();
+    };
+    let page = cache.heads_layout().page.unwrap_or_default();
+    let (lists, marks) = lists.split_at_mut(stride * lists_of);
+    let lists: &[u32] = bytemuck::cast_slice(lists);
+    let per = lists_of / cache.heads().max(1);
+    let mut sum = 0;
+    for (h, own) in lists.chunks_exact(stride * per).enumerate() {
+        let pages = cache.rows(h).div_ceil(page.rows);
+        let marks = &mut marks[..pages];
+        marks.fill(0.0);
+        for list in own.chunks_exact(stride) {
+            list[1..=list[0] as usize].iter().for_each(|page| marks[*page as usize] = 1.0);
+        }
+        let rows = (0..pages).filter(|i| marks[*i] > 0.0).map(|i| page.rows.min(cache.rows(h) - i * page.rows)).sum();
+        sum += cache.read_bytes(h, rows) + (pages * page.bytes) as u64;
+    }
+    sum
+}
+
 /// Lets the policy choose and drops the rest, in place.
 fn drop_rows(
     p: &Pipeline,
-    ledger: &Ledger,
+    ledger: &Arc<Ledger>,
     cache: &mut LayerCache,
     h: usize,
-    view: crate::kv::HeadView<'_>,
+    view: HeadView<'_>,
     keep: &mut [u32],
-    (index, l): (usize, usize),
+    scratch: &mut [f32],
+    place: Place,
     watch: &mut dyn PassObserver,
-) {
+) -> Result<()> {
     let n = p.select.keep(view, keep);
-    fold(p, cache, h, &keep[..n], (index, l), watch);
-    report(cache, h, view.rows, &keep[..n], (index, l), watch);
-    ledger.moved("cache shift", cache.retain(h, &keep[..n]));
+    let kept = &keep[..n];
+    cache.with_merge_state(h, |cache, state| {
+        fold(p, Fold { cache, head: h, kept, scores: view.scores, state, scratch }, place, watch)
+    })?;
+    report(cache, h, view.rows, kept, place, watch);
+    ledger.moved("cache shift", cache.retain(h, kept));
+    Ok(())
 }
 
 /// Folds what goes into what stays, and tells the watcher which went into which.
-fn fold(
-    p: &Pipeline,
-    cache: &mut LayerCache,
-    h: usize,
-    keep: &[u32],
-    (index, l): (usize, usize),
-    watch: &mut dyn PassObserver,
-) {
+fn fold(p: &Pipeline, fold: Fold<'_>, (index, l): Place, watch: &mut dyn PassObserver) -> Result<()> {
     // Told in pieces, so that a prompt of any length needs no memory for it.
     let (mut pairs, mut named, mut count) = ([(0u32, 0u32); 16], 0, 0);
-    p.merge.fold(cache, h, keep, &mut |cache, row, survivor| {
+    let h = fold.head;
+    p.merge.fold(fold, &mut |cache, row, survivor| {
         count += 1;
         if let (Some(row), Some(survivor)) = (cache.position(h, row as usize), cache.position(h, survivor as usize)) {
             pairs[named] = (row, survivor);
@@ -341,21 +628,15 @@ fn fold(
             watch.merged(index, l, h, &pairs, count);
             (named, count) = (0, 0);
         }
-    });
+    })?;
     if count > 0 {
         watch.merged(index, l, h, &pairs[..named], count);
     }
+    Ok(())
 }
 
 /// Tells the watcher which rows go.
-fn report(
-    cache: &LayerCache,
-    h: usize,
-    rows: usize,
-    keep: &[u32],
-    (index, l): (usize, usize),
-    watch: &mut dyn PassObserver,
-) {
+fn report(cache: &LayerCache, h: usize, rows: usize, keep: &[u32], (index, l): Place, watch: &mut dyn PassObserver) {
     let gone = rows - keep.len();
     if gone == 0 {
         return;

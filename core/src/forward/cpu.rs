@@ -11,7 +11,7 @@ use super::layer::{self, Rows};
 pub use super::observer::{HeadRows, PassObserver, Unwatched};
 use super::rotary::inverse_frequencies;
 use super::workspace::RESIDUAL;
-pub use super::workspace::{BatchShape, Workspace};
+pub use super::workspace::{BatchShape, Stage, Workspace};
 use crate::error::Result;
 use crate::kv::Pipeline;
 use crate::kv::cache::{LayerCache, STAGING};
@@ -104,7 +104,7 @@ impl Forward {
     /// The extent of reading a prompt of `prompt` tokens in batches of `batch`.
     pub fn prefill_shape(pipeline: &Pipeline, prompt: usize, batch: usize) -> BatchShape {
         let batch = batch.min(prompt).max(1);
-        let stream = if pipeline.stages(prompt) { prompt } else { batch };
+        let (stream, stage) = if pipeline.stages(prompt) { (prompt, Stage::Settle) } else { (batch, Stage::Read) };
         BatchShape {
             batch,
             stream,
@@ -113,6 +113,7 @@ impl Forward {
             compute: Compute::Exact,
             observe: false,
             map: false,
+            stage,
         }
     }
 
@@ -140,6 +141,7 @@ impl Forward {
             compute: Compute::Exact,
             observe: false,
             map: false,
+            stage: Stage::Step,
         }
     }
 
@@ -298,6 +300,9 @@ impl Forward {
         for span in &spans {
             seqs[span.sequence].seen += span.rows;
         }
+        if workspace.read > 0 {
+            self.ledger.moved("cache read", std::mem::take(&mut workspace.read));
+        }
         if with_head {
             // The last row of each span, moved to the front.
             for (i, span) in spans.iter().enumerate() {
@@ -357,8 +362,6 @@ impl Forward {
         let (turns, rest) = rest.split_at_mut(s.angles);
         let (low, routed) = rest.split_at_mut(s.low);
         let mut own = layer::Scratch { low, routed, kernels: workspace.kernels.as_mut_slice::<f32>() };
-        let (sums, keep) = workspace.policy.as_mut_slice::<f32>().split_at_mut(s.sums);
-        let keep: &mut [u32] = bytemuck::cast_slice_mut(keep);
         let table = workspace.table.as_slice::<f32>();
         let each = table.len() / self.freqs.len().max(1);
         let table = &table[of.rope * each..][..each];
@@ -390,8 +393,8 @@ impl Forward {
         };
         let scratch_of = Scratch {
             turns,
-            sums,
-            keep,
+            policy: workspace.policy.as_mut_slice(),
+            sizes: s.policy,
             table,
             seen: workspace.seen.as_mut_slice(),
             map: workspace.map.as_mut_slice(),
@@ -401,6 +404,7 @@ impl Forward {
             observed: self.observed,
             shows: workspace.last && s.seen > 0,
             maps: s.map > 0,
+            read: &mut workspace.read,
         };
         cached.attend(Projected { q, k, v }, spans, seqs, staging, &mut normed[..m * nq], scratch_of, team, watch)?;
         let out = &mut out[..m * hidden];

@@ -63,15 +63,16 @@ impl Rows<'_> {
         }
         linear_many_as(self.compute, self.team, x, self.m, &mut products, s.kernels)?;
         drop(products);
+        // The bias comes last: an adapter may multiply what comes before it.
+        if let Some(adapter) = self.adapter {
+            adapter.add(self.team, self.l, x, self.m, &mut outputs, s.low, s.kernels)?;
+        }
         for Output { linear, y } in &mut outputs {
             if let Some(role) = linear.bias().filter(|role| self.w.has(*role)) {
                 bias(self.team, self.w.vector(role)?, y)?;
             }
         }
-        match self.adapter {
-            Some(adapter) => adapter.add(self.team, self.l, x, self.m, &mut outputs, s.low, s.kernels),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// `out = norm(x)`.

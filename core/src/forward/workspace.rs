@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::adapter;
-use super::cached::attention;
+use super::cached::{PolicySizes, calls};
 use super::layer::routed_elements;
 use super::rotary::fill_angles;
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
 use crate::kv::cache::LayerCache;
-use crate::kv::{Need, Pipeline, Positions};
+use crate::kv::{Pipeline, Positions};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::ops::cpu::{Compute, linear_scratch_as};
 use crate::shape::{LayerShape, ModelShape};
@@ -44,6 +44,19 @@ pub struct BatchShape {
     pub observe: bool,
     /// One head's attention is kept to be shown, of every query.
     pub map: bool,
+    /// What happens to the cache in it.
+    pub stage: Stage,
+}
+
+/// What a stretch of computing does with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A prompt is read, and its rows stay as they are.
+    Read,
+    /// A prompt is gathered whole, layer by layer, and then settles: rows leave or are sealed.
+    Settle,
+    /// Tokens are decoded.
+    Step,
 }
 
 impl BatchShape {
@@ -70,8 +83,7 @@ pub(super) struct Sizes {
     pub(super) routed: usize,
     pub(super) linear: usize,
     pub(super) attend: usize,
-    pub(super) sums: usize,
-    pub(super) keep: usize,
+    pub(super) policy: PolicySizes,
     pub(super) table: usize,
     pub(super) logits: usize,
     pub(super) seen: usize,
@@ -88,10 +100,10 @@ impl Sizes {
         let wide = shape.widest(wide);
         let cols = shape.widest(|l| l.ffn.width().max(l.attention.q())).max(shape.hidden);
         // A last batch may be of any length, and short ones are cut differently.
-        let attend = shape.layers.iter().flat_map(|l| {
-            (1..=SHORT.min(e.batch)).chain([e.batch]).map(|tokens| attention(l, tokens).scratch(threads, e.rows))
+        let attend = shape.layers.iter().enumerate().flat_map(|(l, s)| {
+            let tokens = (1..=SHORT.min(e.batch)).chain([e.batch]);
+            tokens.flat_map(move |t| calls(pipeline, l, s, t)).map(|call| call.scratch(threads, e.rows))
         });
-        let observes = pipeline.select.need() != Need::None;
         Self {
             residual: e.stream * shape.hidden,
             normed: e.batch * q.max(shape.hidden),
@@ -102,8 +114,7 @@ impl Sizes {
             routed: shape.widest(|l| routed_elements(l, shape.hidden, e.batch)),
             linear: linear_scratch_as(e.compute, threads, e.batch, cols),
             attend: attend.max().unwrap_or(0),
-            sums: if observes { shape.widest(|l| l.attention.kv_heads) * e.rows } else { 0 },
-            keep: if pipeline.select.keeps_all() { 0 } else { e.rows },
+            policy: PolicySizes::new(shape, pipeline, e),
             table: if pipeline.select.positions() == Positions::Reindex {
                 2 * e.rows * shape.half() * shape.ropes.len()
             } else {
@@ -123,7 +134,7 @@ impl Sizes {
             (RESIDUAL, 4 * self.residual),
             (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low + self.routed)),
             (KERNELS, 4 * self.linear.max(self.attend)),
-            (POLICY, 4 * (self.sums + self.keep)),
+            (POLICY, 4 * self.policy.all()),
             (ROTATIONS, 4 * self.table),
             (LOGITS, 4 * self.logits),
             (SEEN, 4 * self.seen),
@@ -207,6 +218,8 @@ pub struct Workspace {
     pub(super) windows: Vec<LayerCache>,
     /// The pass computes a last query that is to be shown, if any is.
     pub(super) last: bool,
+    /// Bytes of the cache that the pass has read, where it decodes.
+    pub(super) read: u64,
 }
 
 impl Workspace {
@@ -238,6 +251,7 @@ impl Workspace {
             map: map?,
             windows,
             last: true,
+            read: 0,
         };
         if sizes.table > 0 {
             let all = workspace.table.as_mut_slice::<f32>();

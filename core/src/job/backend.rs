@@ -72,8 +72,9 @@ impl Backend for Cpu {
     ) -> Result<Forward> {
         let Resolved { held, pipeline, placement, threads, .. } = resolved;
         let place = place::Model { stored: &model.shape, held: &held, threads };
-        let weights = placement.load(Arc::clone(&model.source), place, ledger, team, progress)?;
-        let adapter = model.adapter.as_ref().map(|file| Held::load(file, &held, ledger)).transpose()?;
+        let mut weights = placement.load(Arc::clone(&model.source), place, ledger, team, progress)?;
+        let adapter = model.adapter.as_ref();
+        let adapter = adapter.map(|file| Held::load(file, &held, &mut *weights, ledger, team)).transpose()?;
         Ok(Forward::new(held, pipeline, weights, Arc::clone(ledger)).with_adapter(adapter))
     }
 }

@@ -12,7 +12,7 @@ use crate::catalog;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
-use crate::forward::cpu::{BatchShape, Unwatched};
+use crate::forward::cpu::{BatchShape, Stage, Unwatched};
 use crate::forward::runner::Runner as _;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Phase, Tag};
@@ -84,6 +84,12 @@ fn measure<B: Backend>(
     cancel: &Arc<AtomicBool>,
     told: &mut dyn FnMut(&Point),
 ) -> Result<Vec<Point>> {
+    if resolved.pipeline.seals() {
+        return Err(Error::refused(
+            "bench",
+            "it goes back and forth in the cache, and this kv.format or kv.channels seals older rows for good; measure with `run` instead",
+        ));
+    }
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
@@ -94,8 +100,10 @@ fn measure<B: Backend>(
     for depth in &spec.depths {
         let mut seqs = [forward.sequence(*depth + spec.tokens)?];
         let (compute, rows) = (config.run.compute, config.run.context);
-        let extent =
-            |batch: usize| BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false };
+        let extent = |batch: usize| {
+            let stage = if batch == 1 { Stage::Step } else { Stage::Read };
+            BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false, stage }
+        };
         ledger.enter(Phase::Prefill);
         let mut workspace = forward.workspace(&team, extent(config.run.batch))?;
         if *depth > 0 {

@@ -596,8 +596,7 @@ impl<R: Runner> Engine<'_, R> {
     }
 
     fn endless(&self, prompt: usize) -> bool {
-        let p = self.runner.pipeline();
-        !p.select.keeps_all() && p.quota(0, 0, prompt) < p.context()
+        self.runner.pipeline().endless(prompt)
     }
 
     /// Tells the token chosen for a sequence; returns why and with which text it ends, if it does.

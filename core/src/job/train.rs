@@ -81,7 +81,7 @@ pub(super) fn run(
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
     tell.event(Event::Phase { phase: Phase::Load });
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
     let sizes = techniques.sizes(train, &model.shape, threads);
     let device = place.device(train, &ledger, &team, &sizes)?;
     let (again, load) = (Techniques::new(train)?, sizes.load);

@@ -1,21 +1,26 @@
-//! The rows themselves: per (layer, KV head) a list of chunks, each one buffer.
+//! The rows themselves: per (layer, KV head) their scores, positions, keys and values, each in chunks of its own.
 //!
-//! A chunk of R rows is laid out `[scores 4·R][positions 4·R][keys k·R][values v·R]`, the first two only when the policy
-//! keeps them. Row `r` of a head is row `r mod R` of chunk `r / R`, always in ascending position order.
+//! A head's rows stand in ascending position order. Each side of a head, keys or values, is its sealed rows (groups that are
+//! encoded together, [`super::Seal`]) followed by its open rows; a format that seals nothing has only open ones. What the
+//! techniques remember of a head lies in one buffer a layer.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Format, RowMeta};
-use crate::error::Result;
+use super::region::Region;
+use super::room::{HeadLayout, REGIONS, SideLayout};
+use super::{Alloc, Choose, Learn, Read, RowMeta};
+use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 
 /// The ledger row of cache payload.
 pub const ROWS: Tag = Tag::device(Category::KvCache, "kv rows");
 /// The ledger row of the staging layer that holds a whole prompt before it is compressed.
 pub const STAGING: Tag = Tag::device(Category::KvCache, "kv staging");
+/// The ledger row of the positions that are kept for an observed head.
+pub const TRAIL: Tag = Tag::host(Category::Observation, "row positions");
 
-/// Bytes of one row and where its parts lie in a chunk.
+/// Bytes of one open row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLayout {
     /// Elements of a head.
@@ -33,27 +38,7 @@ impl RowLayout {
     pub fn bytes(&self) -> usize {
         self.k + self.v + 4 * usize::from(self.meta.score) + 4 * usize::from(self.meta.position)
     }
-
-    fn scores(&self, rows: usize) -> Range<usize> {
-        0..if self.meta.score { 4 * rows } else { 0 }
-    }
-
-    fn positions(&self, rows: usize) -> Range<usize> {
-        let start = self.scores(rows).end;
-        start..start + if self.meta.position { 4 * rows } else { 0 }
-    }
-
-    fn keys(&self, rows: usize) -> usize {
-        self.positions(rows).end
-    }
-
-    fn values(&self, rows: usize) -> usize {
-        self.keys(rows) + self.k * rows
-    }
 }
-
-/// The ledger row of the positions that are kept for an observed head.
-pub const TRAIL: Tag = Tag::host(Category::Observation, "row positions");
 
 /// Positions of one head's rows, kept beside the cache only to be shown.
 #[derive(Debug)]
@@ -62,27 +47,145 @@ struct Trail {
     positions: Buffer,
 }
 
+/// Keys or values of one head.
+#[derive(Debug, Default)]
+struct SideRows {
+    sealed: Region,
+    /// Rows, a whole number of groups.
+    sealed_rows: usize,
+    open: Region,
+}
+
+impl SideRows {
+    /// Decodes rows `start..start + n` into `out (n, d)`.
+    fn read(&self, layout: &SideLayout, state: &[u8], start: usize, n: usize, out: &mut [f32]) {
+        let d = out.len() / n.max(1);
+        let mut done = 0;
+        if let Some(seal) = &layout.seal {
+            let group = seal.group();
+            while done < n && start + done < self.sealed_rows {
+                let (at, first) = ((start + done) / group, (start + done) % group);
+                let take = (group - first).min(n - done).min(self.sealed_rows - start - done);
+                seal.decode(self.sealed.unit(at), state, first, &mut out[done * d..(done + take) * d]);
+                done += take;
+            }
+        }
+        let from = start + done - self.sealed_rows.min(start + done);
+        let rest = &mut out[done * d..n * d];
+        self.open.runs(from, n - done, |bytes, at, take| {
+            layout.format.decode(bytes, &mut rest[at * d..(at + take) * d]);
+        });
+    }
+
+    /// Keeps the rows listed in `keep`; a group of several rows never loses one.
+    fn retain(&mut self, keep: &[u32]) -> u64 {
+        let boundary = keep.partition_point(|r| (*r as usize) < self.sealed_rows);
+        let (sealed, open) = keep.split_at(boundary);
+        let moved = if sealed.len() == self.sealed_rows { 0 } else { self.sealed.retain(sealed, 0) };
+        let moved = moved + self.open.retain(open, self.sealed_rows);
+        self.sealed_rows = sealed.len();
+        moved
+    }
+}
+
 #[derive(Debug, Default)]
 struct Head {
     rows: usize,
-    chunk_rows: usize,
-    chunks: Vec<Buffer>,
+    scores: Region,
+    positions: Region,
+    k: SideRows,
+    v: SideRows,
+    pages: Region,
+    /// Rows from this one on are not in their pages yet.
+    stale: usize,
+}
+
+impl Head {
+    fn new(layout: &HeadLayout, chunks: [usize; REGIONS]) -> Self {
+        let units = layout.units(0, 0);
+        let [scores, positions, ks, ko, vs, vo, pages] =
+            std::array::from_fn(|i| Region::new(units[i].bytes, chunks[i]));
+        let side = |sealed, open| SideRows { sealed, sealed_rows: 0, open };
+        Self { rows: 0, scores, positions, k: side(ks, ko), v: side(vs, vo), pages, stale: 0 }
+    }
+
+    fn regions(&self) -> [&Region; REGIONS] {
+        [&self.scores, &self.positions, &self.k.sealed, &self.k.open, &self.v.sealed, &self.v.open, &self.pages]
+    }
+
+    fn regions_mut(&mut self) -> [&mut Region; REGIONS] {
+        [
+            &mut self.scores,
+            &mut self.positions,
+            &mut self.k.sealed,
+            &mut self.k.open,
+            &mut self.v.sealed,
+            &mut self.v.open,
+            &mut self.pages,
+        ]
+    }
+
+    /// Units of each kind that its rows fill now.
+    fn filled(&self, layout: &HeadLayout) -> [usize; REGIONS] {
+        let group = |side: &SideLayout| side.seal.as_ref().map_or(1, |s| s.group());
+        let page = layout.page.map_or(1, |p| p.rows);
+        [
+            self.rows,
+            self.rows,
+            self.k.sealed_rows / group(&layout.k),
+            self.rows - self.k.sealed_rows,
+            self.v.sealed_rows / group(&layout.v),
+            self.rows - self.v.sealed_rows,
+            self.rows.div_ceil(page),
+        ]
+    }
 }
 
 /// One layer of one sequence's cache.
 #[derive(Debug)]
 pub struct LayerCache {
-    layout: RowLayout,
+    layout: Arc<HeadLayout>,
     heads: Vec<Head>,
+    /// What is remembered of each head: of its keys, of its values, and by the merge.
+    state: Option<Buffer>,
     tag: Tag,
     trail: Option<Trail>,
 }
 
 impl LayerCache {
-    /// An empty layer whose heads make room in chunks of `chunk_rows[head]` rows, counted under `tag`.
-    pub fn new(layout: RowLayout, chunk_rows: impl Iterator<Item = usize>, tag: Tag) -> Self {
-        let heads = chunk_rows.map(|n| Head { chunk_rows: n.max(1), ..Head::default() }).collect();
-        Self { layout, heads, tag, trail: None }
+    /// An empty layer of `heads` heads without room, counted under `tag`.
+    ///
+    /// # Errors
+    /// Over budget: what is remembered of each head is taken at once.
+    pub fn new(layout: Arc<HeadLayout>, heads: usize, tag: Tag, ledger: &Arc<Ledger>) -> Result<Self> {
+        let bytes = layout.state() * heads;
+        let state = if bytes > 0 { Some(ledger.buffer(tag, bytes)?) } else { None };
+        let heads = (0..heads).map(|_| Head::new(&layout, [1; REGIONS])).collect();
+        Ok(Self { layout, heads, state, tag, trail: None })
+    }
+
+    /// Says how an empty head makes room: it keeps `prompt` rows of its prompt and may hold `capacity`. Takes that room where the
+    /// alloc says so.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn open(
+        &mut self,
+        ledger: &Arc<Ledger>,
+        alloc: &dyn Alloc,
+        head: usize,
+        prompt: usize,
+        capacity: usize,
+    ) -> Result<()> {
+        self.heads[head] = Head::new(&self.layout, self.layout.chunks(alloc, prompt, capacity));
+        if alloc.upfront() {
+            let units = self.layout.units(prompt, capacity);
+            let tag = self.tag;
+            for (region, unit) in self.heads[head].regions_mut().into_iter().zip(units) {
+                region.ensure(ledger, tag, unit.count)?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps from now on the position of each row of `head`, which is empty and will hold at most `rows` rows.
@@ -111,9 +214,14 @@ impl LayerCache {
         position.or_else(|| self.position(head, row)).unwrap_or(row as u32)
     }
 
-    /// Bytes and places of a row.
+    /// Bytes of an open row.
     pub fn layout(&self) -> RowLayout {
-        self.layout
+        self.layout.row
+    }
+
+    /// How its heads are laid out.
+    pub fn heads_layout(&self) -> &HeadLayout {
+        &self.layout
     }
 
     /// KV heads.
@@ -126,84 +234,109 @@ impl LayerCache {
         self.heads[head].rows
     }
 
+    /// Sealed rows of a head: of its keys and of its values.
+    pub fn sealed(&self, head: usize) -> (usize, usize) {
+        (self.heads[head].k.sealed_rows, self.heads[head].v.sealed_rows)
+    }
+
     /// The longest head.
     pub fn max_rows(&self) -> usize {
         self.heads.iter().map(|h| h.rows).max().unwrap_or(0)
     }
 
-    /// Bytes of its chunks.
+    /// Bytes of its room.
     pub fn bytes(&self) -> u64 {
-        self.heads.iter().flat_map(|h| &h.chunks).map(|b| b.len() as u64).sum()
+        let rooms: u64 = self.heads.iter().flat_map(Head::regions).map(Region::bytes).sum();
+        rooms + self.state.as_ref().map_or(0, |s| s.len() as u64)
     }
 
-    /// Makes room for `rows` rows of `head`.
+    /// Bytes that reading `rows` rows of a head takes, its metadata left out, when it holds more than that: an average row.
+    pub fn read_bytes(&self, head: usize, rows: usize) -> u64 {
+        let (h, l) = (&self.heads[head], &*self.layout);
+        let side = |s: &SideRows, l: &SideLayout| {
+            let group = l.seal.as_ref().map_or(1, |s| s.group());
+            s.sealed_rows / group * s.sealed.unit + (h.rows - s.sealed_rows) * s.open.unit
+        };
+        let all = (side(&h.k, &l.k) + side(&h.v, &l.v)) as u64;
+        if rows >= h.rows { all } else { all * rows as u64 / h.rows as u64 }
+    }
+
+    /// Makes room for `rows` rows of `head`, the newest of them open.
     ///
     /// # Errors
     /// Over budget; room made before stays.
     pub fn ensure(&mut self, ledger: &Arc<Ledger>, head: usize, rows: usize) -> Result<()> {
-        let bytes = self.layout.bytes();
-        let h = &mut self.heads[head];
-        while h.chunks.len() * h.chunk_rows < rows {
-            h.chunks.push(ledger.buffer(self.tag, bytes * h.chunk_rows)?);
-        }
-        Ok(())
+        let page = self.layout.page.map_or(1, |p| p.rows);
+        let (tag, h) = (self.tag, &mut self.heads[head]);
+        h.scores.ensure(ledger, tag, rows)?;
+        h.positions.ensure(ledger, tag, rows)?;
+        h.k.open.ensure(ledger, tag, rows - h.k.sealed_rows)?;
+        h.v.open.ensure(ledger, tag, rows - h.v.sealed_rows)?;
+        h.pages.ensure(ledger, tag, rows.div_ceil(page))
     }
 
     /// Gives back chunks that hold no row.
     fn trim(&mut self, head: usize) {
-        let h = &mut self.heads[head];
-        h.chunks.truncate(h.rows.div_ceil(h.chunk_rows));
+        let filled = self.heads[head].filled(&self.layout);
+        for (region, units) in self.heads[head].regions_mut().into_iter().zip(filled) {
+            region.trim(units);
+        }
     }
 
     /// Appends `rows` rows of `head`, row `i` at `k[i·stride..][..d]`, the first of them at position `first`; room must have
     /// been made.
-    pub fn append(
-        &mut self,
-        head: usize,
-        k: &[f32],
-        v: &[f32],
-        stride: usize,
-        first: usize,
-        rows: usize,
-        formats: (&dyn Format, &dyn Format),
-    ) {
-        let RowLayout { d, k: kb, v: vb, meta } = self.layout;
-        let layout = self.layout;
+    pub fn append(&mut self, head: usize, k: &[f32], v: &[f32], stride: usize, first: usize, rows: usize) {
+        let layout = Arc::clone(&self.layout);
+        let d = layout.row.d;
         for i in 0..rows {
             self.note(head, self.heads[head].rows + i, (first + i) as u32);
         }
         let h = &mut self.heads[head];
+        h.stale = h.stale.min(h.rows);
         for i in 0..rows {
-            let (chunk, at) = (h.rows / h.chunk_rows, h.rows % h.chunk_rows);
-            let n = h.chunk_rows;
-            let bytes = h.chunks[chunk].as_mut_slice::<u8>();
-            let (ks, vs) = (layout.keys(n) + at * kb, layout.values(n) + at * vb);
-            formats.0.encode(&k[i * stride..i * stride + d], &mut bytes[ks..ks + kb]);
-            formats.1.encode(&v[i * stride..i * stride + d], &mut bytes[vs..vs + vb]);
-            if meta.score {
-                bytes[layout.scores(n)][4 * at..4 * at + 4].copy_from_slice(&0f32.to_le_bytes());
+            let row = h.rows;
+            layout.k.format.encode(&k[i * stride..i * stride + d], h.k.open.unit_mut(row - h.k.sealed_rows));
+            layout.v.format.encode(&v[i * stride..i * stride + d], h.v.open.unit_mut(row - h.v.sealed_rows));
+            if layout.row.meta.score {
+                h.scores.unit_mut(row).copy_from_slice(&0f32.to_le_bytes());
             }
-            if meta.position {
-                bytes[layout.positions(n)][4 * at..4 * at + 4].copy_from_slice(&((first + i) as u32).to_le_bytes());
+            if layout.row.meta.position {
+                h.positions.unit_mut(row).copy_from_slice(&((first + i) as u32).to_le_bytes());
             }
             h.rows += 1;
         }
     }
 
-    /// Drops every row.
-    pub fn clear(&mut self, keep_room: bool) {
-        for head in 0..self.heads.len() {
-            self.heads[head].rows = 0;
-            if !keep_room {
-                self.trim(head);
-            }
+    /// Writes key and value of an open row, `(d)` each.
+    ///
+    /// # Errors
+    /// A sealed row, which never changes.
+    pub fn write(&mut self, head: usize, row: usize, k: &[f32], v: &[f32]) -> Result<()> {
+        let h = &mut self.heads[head];
+        if row < h.k.sealed_rows.max(h.v.sealed_rows) || row >= h.rows {
+            return Err(Error::Internal(format!(
+                "row {row} of head {head} is sealed or not there, and cannot be written"
+            )));
         }
+        h.stale = h.stale.min(row);
+        self.layout.k.format.encode(k, h.k.open.unit_mut(row - h.k.sealed_rows));
+        self.layout.v.format.encode(v, h.v.open.unit_mut(row - h.v.sealed_rows));
+        Ok(())
     }
 
-    /// Keeps the first `rows` rows of every head.
+    /// Drops every row.
+    pub fn clear(&mut self, keep_room: bool) {
+        self.truncate(0, keep_room);
+    }
+
+    /// Keeps the first `rows` rows of every head, of which none newer may be sealed.
     pub fn truncate(&mut self, rows: usize, keep_room: bool) {
         for head in 0..self.heads.len() {
-            self.heads[head].rows = self.heads[head].rows.min(rows);
+            let h = &mut self.heads[head];
+            h.rows = h.rows.min(rows);
+            h.stale = h.stale.min(h.rows);
+            h.k.sealed_rows = h.k.sealed_rows.min(h.rows);
+            h.v.sealed_rows = h.v.sealed_rows.min(h.rows);
             if !keep_room {
                 self.trim(head);
             }
@@ -213,8 +346,6 @@ impl LayerCache {
     /// Keeps the rows listed in `keep` (ascending), moving them together in place; the room stays, for the rows to come.
     /// Returns the bytes moved.
     pub fn retain(&mut self, head: usize, keep: &[u32]) -> u64 {
-        let layout = self.layout;
-        let mut moved = 0;
         if let Some(trail) = self.trail.as_mut().filter(|t| t.head == head) {
             let positions = trail.positions.as_mut_slice::<u32>();
             for (to, from) in keep.iter().enumerate() {
@@ -222,141 +353,239 @@ impl LayerCache {
             }
         }
         let h = &mut self.heads[head];
-        let mut to = 0;
-        while to < keep.len() {
-            let from = keep[to] as usize;
-            let run = keep[to..].iter().zip(from..).take_while(|(k, f)| **k as usize == *f).count();
-            if to != from {
-                moved += h.move_down(layout, from, to, run);
-            }
-            to += run;
-        }
+        let still = keep.iter().zip(0..).take_while(|(k, i)| *k == i).count();
+        h.stale = h.stale.min(still);
+        let moved = h.scores.retain(keep, 0) + h.positions.retain(keep, 0) + h.k.retain(keep) + h.v.retain(keep);
         h.rows = keep.len();
         moved
     }
 
-    /// Drops the first `n` rows of `head`, moving the others up in place. Returns the bytes moved.
+    /// Drops the first `n` rows of `head`, which seals none, moving the others up in place. Returns the bytes moved.
     pub fn drop_first(&mut self, head: usize, n: usize) -> u64 {
-        let layout = self.layout;
         if let Some(trail) = self.trail.as_mut().filter(|t| t.head == head) {
             let rows = self.heads[head].rows;
             trail.positions.as_mut_slice::<u32>().copy_within(n..rows, 0);
         }
         let h = &mut self.heads[head];
-        let stay = h.rows.saturating_sub(n);
-        let moved = if n > 0 && stay > 0 { h.move_down(layout, n, 0, stay) } else { 0 };
-        h.rows = stay;
-        moved
+        let rows = h.rows;
+        let moved = [&mut h.scores, &mut h.positions, &mut h.k.open, &mut h.v.open].map(|r| r.drop_first(n, rows));
+        h.rows = rows.saturating_sub(n);
+        h.stale = 0;
+        moved.iter().sum()
     }
 
-    /// Appends row `row` of `from`'s `head`; both layers have one layout. Room must have been made. Returns bytes moved.
+    /// Appends row `row` of `from`'s `head`; both layers have one layout and seal nothing. Room must have been made. Returns
+    /// bytes moved.
     pub fn append_from(&mut self, head: usize, from: &Self, row: usize) -> u64 {
-        let layout = self.layout;
         let to = self.heads[head].rows;
         self.note(head, to, from.position_or_row(head, row));
-        self.heads[head].rows += 1;
-        let source = &from.heads[head];
-        let (sc, sa) = (source.chunk_rows, row % source.chunk_rows);
-        let src = source.chunks[row / sc].as_slice::<u8>();
-        let h = &mut self.heads[head];
-        let (dc, da) = (h.chunk_rows, to % h.chunk_rows);
-        let dst = h.chunks[to / dc].as_mut_slice::<u8>();
-        for (s, d, n) in layout.parts(sc, sa).into_iter().zip(layout.parts(dc, da)).map(|(s, d)| (s.0, d.0, s.1)) {
-            dst[d..d + n].copy_from_slice(&src[s..s + n]);
-        }
-        layout.bytes() as u64
+        let (h, source) = (&mut self.heads[head], &from.heads[head]);
+        h.scores.unit_mut(to).copy_from_slice(source.scores.unit(row));
+        h.positions.unit_mut(to).copy_from_slice(source.positions.unit(row));
+        h.k.open.unit_mut(to).copy_from_slice(source.k.open.unit(row));
+        h.v.open.unit_mut(to).copy_from_slice(source.v.open.unit(row));
+        h.rows += 1;
+        self.layout.row.bytes() as u64
     }
 
-    /// Calls `f` with each run of rows `start..start + n` of `head` that lies in one chunk: chunk bytes, its row count, first
-    /// row in the chunk, rows.
-    fn runs(&self, head: usize, start: usize, n: usize, mut f: impl FnMut(&[u8], usize, usize, usize, usize)) {
-        let h = &self.heads[head];
-        let mut done = 0;
-        while done < n {
-            let row = start + done;
-            let at = row % h.chunk_rows;
-            let take = (h.chunk_rows - at).min(n - done);
-            f(h.chunks[row / h.chunk_rows].as_slice(), h.chunk_rows, at, take, done);
-            done += take;
+    /// What is remembered of a head, of its keys, of its values and by the merge.
+    fn state_ranges(&self, head: usize) -> [Range<usize>; 3] {
+        let l = &self.layout;
+        let start = head * l.state();
+        let (k, v) = (start + l.k.state(), start + l.k.state() + l.v.state());
+        [start..k, k..v, v..v + l.merge_state]
+    }
+
+    fn state_of(&self, head: usize, which: usize) -> &[u8] {
+        let range = self.state_ranges(head)[which].clone();
+        self.state.as_ref().and_then(|s| s.as_slice::<u8>().get(range)).unwrap_or(&[])
+    }
+
+    /// Calls `f` with the bytes that the merge remembers of `head`, and with this cache, whose own state `f` does not see.
+    pub fn with_merge_state<T>(&mut self, head: usize, f: impl FnOnce(&mut Self, &mut [u8]) -> T) -> T {
+        let [_, _, range] = self.state_ranges(head);
+        let mut state = self.state.take();
+        let bytes = state.as_mut().and_then(|s| s.as_mut_slice::<u8>().get_mut(range)).unwrap_or(&mut []);
+        let out = f(self, bytes);
+        self.state = state;
+        out
+    }
+
+    /// Takes the rows of `stage`'s `head` that are listed in `keep`, sealing the oldest of them; the head is empty, and `stage`
+    /// has the open rows' layout. `learn` holds the queries that a seal may ask for, `(queries, stride)`. Returns bytes moved.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn settle(
+        &mut self,
+        ledger: &Arc<Ledger>,
+        stage: &Self,
+        head: usize,
+        keep: &[u32],
+        (queries, stride, group): (&[f32], usize, usize),
+        scratch: &mut [f32],
+    ) -> Result<u64> {
+        let layout = Arc::clone(&self.layout);
+        let d = layout.row.d;
+        let ranges = self.state_ranges(head);
+        for (i, row) in keep.iter().enumerate() {
+            self.note(head, i, stage.position_or_row(head, *row as usize));
         }
+        let h = &mut self.heads[head];
+        let source = &stage.heads[head];
+        let tag = self.tag;
+        for (which, side) in [&layout.k, &layout.v].into_iter().enumerate() {
+            let sealed = side.at_prompt(keep.len());
+            let (to, from) = if which == 0 { (&mut h.k, &source.k) } else { (&mut h.v, &source.v) };
+            let from_layout = if which == 0 { &stage.layout.k } else { &stage.layout.v };
+            if let Some(seal) = side.seal.as_ref().filter(|_| sealed > 0) {
+                let state = self.state.as_mut().and_then(|s| s.as_mut_slice::<u8>().get_mut(ranges[which].clone()));
+                let state = state.unwrap_or(&mut []);
+                let mut read = |start: usize, n: usize, out: &mut [f32]| {
+                    for (row, out) in keep[start..start + n].iter().zip(out.chunks_exact_mut(d)) {
+                        from.read(from_layout, &[], *row as usize, 1, out);
+                    }
+                };
+                let learn = Learn { rows: keep.len(), read: &mut read, queries, stride, group };
+                seal.learn(learn, state, scratch);
+                let g = seal.group();
+                to.sealed.ensure(ledger, tag, sealed / g)?;
+                for at in 0..sealed / g {
+                    read(at * g, g, &mut scratch[..g * d]);
+                    seal.encode(&scratch[..g * d], state, to.sealed.unit_mut(at));
+                }
+            }
+            to.sealed_rows = sealed;
+            to.open.ensure(ledger, tag, keep.len() - sealed)?;
+            for (i, row) in keep[sealed..].iter().enumerate() {
+                to.open.unit_mut(i).copy_from_slice(from.open.unit(*row as usize));
+            }
+        }
+        h.scores.ensure(ledger, tag, keep.len())?;
+        h.positions.ensure(ledger, tag, keep.len())?;
+        h.pages.ensure(ledger, tag, keep.len().div_ceil(layout.page.map_or(1, |p| p.rows)))?;
+        for (i, row) in keep.iter().enumerate() {
+            h.scores.unit_mut(i).copy_from_slice(source.scores.unit(*row as usize));
+            h.positions.unit_mut(i).copy_from_slice(source.positions.unit(*row as usize));
+        }
+        (h.rows, h.stale) = (keep.len(), 0);
+        Ok((layout.row.bytes() * keep.len()) as u64)
+    }
+
+    /// After a decoding step: seals the oldest open rows of `head` where their format says so. Returns bytes moved.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn seal(&mut self, ledger: &Arc<Ledger>, head: usize, scratch: &mut [f32]) -> Result<u64> {
+        let layout = Arc::clone(&self.layout);
+        let d = layout.row.d;
+        let mut moved = 0;
+        for (which, side) in [&layout.k, &layout.v].into_iter().enumerate() {
+            let Some(seal) = &side.seal else { continue };
+            let range = self.state_ranges(head)[which].clone();
+            let state = self.state.as_ref().and_then(|s| s.as_slice::<u8>().get(range)).unwrap_or(&[]);
+            let h = &mut self.heads[head];
+            let rows = if which == 0 { &mut h.k } else { &mut h.v };
+            let (open, group) = (h.rows - rows.sealed_rows, seal.group());
+            let n = seal.after_step(open);
+            if n == 0 {
+                continue;
+            }
+            h.stale = h.stale.min(rows.sealed_rows);
+            rows.sealed.ensure(ledger, self.tag, (rows.sealed_rows + n) / group)?;
+            for first in (0..n).step_by(group) {
+                let x = &mut scratch[..group * d];
+                rows.open.runs(first, group, |bytes, at, take| {
+                    side.format.decode(bytes, &mut x[at * d..(at + take) * d]);
+                });
+                seal.encode(x, state, rows.sealed.unit_mut((rows.sealed_rows + first) / group));
+            }
+            moved += rows.open.drop_first(n, open);
+            rows.sealed_rows += n;
+        }
+        Ok(moved)
+    }
+
+    /// Brings the pages of `head` up to date with its rows.
+    pub fn describe(&mut self, reader: &dyn Read, head: usize, scratch: &mut [f32]) {
+        let Some(page) = self.layout.page else { return };
+        let d = self.layout.row.d;
+        let (rows, stale) = (self.heads[head].rows, self.heads[head].stale);
+        if stale >= rows {
+            return;
+        }
+        for i in stale / page.rows..rows.div_ceil(page.rows) {
+            let n = page.rows.min(rows - i * page.rows);
+            let keys = &mut scratch[..n * d];
+            self.keys(head, i * page.rows, n, keys);
+            reader.describe(keys, d, self.heads[head].pages.unit_mut(i));
+        }
+        self.heads[head].stale = rows;
+    }
+
+    /// The pages of `head` that a reader chooses for `queries` `(queries, d)`, ascending, into `out`; how many.
+    pub fn choose(
+        &self,
+        reader: &dyn Read,
+        head: usize,
+        queries: &[f32],
+        scratch: &mut [f32],
+        out: &mut [u32],
+    ) -> usize {
+        let h = &self.heads[head];
+        let pages = h.rows.div_ceil(self.layout.page.map_or(1, |p| p.rows));
+        let page = |i: usize| h.pages.unit(i);
+        reader.choose(Choose { queries, d: self.layout.row.d, pages, page: &page, scratch }, out)
+    }
+
+    /// Becomes a copy of `from`, which stands at the end of the same prompt; this layer is empty.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn copy_from(&mut self, ledger: &Arc<Ledger>, from: &Self) -> Result<()> {
+        for (head, source) in from.heads.iter().enumerate() {
+            for row in 0..source.rows {
+                self.note(head, row, from.position_or_row(head, row));
+            }
+            let filled = source.filled(&self.layout);
+            let tag = self.tag;
+            let h = &mut self.heads[head];
+            for (i, region) in h.regions_mut().into_iter().enumerate() {
+                region.copy_from(ledger, tag, source.regions()[i], filled[i])?;
+            }
+            (h.rows, h.stale) = (source.rows, source.stale);
+            (h.k.sealed_rows, h.v.sealed_rows) = (source.k.sealed_rows, source.v.sealed_rows);
+        }
+        if let (Some(to), Some(from)) = (&mut self.state, &from.state) {
+            to.as_mut_slice::<u8>().copy_from_slice(from.as_slice());
+        }
+        Ok(())
     }
 
     /// Decodes keys `(n, d)` of rows `start..start + n`.
-    pub fn keys(&self, head: usize, start: usize, n: usize, format: &dyn Format, out: &mut [f32]) {
-        let RowLayout { d, k, .. } = self.layout;
-        self.runs(head, start, n, |bytes, rows, at, take, done| {
-            let from = self.layout.keys(rows) + at * k;
-            format.decode(&bytes[from..from + take * k], &mut out[done * d..(done + take) * d]);
-        });
+    pub fn keys(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
+        let out = &mut out[..n * self.layout.row.d];
+        self.heads[head].k.read(&self.layout.k, self.state_of(head, 0), start, n, out);
     }
 
     /// Decodes values `(n, d)` of rows `start..start + n`.
-    pub fn values(&self, head: usize, start: usize, n: usize, format: &dyn Format, out: &mut [f32]) {
-        let RowLayout { d, v, .. } = self.layout;
-        self.runs(head, start, n, |bytes, rows, at, take, done| {
-            let from = self.layout.values(rows) + at * v;
-            format.decode(&bytes[from..from + take * v], &mut out[done * d..(done + take) * d]);
-        });
+    pub fn values(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
+        let out = &mut out[..n * self.layout.row.d];
+        self.heads[head].v.read(&self.layout.v, self.state_of(head, 1), start, n, out);
     }
 
     /// Adds the stored scores of `head` to `sums` `(rows)`, stores the totals, and leaves them in `sums`.
     pub fn add_scores(&mut self, head: usize, sums: &mut [f32]) {
-        let layout = self.layout;
         let h = &mut self.heads[head];
-        for (row, sum) in sums.iter_mut().enumerate().take(h.rows) {
-            let n = h.chunk_rows;
-            let bytes = &mut h.chunks[row / n].as_mut_slice::<u8>()[layout.scores(n)];
-            let scores: &mut [f32] = bytemuck::cast_slice_mut(bytes);
-            scores[row % n] += *sum;
-            *sum = scores[row % n];
+        for (cell, sum) in h.scores.cells_mut::<f32>().take(h.rows).zip(sums) {
+            *cell += *sum;
+            *sum = *cell;
         }
     }
 
     /// Position of a row, where positions are kept.
     pub fn position(&self, head: usize, row: usize) -> Option<u32> {
-        let h = &self.heads[head];
-        let n = h.chunk_rows;
-        let bytes = &h.chunks.get(row / n)?.as_slice::<u8>()[self.layout.positions(n)];
-        bytemuck::cast_slice::<u8, u32>(bytes).get(row % n).copied()
-    }
-}
-
-impl RowLayout {
-    /// Offset and bytes of each part of row `at` in a chunk of `rows` rows.
-    fn parts(&self, rows: usize, at: usize) -> [(usize, usize); 4] {
-        let (score, position) = (4 * usize::from(self.meta.score), 4 * usize::from(self.meta.position));
-        [
-            (self.scores(rows).start + at * score, score),
-            (self.positions(rows).start + at * position, position),
-            (self.keys(rows) + at * self.k, self.k),
-            (self.values(rows) + at * self.v, self.v),
-        ]
-    }
-}
-
-impl Head {
-    /// Moves `n` rows from `from` down to `to < from`, in pieces that stay inside one chunk on both sides.
-    fn move_down(&mut self, layout: RowLayout, from: usize, to: usize, n: usize) -> u64 {
-        let size = self.chunk_rows;
-        let mut done = 0;
-        while done < n {
-            let (f, t) = (from + done, to + done);
-            let take = (size - f % size).min(size - t % size).min(n - done);
-            let parts = layout.parts(size, f % size).into_iter().zip(layout.parts(size, t % size));
-            let (cf, ct) = (f / size, t / size);
-            if cf == ct {
-                let bytes = self.chunks[cf].as_mut_slice::<u8>();
-                for (s, d) in parts {
-                    bytes.copy_within(s.0..s.0 + s.1 * take, d.0);
-                }
-            } else if let Ok([src, dst]) = self.chunks.get_disjoint_mut([cf, ct]) {
-                let (src, dst) = (src.as_slice::<u8>(), dst.as_mut_slice::<u8>());
-                for (s, d) in parts {
-                    dst[d.0..d.0 + d.1 * take].copy_from_slice(&src[s.0..s.0 + s.1 * take]);
-                }
-            }
-            done += take;
-        }
-        (layout.bytes() * n) as u64
+        let bytes = self.heads[head].positions.unit(row);
+        bytes.try_into().ok().map(u32::from_le_bytes)
     }
 }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::cache::{LayerCache, ROWS, RowLayout};
-use super::{Alloc, Channels, Format, Merge, Select, Split, When};
+use super::room::{HeadLayout, SideLayout};
+use super::{Alloc, Channels, Format, Merge, Needs, Read, Rhythm, Select, Share, Side, Split};
 use crate::config::{Config, KvBudget};
 use crate::error::{Error, Result};
 use crate::ledger::{Ledger, Tag};
@@ -20,105 +21,209 @@ pub struct Pipeline {
     pub split: Box<dyn Split>,
     /// What happens to the rest.
     pub merge: Box<dyn Merge>,
-    /// How keys are kept.
-    pub k: Box<dyn Format>,
-    /// How values are kept.
-    pub v: Box<dyn Format>,
+    /// Which rows a query looks at.
+    pub read: Box<dyn Read>,
     /// How room is made.
     pub alloc: Box<dyn Alloc>,
-    /// Row layout of each layer.
+    /// Layout of an open row of each layer.
     pub rows: Vec<RowLayout>,
+    /// What select, channels and the rest ask to see.
+    pub needs: Needs,
+    layouts: Vec<Arc<HeadLayout>>,
     heads: Vec<usize>,
-    /// Tokens that each layer sees, where it has a window.
+    /// Tokens that a layer sees, where it has a window.
     windows: Vec<Option<usize>>,
     context: usize,
     /// Rows per layer and head that `kv.budget` grants; `None` when there is no budget.
     budget_rows: Option<usize>,
 }
 
+/// The layout of every layer's heads.
+fn layouts(
+    config: &Config,
+    shape: &ModelShape,
+    select: &dyn Select,
+    merge: &dyn Merge,
+    read: &dyn Read,
+    channels: &dyn Channels,
+    formats: [&Arc<dyn Format>; 2],
+) -> Result<Vec<Arc<HeadLayout>>> {
+    let kv = &config.kv;
+    let key = |side| if side == Side::Keys { "kv.format.k" } else { "kv.format.v" };
+    let id = |side| if side == Side::Keys { &kv.format.k.id } else { &kv.format.v.id };
+    shape
+        .layers
+        .iter()
+        .map(|layer| {
+            let d = layer.attention.dim;
+            let side = |side: Side, format: &Arc<dyn Format>| -> Result<SideLayout> {
+                let by_format = |reason| Error::refused(format!("{} = {}", key(side), id(side)), reason);
+                let by_channels = |reason| Error::refused(format!("kv.channels = {}", kv.channels.id), reason);
+                let open = format.row_bytes(d).map_err(by_format)?;
+                let of_format = format.seal(side, d).map_err(by_format)?;
+                let of_channels = channels.seal(side, d, format).map_err(by_channels)?;
+                let seal = match (of_format, of_channels) {
+                    (Some(_), Some(_)) => {
+                        return Err(by_channels(format!(
+                            "it keeps older rows narrower, and {} = {} keeps them in groups of its own; choose one of the two",
+                            key(side),
+                            id(side)
+                        )));
+                    }
+                    (of_format, of_channels) => of_format.or(of_channels),
+                };
+                Ok(SideLayout { format: Arc::clone(format), seal, open })
+            };
+            let (k, v) = (side(Side::Keys, formats[0])?, side(Side::Values, formats[1])?);
+            let row = RowLayout { d, k: k.open, v: v.open, meta: select.meta() };
+            let layout = HeadLayout { row, k, v, page: read.page(d), merge_state: merge.state_bytes() };
+            // What a layer with a window holds is no technique's but the format's, row by row.
+            Ok(Arc::new(if layer.attention.window.is_some() { layout.staged() } else { layout }))
+        })
+        .collect()
+}
+
 impl Pipeline {
     /// Resolves the cache axes of `config` for `shape`.
     ///
     /// # Errors
-    /// A choice this shape forbids, or a budget that holds no row.
+    /// A choice this shape forbids, choices that cannot work together, or a budget that holds no row.
     pub fn new(config: &Config, shape: &ModelShape) -> Result<Self> {
         let kv = &config.kv;
-        let select = schema::build(super::select::ENTRIES, "kv.select", &kv.select)?;
+        let select: Box<dyn Select> = schema::build(super::select::ENTRIES, "kv.select", &kv.select)?;
         let split = schema::build(super::split::ENTRIES, "kv.split", &kv.split)?;
-        let merge = schema::build(super::merge::ENTRIES, "kv.merge", &kv.merge)?;
+        let merge: Box<dyn Merge> = schema::build(super::merge::ENTRIES, "kv.merge", &kv.merge)?;
         let channels: Box<dyn Channels> = schema::build(super::channels::ENTRIES, "kv.channels", &kv.channels)?;
-        let k = schema::build(super::format::ENTRIES, "kv.format.k", &kv.format.k)?;
-        let v = schema::build(super::format::ENTRIES, "kv.format.v", &kv.format.v)?;
+        let k: Arc<dyn Format> = schema::build(super::format::ENTRIES, "kv.format.k", &kv.format.k)?.into();
+        let v: Arc<dyn Format> = schema::build(super::format::ENTRIES, "kv.format.v", &kv.format.v)?.into();
+        let read: Box<dyn Read> = schema::build(super::read::ENTRIES, "kv.read", &kv.read)?;
         let alloc = schema::build(super::alloc::ENTRIES, "kv.alloc", &kv.alloc)?;
-        let meta = select.meta();
-        let mut rows = Vec::with_capacity(shape.layers.len());
-        for layer in &shape.layers {
-            let (dk, dv) = channels.dims(layer.attention.dim);
-            let refused = |key: &str, id: &str| {
-                let what = format!("{key} = {id}");
-                move |reason| Error::refused(what, reason)
-            };
-            rows.push(RowLayout {
-                d: layer.attention.dim,
-                k: k.row_bytes(dk).map_err(refused("kv.format.k", &kv.format.k.id))?,
-                v: v.row_bytes(dv).map_err(refused("kv.format.v", &kv.format.v.id))?,
-                meta,
-            });
-        }
+        let layouts = layouts(config, shape, &*select, &*merge, &*read, &*channels, [&k, &v])?;
+        let needs = select.needs().with(channels.needs());
         let heads = shape.layers.iter().map(|l| l.attention.kv_heads).collect();
         let windows = shape.layers.iter().map(|l| l.attention.window).collect();
+        let rows = layouts.iter().map(|l| l.row).collect();
+        let context = config.run.context;
         let mut out = Self {
             select,
             split,
             merge,
-            k,
-            v,
+            read,
             alloc,
             rows,
+            needs,
+            layouts,
             heads,
             windows,
-            context: config.run.context,
+            context,
             budget_rows: None,
         };
-        out.budget_rows = match kv.budget {
-            None => None,
-            Some(_) if out.select.keeps_all() => None,
-            Some(KvBudget::Rows(rows)) => Some(rows),
-            Some(KvBudget::Ratio(ratio)) => Some(((ratio * config.run.context as f64) as usize).max(1)),
-            Some(KvBudget::Bytes(bytes)) => Some(out.rows_for(bytes.0).ok_or_else(|| {
-                Error::refused(
-                    format!("kv.budget.bytes = {bytes}"),
-                    format!(
-                        "not even one row a head fits; one row of every layer and head takes {} B",
-                        out.bytes_for_rows(1)
-                    ),
+        out.agree(config)?;
+        out.budget_rows = out.budget(config)?;
+        Ok(out)
+    }
+
+    /// The same with another merge, which may be one that no catalogue has.
+    #[must_use]
+    pub fn with_merge(mut self, merge: Box<dyn Merge>) -> Self {
+        for (layout, _) in self.layouts.iter_mut().zip(&self.windows).filter(|(_, w)| w.is_none()) {
+            *layout = Arc::new(HeadLayout { merge_state: merge.state_bytes(), ..HeadLayout::clone(layout) });
+        }
+        Self { merge, ..self }
+    }
+
+    /// Whether the choices can work together.
+    fn agree(&self, config: &Config) -> Result<()> {
+        let kv = &config.kv;
+        let refused = |key: &str, id: &str, reason: String| Err(Error::refused(format!("{key} = {id}"), reason));
+        let once = self.select.rhythm() == Rhythm::Once;
+        if self.layouts.iter().any(|l| l.seals()) && !once {
+            let by =
+                [("kv.channels", &kv.channels.id), ("kv.format.k", &kv.format.k.id), ("kv.format.v", &kv.format.v.id)];
+            let (key, id) = by[match self.layouts.iter().any(|l| l.k.seal.is_some()) {
+                _ if kv.channels.id != "all" => 0,
+                true => 1,
+                false => 2,
+            }];
+            let reason = format!(
+                "its older rows are sealed for good, and kv.select = {} drops single rows while decoding; choose a kv.select that chooses once, at the prompt's end",
+                kv.select.id
+            );
+            return refused(key, id, reason);
+        }
+        if let Err(reason) = self.merge.follows(&*self.select) {
+            return refused("kv.merge", &kv.merge.id, reason);
+        }
+        if let Err(reason) = self.read.reads(self.select.positions(), self.needs) {
+            return refused("kv.read", &kv.read.id, reason);
+        }
+        if self.split.share().is_some() {
+            let reason = if !self.select.ranks() || !once {
+                format!(
+                    "it shares a layer's rows over its heads once, by the ranks of a prompt's rows, and kv.select = {} {}",
+                    kv.select.id,
+                    if once { "ranks none" } else { "chooses anew at every step" }
                 )
-            })?),
+            } else if self.layouts.iter().any(|l| l.seals()) {
+                "heads of different lengths seal their rows at different times, which no plan bounds; choose kv.channels = all and a kv.format that keeps row by row".to_owned()
+            } else {
+                return Ok(());
+            };
+            return refused("kv.split", &kv.split.id, reason);
+        }
+        Ok(())
+    }
+
+    /// Rows a head that `kv.budget` grants.
+    fn budget(&self, config: &Config) -> Result<Option<usize>> {
+        let context = self.context;
+        let bytes = match config.kv.budget {
+            None => return Ok(None),
+            Some(KvBudget::Bytes(bytes)) => bytes,
+            Some(_) if self.select.keeps_all() => return Ok(None),
+            Some(KvBudget::Rows(rows)) => return Ok(Some(rows)),
+            Some(KvBudget::Ratio(ratio)) => return Ok(Some(((ratio * context as f64) as usize).max(1))),
         };
-        if let (Some(KvBudget::Bytes(bytes)), true) = (kv.budget, out.select.keeps_all()) {
-            let needed = out.sequence_bytes(out.context, out.context);
+        let refused = |reason| Err(Error::refused(format!("kv.budget.bytes = {bytes}"), reason));
+        if self.select.keeps_all() {
+            let needed = self.sequence_bytes(context, context);
             if needed > bytes.0 {
                 return Err(Error::refused(
-                    "kv.select = full",
+                    format!("kv.select = {}", config.kv.select.id),
                     format!(
-                        "a full cache of {} tokens takes {needed} B, kv.budget.bytes is {}; lower run.context or choose another kv.select",
-                        out.context, bytes.0
+                        "a full cache of {context} tokens takes {needed} B, kv.budget.bytes is {}; lower run.context or choose another kv.select",
+                        bytes.0
                     ),
                 ));
             }
+            return Ok(None);
         }
-        Ok(out)
+        if self.select.rhythm() == Rhythm::Once {
+            return refused(format!(
+                "kv.select = {} chooses once and its cache grows while decoding, so that no number of rows keeps it within bytes; set kv.budget.rows or kv.budget.ratio",
+                config.kv.select.id
+            ));
+        }
+        match self.rows_for(bytes.0) {
+            Some(rows) => Ok(Some(rows)),
+            None => refused(format!(
+                "not even one row a head fits; one row of every layer and head takes {} B",
+                self.bytes_for_rows(1)
+            )),
+        }
     }
 
     /// Bytes of one sequence's cache that keeps `rows` rows a head, metadata and the alloc's rounding included.
     fn bytes_for_rows(&self, rows: usize) -> u64 {
-        self.per_head(|l, h| {
-            let capacity = match self.windows[l] {
-                Some(window) => window.min(self.context),
-                None => self.with_newcomer(self.split.quota(rows, l, h)).min(self.context),
-            };
-            self.room_rows(capacity, capacity) as u64 * self.rows[l].bytes() as u64
-        })
+        let state: u64 = (0..self.heads.len()).map(|l| self.state_bytes(l)).sum();
+        state
+            + self.per_head(|l, h| {
+                let capacity = match self.windows[l] {
+                    Some(window) => window.min(self.context),
+                    None => self.above(self.share_of(rows, l, h)).min(self.context),
+                };
+                self.layouts[l].bytes(&*self.alloc, capacity, capacity, capacity)
+            })
     }
 
     /// The inverse: most rows a head within `bytes`, found by search because rounding makes it no plain division.
@@ -144,18 +249,19 @@ impl Pipeline {
         sum
     }
 
-    fn with_newcomer(&self, quota: usize) -> usize {
-        match self.select.when() {
-            When::BeforeAppend => quota,
-            When::AfterAttention => quota.saturating_add(1),
+    /// Rows of a quota with what stands above it until rows leave.
+    fn above(&self, quota: usize) -> usize {
+        match self.select.rhythm() {
+            Rhythm::BeforeAppend | Rhythm::Once => quota,
+            Rhythm::Every(rows) => quota.saturating_add(rows),
         }
     }
 
-    /// Rows in the chunks of one head that holds `rows` rows and may hold `capacity`.
-    fn room_rows(&self, capacity: usize, rows: usize) -> usize {
-        let chunk = self.alloc.chunk_rows(capacity);
-        let held = if self.alloc.upfront() { capacity } else { rows.min(capacity) };
-        held.div_ceil(chunk) * chunk
+    fn share_of(&self, rows: usize, layer: usize, head: usize) -> usize {
+        if self.merge.leaves_whole(layer, self.heads.len()) {
+            return usize::MAX;
+        }
+        self.split.quota(rows, layer, head).max(1)
     }
 
     /// Tokens that a layer sees, where it has a window: it holds those rows and no others, whatever the policy, which
@@ -164,13 +270,23 @@ impl Pipeline {
         self.windows[layer]
     }
 
-    /// Rows that (layer, head) keeps after a prompt of `prompt` tokens; a window is no policy's.
+    /// Rows that (layer, head) keeps after a prompt of `prompt` tokens, a window being no policy's; on average over the layer's heads where they share at run
+    /// time.
     pub fn quota(&self, layer: usize, head: usize, prompt: usize) -> usize {
         if self.windows[layer].is_some() {
             return usize::MAX;
         }
         let rows = self.budget_rows.or_else(|| self.select.own_rows(prompt));
-        rows.map_or(usize::MAX, |rows| self.split.quota(rows, layer, head).max(1))
+        rows.map_or(usize::MAX, |rows| self.share_of(rows, layer, head))
+    }
+
+    /// How the heads of `layer` share their rows once a prompt of `prompt` tokens is read, where that is decided then: the split,
+    /// rows that always stay, and rows a head on average beside them.
+    pub fn shared(&self, layer: usize, prompt: usize) -> Option<(&dyn Share, usize, usize)> {
+        let quota = self.quota(layer, 0, prompt);
+        let share = self.split.share().filter(|_| quota < prompt)?;
+        let always = self.select.always(prompt, quota).min(quota);
+        Some((share, always, quota - always))
     }
 
     /// Most rows that (layer, head) holds outside staging.
@@ -178,7 +294,28 @@ impl Pipeline {
         if let Some(window) = self.windows[layer] {
             return window.min(self.context);
         }
-        self.with_newcomer(self.quota(layer, head, prompt)).min(self.context)
+        let kept = match self.shared(layer, prompt) {
+            Some((share, always, each)) => share.most(self.heads[layer], prompt - always, each) + always,
+            None => self.quota(layer, head, prompt),
+        };
+        match self.select.rhythm() {
+            Rhythm::Once => kept.min(prompt) + self.context.saturating_sub(prompt),
+            _ => self.above(kept).min(self.context),
+        }
+    }
+
+    /// Rows that (layer, head) holds at depth `seen`; on average where heads share.
+    fn rows_at(&self, layer: usize, head: usize, prompt: usize, seen: usize) -> usize {
+        if let Some(window) = self.windows[layer] {
+            return seen.min(window).min(self.context);
+        }
+        let quota = self.quota(layer, head, prompt);
+        match self.select.rhythm() {
+            // A prompt is cut to its quota before it takes room.
+            _ if seen <= prompt => seen.min(quota),
+            Rhythm::Once => quota.min(prompt) + seen - prompt,
+            _ => (quota.min(prompt) + seen - prompt).min(self.above(quota)).min(self.context),
+        }
     }
 
     /// Context in tokens.
@@ -186,22 +323,68 @@ impl Pipeline {
         self.context
     }
 
-    /// True when a prompt must be read whole before rows leave: it does not fit where it will stay.
-    pub fn stages(&self, prompt: usize) -> bool {
-        self.heads.iter().enumerate().any(|(l, heads)| (0..*heads).any(|h| self.quota(l, h, prompt) < prompt))
+    /// True when decoding may go on past the context, because no head ever grows beyond it.
+    pub fn endless(&self, prompt: usize) -> bool {
+        let bounded =
+            |l: usize| self.windows[l].is_some() || (0..self.heads[l]).all(|h| self.quota(l, h, prompt) < self.context);
+        self.select.rhythm() != Rhythm::Once && prompt <= self.context && (0..self.heads.len()).all(bounded)
     }
 
-    /// Bytes of one sequence's rows when it has seen `seen` tokens, `prompt` of them its prompt.
+    /// True when a prompt must be read whole before rows leave or are sealed: it does not stay as it is read.
+    pub fn stages(&self, prompt: usize) -> bool {
+        let cut = |l: usize| (0..self.heads[l]).any(|h| self.quota(l, h, prompt) < prompt);
+        let sealed = |l: usize| self.layouts[l].k.at_prompt(prompt) + self.layouts[l].v.at_prompt(prompt) > 0;
+        (0..self.heads.len()).any(|l| cut(l) || sealed(l))
+    }
+
+    /// True when older rows are kept otherwise than new ones.
+    pub fn seals(&self) -> bool {
+        self.layouts.iter().any(|l| l.seals())
+    }
+
+    /// True when a head's bytes are its rows' and nothing else.
+    pub fn row_by_row(&self, layer: usize, prompt: usize) -> bool {
+        let l = &self.layouts[layer];
+        !l.seals() && l.page.is_none() && l.state() == 0 && self.shared(layer, prompt).is_none()
+    }
+
+    /// Bytes that are remembered of a layer's heads.
+    fn state_bytes(&self, layer: usize) -> u64 {
+        (self.layouts[layer].state() * self.heads[layer]) as u64
+    }
+
+    /// Bytes of one layer of one sequence when it has seen `seen` tokens, `prompt` of them its prompt: exact, or the most that it
+    /// can be where heads share their rows at run time.
+    pub fn layer_bytes(&self, layer: usize, prompt: usize, seen: usize) -> u64 {
+        let (heads, layout) = (self.heads[layer], &self.layouts[layer]);
+        let rooms = match self.shared(layer, prompt) {
+            Some(_) if seen < prompt => 0,
+            Some(_) => {
+                let rows = |seen: usize| heads * self.rows_at(layer, 0, prompt, seen);
+                layout.bytes_shared(&*self.alloc, heads, rows(if self.alloc.upfront() { self.context } else { seen }))
+            }
+            None => (0..heads)
+                .map(|h| {
+                    let kept = self.rows_at(layer, h, prompt, prompt);
+                    let rows = self.rows_at(layer, h, prompt, seen);
+                    layout.bytes(&*self.alloc, kept, rows, self.capacity(layer, h, prompt))
+                })
+                .sum(),
+        };
+        self.state_bytes(layer) + rooms
+    }
+
+    /// Bytes of one sequence's cache when it has seen `seen` tokens, `prompt` of them its prompt.
     pub fn sequence_bytes(&self, prompt: usize, seen: usize) -> u64 {
-        self.per_head(|l, h| self.held_rows(l, h, prompt, seen) as u64 * self.rows[l].bytes() as u64)
+        (0..self.heads.len()).map(|l| self.layer_bytes(l, prompt, seen)).sum()
     }
 
     /// Rows that (layer, head) has room for when the sequence has seen `seen` tokens, `prompt` of them its prompt.
     pub fn held_rows(&self, layer: usize, head: usize, prompt: usize, seen: usize) -> usize {
         let capacity = self.capacity(layer, head, prompt);
-        // A prompt is cut to its quota before it takes room; a newcomer needs one row more for an instant.
-        let rows = if seen <= prompt { seen.min(self.quota(layer, head, prompt)) } else { seen };
-        self.room_rows(capacity, rows)
+        let chunk = self.alloc.chunk_rows(capacity);
+        let rows = if self.alloc.upfront() { capacity } else { self.rows_at(layer, head, prompt, seen).min(capacity) };
+        rows.div_ceil(chunk) * chunk
     }
 
     /// Bytes of the positions that are kept for an observed KV head, of each sequence.
@@ -214,15 +397,32 @@ impl Pipeline {
         self.heads[layer]
     }
 
+    /// How the heads of a layer are laid out.
+    pub fn layout(&self, layer: usize) -> &Arc<HeadLayout> {
+        &self.layouts[layer]
+    }
+
     /// Bytes that one decoding step reads of one sequence's rows at depth `seen`.
     pub fn read_bytes(&self, prompt: usize, seen: usize) -> u64 {
-        self.per_head(|l, h| (self.capacity(l, h, prompt).min(seen) * self.rows[l].bytes()) as u64)
+        self.per_head(|l, h| {
+            let (kept, rows) = (self.rows_at(l, h, prompt, prompt), self.rows_at(l, h, prompt, seen));
+            let layout = &self.layouts[l];
+            let all: u64 = layout.units(kept, rows).iter().map(|u| (u.bytes * u.count) as u64).sum();
+            match (layout.page, self.read.most_pages(l)) {
+                (Some(page), Some(most)) if rows > 0 => {
+                    let pages = rows.div_ceil(page.rows);
+                    let known = (pages * page.bytes) as u64;
+                    known + (all - known) * most.min(pages) as u64 / pages as u64
+                }
+                _ => all,
+            }
+        })
     }
 
     /// Rows of a head at depth `seen`, on average over layers and heads.
     pub fn mean_rows(&self, prompt: usize, seen: usize) -> f64 {
         let heads: usize = self.heads.iter().sum();
-        self.per_head(|l, h| self.capacity(l, h, prompt).min(seen) as u64) as f64 / heads.max(1) as f64
+        self.per_head(|l, h| self.rows_at(l, h, prompt, seen) as u64) as f64 / heads.max(1) as f64
     }
 
     /// Bytes of the staging layer that holds `rows` rows of the widest layer.
@@ -230,19 +430,17 @@ impl Pipeline {
         self.heads.iter().zip(&self.rows).map(|(heads, r)| (heads * rows * r.bytes()) as u64).max().unwrap_or(0)
     }
 
-    /// An empty cache for one sequence; room is made up front where the alloc says so.
+    /// An empty cache for one sequence; room is made up front where the alloc says so and the shares are known.
     ///
     /// # Errors
     /// Over budget.
     pub fn sequence(&self, ledger: &Arc<Ledger>, prompt: usize) -> Result<Vec<LayerCache>> {
         let mut layers = Vec::with_capacity(self.heads.len());
         for (l, heads) in self.heads.iter().enumerate() {
-            let chunk_rows = (0..*heads).map(|h| self.alloc.chunk_rows(self.capacity(l, h, prompt)));
-            let mut cache = LayerCache::new(self.rows[l], chunk_rows, ROWS);
-            if self.alloc.upfront() {
-                for h in 0..*heads {
-                    cache.ensure(ledger, h, self.capacity(l, h, prompt))?;
-                }
+            let mut cache = LayerCache::new(Arc::clone(&self.layouts[l]), *heads, ROWS, ledger)?;
+            for h in 0..if self.shared(l, prompt).is_some() { 0 } else { *heads } {
+                let kept = self.rows_at(l, h, prompt, prompt);
+                cache.open(ledger, &*self.alloc, h, kept, self.capacity(l, h, prompt))?;
             }
             layers.push(cache);
         }
@@ -276,10 +474,19 @@ impl Pipeline {
     /// # Errors
     /// Over budget.
     pub fn staging(&self, ledger: &Arc<Ledger>, layer: usize, rows: usize, tag: Tag) -> Result<LayerCache> {
+        struct OnePiece;
+        impl Alloc for OnePiece {
+            fn chunk_rows(&self, capacity: usize) -> usize {
+                capacity.max(1)
+            }
+            fn upfront(&self) -> bool {
+                true
+            }
+        }
         let heads = self.heads[layer];
-        let mut cache = LayerCache::new(self.rows[layer], std::iter::repeat_n(rows, heads), tag);
+        let mut cache = LayerCache::new(Arc::new(self.layouts[layer].staged()), heads, tag, ledger)?;
         for h in 0..heads {
-            cache.ensure(ledger, h, rows)?;
+            cache.open(ledger, &OnePiece, h, rows, rows)?;
         }
         Ok(cache)
     }

@@ -3,6 +3,7 @@
 //! Payload goes through [`payload_alloc`], everything else through [`CountingAlloc`] (installed by the program as its
 //! global allocator). Each thread has a scope: `Engine` on a job's threads, `Program` everywhere else. A block remembers
 //! the scope it was made under in a header before it, so freeing it on another thread is counted right.
+#![allow(unsafe_code, reason = "a global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

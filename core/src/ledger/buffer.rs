@@ -1,4 +1,5 @@
 //! Buffers: the only way to hold payload. Reserve, count, then allocate; or fail with the typed over-budget error.
+#![allow(unsafe_code, reason = "aligned memory that can fail")]
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! How fast the disk is: a temporary file of ours, read past the page cache where the system lets us, and through it.
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -76,13 +77,10 @@ pub(super) fn probe(
 
     progress("disk: sequential read", 0.35);
     let buffered = File::open(path).map_err(|e| Error::io(path, "cannot read", &e))?;
-    let (direct, mut note) = match open_direct(path).and_then(|file| read_at(&file, block, 0).map(|()| file)) {
+    let (direct, note) = match open_direct(path).and_then(|file| read_at(&file, block, 0).map(|()| file)) {
         Ok(file) => (Some(file), None),
         Err(error) => (None, Some(format!("the page cache could not be passed by ({error}): warm figures"))),
     };
-    if let (None, Some(note)) = (&direct, &mut note) {
-        tracing::warn!(%note, path = %folder.display());
-    }
     let cold = direct.as_ref().unwrap_or(&buffered);
     let failed = |e: io::Error| Error::io(path, "cannot read", &e);
     let began = Instant::now();

@@ -1,4 +1,5 @@
 //! How much memory there is for us: the machine's, and what our control group leaves of it.
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! How fast memory and the vector units are: small loops in the manner of STREAM, timed on this machine.
+#![allow(unsafe_code, reason = "vector instructions")]
 
 use std::hint::black_box;
 use std::sync::atomic::AtomicU8;

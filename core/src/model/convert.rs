@@ -51,7 +51,7 @@ pub fn write_like(model: &Model, like: &Gguf, out: &Path) -> Result<u64> {
                     let wrong = |e| Error::Internal(format!("{} as {}: {e}", to.name, to.ty));
                     stored.resize(n * t.row_bytes(), 0);
                     model.source.read_rows(t, first, n, &mut stored)?;
-                    blocks::decode(t.ty, &stored, &mut wide[..n * cols]).map_err(wrong)?;
+                    blocks::decode(t.block()?, &stored, &mut wide[..n * cols]).map_err(wrong)?;
                     blocks::encode(to.ty, &wide[..n * cols], encoded).map_err(wrong)?;
                 }
             }

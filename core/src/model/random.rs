@@ -14,7 +14,7 @@ use super::arch::{Ask, Hyper, Layer, Turning};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::shape::{Kind, ModelShape, TensorShape};
-use crate::weights::format::Target;
+use crate::weights::format::{Formats, Target};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -217,7 +217,7 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
                 let reason = format!("{name} has rows of {cols} elements, which are not whole blocks of {per}");
                 return Err(Error::refused(spec.to_string(), reason));
             }
-            Ok(TensorShape { name, ty, rows, cols })
+            Ok(TensorShape { name, ty: ty.into(), rows, cols })
         },
     )?;
     shape.name = spec.to_string();
@@ -229,7 +229,7 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
 /// # Errors
 /// [`Error::Refused`] when the type's blocks do not divide a row.
 pub fn of_file(spec: &RandomSpec, shape: &ModelShape) -> Result<ModelShape> {
-    let retyped = Target::Block(spec.ty).apply(shape)?;
+    let retyped = Formats::from(Target::block(spec.ty)).held(shape)?;
     Ok(ModelShape { name: spec.to_string(), ..retyped })
 }
 
@@ -268,7 +268,7 @@ pub fn fill(tensor: &TensorShape, rows: Range<usize>, seed: u64, out: &mut [u8])
 /// # Errors
 /// As [`fill`].
 pub fn fill_spread(tensor: &TensorShape, rows: Range<usize>, seed: u64, spread: Spread, out: &mut [u8]) -> Result<()> {
-    let TensorShape { name, ty, .. } = tensor;
+    let (name, ty) = (&tensor.name, tensor.block()?);
     let row_bytes = tensor.row_bytes();
     if rows.start > rows.end || rows.end > tensor.rows || row_bytes == 0 || out.len() != rows.len() * row_bytes {
         return Err(Error::Internal(format!(
@@ -278,7 +278,7 @@ pub fn fill_spread(tensor: &TensorShape, rows: Range<usize>, seed: u64, spread: 
         )));
     }
     let ones = name.ends_with("norm.weight") || name == "rope_freqs.weight";
-    if ones && *ty == BlockType::F32 {
+    if ones && ty == BlockType::F32 {
         out.chunks_exact_mut(4).for_each(|o| o.copy_from_slice(&1f32.to_le_bytes()));
         return Ok(());
     }

@@ -6,6 +6,7 @@
 //!
 //! Tasks are claimed in any order by any worker: an operation must make every task write its own part of the output, with
 //! a partition and a reduction order that do not depend on the number of threads. Then neither do its bits.
+#![allow(unsafe_code, reason = "work of threads that outlives no call")]
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};

@@ -10,16 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Loader, Model, Placement, WeightSource, Whole, WholeTags, rows};
-use crate::blocks;
+use super::{Content, Loader, Model, Part, Placement, WeightSource, Whole, rows};
 use crate::error::{Error, Result};
-use crate::ledger::{Buffer, Ledger, Reservation, alloc};
+use crate::ledger::{Buffer, Category, Ledger, Tag, alloc};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::Mat;
 use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, axes};
 use crate::shape::{ModelShape, TensorShape};
-use crate::weights::load;
 use crate::weights::units::{LayerView, Unit, UnitLayout};
 
 /// The catalogue entry.
@@ -52,10 +50,10 @@ pub static ENTRY: Entry<dyn Placement> = Entry {
         ],
         composes: |config| {
             let from_disk = config.place.weights.knobs.text("from") != Some("host");
-            if from_disk && config.weights.format.id != "original" {
+            if let Some((key, choice)) = config.weights.changed().filter(|_| from_disk) {
                 return Err(format!(
-                    "the file holds the original format, so weights.format = {} cannot be streamed from it; stream from host, or keep `original`",
-                    config.weights.format.id
+                    "the file holds the original format, so {key} = {} cannot be streamed from it; stream from host, or keep `original`",
+                    choice.id
                 ));
             }
             Ok(())
@@ -74,7 +72,8 @@ pub static ENTRY: Entry<dyn Placement> = Entry {
     build: |knobs| Ok(Box::new(Stream { host: knobs.text("from") == "host", prefetch: knobs.int("prefetch") })),
 };
 
-const TAGS: WholeTags = WholeTags { embedding: rows::HOST, layers: rows::HOST, head: rows::HOST };
+/// The ledger row of an embedding's row on its way from the disk.
+const ROW: Tag = Tag::device(Category::Workspace, "embedding row");
 
 struct Stream {
     host: bool,
@@ -91,17 +90,27 @@ fn head_rows(shape: &ModelShape) -> usize {
 }
 
 impl Placement for Stream {
-    fn plan(&self, model: Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
-        let scratch = ledger.reserve(load::SCRATCH, model.scratch() as u64)?;
-        held.push(ledger.reserve(rows::NORMS, UnitLayout::small(model.held).bytes as u64)?);
+    fn parts(&self, held: &ModelShape) -> Result<Vec<Part>> {
+        let head = held.head();
+        if head.ty.block().is_none() {
+            return Err(Error::refused(
+                "place.weights = stream",
+                format!(
+                    "{} is held as {}, which cannot be streamed in pieces; hold it in a block type such as q8_0",
+                    head.name, head.ty
+                ),
+            ));
+        }
+        let mut parts = vec![Part::of(held, rows::NORMS, Content::Small)];
         if self.host {
-            Whole::plan(model, TAGS, ledger, held)?;
+            parts.extend(Part::whole(held, |_| rows::HOST));
         }
-        drop(scratch);
-        for _ in 0..=self.prefetch {
-            held.push(ledger.reserve(rows::SLOTS, slot_bytes(model.held) as u64)?);
+        let passing = |tag, bytes: usize| Part { tag, content: Content::Passing, bytes: bytes as u64 };
+        parts.extend((0..=self.prefetch).map(|_| passing(rows::SLOTS, slot_bytes(held))));
+        if !self.host {
+            parts.push(passing(ROW, held.embedding.row_bytes()));
         }
-        Ok(())
+        Ok(parts)
     }
 
     fn pass_bytes(&self, model: Model<'_>) -> Vec<(&'static str, u64, u64)> {
@@ -118,10 +127,11 @@ impl Placement for Stream {
         team: &ThreadTeam,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Box<dyn WeightSource>> {
+        let parts = self.parts(model.held)?;
         let mut loader = Loader::new(&source, model, ledger, team, progress)?;
         let small = loader.small()?;
         let backing = if self.host {
-            Backing::Host(loader.whole(TAGS)?)
+            Backing::Host(loader.whole(&parts)?)
         } else {
             // Norms of another type than f32 would have to be converted at every pass.
             if let Some(t) = model
@@ -146,6 +156,8 @@ impl Placement for Stream {
         for _ in 0..=self.prefetch {
             free.push(ledger.buffer(rows::SLOTS, slot_bytes(&shape))?);
         }
+        let one = shape.embedding.row_bytes();
+        let row = if self.host { None } else { Some(ledger.buffer(ROW, one)?) };
         let reader = Reader::start(Arc::new(backing), Arc::clone(&shape), Arc::clone(ledger), free.len())?;
         let offsets = (0..shape.layers.len()).map(|l| UnitLayout::layer(&shape, l).offsets).collect();
         Ok(Box::new(Streamed {
@@ -157,6 +169,7 @@ impl Placement for Stream {
             free,
             asked: VecDeque::new(),
             current: None,
+            row,
             with_head: true,
         }))
     }
@@ -275,6 +288,8 @@ struct Streamed {
     /// Asked for and not yet taken, in order.
     asked: VecDeque<UnitId>,
     current: Option<(UnitId, Buffer)>,
+    /// Where a row of the embedding passes on its way from the disk.
+    row: Option<Buffer>,
     with_head: bool,
 }
 
@@ -361,22 +376,21 @@ impl WeightSource for Streamed {
 
     fn embed(&mut self, ids: &[u32], out: &mut [f32]) -> Result<()> {
         let t = &self.shape.embedding;
-        let row = t.row_bytes();
-        let mut one = vec![0; row];
-        for (id, out) in ids.iter().zip(out.chunks_exact_mut(t.cols)) {
-            let id = *id as usize;
-            if id >= t.rows {
-                return Err(Error::Internal(format!("token {id} is not in the vocabulary of {}", t.rows)));
-            }
-            match &*self.reader.backing {
-                Backing::Host(whole) => {
-                    one.copy_from_slice(&whole.embedding.as_slice::<u8>()[id * row..(id + 1) * row])
+        match &*self.reader.backing {
+            Backing::Host(whole) => whole.embed(t, ids, out)?,
+            Backing::Disk(source) => {
+                let Some(one) = &mut self.row else { return Err(Error::Internal("no room for a row".into())) };
+                for (id, out) in ids.iter().zip(out.chunks_exact_mut(t.cols)) {
+                    if *id as usize >= t.rows {
+                        return Err(Error::Internal(format!("token {id} is not in the vocabulary of {}", t.rows)));
+                    }
+                    source.read_rows(t, *id as usize, 1, one.as_mut_slice())?;
+                    Mat::new(t.ty, 1, t.cols, one.as_slice())?.decode(0, 0, out)?;
                 }
-                Backing::Disk(source) => source.read_rows(t, id, 1, &mut one)?,
             }
-            blocks::decode(t.ty, &one, out).map_err(|e| Error::refused("this model", format!("{}: {e}", t.name)))?;
         }
-        self.reader.ledger.moved(self.reader.backing.link(), (ids.len() * row) as u64);
+        let bytes = ids.len() as u64 * t.bytes() / t.rows.max(1) as u64;
+        self.reader.ledger.moved(self.reader.backing.link(), bytes);
         Ok(())
     }
 

@@ -114,7 +114,7 @@ fn candidates(shape: &ModelShape, workload: &Workload, config: &Config) -> Vec<C
     // Coarser weights than the file's, the finest first.
     let stored = 8.0 * shape.bytes() as f64 / shape.parameters().max(1) as f64;
     let mut coarser: Vec<_> =
-        weights::format::ENTRIES.iter().filter_map(|e| Some((e.block()?.bits(), &e.about))).collect();
+        weights::format::ENTRIES.iter().filter_map(|e| Some((e.scheme()?.bits(), &e.about))).collect();
     coarser.retain(|(bits, e)| config.weights.format.id == axes::WEIGHTS_FORMAT.default && e.common && *bits < stored);
     coarser.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (_, entry) in coarser {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::pieces::{Draft, Live, is_cache};
 use super::{Workload, formula_train};
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::forward::workspace;
@@ -15,7 +15,7 @@ use crate::kv::Format;
 use crate::kv::cache::STAGING;
 use crate::ledger::{Category, Phase, Tier};
 use crate::place::rows;
-use crate::shape::ModelShape;
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::units::UnitLayout;
 
 /// Bytes and how they come about.
@@ -132,18 +132,41 @@ pub(super) fn named(live: &[Live]) -> Vec<Term> {
     sums.into_iter().map(|(name, bytes)| Term(vec![n(bytes, format!("B {name}"))])).collect()
 }
 
+/// Tensors by how they are stored.
+#[derive(Default)]
+pub(super) struct Kinds(BTreeMap<Scheme, (u64, u64)>);
+
+impl Kinds {
+    /// Counts a tensor: its blocks, or its weights where its scheme has none, and its bytes.
+    pub fn add(&mut self, t: &TensorShape) {
+        let (count, bytes) = self.0.entry(t.ty).or_default();
+        *count += (t.rows * t.cols / t.ty.block().map_or(1, BlockType::elems)) as u64;
+        *bytes += t.bytes();
+    }
+
+    /// The largest types last in ggml's order first.
+    pub fn terms(self) -> Vec<Term> {
+        let one = |(scheme, (count, bytes)): (Scheme, (u64, u64))| match scheme.block() {
+            // The payload is said as it is: what a weight's share of it is has no short form.
+            None => Term(vec![n(bytes, format!("B of {count} weights in {scheme}"))]),
+            Some(ty) if ty.elems() == 1 => Term(vec![n(count, format!("weights in {ty}")), n(ty.block_bytes(), "B")]),
+            Some(ty) => {
+                Term(vec![n(count, format!("blocks of {} weights in {ty}", ty.elems())), n(ty.block_bytes(), "B")])
+            }
+        };
+        self.0.into_iter().rev().map(one).collect()
+    }
+}
+
 /// Tensors by type, then their padding, then the slots of what is streamed.
 fn weights(draft: &Draft, live: &[Live]) -> Vec<Term> {
-    let mut blocks: BTreeMap<BlockType, u64> = BTreeMap::new();
+    let mut kinds = Kinds::default();
     let (mut padding, mut slots, mut slot) = (0, 0u64, 0);
     let mut rest = Vec::new();
     for l in live {
         match draft.tensors(l) {
             Some((_, tensors)) => {
-                for t in &tensors {
-                    let of = &mut *blocks.entry(t.ty).or_default();
-                    *of += (t.rows * t.cols / t.ty.elems()) as u64;
-                }
+                tensors.iter().for_each(|t| kinds.add(t));
                 padding += UnitLayout::new(tensors.iter().copied()).bytes as u64;
                 padding -= tensors.iter().map(|t| t.bytes()).sum::<u64>();
             }
@@ -151,13 +174,7 @@ fn weights(draft: &Draft, live: &[Live]) -> Vec<Term> {
             None => rest.push(*l),
         }
     }
-    let mut out = Vec::new();
-    for (ty, count) in blocks.into_iter().rev() {
-        out.push(Term(match ty.elems() {
-            1 => vec![n(count, format!("weights in {ty}")), n(ty.block_bytes(), "B")],
-            elems => vec![n(count, format!("blocks of {elems} weights in {ty}")), n(ty.block_bytes(), "B")],
-        }));
-    }
+    let mut out = kinds.terms();
     if padding > 0 {
         out.push(Term(vec![n(padding, "B padding")]));
     }
@@ -186,6 +203,10 @@ fn element(format: &dyn Format, d: usize, bytes: usize, what: &str) -> Vec<Facto
 /// Layers · heads · rows · bytes of a row, and the staging layer.
 fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
     let p = &draft.resolved.pipeline;
+    let sequences = draft.sequences(live).max(1);
+    if !draft.row_by_row(live) {
+        return cache_by_layer(draft, live);
+    }
     // Layers that hold the same number of rows of the same kind in every head stand together.
     let mut alike: Vec<(usize, usize, usize, usize)> = Vec::new();
     for (l, layout) in p.rows.iter().enumerate() {
@@ -201,10 +222,10 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         }
     }
     alike.retain(|a| a.3 > 0);
-    let sequences = draft.sequences(live).max(1);
     let mut out = Vec::new();
     for (first, layers, heads, rows) in alike {
         let layout = p.rows[first];
+        let (k, v) = (&*p.layout(first).k.format, &*p.layout(first).v.format);
         let mut factors = Vec::new();
         let plain = layout.k == layout.v && !layout.meta.score && !layout.meta.position;
         if plain {
@@ -217,12 +238,10 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         }
         factors.extend([n(layers, "layers"), n(heads, "heads")]);
         let row = if plain {
-            element(&*p.k, layout.d, layout.k, "")
+            element(k, layout.d, layout.k, "")
         } else {
-            let mut parts = vec![
-                Term(element(&*p.k, layout.d, layout.k, "keys")),
-                Term(element(&*p.v, layout.d, layout.v, "values")),
-            ];
+            let mut parts =
+                vec![Term(element(k, layout.d, layout.k, "keys")), Term(element(v, layout.d, layout.v, "values"))];
             let meta = [(layout.meta.score, "B score"), (layout.meta.position, "B position")];
             parts.extend(meta.into_iter().filter(|(kept, _)| *kept).map(|(_, what)| Term(vec![n(4u64, what)])));
             vec![Factor::Sum(parts)]
@@ -241,11 +260,34 @@ fn cache(draft: &Draft, live: &[Live]) -> Vec<Term> {
         factors.extend(row);
         out.push(Term(factors));
     }
+    beside_rows(live, &mut out);
+    out
+}
+
+/// What of the cache's category is no row that stays.
+fn beside_rows(live: &[Live], out: &mut Vec<Term>) {
     for l in live.iter().filter(|l| l.tag == STAGING) {
         out.push(Term(vec![n(l.bytes, "B staging, one layer's whole prompt")]));
     }
     let rest: Vec<Live> = live.iter().copied().filter(|l| !is_cache(l.tag)).collect();
     out.extend(named(&rest));
+}
+
+/// Layers that take the same bytes, where a head's bytes are not its rows' alone: sealed groups, pages, what is remembered.
+fn cache_by_layer(draft: &Draft, live: &[Live]) -> Vec<Term> {
+    let mut alike: Vec<(usize, u64)> = Vec::new();
+    for l in 0..draft.resolved.held.layers.len() {
+        let bytes = draft.cache_bytes(live, l);
+        match alike.last_mut().filter(|a| a.1 == bytes) {
+            Some(last) => last.0 += 1,
+            None => alike.push((1, bytes)),
+        }
+    }
+    let filled = alike.into_iter().filter(|(_, bytes)| *bytes > 0);
+    let mut out: Vec<Term> = filled
+        .map(|(layers, bytes)| Term(vec![n(layers, "layers"), n(bytes, "B of keys, values and what goes with them")]))
+        .collect();
+    beside_rows(live, &mut out);
     out
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::formula::{Factor, Term, n, named, value};
+use super::formula::{Factor, Kinds, Term, n, named, value};
 use super::pieces::Live;
 use crate::blocks::BlockType;
 use crate::config::Config;
@@ -58,17 +58,18 @@ pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Resu
     let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, false);
     let learner = learning(config, stored, &ledger)?;
     let of = |p: &crate::train::learner::Param| Learns {
-        adapter: p.name.ends_with(".lora_a") || p.name.ends_with(".lora_b"),
+        adapter: p.adapter,
         rows: p.rows,
         cols: p.cols,
         ty: p.buf.ty(),
         group: p.group,
         unit: p.unit,
     };
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
+    let held = techniques.formats.held(stored)?;
     let tile = techniques.loss.tile(train.batch * train.length, stored.vocab);
     let facts = Facts {
-        shape: stored,
+        shape: &held,
         train,
         tile,
         params: learner.iter().filter(|p| p.learns).map(of).collect(),
@@ -197,17 +198,13 @@ impl Facts<'_> {
 
     /// The base as its file has it, by type.
     fn frozen(&self) -> Vec<Term> {
-        let mut blocks: BTreeMap<BlockType, u64> = BTreeMap::new();
+        let mut kinds = Kinds::default();
         let freqs = self.shape.rope_freqs.as_ref().map(|t| t.name.as_str());
         let frozen = |name: &str| Some(name) != freqs && self.names.iter().all(|n| n != name);
         for t in self.shape.tensors().filter(|t| frozen(&t.name)) {
-            *blocks.entry(t.ty).or_default() += (t.rows * t.cols / t.ty.elems()) as u64;
+            kinds.add(t);
         }
-        let one = |(ty, count): (BlockType, u64)| match ty.elems() {
-            1 => Term(vec![n(count, format!("weights in {ty}")), n(ty.block_bytes(), "B")]),
-            elems => Term(vec![n(count, format!("blocks of {elems} weights in {ty}")), n(ty.block_bytes(), "B")]),
-        };
-        blocks.into_iter().rev().map(one).collect()
+        kinds.terms()
     }
 
     /// Elements of the base that learn, by type; with `copies` what is kept beside those in two bytes.

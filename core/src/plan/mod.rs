@@ -38,7 +38,7 @@ use crate::place::{self, Placement};
 use crate::schema;
 use crate::shape::ModelShape;
 use crate::train;
-use crate::weights;
+use crate::weights::format::Formats;
 
 /// The ledger row of one row of reference logits.
 pub const REFERENCE: Tag = Tag::device(Category::Workspace, "reference logits");
@@ -130,9 +130,8 @@ impl Resolved {
     /// A choice this shape forbids.
     pub fn new(config: &Config, stored: &ModelShape) -> Result<Self> {
         catalog::check_platform(config)?;
-        let target = schema::build(weights::format::ENTRIES, "weights.format", &config.weights.format)?;
         let placement = schema::build(place::ENTRIES, "place.weights", &config.place.weights)?;
-        let held = target.apply(stored)?;
+        let held = Formats::new(config)?.held(stored)?;
         let pipeline = Pipeline::new(config, &held)?;
         let followed = match &config.observe {
             Some(observe) => observe.kv_head(&held)?,
@@ -157,9 +156,7 @@ impl Resolved {
 
     /// True when decoding may go on past `run.context`, because the cache never grows beyond it.
     pub fn endless(&self, prompt: usize) -> bool {
-        !self.pipeline.select.keeps_all()
-            && self.pipeline.quota(0, 0, prompt) < self.pipeline.context()
-            && prompt <= self.pipeline.context()
+        self.pipeline.endless(prompt)
     }
 
     /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows
@@ -185,7 +182,7 @@ impl Resolved {
             }
             None => {
                 self.placement.plan(model, ledger, &mut held)?;
-                adapter::plan(&self.held, ledger, &mut held)?;
+                adapter::plan(&self.held, self.threads, ledger, &mut held)?;
             }
         }
         let tier = config.cpu_tier();
@@ -314,6 +311,7 @@ pub(crate) mod tests {
                 &[("place.weights", "{ use = \"stream\", from = \"host\" }")],
                 &[("place.weights", "stream"), ("run.batch", "16")],
                 &[("weights.format", "q5_0")],
+                &[("weights.format", "nf4")],
             ],
             &[&[], &[("run.sequences", "3"), ("run.sampling.temperature", "1"), ("observe.bins", "32")]],
             &[&[("run.context", "333")]],

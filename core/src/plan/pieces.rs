@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::forward::cpu::BatchShape;
 use crate::kv::cache::{ROWS, STAGING};
 use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier};
-use crate::place::rows;
+use crate::place::{Content, Part, rows};
 use crate::shape::{ModelShape, TensorShape};
 use crate::train;
 use crate::weights::units::UnitLayout;
@@ -57,6 +57,8 @@ pub(super) struct Draft {
     trace: Vec<Step>,
     rows: Vec<Rows>,
     pub rooms: Vec<BatchShape>,
+    /// The buffers of weights, in the order of their reservations.
+    parts: Vec<Part>,
     /// A training's: nothing in it is a layer of inference or a cache.
     training: bool,
 }
@@ -72,7 +74,7 @@ impl Draft {
             train::plan::walk(config, stored, &ledger, None)?;
             let resolved = Resolved::new(&Config::default(), stored)?;
             let (trace, training) = (ledger.trace(), true);
-            return Ok(Self { resolved, trace, rows: Vec::new(), rooms: Vec::new(), training });
+            return Ok(Self { resolved, trace, rows: Vec::new(), rooms: Vec::new(), parts: Vec::new(), training });
         }
         let resolved = Resolved::new(config, stored)?;
         let (mut rows, mut rooms) = (Vec::new(), Vec::new());
@@ -80,7 +82,9 @@ impl Draft {
             Note::Workspace(extent) => rooms.push(extent),
             Note::Rows { prompt, from, to } => rows.push(Rows { prompt, from, to }),
         })?;
-        Ok(Self { resolved, trace: ledger.trace(), rows, rooms, training: false })
+        // A GPU holds everything as a placement that is resident does.
+        let parts = resolved.placement.parts(&resolved.held)?;
+        Ok(Self { resolved, trace: ledger.trace(), rows, rooms, parts, training: false })
     }
 
     /// What `tier` holds when it holds most: over the whole plan, or in one phase. The instant is the one of the plan's own
@@ -134,6 +138,24 @@ impl Draft {
         live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth)).map(of).sum()
     }
 
+    /// True when the bytes of every layer's cache are its rows' and nothing else.
+    pub fn row_by_row(&self, live: &[Live]) -> bool {
+        let p = &self.resolved.pipeline;
+        let layers = 0..self.resolved.held.layers.len();
+        let rows = || live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth));
+        rows().all(|r| layers.clone().all(|l| p.row_by_row(l, r.prompt)))
+    }
+
+    /// Bytes of a layer's cache, by all of `live` together.
+    pub fn cache_bytes(&self, live: &[Live], layer: usize) -> u64 {
+        let p = &self.resolved.pipeline;
+        let of = |r: &Rows| {
+            let held = |seen| p.layer_bytes(layer, r.prompt, seen);
+            held(r.to) - r.from.map_or(0, held)
+        };
+        live.iter().filter(|l| l.tag == ROWS).filter_map(|l| self.rows.get(l.nth)).map(of).sum()
+    }
+
     /// Sequences that have a cache among `live`.
     pub fn sequences(&self, live: &[Live]) -> usize {
         let begins = |l: &Live| self.rows.get(l.nth).is_some_and(|r| r.from.is_none());
@@ -150,24 +172,16 @@ impl Draft {
             return None;
         }
         let held = &self.resolved.held;
-        let layer = |l: usize| held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().collect::<Vec<_>>()));
-        let embedding = || Some(("embedding".to_owned(), vec![&held.embedding]));
-        let head = || held.output.as_ref().map(|t| ("output head".to_owned(), vec![t]));
-        match live.tag {
-            rows::LAYERS => layer(live.nth),
-            rows::EMBEDDING => embedding(),
-            rows::HEAD => head(),
-            rows::NORMS => {
+        let part = self.parts.iter().filter(|p| p.tag == live.tag).nth(live.nth)?;
+        match part.content {
+            Content::Layer(l) => held.layers.get(l).map(|s| (format!("layer {l}"), s.tensors.all().collect())),
+            Content::Embedding => Some(("embedding".to_owned(), vec![&held.embedding])),
+            Content::Head => held.output.as_ref().map(|t| ("output head".to_owned(), vec![t])),
+            Content::Small => {
                 let small = std::iter::once(&held.output_norm).chain(held.rope_freqs.as_ref());
                 Some(("output head".to_owned(), small.collect()))
             }
-            // The whole model in the order of its loading: embedding, layers, head.
-            rows::HOST => match live.nth {
-                0 => embedding(),
-                n if n <= held.layers.len() => layer(n - 1),
-                _ => head(),
-            },
-            _ => None,
+            Content::Passing => None,
         }
     }
 }
@@ -297,7 +311,7 @@ fn caches(draft: &Draft, tier: Tier, live: &[Live], config: &Config, out: &mut V
     };
     for (l, layout) in p.rows.iter().enumerate() {
         let heads: Vec<usize> = (0..p.heads(l)).map(|h| draft.rows_of(live, l, h)).collect();
-        let bytes = heads.iter().map(|n| *n as u64).sum::<u64>() * layout.bytes() as u64;
+        let bytes = draft.cache_bytes(live, l);
         if bytes == 0 {
             continue;
         }
@@ -360,7 +374,7 @@ mod tests {
             let found: Vec<_> = pieces.iter().filter(|p| p.name == t.name).collect();
             assert_eq!(found.len(), 1, "{}", t.name);
             assert_eq!((found[0].bytes, found[0].category), (t.bytes(), Category::Weights));
-            assert!(found[0].detail.starts_with(t.ty.as_str()) && found[0].detail.contains(&t.cols.to_string()));
+            assert!(found[0].detail.starts_with(t.ty.name()) && found[0].detail.contains(&t.cols.to_string()));
         }
         let cache: Vec<_> = pieces.iter().filter(|p| p.category == Category::KvCache).collect();
         assert_eq!(cache.len(), 30);

@@ -67,11 +67,19 @@ pub fn command(config: &Config) -> String {
     if config.kv.select.id != "full" {
         lost.push(format!("kv.select = {}: every token stays there", config.kv.select.id));
     }
-    if config.weights.format.id != "original" {
-        lost.push(format!(
-            "weights.format = {0}: make the file first with `llama-quantize MODEL OUT {0}`",
-            config.weights.format.id
-        ));
+    let kv = &config.kv;
+    for (key, choice, plain) in [
+        ("kv.split", &kv.split, "uniform"),
+        ("kv.merge", &kv.merge, "discard"),
+        ("kv.channels", &kv.channels, "all"),
+        ("kv.read", &kv.read, "all"),
+    ] {
+        if choice.id != plain {
+            lost.push(format!("{key} = {}: nothing like it there", choice.id));
+        }
+    }
+    if let Some((key, choice)) = config.weights.changed() {
+        lost.push(format!("{key} = {0}: make the file first with `llama-quantize MODEL OUT {0}`", choice.id));
     }
     if config.place.weights.id != "resident" {
         lost.push(format!(

@@ -3,14 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 mod adapter;
+pub(crate) mod dora;
 mod layer;
 mod role;
 
-pub use adapter::{AdapterShape, LowRank};
+pub use adapter::{
+    AdapterKind, AdapterScheme, AdapterShape, LowRank, MOST_PARTS, PART_A, PART_B, PartSpec, SCHEMES, Side,
+};
 pub use layer::{Act, Attention, Ffn, LayerShape, Tensors};
 pub use role::{Kind, Role};
 
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, Scheme};
+use crate::error::{Error, Result};
 
 /// Everything about a model but its numbers: a description that plans, forward passes and training walk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,13 +50,13 @@ pub struct ModelShape {
     pub adapter: Option<AdapterShape>,
 }
 
-/// One tensor: `rows` rows of `cols` elements stored as `ty`.
+/// One tensor: `rows` rows of `cols` elements stored as `ty`. In a file that is a ggml block type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorShape {
     /// Its name in the file, such as `blk.0.attn_q.weight`.
     pub name: String,
     /// How its elements are stored.
-    pub ty: BlockType,
+    pub ty: Scheme,
     /// Outputs of a linear; 1 for a vector.
     pub rows: usize,
     /// Inputs of a linear; the contiguous dimension.
@@ -62,12 +66,22 @@ pub struct TensorShape {
 impl TensorShape {
     /// Payload bytes. The reader has checked that rows are whole blocks and that nothing overflows.
     pub fn bytes(&self) -> u64 {
-        (self.ty.row_bytes(self.cols).unwrap_or(0) as u64) * self.rows as u64
+        self.ty.bytes(self.rows, self.cols).unwrap_or(0) as u64
     }
 
-    /// Bytes of one row.
+    /// Bytes of one row of blocks; 0 for a scheme whose payload is not rows one after the other.
     pub fn row_bytes(&self) -> usize {
-        self.ty.row_bytes(self.cols).unwrap_or(0)
+        self.ty.block().and_then(|ty| ty.row_bytes(self.cols)).unwrap_or(0)
+    }
+
+    /// Its block type.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a scheme that is none.
+    pub fn block(&self) -> Result<BlockType> {
+        self.ty
+            .block()
+            .ok_or_else(|| Error::refused(format!("{} in {}", self.name, self.ty), "a ggml block type is needed here"))
     }
 }
 
@@ -102,6 +116,15 @@ impl ModelShape {
             .chain(std::iter::once((None, Role::OutputNorm, &self.output_norm)))
             .chain(self.output.as_ref().map(|t| (None, Role::Head, t)))
             .chain(self.rope_freqs.as_ref().map(|t| (None, Role::RopeFreqs, t)))
+    }
+
+    /// As [`Self::tensors`], for changing schemes.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut TensorShape> {
+        std::iter::once(&mut self.embedding)
+            .chain(self.layers.iter_mut().flat_map(|l| l.tensors.roles_mut().map(|(_, t)| t)))
+            .chain(std::iter::once(&mut self.output_norm))
+            .chain(self.output.as_mut())
+            .chain(self.rope_freqs.as_mut())
     }
 
     /// Payload bytes of the whole model.

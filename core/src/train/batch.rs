@@ -1,9 +1,16 @@
 //! What training reads: packed rows of tokens, addressed by number, so that any order and any resumption is a list of
 //! numbers.
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 
 pub use crate::ops::descriptors::NO_LOSS;
+
+/// The first 12 bytes of a hash in hexadecimal digits: enough to tell data apart.
+pub(crate) fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// One micro-batch: `sequences` rows of `length` tokens, row after row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,11 +179,11 @@ impl Rows for Ready {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut hash = Sha256::new();
         for id in self.learn.tokens.iter().chain(&self.learn.targets) {
-            hash = (hash ^ u64::from(*id)).wrapping_mul(0x0100_0000_01b3);
+            hash.update(id.to_le_bytes());
         }
-        format!("{}x{}:{hash:016x}", self.learn.sequences, self.learn.length)
+        format!("{}x{}:{}", self.learn.sequences, self.learn.length, short(hash))
     }
 }
 

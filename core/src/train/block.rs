@@ -1,7 +1,7 @@
 //! One layer, forward with what its backward will read, and backward: a straight sequence of operations on buffers.
 
 use super::learner::Learner;
-use super::params::Scratch;
+use super::params::{Scratch, ScratchSizes};
 use super::weights::{Layer, Linear, Tensor};
 use crate::blocks::BlockType;
 use crate::device::{Buf, Causal, Device, RopeLayout, RopeTable};
@@ -98,7 +98,7 @@ pub struct BlockWorkspace {
     pub normed: Buf,
     /// The gate's output, then its gradient, `(m, ff)`.
     wide: Buf,
-    /// What a [`super::params::Delta`] asks for.
+    /// What a [`super::params::Adapted`] asks for.
     delta: Scratch,
 }
 
@@ -109,14 +109,19 @@ impl BlockWorkspace {
     /// Over budget.
     pub fn new(d: &dyn Device, w: Widths, m: usize, layers: &[Layer]) -> Result<Self> {
         let linears = layers.iter().flat_map(Layer::linears);
-        let (low, wide) = linears
-            .filter_map(|l| l.on.as_ref().map(|(delta, _)| delta.scratch(m, l.w.cols)))
-            .fold((0, 0), |(low, wide), (l, w)| (low.max(l), wide.max(w)));
+        let sizes = linears
+            .filter_map(|l| l.on.as_ref().map(|(adapted, _)| adapted.scratch(m, l.w.rows, l.w.cols)))
+            .fold(ScratchSizes::default(), ScratchSizes::max);
         let delta = |n| d.buffer(DELTA, d.activations(), n);
         Ok(Self {
             normed: d.buffer(FORWARD, d.activations(), m * w.hidden)?,
             wide: d.buffer(FORWARD, d.activations(), m * w.ff.max(w.kv))?,
-            delta: Scratch { low: delta(low)?, wide: delta(wide)? },
+            delta: Scratch {
+                low: delta(sizes.low)?,
+                wide: delta(sizes.wide)?,
+                out: delta(sizes.out)?,
+                norms: d.buffer(DELTA, BlockType::F32, sizes.norms)?,
+            },
         })
     }
 }

@@ -15,6 +15,7 @@ use super::order::Order;
 use super::params::Params;
 use super::weights::{Builder, Held, Tensor, Weights, load_bytes};
 use crate::blocks::BlockType;
+use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
 use crate::error::{Error, Result};
@@ -23,7 +24,8 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::schema;
-use crate::shape::ModelShape;
+use crate::shape::{self, ModelShape};
+use crate::weights::format::{Formats, Target};
 
 const KEPT: Tag = Tag::device(Category::Activations, "kept activations");
 const PASSING: Tag = Tag::device(Category::Activations, "layer activations");
@@ -46,10 +48,20 @@ pub struct Techniques {
     pub loss: Box<dyn Loss>,
     /// In which order data comes.
     pub order: Box<dyn Order>,
+    /// How weights that do not learn are held.
+    pub formats: Formats,
 }
 
 impl Techniques {
-    /// Builds the choices of `train`.
+    /// Builds the choices of a configuration with a `[train]` section.
+    ///
+    /// # Errors
+    /// Names the key, the value and what is allowed.
+    pub fn of(config: &Config) -> Result<Self> {
+        Ok(Self { formats: Formats::new(config)?, ..Self::new(super::plan::section(config)?)? })
+    }
+
+    /// Builds the choices of `train`, with frozen weights as the file has them.
     ///
     /// # Errors
     /// Names the key, the value and what is allowed.
@@ -61,6 +73,7 @@ impl Techniques {
             activations: schema::build(super::activations::ENTRIES, "train.activations", &train.activations)?,
             loss: schema::build(super::loss::ENTRIES, "train.loss", &train.loss)?,
             order: schema::build(super::order::ENTRIES, "train.order", &train.order)?,
+            formats: Target::Original.into(),
         })
     }
 
@@ -82,7 +95,7 @@ impl Techniques {
             kv_heads: shape.widest(|l| l.attention.kv_heads),
             head_dim: shape.widest(|l| l.attention.dim),
             basis: self.basis(shape),
-            load: load_bytes(shape, &*self.params, ty, threads),
+            load: load_bytes(shape, &*self.params, ty, &self.formats, threads),
         }
     }
 }
@@ -190,7 +203,7 @@ impl Trainer {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Setup { shape, source, plan, train, seed } = *setup;
-        let Techniques { params, gradient, optimizer, activations, loss, .. } = techniques;
+        let Techniques { params, gradient, optimizer, activations, loss, formats, .. } = techniques;
         let gradients = stored(train.grad_dtype);
         let rules = Rules { hold: train.grad_hold, clip: train.clip, round: train.round, seed, gradients };
         let mut learner = Learner::new(optimizer, rules);
@@ -200,6 +213,7 @@ impl Trainer {
             plan,
             params: &*params,
             ty: dtype(train),
+            formats: &formats,
             load,
             seed,
             learner: &mut learner,
@@ -255,6 +269,19 @@ impl Trainer {
             positions,
             segments,
             d,
+        })
+    }
+
+    /// The adapted linears of each layer, in order: the linear, by what scheme, and the numbers of its parameters.
+    pub fn adapters(&self) -> impl Iterator<Item = Vec<(shape::Role, shape::AdapterKind, &[usize])>> {
+        self.weights.layers.iter().map(|layer| {
+            let linears = shape::Role::LINEARS.into_iter().zip(layer.linears());
+            linears
+                .filter_map(|(role, linear)| {
+                    let (adapted, ids) = linear.on.as_ref()?;
+                    Some((role, adapted.kind(), ids.as_slice()))
+                })
+                .collect()
         })
     }
 

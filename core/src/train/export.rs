@@ -10,7 +10,7 @@ use crate::config::train::{Dtype, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Model;
-use crate::model::adapter::{About, Factors, Role, save_gguf, save_peft};
+use crate::model::adapter::{About, Factors, save_gguf, save_peft};
 use crate::model::hf;
 use crate::schema;
 use crate::shape::TensorShape;
@@ -29,7 +29,7 @@ pub const MODEL: &str = "model";
 pub fn export(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
     scoped(Scope::Program, || {
         let params = trainer.learner.params();
-        let adapted = params.iter().any(|p| p.name.ends_with(".lora_a") || p.name.ends_with(".lora_b"));
+        let adapted = params.iter().any(|p| p.adapter);
         if adapted { adapter(trainer, model, train, dir) } else { whole(trainer, model, train, dir) }
     })
 }
@@ -56,26 +56,34 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Resul
         dropout: knobs.float("lora_dropout") as f32,
         base: model.path.clone(),
     };
-    let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();
     let mut read = Vec::new();
-    for (layer, shape) in model.shape.layers.iter().enumerate() {
-        for linear in Role::LINEARS {
-            let Some(t) = shape.tensors.get(linear) else { continue };
-            let name = &t.name;
-            let find = |suffix: &str| by_name.get(format!("{name}.{suffix}").as_str()).copied();
-            let (Some(a), Some(b)) = (find("lora_a"), find("lora_b")) else { continue };
-            let mut pair = [vec![0.0; a.len()], vec![0.0; b.len()]];
-            values(trainer, a, 0, &mut pair[0])?;
-            values(trainer, b, 0, &mut pair[1])?;
-            read.push((layer, linear, a.rows, pair));
+    for (layer, linears) in trainer.adapters().enumerate() {
+        for (linear, kind, ids) in linears {
+            let mut parts = Vec::with_capacity(ids.len());
+            for p in ids.iter().filter_map(|id| trainer.learner.params().get(*id)) {
+                let mut part = vec![0.0; p.len()];
+                values(trainer, p, 0, &mut part)?;
+                parts.push(part);
+            }
+            let rank = ids.first().and_then(|id| trainer.learner.params().get(*id)).map_or(rank, |a| a.rows);
+            read.push((layer, linear, kind, rank, parts));
         }
     }
     let factors: Vec<Factors<'_>> = read
         .iter()
-        .map(|(layer, linear, rank, [a, b])| Factors { layer: *layer, linear: *linear, rank: *rank, a, b })
+        .map(|(layer, linear, kind, rank, parts)| Factors {
+            layer: *layer,
+            linear: *linear,
+            kind: *kind,
+            rank: *rank,
+            parts: parts.iter().map(Vec::as_slice).collect(),
+        })
         .collect();
     let (folder, file) = (dir.join(ADAPTER), dir.join(ADAPTER_GGUF));
     save_peft(&folder, &model.shape, &about, &factors)?;
+    if factors.iter().any(|f| !f.kind.0.gguf()) {
+        return Ok(vec![folder]);
+    }
     save_gguf(&file, &model.shape, &about, &factors)?;
     Ok(vec![folder, file])
 }
@@ -95,7 +103,7 @@ fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<
             None => {
                 stored.resize(n * t.row_bytes(), 0);
                 model.source.read_rows(t, first, n, &mut stored)?;
-                blocks::decode(t.ty, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
+                blocks::decode(t.block()?, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
             }
         },
     )?;

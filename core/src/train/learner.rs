@@ -40,6 +40,8 @@ pub struct Param {
     pub unit: usize,
     /// Whether it learns; one that does not is only held here.
     pub learns: bool,
+    /// Whether it is an adapter's, and no tensor of the model.
+    pub adapter: bool,
     /// Multiplied onto the learning rate.
     pub lr: f32,
     /// Gradients it gets in a backward pass: 2 when embedding and head are one.
@@ -66,6 +68,7 @@ impl Param {
             group,
             unit,
             learns,
+            adapter: false,
             lr: 1.0,
             uses: 1,
             state: Vec::new(),

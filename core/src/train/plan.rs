@@ -14,6 +14,7 @@ use crate::device::gpu::Precision;
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::shape::ModelShape;
+use crate::weights::format::Formats;
 
 /// The section of a configuration that has one.
 ///
@@ -41,7 +42,7 @@ pub fn fullest(train: &Train) -> Batch {
 /// # Errors
 /// Over budget, where `ledger` has one; a choice that this shape forbids.
 pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Option<Rates>) -> Result<Spent> {
-    walk_by(config, shape, ledger, rates, Techniques::new(section(config)?)?)
+    walk_by(config, shape, ledger, rates, Techniques::of(config)?)
 }
 
 /// As [`walk`], by these techniques.
@@ -80,7 +81,7 @@ pub(super) fn walk_by(
 pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<Vec<Param>> {
     let train = section(config)?;
     check(config, shape)?;
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
     let dry = Dry::new(ledger, 0, 0)?;
     let setup = Setup { shape, source: None, plan: true, train, seed: 0 };
     let trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, 0, &mut |_| ())?;
@@ -93,14 +94,9 @@ pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Re
 /// The first thing that cannot work, with its reason.
 pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
     let train = section(config)?;
-    if config.weights.format.id != "original" {
-        return Err(Error::refused(
-            format!("weights.format = {} with a [train] section", config.weights.format.id),
-            "training reads the file's own blocks; requantize the file first, or set weights.format=original",
-        ));
-    }
+    let held = Formats::new(config)?.held(shape)?;
     if config.gpu().is_some() {
-        crate::device::gpu::check(shape)?;
+        crate::device::gpu::check(&held)?;
     }
     if train.length > shape.context {
         return Err(Error::config(

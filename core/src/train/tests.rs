@@ -23,7 +23,7 @@ use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShap
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
     let t = |name: &str, rows: usize, cols: usize| TensorShape {
         name: name.into(),
-        ty: if rows == 1 { BlockType::F32 } else { ty },
+        ty: if rows == 1 { BlockType::F32 } else { ty }.into(),
         rows,
         cols,
     };
@@ -92,7 +92,7 @@ pub(crate) fn trainer(
 ) -> crate::Result<(Trainer, Arc<Ledger>)> {
     let ledger = Ledger::new(budget, u64::MAX, u64::MAX);
     let train = config.train.as_ref().unwrap();
-    let techniques = Techniques::new(train)?;
+    let techniques = Techniques::of(config)?;
     let sizes = techniques.sizes(train, shape, threads);
     let team = Arc::new(ThreadTeam::new(threads)?);
     let device = Cpu::new(&ledger, &team, &sizes)?;
@@ -333,6 +333,35 @@ fn adapters_begin_as_nothing_and_leave_the_base_as_it_is() {
     assert_eq!(measured.tiers[&Tier::Device].bytes[&Category::Gradients], 4 * b_only);
 }
 
+/// QLoRA: adapters learn over a base that is encoded as it is loaded, and the plan knows its bytes.
+#[test]
+fn adapters_learn_over_weights_in_any_scheme() {
+    let shape = shape(BlockType::F32, false);
+    let b = batch(3, 4);
+    let mut losses = Vec::new();
+    for format in ["original", "q8_0", "{ use = \"nf4\", block_size = 32 }"] {
+        let sets = [("train.params", "lora"), ("train.params.r", "4"), ("weights.format", format)];
+        let config = config(&sets);
+        let (mut t, ledger) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        let before = t.evaluate(&b).unwrap();
+        for step in 1..=20 {
+            t.backprop(std::slice::from_ref(&b), step, 0.02, &mut |_| ()).unwrap();
+        }
+        losses.push(before.0);
+        assert!(t.evaluate(&b).unwrap().0 < 0.8 * before.0, "{format}");
+        let measured = ledger.measured();
+        let held = crate::weights::format::Formats::new(&config).unwrap().held(&shape).unwrap();
+        let row = format!("device.weights.{}", super::weights::FROZEN.name);
+        assert_eq!(measured.rows[&row], held.bytes(), "{format}");
+        let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config, &shape, &free, None).unwrap();
+        assert_eq!(free.measured().tiers[&Tier::Device], measured.tiers[&Tier::Device], "{format}");
+    }
+    // Each base is another one, and near the file's.
+    let off = |i: usize| (losses[i] / losses[0] - 1.0).abs();
+    assert!(off(1) > 0.0 && off(2) > 0.0 && off(1) < 0.01 && off(2) < 0.01 && losses[1] != losses[2], "{losses:?}");
+}
+
 /// Loss of batch 4 with the base alone: a model whose norms would learn, before they do.
 fn config_without_adapters(shape: &ModelShape) -> (f64, usize) {
     let config = config(&[("train.params", "lora"), ("train.params.r", "1"), ("train.params.target", "k")]);
@@ -538,7 +567,7 @@ pub(crate) fn formula_trainer(config: &Config, bias: bool) -> (Trainer, Arc<Ledg
         for (l, layer) in shape.layers.iter_mut().enumerate() {
             for (role, cols) in [(Role::QBias, 64), (Role::KBias, 32), (Role::VBias, 32)] {
                 let name = format!("blk.{l}.{}", role.gguf());
-                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32, rows: 1, cols });
+                layer.tensors.push(role, TensorShape { name, ty: BlockType::F32.into(), rows: 1, cols });
             }
         }
     }
@@ -720,4 +749,113 @@ fn every_architectures_gradients_are_pytorchs() {
         }
     }
     assert!(seen.iter().any(|n| n == "llama"), "{seen:?}");
+}
+
+/// `tests/scripts/make_dora.py`: PEFT's DoRA over the same small model, float64.
+#[test]
+fn dora_learns_as_peft_has_it() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/adapters/dora.json"));
+    let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let reference = &all["train"];
+    let mut shape = shape(BlockType::F32, true);
+    shape.ropes[0].interleaved = false;
+    let config = config(&[
+        ("train.params", "{ use = \"dora\", r = 4, lora_alpha = 8 }"),
+        ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.0 }"),
+        ("train.clip", "{ by = \"global\", at = 0.5 }"),
+    ]);
+    // The base from the formula: through a file, as its tensors are no parameters.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("base.gguf");
+    let mut out = crate::model::gguf::GgufWriter::new("llama");
+    let names: Vec<&TensorShape> = shape.tensors().collect();
+    for t in &names {
+        let dims: &[usize] = if t.rows == 1 { &[t.cols] } else { &[t.cols, t.rows] };
+        out.tensor(&t.name, BlockType::F32, dims);
+    }
+    let mut k = 0;
+    out.write(&path, |info, sink| {
+        let norm = info.name.contains("norm");
+        let wave = |i: usize| (0.7 * i as f64 + 1.3 * f64::from(k)).sin();
+        let values: Vec<f32> = (0..info.rows * info.cols)
+            .map(|i| if norm { 1.0 + 0.1 * wave(i) } else { 0.12 * wave(i) } as f32)
+            .collect();
+        k += 1;
+        sink.put(bytemuck::cast_slice(&values))
+    })
+    .unwrap();
+    let source = crate::model::Source::Gguf(crate::model::gguf::Gguf::open(&path).unwrap());
+    let train = config.train.as_ref().unwrap();
+    let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    let techniques = Techniques::of(&config).unwrap();
+    let sizes = techniques.sizes(train, &shape, 2);
+    let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+    let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 0 };
+    let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
+    let same = |what: &str, got: &[f32], want: &serde_json::Value| {
+        let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let exact = want["norm"].as_f64().unwrap();
+        assert!((norm / exact - 1.0).abs() < 1e-4, "{what}: norm {norm}, {exact} in PEFT");
+        let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        for (a, b) in got.iter().step_by((got.len() / 4).max(1)).zip(&some) {
+            assert!((f64::from(*a) - b).abs() <= 2e-4 * size, "{what}: {a}, {b} in PEFT (of {size})");
+        }
+    };
+    let (mut linear, mut magnitudes) = (0, 0);
+    for id in 0..t.learner.params().len() {
+        let (name, len) = (t.learner.params()[id].name.clone(), t.learner.params()[id].len());
+        if name.ends_with("lora_magnitude") {
+            same(&name, &values(&t, id), &reference["begin"][&name]);
+            (linear, magnitudes) = (linear + 1, magnitudes + 1);
+            continue;
+        }
+        let (at, size) = if name.ends_with("lora_a") { (40 + linear, 0.1) } else { (70 + linear, 0.05) };
+        let wave = |i: usize| (size * (0.7 * i as f64 + 1.3 * f64::from(at)).sin()) as f32;
+        let numbers: Vec<f32> = (0..len).map(wave).collect();
+        let (d, learner) = t.parts();
+        d.upload(bytemuck::cast_slice(&numbers), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
+    }
+    assert_eq!(magnitudes, 21);
+    for step in 1..=5u64 {
+        let n = 60usize;
+        let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
+        let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
+        let b = Batch { tokens, targets, segments: Vec::new(), sequences: 3, length: 20 };
+        let s = t.backprop(&[b], step, 0.002, &mut |_| ()).unwrap();
+        let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();
+        assert!((s.loss / number("losses") - 1.0).abs() < 1e-5, "step {step}: {s:?}");
+        assert!((s.grad_norm / number("norms") - 1.0).abs() < 1e-4, "step {step}: {s:?}");
+        if step > 1 {
+            continue;
+        }
+        for (id, p) in t.learner.params().iter().enumerate() {
+            let mut g = vec![0.0f32; p.len()];
+            t.device().download(t.learner.gradient(id).unwrap(), bytemuck::cast_slice_mut(&mut g)).unwrap();
+            same(&format!("gradient of {}", p.name), &g, &reference["gradients"][&p.name]);
+        }
+    }
+    for (id, p) in t.learner.params().iter().enumerate() {
+        same(&p.name, &values(&t, id), &reference["weights"][&p.name]);
+    }
+}
+
+/// Over a base in nf4, however gradients are held and whatever is recomputed: the same bits, in the plan's bytes.
+#[test]
+fn dora_over_nf4_is_planned_and_the_same_recomputed() {
+    let shape = shape(BlockType::F32, false);
+    let base = [("train.params", "dora"), ("weights.format", "{ use = \"nf4\", block_size = 32 }")];
+    let (steps, weights, _) = three(&[base[0], base[1], ("train.activations", "keep")], &shape, 1);
+    for more in [
+        [("train.activations", "recompute"), ("train.grad_hold", "all")],
+        [("train.activations", "keep"), ("train.grad_hold", "matrix")],
+    ] {
+        let sets = [base[0], base[1], more[0], more[1]];
+        let (s, w, measured) = three(&sets, &shape, 2);
+        assert!(w == weights && s[2].loss == steps[2].loss, "{more:?}");
+        let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        plan::walk(&config(&sets), &shape, &free, None).unwrap();
+        assert_eq!(free.measured().tiers[&Tier::Device], measured.tiers[&Tier::Device], "{more:?}");
+    }
+    assert!(steps[2].loss < steps[0].loss);
 }

@@ -1,14 +1,15 @@
 //! The model as training holds it: each tensor frozen in its file's blocks, or a parameter of the learner.
 
 use super::learner::{Learner, Param};
-use super::params::{Delta, Init, LinearCall, Params, Role, Scratch, Spec};
-use crate::blocks::BlockType;
+use super::params::{Adapted, Base, Init, LinearCall, Params, Role, Scratch, Spec};
+use crate::blocks::{BlockType, Scheme};
 use crate::device::{Buf, Device, Dst, Src, Weight};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 use crate::model::Source;
 use crate::rng::Philox;
 use crate::shape::{Act, Attention, ModelShape, TensorShape, Tensors};
+use crate::weights::format::Formats;
 use crate::weights::load;
 
 /// The ledger row of frozen weights.
@@ -71,12 +72,13 @@ pub struct Linear {
     /// Added to every row.
     pub bias: Option<Tensor>,
     /// What is put on it, and its parameters.
-    pub on: Option<(Box<dyn Delta>, Vec<usize>)>,
+    pub on: Option<(Box<dyn Adapted>, Vec<usize>)>,
 }
 
 impl Linear {
     fn on<'a>(&'a self, m: usize, params: &'a [usize]) -> LinearCall<'a> {
-        LinearCall { m, rows: self.w.rows, cols: self.w.cols, params }
+        let base = Base { w: &self.w, bias: self.bias.as_ref() };
+        LinearCall { base, m, rows: self.w.rows, cols: self.w.cols, params }
     }
 
     /// Whether its backward reads its input: some parameter of it learns.
@@ -94,15 +96,13 @@ impl Linear {
         learner: &Learner,
         x: Src<'_>,
         m: usize,
-        mut y: Dst<'_>,
+        y: Dst<'_>,
         add: bool,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let bias = self.bias.as_ref().map(|b| b.buf(learner).all());
-        d.linear(x, m, self.w.weight(learner), bias, y.again(), add)?;
         match &self.on {
-            Some((delta, params)) => delta.forward(d, self.on(m, params), learner, x, y, scratch),
-            None => Ok(()),
+            Some((adapted, params)) => adapted.forward(d, self.on(m, params), learner, x, y, add, scratch),
+            None => self.on(m, &[]).base.forward(d, learner, x, m, y, add),
         }
     }
 
@@ -127,7 +127,7 @@ impl Linear {
             learner.open(id, |into, add| d.bias_vjp(dy, m, rows, into, add))?;
         }
         match &self.on {
-            Some((delta, params)) => delta.grads(d, self.on(m, params), learner, x, dy, scratch),
+            Some((adapted, params)) => adapted.grads(d, self.on(m, params), learner, x, dy, scratch),
             None => Ok(()),
         }
     }
@@ -142,14 +142,13 @@ impl Linear {
         learner: &Learner,
         dy: Src<'_>,
         m: usize,
-        mut dx: Dst<'_>,
+        dx: Dst<'_>,
         add: bool,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        d.linear_dx(dy, m, self.w.weight(learner), dx.again(), add)?;
         match &self.on {
-            Some((delta, params)) => delta.dx(d, self.on(m, params), learner, dy, dx, scratch),
-            None => Ok(()),
+            Some((adapted, params)) => adapted.dx(d, self.on(m, params), learner, dy, dx, add, scratch),
+            None => self.on(m, &[]).base.dx(d, learner, dy, m, dx, add),
         }
     }
 
@@ -225,6 +224,8 @@ pub struct Builder<'a> {
     pub params: &'a dyn Params,
     /// In what type matrices that learn are held.
     pub ty: BlockType,
+    /// How those that do not are held.
+    pub formats: &'a Formats,
     /// Bytes of conversion scratch.
     pub load: usize,
     /// Of initial values.
@@ -235,19 +236,23 @@ pub struct Builder<'a> {
     pub progress: &'a mut dyn FnMut(u64),
 }
 
-/// The type a tensor is held in.
-fn held_type(t: &TensorShape, learns: bool, ty: BlockType) -> BlockType {
+/// How a tensor is held: frozen ones as `formats` say, those that learn in `ty`.
+fn held_scheme(t: &TensorShape, learns: bool, ty: BlockType, formats: &Formats) -> Result<Scheme> {
     match (learns, t.rows) {
-        (false, _) => t.ty,
+        (false, _) => formats.of(t),
         // Norms are read as f32 by every op, and are too few to matter.
-        (true, 1) => BlockType::F32,
-        (true, _) => ty,
+        (true, 1) => Ok(BlockType::F32.into()),
+        (true, _) => Ok(ty.into()),
     }
 }
 
-/// Scratch that loading needs, given what learns.
-pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, threads: usize) -> usize {
-    let held = |t: &TensorShape, role: Role| TensorShape { ty: held_type(t, params.learns(role), ty), ..t.clone() };
+/// Scratch that loading needs, given what learns and how the rest is held.
+pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, formats: &Formats, threads: usize) -> usize {
+    // A scheme that does not fit is refused when it is asked for; nothing is loaded then.
+    let held = |t: &TensorShape, role: Role| {
+        let scheme = held_scheme(t, params.learns(role), ty, formats).unwrap_or(t.ty);
+        TensorShape { ty: scheme, ..t.clone() }
+    };
     let mut pairs = vec![(shape.embedding.clone(), held(&shape.embedding, Role::Embedding))];
     pairs.push((shape.output_norm.clone(), held(&shape.output_norm, Role::OutputNorm)));
     if let Some(head) = &shape.output {
@@ -281,9 +286,9 @@ impl Builder<'_> {
     /// A tensor of the base, in group `group`, updated with the others of `unit`.
     fn tensor(&mut self, t: &TensorShape, role: Role, group: usize, unit: usize) -> Result<Tensor> {
         let learns = self.params.learns(role);
-        let to = TensorShape { ty: held_type(t, learns, self.ty), ..t.clone() };
+        let to = TensorShape { ty: held_scheme(t, learns, self.ty, self.formats)?, ..t.clone() };
         let tag = if learns { LEARNING } else { FROZEN };
-        let mut buf = self.d.buffer(tag, to.ty, t.rows * t.cols)?;
+        let mut buf = self.d.tensor(tag, &to)?;
         match self.source {
             Some(source) => self.d.load(source, t, &to, &mut buf)?,
             None if self.plan => self.d.reserve_load(t, &to, self.load)?,
@@ -304,12 +309,12 @@ impl Builder<'_> {
         let w = self.tensor(t, role, group, unit)?;
         let bias = role.bias().and_then(|role| Some((role, tensors.get(role)?)));
         let bias = bias.map(|(role, t)| self.tensor(t, role, group, unit)).transpose()?;
-        let Some(delta) = self.params.delta(role) else { return Ok(Linear { w, bias, on: None }) };
+        let Some(adapted) = self.params.adapt(role) else { return Ok(Linear { w, bias, on: None }) };
         let mut ids = Vec::new();
-        for spec in delta.params(t.rows, t.cols) {
-            ids.push(self.adapter(&spec, t, group, unit)?);
+        for spec in adapted.params(t.rows, t.cols) {
+            ids.push(self.adapter(&spec, t, &w, group, unit)?);
         }
-        Ok(Linear { w, bias, on: Some((delta, ids)) })
+        Ok(Linear { w, bias, on: Some((adapted, ids)) })
     }
 
     /// A norm of a layer.
@@ -329,9 +334,13 @@ impl Builder<'_> {
     }
 
     /// A parameter that a technique puts on a linear, with its initial values.
-    fn adapter(&mut self, spec: &Spec, t: &TensorShape, group: usize, unit: usize) -> Result<usize> {
+    fn adapter(&mut self, spec: &Spec, t: &TensorShape, w: &Tensor, group: usize, unit: usize) -> Result<usize> {
         let len = spec.rows * spec.cols;
-        let mut buf = self.d.buffer(ADAPTERS, self.ty, len)?;
+        let ty = if spec.init == Init::RowNorms { BlockType::F32 } else { self.ty };
+        let mut buf = self.d.buffer(ADAPTERS, ty, len)?;
+        if (spec.init, self.plan) == (Init::RowNorms, false) {
+            self.d.row_norms(w.weight(self.learner), None, buf.all_mut())?;
+        }
         let id = self.learner.params().len();
         if let (Init::Uniform(bound), false) = (spec.init, self.plan) {
             // Any element is a function of its number alone.
@@ -352,7 +361,7 @@ impl Builder<'_> {
         }
         let name = format!("{}.{}", t.name, spec.suffix);
         let mut param = Param::new(name, buf, spec.rows, spec.cols, group, unit, spec.learns);
-        param.lr = spec.lr;
+        (param.lr, param.adapter) = (spec.lr, true);
         Ok(self.learner.add(param))
     }
 

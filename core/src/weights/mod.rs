@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod load;
+mod nf4;
 pub mod units;

@@ -92,11 +92,9 @@ impl<'a> LayerView<'a> {
     /// # Errors
     /// As [`Self::mat`].
     pub fn expert(&self, role: Role, e: usize, count: usize) -> Result<Mat<'a>> {
-        let (t, data) = self.of(role)?;
-        let rows = t.rows / count.max(1);
-        let bytes = rows * t.row_bytes();
-        let data = data.get(e * bytes..(e + 1) * bytes);
-        Mat::new(t.ty, rows, t.cols, data.ok_or_else(|| Error::Internal(format!("no expert {e} of {}", t.name)))?)
+        let all = self.mat(role)?;
+        let rows = all.rows() / count.max(1);
+        all.slice(e * rows, rows)
     }
 
     /// The tensor of a role as an f32 vector.

@@ -68,7 +68,7 @@ fn lines(variant: &Variant) -> Vec<(String, String)> {
     }
 }
 
-/// Draws it.
+/// Draws one choice of a card as a line: title, price, knobs while it is chosen.
 pub(crate) fn show(ui: &mut Ui, card: &Card, variant: &Variant, shared: &mut Shared<'_>) {
     let p = kit::palette(ui);
     let refused = !variant.refused.is_empty();

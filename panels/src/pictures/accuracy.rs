@@ -1,8 +1,6 @@
 //! What did each byte buy: accuracy against measured bytes, every run a point, every sweep a line.
 
-pub(super) mod axis;
 mod front;
-pub(super) mod marks;
 mod plot;
 mod side;
 
@@ -11,7 +9,10 @@ use std::collections::BTreeSet;
 use egui::{Align, Layout, Rect, Ui, UiBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::picture::{Picture, field};
+use crate::picture::{self, Picture};
+use crate::pictures::chart::axis;
+use crate::pictures::entry::{self, Entry};
+use crate::table::{Table, number};
 use crate::theme::{GRID, Palette};
 use crate::view::{Accuracy, Axis, Dot};
 use crate::{Action, Linked};
@@ -29,38 +30,68 @@ pub struct AccuracyState {
     /// The point chosen that is no run: its series and label.
     #[serde(skip)]
     chosen: Option<(String, String)>,
+    /// Nobody can point at anything: it is drawn for a file.
+    #[serde(skip)]
+    paper: bool,
 }
+
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "accuracy",
+    tab: "accuracy",
+    title: "Accuracy vs memory",
+    question: "What did each byte buy?",
+    shows: |_| true,
+    csv: |view| csv(&view.accuracy),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.accuracy, state, linked, actions))
+    },
+};
 
 /// Points that the legend and the sweeps take at the right, at least and at most.
 const SIDE: [f32; 2] = [40.0 * GRID, 66.0 * GRID];
 
-/// Draws the picture.
+/// Draws points, curves and the Pareto front in all the space of `ui`, the legend and the sweeps beside them.
 pub fn show(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState, linked: &mut Linked, actions: &mut Vec<Action>) {
-    let picture = Picture { name: "accuracy", question: "What did each byte buy?" };
-    picture.show(
-        ui,
-        actions,
-        || csv(data),
-        |ui, rect, actions| {
-            // What is painted takes its room too.
-            ui.expand_to_include_rect(rect);
-            if data.series.iter().all(|s| s.dots.is_empty()) {
-                waiting(ui, rect, data, actions);
-                return;
-            }
-            let Some(axis) = chosen_axis(data, &state.axis) else {
-                waiting(ui, rect, data, actions);
-                return;
-            };
-            let (top, below) = rect.split_top_bottom_at_y(rect.top() + 9.0 * GRID);
-            controls(ui, top, data, state, axis);
-            let side = (0.36 * below.width()).clamp(SIDE[0], SIDE[1]);
-            let (left, right) = below.split_left_right_at_x((below.right() - side).max(below.left()));
-            plot::show(ui, left, data, state, axis, linked, actions);
-            let right = Rect::from_min_max(right.min + egui::vec2(6.0 * GRID, 0.0), right.max);
-            side::show(ui, right, data, state, axis, linked, actions);
-        },
-    );
+    let picture = Picture { name: ENTRY.id, question: ENTRY.question };
+    picture.show(ui, actions, || csv(data), |ui, rect, actions| draw(ui, rect, data, state, linked, actions));
+}
+
+/// The picture as an SVG file for light paper, `size` points wide and high, drawn without a window: what the screen shows, with the
+/// words beside every point that the screen says of the one pointed at.
+pub fn svg(data: &Accuracy, title: &str, size: egui::Vec2) -> String {
+    let (mut state, mut linked) = (AccuracyState { paper: true, ..AccuracyState::default() }, Linked::default());
+    picture::paper(title, size, egui::Theme::Light, |ui, rect| {
+        draw(ui, rect, data, &mut state, &mut linked, &mut Vec::new());
+    })
+}
+
+fn draw(
+    ui: &mut Ui,
+    rect: Rect,
+    data: &Accuracy,
+    state: &mut AccuracyState,
+    linked: &mut Linked,
+    actions: &mut Vec<Action>,
+) {
+    // What is painted takes its room too.
+    ui.expand_to_include_rect(rect);
+    let axis = chosen_axis(data, &state.axis).filter(|_| data.series.iter().any(|s| !s.dots.is_empty()));
+    let Some(axis) = axis else {
+        waiting(ui, rect, data, actions);
+        return;
+    };
+    let mut below = rect;
+    if !state.paper {
+        let (top, rest) = rect.split_top_bottom_at_y(rect.top() + 9.0 * GRID);
+        controls(ui, top, data, state, axis);
+        below = rest;
+    }
+    let side = (0.36 * below.width()).clamp(SIDE[0], SIDE[1]);
+    let (left, right) = below.split_left_right_at_x((below.right() - side).max(below.left()));
+    plot::show(ui, left, data, state, axis, linked, actions);
+    let right = Rect::from_min_max(right.min + egui::vec2(6.0 * GRID, 0.0), right.max);
+    side::show(ui, right, data, state, axis, linked, actions);
 }
 
 /// The axis asked for when it exists, or else the first that has points, or else the first.
@@ -141,23 +172,71 @@ fn controls(ui: &mut Ui, rect: Rect, data: &Accuracy, state: &mut AccuracyState,
 }
 
 fn csv(data: &Accuracy) -> String {
-    let mut out = String::from("series,machine,run,label,bytes,planned");
+    let mut head = ["series", "machine", "run", "label", "bytes", "planned"].map(str::to_owned).to_vec();
     for axis in &data.axes {
-        out += &format!(",{},{} standard error", field(&axis.id), field(&axis.id));
+        head.extend([axis.id.clone(), format!("{} standard error", axis.id)]);
     }
-    out += ",configuration\n";
-    for series in &data.series {
-        for dot in &series.dots {
-            let fields = [&series.name, &series.machine, &dot.run, &dot.label].map(|f| field(f));
-            out += &format!("{},{},{}", fields.join(","), dot.bytes, dot.planned);
-            for axis in &data.axes {
-                for values in [&dot.values, &dot.errors] {
-                    out += &of(values, &axis.id).map_or(",".into(), |v| format!(",{v}"));
-                }
-            }
-            let sets: Vec<String> = dot.sets.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            out += &format!(",{}\n", field(&sets.join(" ")));
+    head.push("configuration".into());
+    let mut table = Table::new(head);
+    for (series, dot) in data.series.iter().flat_map(|s| s.dots.iter().map(move |d| (s, d))) {
+        let mut row = [&series.name, &series.machine, &dot.run, &dot.label].map(Clone::clone).to_vec();
+        row.extend([dot.bytes.to_string(), dot.planned.to_string()]);
+        for axis in &data.axes {
+            row.extend([&dot.values, &dot.errors].map(|values| number(of(values, &axis.id))));
         }
+        let sets: Vec<String> = dot.sets.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        row.push(sets.join(" "));
+        table.row(row);
     }
-    out
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Series;
+
+    #[test]
+    fn on_paper_every_point_has_its_words_and_nothing_can_be_pressed() {
+        let dot = |label: &str, mib: u64, value| Dot {
+            label: label.into(),
+            bytes: mib << 20,
+            values: vec![("recall.accuracy".into(), value)],
+            errors: vec![("recall.accuracy".into(), 0.02)],
+            ..Dot::default()
+        };
+        let series = |name: &str, up: f64| Series {
+            name: name.into(),
+            machine: String::new(),
+            dots: vec![dot("ratio=0.1", 11, 0.1 * up), dot("ratio=0.5", 14, 0.7 * up), dot("ratio=0.75", 16, up)],
+        };
+        let axis = Axis { id: "recall.accuracy".into(), label: "recall".into(), unit: "%".into(), up: true };
+        let data = Accuracy {
+            axes: vec![axis],
+            series: vec![series("select=<h2o>", 1.0), series("select=window", 0.5)],
+            ..Accuracy::default()
+        };
+        let text = svg(&data, "What did each byte buy?", egui::vec2(960.0, 480.0));
+        let parsed = roxmltree::Document::parse(&text).expect("XML");
+        let said: Vec<String> = parsed
+            .descendants()
+            .filter(|n| n.has_tag_name("text"))
+            .filter_map(|n| n.text())
+            .map(str::to_owned)
+            .collect();
+        let has = |words: &str| said.iter().any(|t| t == words);
+        for words in [
+            "What did each byte buy?",
+            "recall, more is better ↑",
+            "measured peak in bytes →",
+            "Series",
+            "select=<h2o>",
+        ] {
+            assert!(has(words), "{words} is not in {said:?}");
+        }
+        for label in ["ratio=0.1", "ratio=0.5", "ratio=0.75"] {
+            assert_eq!(said.iter().filter(|t| *t == label).count(), 2, "{label} in {said:?}");
+        }
+        assert!(!said.iter().any(|t| t.contains("press") || t == "log"), "{said:?}");
+    }
 }

@@ -14,7 +14,9 @@ use egui::{Align, Layout, Rect, Ui, UiBuilder, pos2};
 use serde::{Deserialize, Serialize};
 
 use self::color::{Code, Scale};
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
+use crate::table::Table;
 use crate::theme::{GRID, Palette};
 use crate::view::{Attention, Kept};
 use crate::{Action, Linked};
@@ -43,13 +45,26 @@ impl AttentionState {
 /// The key that keeps small maps of all heads, and its value.
 const KEEP: (&str, &str) = ("observe.attention", "thumbnails");
 
-/// Draws the picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "attention",
+    tab: "attention",
+    title: "Attention",
+    question: "Which tokens did each head look at, and which are gone?",
+    shows: |_| true,
+    csv: |view| csv_of_grid(&view.attention),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.attention, state, linked, actions))
+    },
+};
+
+/// Draws the small maps of all heads, or the linked head large, in all the space of `ui`.
 pub fn show(ui: &mut Ui, data: &Attention, state: &mut AttentionState, linked: &mut Linked, actions: &mut Vec<Action>) {
     let head = linked.head.or(data.map.as_ref().map(|m| m.head)).unwrap_or_default();
     let head = (head.0.min(data.layers.saturating_sub(1)), head.1.min(data.heads.saturating_sub(1)));
     let large = state.large;
     let csv = move || if large { csv_of_head(data, head) } else { csv_of_grid(data) };
-    let picture = Picture { name: "attention", question: "Which tokens did each head look at, and which are gone?" };
+    let picture = Picture { name: ENTRY.id, question: ENTRY.question };
     picture.show(ui, actions, csv, |ui, rect, actions| {
         // What is painted takes its room too.
         ui.expand_to_include_rect(rect);
@@ -181,51 +196,40 @@ fn readout(ui: &Ui, rect: Rect, text: &str) {
 }
 
 fn csv_of_grid(data: &Attention) -> String {
-    let mut out = String::from("step,layer,head,rows held");
-    let Some(grid) = &data.grid else { return out };
-    for bin in 0..grid.bins {
-        out += &format!(",share of largest in bin {bin}");
-    }
-    out.push('\n');
+    csv_of_heads(data, |_| true)
+}
+
+/// Rows of the small maps of some heads.
+fn csv_of_heads(data: &Attention, wanted: impl Fn((usize, usize)) -> bool) -> String {
+    let bins = data.grid.as_ref().map_or(0, |g| g.bins);
+    let head = ["step", "layer", "head", "rows held"].map(str::to_owned).into_iter();
+    let mut table = Table::new(head.chain((0..bins).map(|bin| format!("share of largest in bin {bin}"))));
+    let Some(grid) = &data.grid else { return table.text() };
     for (at, step) in grid.steps.iter().enumerate() {
         for layer in 0..data.layers {
-            for head in 0..data.heads {
+            for head in (0..data.heads).filter(|head| wanted((layer, *head))) {
                 let rows = grid.rows.get(at).copied().unwrap_or(0);
-                out += &format!("{step},{layer},{head},{rows}");
-                for v in grid.row(at, (layer, head), (data.layers, data.heads)) {
-                    out += &format!(",{:.4}", f32::from(*v) / 255.0);
-                }
-                out.push('\n');
+                let about = [*step, layer, head, rows].map(|v| v.to_string()).into_iter();
+                let row = grid.row(at, (layer, head), (data.layers, data.heads));
+                table.row(about.chain(row.iter().map(|v| format!("{:.4}", f32::from(*v) / 255.0))));
             }
         }
     }
-    out
+    table.text()
 }
 
 fn csv_of_head(data: &Attention, head: (usize, usize)) -> String {
     let Some(map) = data.map.as_ref().filter(|m| m.head == head) else {
-        let whole = csv_of_grid(data);
-        let wanted = format!("{},{}", head.0, head.1);
-        let of_head = |line: &&str| {
-            let mut fields = line.splitn(4, ',').skip(1);
-            matches!((fields.next(), fields.next()), (Some(l), Some(h)) if format!("{l},{h}") == wanted)
-        };
-        let lines: Vec<&str> = whole.lines().take(1).chain(whole.lines().skip(1).filter(of_head)).collect();
-        return lines.join("\n") + "\n";
+        return csv_of_heads(data, |h| h == head);
     };
-    let mut out = String::from("layer,head,query,query token,key,key token,weight\n");
+    let mut table = Table::new(["layer", "head", "query", "query token", "key", "key token", "weight"]);
     for (row, &query) in map.queries.iter().enumerate() {
         for column in (0..map.columns).filter(|&c| map.held(row, c)) {
-            let word = |at: usize| data.tokens.get(at).map(|t| field(t)).unwrap_or_default();
-            out += &format!(
-                "{},{},{query},{},{column},{},{:.6}\n",
-                head.0,
-                head.1,
-                word(query as usize),
-                word(column),
-                map.weight(row, column)
-            );
+            let word = |at: usize| data.tokens.get(at).map_or("", String::as_str);
+            let [layer, head, key] = [head.0, head.1, column].map(|v| v.to_string());
+            let weight = format!("{:.6}", map.weight(row, column));
+            table.row([&layer, &head, &query.to_string(), word(query as usize), &key, word(column), &weight]);
         }
     }
-    out
+    table.text()
 }

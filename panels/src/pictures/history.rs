@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::linked::Linked;
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
 use crate::pictures::words as say;
+use crate::table::{Table, number};
 use crate::theme::{GRID, Palette};
 use crate::view::{History, Pair, RunLine};
 use crate::words;
@@ -34,9 +36,9 @@ pub enum Order {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistoryState {
-    /// By what.
+    /// The column that orders the runs.
     pub order: Order,
-    /// The other way round.
+    /// From the other end of that order.
     pub reversed: bool,
     /// Picked to be compared, by name; two at most.
     pub picked: Vec<String>,
@@ -46,7 +48,20 @@ pub struct HistoryState {
     revealed: Option<[String; 2]>,
 }
 
-/// The picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "history",
+    tab: "history",
+    title: "History",
+    question: "What was tried before?",
+    shows: |_| true,
+    csv: |view| csv(&view.history),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.history, state, linked, actions))
+    },
+};
+
+/// Draws the table of runs in all the space of `ui`, or two runs side by side while `data` has a pair.
 pub fn show(ui: &mut Ui, data: &History, state: &mut HistoryState, linked: &mut Linked, actions: &mut Vec<Action>) {
     if let Some(pair) = &data.pair {
         let picture = Picture { name: "comparison", question: "Where do the two runs differ?" };
@@ -59,7 +74,7 @@ pub fn show(ui: &mut Ui, data: &History, state: &mut HistoryState, linked: &mut 
         return;
     }
     state.revealed = None;
-    let picture = Picture { name: "history", question: "What was tried before?" };
+    let picture = Picture { name: ENTRY.id, question: ENTRY.question };
     picture.show(ui, actions, || csv(data), |ui, rect, actions| {
         if data.runs.is_empty() {
             let what = "Every run is kept here with what was chosen and what came of it, to open, to compare, to take over.";
@@ -161,24 +176,31 @@ fn footer(ui: &mut Ui, data: &History, state: &mut HistoryState, linked: &Linked
 }
 
 fn csv(data: &History) -> String {
-    let mut out = String::from("run,when,model,choices,peak_bytes,tokens_per_second,accuracy,error,folder_bytes\n");
+    let mut table = Table::new([
+        "run",
+        "when",
+        "model",
+        "choices",
+        "peak_bytes",
+        "tokens_per_second",
+        "accuracy",
+        "error",
+        "folder_bytes",
+    ]);
     for RunLine { name, when, model, choices, peak, speed, accuracy, error, bytes, .. } in &data.runs {
-        let peak = peak.map(|p| p.to_string()).unwrap_or_default();
-        let speed = speed.filter(|s| s.is_finite()).map(|s| s.to_string()).unwrap_or_default();
-        let texts = [name, when, model, choices].map(|t| field(t)).join(",");
-        out.push_str(&format!("{texts},{peak},{speed},{},{},{bytes}\n", field(accuracy), field(error)));
+        let (peak, speed) = (number(*peak), number(speed.filter(|s| s.is_finite())));
+        table.row([name, when, model, choices, &peak, &speed, accuracy, error, &bytes.to_string()]);
     }
-    out
+    table.text()
 }
 
 fn compare_csv(pair: &Pair) -> String {
-    let mut out = format!("what,{},{},difference\n", field(&pair.names[0]), field(&pair.names[1]));
+    let mut table = Table::new(["what", &pair.names[0], &pair.names[1], "difference"]);
     for figure in &pair.figures {
-        let cells = [&figure.label, &figure.values[0], &figure.values[1], &figure.change].map(|t| field(t));
-        out.push_str(&(cells.join(",") + "\n"));
+        table.row([&figure.label, &figure.values[0], &figure.values[1], &figure.change]);
     }
     for (key, [a, b]) in &pair.choices {
-        out.push_str(&format!("{},{},{},\n", field(key), field(a), field(b)));
+        table.row([key.as_str(), a, b, ""]);
     }
-    out
+    table.text()
 }

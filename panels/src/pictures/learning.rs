@@ -7,17 +7,19 @@ mod side;
 
 use std::collections::BTreeSet;
 
-use egui::{Align, Layout, Rect, Ui, UiBuilder, pos2, vec2};
+use egui::{Align, Layout, Rect, Ui, UiBuilder, pos2};
 use serde::{Deserialize, Serialize};
 
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
 use crate::pictures::words as say;
+use crate::table::Table;
 use crate::theme::GRID;
 use crate::view::{Course, Learning, Mark};
 use crate::{Action, Linked, words};
 
 /// What values are drawn against.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Over {
     /// Updates made.
@@ -144,7 +146,24 @@ fn by(marks: &[Mark], step: u64) -> Option<Mark> {
 /// The question this picture answers, which is its title.
 pub const QUESTION: &str = "How much did it learn, and at what cost?";
 
-/// Draws the picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "learning",
+    tab: "accuracy",
+    title: "Learning",
+    question: QUESTION,
+    shows: |view| view.learning.is_some(),
+    csv: |view| view.learning.as_deref().map(csv).unwrap_or_default(),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| {
+            if let Some(learning) = &view.learning {
+                show(ui, learning, state, linked, actions);
+            }
+        })
+    },
+};
+
+/// Draws the courses of runs, or what each choice of fine-tuning needs, in all the space of `ui`.
 pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mut Linked, actions: &mut Vec<Action>) {
     let page = if data.fits.is_empty() { Page::Course } else { state.page };
     let question = if page == Page::Fits { fits::QUESTION } else { QUESTION };
@@ -241,24 +260,19 @@ fn controls(ui: &mut Ui, rect: Rect, data: &Learning, state: &mut LearningState)
     });
 }
 
-/// A place for a title and tick labels around the plot itself.
-fn inner(rect: Rect, last: bool) -> Rect {
-    let below = if last { 11.0 * GRID } else { 3.0 * GRID };
-    Rect::from_min_max(rect.min + vec2(15.0 * GRID, 6.0 * GRID), rect.max - vec2(3.0 * GRID, below))
-}
-
 /// Every value, one a line.
 fn csv(data: &Learning) -> String {
-    let mut out = String::from("run,choices,figure,step,seconds,peak_bytes,value\n");
+    let mut table = Table::new(["run", "choices", "figure", "step", "seconds", "peak_bytes", "value"]);
     for course in data.run.iter().chain(&data.others) {
         for figure in Figure::ALL {
             for m in figure.of(course) {
-                let (run, label, name) = (field(&course.run), field(&course.label), figure.label());
-                out += &format!("{run},{label},{name},{},{:.6},{},{}\n", m.step, m.seconds, m.bytes, m.value);
+                let [step, bytes, value] = [m.step.to_string(), m.bytes.to_string(), m.value.to_string()];
+                let seconds = format!("{:.6}", m.seconds);
+                table.row([&course.run, &course.label, figure.label(), &step, &seconds, &bytes, &value]);
             }
         }
     }
-    out
+    table.text()
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 pub mod accuracy;
 pub mod attention;
+pub(crate) mod chart;
+pub mod entry;
 pub mod history;
 pub mod learning;
 pub mod places;
@@ -11,83 +13,83 @@ mod tokens;
 mod waiting;
 mod words;
 
+use std::collections::BTreeMap;
+
 use egui::Ui;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+pub use entry::{Entry, Shown};
 
 use crate::view::View;
 use crate::{Action, Linked};
 
-/// Which picture shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tab {
-    /// What was read and written.
-    #[default]
-    Text,
-    /// What was held when.
-    Timeline,
-    /// What each head looked at.
-    Attention,
-    /// What each byte bought.
-    Accuracy,
-    /// What lies where.
-    Where,
-    /// Runs on disk.
-    History,
-}
+/// Every picture there is, in the order of their tabs.
+pub static PICTURES: &[&Entry] = &[
+    &text::ENTRY,
+    &timeline::ENTRY,
+    &attention::ENTRY,
+    &learning::ENTRY,
+    &accuracy::ENTRY,
+    &places::ENTRY,
+    &history::ENTRY,
+];
 
-impl Tab {
-    /// All, in the order of the tabs.
-    pub const ALL: [Self; 6] =
-        [Self::Text, Self::Timeline, Self::Attention, Self::Accuracy, Self::Where, Self::History];
-
-    /// The words on screen while `learning` is shown in place of accuracy.
-    pub const fn label_while(self, learning: bool) -> &'static str {
-        match self {
-            Self::Accuracy if learning => "Learning",
-            tab => tab.label(),
-        }
-    }
-
-    /// The words on screen.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Text => "Text",
-            Self::Timeline => "Timeline",
-            Self::Attention => "Attention",
-            Self::Accuracy => "Accuracy vs memory",
-            Self::Where => "Where",
-            Self::History => "History",
-        }
-    }
-}
-
-/// What the pictures remember.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
+/// The pictures with what they remember. Each is opened when it is first shown.
 pub struct Pictures {
-    text: text::TextState,
-    timeline: timeline::TimelineState,
-    attention: attention::AttentionState,
-    accuracy: accuracy::AccuracyState,
-    learning: learning::LearningState,
-    places: places::PlacesState,
-    history: history::HistoryState,
+    all: &'static [&'static Entry],
+    opened: BTreeMap<&'static str, Box<dyn Shown>>,
+    remembered: BTreeMap<String, Value>,
+}
+
+impl Default for Pictures {
+    fn default() -> Self {
+        Self::of(PICTURES)
+    }
 }
 
 impl Pictures {
-    /// Draws the picture of a tab in all the space there is.
-    pub fn show(&mut self, ui: &mut Ui, tab: Tab, view: &View, linked: &mut Linked, actions: &mut Vec<Action>) {
-        match tab {
-            Tab::Text => text::show(ui, &view.text, &mut self.text, linked, actions),
-            Tab::Timeline => timeline::show(ui, &view.timeline, &mut self.timeline, linked, actions),
-            Tab::Attention => attention::show(ui, &view.attention, &mut self.attention, linked, actions),
-            Tab::Accuracy => match &view.learning {
-                Some(learning) => learning::show(ui, learning, &mut self.learning, linked, actions),
-                None => accuracy::show(ui, &view.accuracy, &mut self.accuracy, linked, actions),
-            },
-            Tab::Where => places::show(ui, &view.places, &mut self.places, linked, actions),
-            Tab::History => history::show(ui, &view.history, &mut self.history, linked, actions),
+    /// These pictures, remembering nothing.
+    pub fn of(all: &'static [&'static Entry]) -> Self {
+        Self { all, opened: BTreeMap::new(), remembered: BTreeMap::new() }
+    }
+
+    /// The picture of each tab, in order, as far as the view has something for it.
+    pub fn tabs(&self, view: &View) -> Vec<&'static Entry> {
+        let mut tabs: Vec<&'static Entry> = Vec::new();
+        for entry in self.all.iter().copied().filter(|e| (e.shows)(view)) {
+            if tabs.iter().all(|t| t.tab != entry.tab) {
+                tabs.push(entry);
+            }
         }
+        tabs
+    }
+
+    /// The picture of a tab; the first where there is no such tab.
+    pub fn of_tab(&self, tab: &str, view: &View) -> Option<&'static Entry> {
+        let tabs = self.tabs(view);
+        tabs.iter().find(|e| e.tab == tab).or(tabs.first()).copied()
+    }
+
+    /// Draws the picture of a tab in all the space there is.
+    pub fn show(&mut self, ui: &mut Ui, tab: &str, view: &View, linked: &mut Linked, actions: &mut Vec<Action>) {
+        let Some(entry) = self.of_tab(tab, view) else { return };
+        let open = || (entry.open)(self.remembered.get(entry.id));
+        self.opened.entry(entry.id).or_insert_with(open).show(ui, view, linked, actions);
+    }
+}
+
+impl Serialize for Pictures {
+    /// What each picture remembers, by its id; of those not opened, what they remembered before.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut all = self.remembered.clone();
+        all.extend(self.opened.iter().map(|(id, picture)| ((*id).to_owned(), picture.remembered())));
+        all.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pictures {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { remembered: BTreeMap::deserialize(deserializer)?, ..Self::default() })
     }
 }

@@ -10,7 +10,9 @@ use egui::{Align, Layout, Rect, RichText, Sense, Ui, UiBuilder, vec2};
 use serde::{Deserialize, Serialize};
 
 use self::tree::Path;
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
+use crate::table::Table;
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Places, UsedFor};
 use crate::{Action, Linked, words};
@@ -36,9 +38,22 @@ pub struct PlacesState {
     inside: bool,
 }
 
-/// Draws the picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "places",
+    tab: "where",
+    title: "Where",
+    question: "Where is every byte?",
+    shows: |_| true,
+    csv: |view| csv(&view.places),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.places, state, linked, actions))
+    },
+};
+
+/// Draws title, trail, legend, treemap and table in all the space of `ui`; asks for a model where nothing is open.
 pub fn show(ui: &mut Ui, data: &Places, state: &mut PlacesState, linked: &mut Linked, actions: &mut Vec<Action>) {
-    let picture = Picture { name: "places", question: "Where is every byte?" };
+    let picture = Picture { name: ENTRY.id, question: ENTRY.question };
     picture.show(ui, actions, || csv(data), |ui, rect, actions| {
         // What is painted takes its room too.
         ui.expand_to_include_rect(rect);
@@ -149,16 +164,16 @@ fn legend(ui: &mut Ui, rect: Rect, data: &Places, state: &mut PlacesState, linke
 }
 
 fn csv(data: &Places) -> String {
-    let mut out = String::from("name,group,type and shape,used for,lives in,bytes\n");
+    let mut table = Table::new(["name", "group", "type and shape", "used for", "lives in", "bytes"]);
     for p in &data.pieces {
-        let texts = [&p.name, &p.group, &p.detail].map(|t| field(t)).join(",");
-        out += &format!("{texts},{},{},{}\n", p.used_for.label(), p.tier.label(data.gpu), p.bytes);
+        let (used_for, tier) = (p.used_for.label(), p.tier.label(data.gpu));
+        table.row([&p.name, &p.group, &p.detail, used_for, tier, &p.bytes.to_string()]);
     }
     for m in &data.moved {
-        out += &format!("{},moved,,,,{}\n", field(&m.what), m.bytes);
+        table.row([&m.what, "moved", "", "", "", &m.bytes.to_string()]);
     }
     for (what, bytes) in &data.beside {
-        out += &format!("{},beside the account,,,,{bytes}\n", field(what));
+        table.row([what, "beside the account", "", "", "", &bytes.to_string()]);
     }
-    out
+    table.text()
 }

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::linked::Linked;
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
 use crate::pictures::tokens::{self, Flow};
 use crate::pictures::words as say;
+use crate::table::Table;
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Adapter, AdapterUse, Text, Written};
 use crate::words;
@@ -24,7 +26,7 @@ use editor::Draft;
 pub struct TextState {
     /// One sequence at a time, rather than side by side.
     pub one_by_one: bool,
-    /// Which, then.
+    /// The sequence shown then, by its number.
     pub sequence: usize,
     /// In a chat: every token, those of the template too.
     pub every_token: bool,
@@ -44,13 +46,26 @@ fn shown(data: &Text, written: &Written) -> usize {
     data.step.map_or(all, |step| written.prompt.saturating_add(step).min(all))
 }
 
-/// The picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "text",
+    tab: "text",
+    title: "Text",
+    question: "What did it write?",
+    shows: |_| true,
+    csv: |view| csv(&view.text),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.text, state, linked, actions))
+    },
+};
+
+/// Draws prompt and sequences, or the conversation, in all the space of `ui`; what is pointed at is linked as a token.
 pub fn show(ui: &mut Ui, data: &Text, state: &mut TextState, linked: &mut Linked, actions: &mut Vec<Action>) {
     if let Some(asked) = &data.samples {
         samples::show(ui, asked, &data.blocked, actions);
         return;
     }
-    let question = if data.chat { "What did it answer?" } else { "What did it write?" };
+    let question = if data.chat { "What did it answer?" } else { ENTRY.question };
     Picture { name: "text", question }.show(
         ui,
         actions,
@@ -288,13 +303,14 @@ fn legend(ui: &mut Ui, rect: Rect, data: &Text) {
 
 /// Every token, one a line.
 fn csv(data: &Text) -> String {
-    let mut out = String::from("sequence,position,token,text,part,kept\n");
+    let mut table = Table::new(["sequence", "position", "token", "text", "part", "kept"]);
     for (i, written) in data.sequences.iter().enumerate() {
         for (position, token) in written.tokens.iter().enumerate() {
             let part = if position < written.prompt { "prompt" } else { "written" };
             let kept = written.kept.get(position).map(|k| format!("{k:.4}")).unwrap_or_default();
-            out.push_str(&format!("{},{position},{},{},{part},{kept}\n", i + 1, token.id, field(&token.text)));
+            let [sequence, position, id] = [(i + 1).to_string(), position.to_string(), token.id.to_string()];
+            table.row([&sequence, &position, &id, &token.text, part, &kept]);
         }
     }
-    out
+    table.text()
 }

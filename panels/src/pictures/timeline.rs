@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::linked::Linked;
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
+use crate::pictures::entry::{self, Entry};
 use crate::pictures::words as say;
+use crate::table::Table;
 use crate::theme::{GRID, Palette};
 use crate::view::{Tier, Timeline, UsedFor};
 use crate::words;
@@ -128,9 +130,22 @@ impl Frame<'_> {
     }
 }
 
-/// The picture.
+/// This picture's line in the list of pictures.
+pub static ENTRY: Entry = Entry {
+    id: "timeline",
+    tab: "timeline",
+    title: "Timeline",
+    question: "Where did the bytes go while it ran?",
+    shows: |_| true,
+    csv: |view| csv(&view.timeline),
+    open: |remembered| {
+        entry::open(remembered, |ui, view, state, linked, actions| show(ui, &view.timeline, state, linked, actions))
+    },
+};
+
+/// Draws the bytes of one tier over time in all the space of `ui`, and asks to scrub to the moment pressed.
 pub fn show(ui: &mut Ui, data: &Timeline, state: &mut TimelineState, linked: &mut Linked, actions: &mut Vec<Action>) {
-    let picture = Picture { name: "timeline", question: "Where did the bytes go while it ran?" };
+    let picture = Picture { name: ENTRY.id, question: ENTRY.question };
     picture.show(
         ui,
         actions,
@@ -267,27 +282,17 @@ fn header(ui: &mut Ui, strip: Rect, data: &Timeline, state: &mut TimelineState, 
 
 /// Every moment, a line for each tier that ever held anything.
 fn csv(data: &Timeline) -> String {
-    let mut out = String::from("seconds,step,where,total_bytes");
-    for used_for in UsedFor::ALL {
-        out.push_str(&format!(",{}", field(used_for.label())));
-    }
-    out.push('\n');
-    let tiers =
-        Tier::ALL.into_iter().filter(|tier| data.moments.iter().any(|m| m.total(*tier) > 0)).collect::<Vec<_>>();
+    let head = ["seconds", "step", "where", "total_bytes"].into_iter();
+    let mut table = Table::new(head.chain(UsedFor::ALL.iter().map(|u| u.label())));
+    let tiers: Vec<Tier> =
+        Tier::ALL.into_iter().filter(|tier| data.moments.iter().any(|m| m.total(*tier) > 0)).collect();
     for moment in &data.moments {
         for tier in &tiers {
-            out.push_str(&format!(
-                "{:.6},{},{},{}",
-                moment.seconds,
-                moment.step,
-                tier.label(data.gpu),
-                moment.total(*tier)
-            ));
-            for bytes in moment.held[*tier as usize] {
-                out.push_str(&format!(",{bytes}"));
-            }
-            out.push('\n');
+            let (seconds, step) = (format!("{:.6}", moment.seconds), moment.step.to_string());
+            let about = [seconds, step, tier.label(data.gpu).to_owned(), moment.total(*tier).to_string()];
+            let held = moment.held[*tier as usize].iter().map(u64::to_string);
+            table.row(about.into_iter().chain(held));
         }
     }
-    out
+    table.text()
 }

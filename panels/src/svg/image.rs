@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::Cursor;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use egui::{Color32, ColorImage, Context, Id, Rect, TextureId};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
@@ -83,7 +85,7 @@ impl Writer<'_> {
             self.out,
             "<image {} preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\"{opacity} href=\"data:image/png;base64,{}\"/>",
             self.area(rect),
-            base64(&png)
+            STANDARD.encode(&png)
         );
     }
 }
@@ -101,7 +103,7 @@ impl Writer<'_> {
         let _ = writeln!(
             self.out,
             "<pattern id=\"{name}\" patternUnits=\"userSpaceOnUse\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"><image width=\"{w}\" height=\"{h}\" preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/></pattern>\n<rect {} fill=\"url(#{name})\"/>",
-            base64(&png),
+            STANDARD.encode(&png),
             self.area(rect)
         );
     }
@@ -129,19 +131,4 @@ fn png(image: &ColorImage, uv: Rect) -> Option<Vec<u8>> {
     let (width, height) = (u32::try_from(columns.len()).ok()?, u32::try_from(rows.len()).ok()?);
     PngEncoder::new(&mut out).write_image(&bytes, width, height, ExtendedColorType::Rgba8).ok()?;
     Some(out.into_inner())
-}
-
-/// RFC 4648, with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let at = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
-        let word = at(0) << 16 | at(1) << 8 | at(2);
-        for digit in 0..4 {
-            let index = (word >> (18 - 6 * digit) & 63) as usize;
-            out.push(if digit <= three.len() { char::from(DIGITS[index]) } else { '=' });
-        }
-    }
-    out
 }

@@ -120,7 +120,7 @@ fn a_texture_that_is_remembered_is_in_the_file() {
     let parsed = roxmltree::Document::parse(&with).unwrap();
     let node = parsed.descendants().find(|n| n.has_tag_name("image")).unwrap();
     let data = node.attribute("href").unwrap().strip_prefix("data:image/png;base64,").unwrap();
-    assert!(data.starts_with(&image::base64(b"\x89PNG\r\n\x1a\n")[..10]));
+    assert!(data.starts_with("iVBORw0KGg"), "a PNG begins with its signature");
     assert_eq!(node.attribute("width"), Some("40"));
     assert_eq!(
         roxmltree::Document::parse(&without).unwrap().descendants().filter(|n| n.has_tag_name("image")).count(),
@@ -128,12 +128,6 @@ fn a_texture_that_is_remembered_is_in_the_file() {
     );
     remember(&context, TextureId::Managed(7), None);
     assert!(image::all(&context).is_empty());
-    // RFC 4648, section 10.
-    for (plain, code) in
-        [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
-    {
-        assert_eq!(image::base64(plain.as_bytes()), code);
-    }
 }
 
 #[test]

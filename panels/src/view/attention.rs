@@ -92,7 +92,7 @@ pub struct Map {
     pub head: (usize, usize),
     /// Position of the query of each row.
     pub queries: Vec<u32>,
-    /// Columns.
+    /// Positions that a row has room for, held or not.
     pub columns: usize,
     /// `(queries, columns)`: the square root of the weight, 255 for 1. 0 where the key was not in the cache.
     pub values: Vec<u8>,
@@ -130,9 +130,9 @@ impl Map {
 pub struct Eviction {
     /// Decoding step; 0 at the end of the prompt.
     pub step: usize,
-    /// Layer.
+    /// Layer, from 0.
     pub layer: u16,
-    /// KV head.
+    /// KV head within the layer, from 0.
     pub head: u16,
     /// Position of its token.
     pub position: u32,
@@ -143,9 +143,9 @@ pub struct Eviction {
 pub struct Merge {
     /// Decoding step; 0 at the end of the prompt.
     pub step: usize,
-    /// Layer.
+    /// Layer, from 0.
     pub layer: u16,
-    /// KV head.
+    /// KV head within the layer, from 0.
     pub head: u16,
     /// Position of its token.
     pub position: u32,

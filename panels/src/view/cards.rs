@@ -18,7 +18,7 @@ pub struct Card {
     pub key: String,
     /// Its words on screen: `Tokens to keep`.
     pub title: String,
-    /// One sentence.
+    /// What it is about, in one sentence.
     pub sentence: String,
     /// Shown only under Advanced.
     pub advanced: bool,
@@ -37,11 +37,11 @@ pub struct Variant {
     pub id: String,
     /// Its name on screen.
     pub title: String,
-    /// What it does.
+    /// What it does, in one sentence.
     pub sentence: String,
     /// Where it comes from.
     pub paper: String,
-    /// The chosen one.
+    /// True for the choice that is made.
     pub chosen: bool,
     /// Shown without asking for all techniques.
     pub common: bool,
@@ -88,7 +88,7 @@ pub struct Knob {
     pub label: String,
     /// The paper's name for it, where it differs.
     pub paper_name: String,
-    /// One sentence.
+    /// What it is about, in one sentence.
     pub sentence: String,
     /// `rows`, `tokens`, `ratio`, or empty.
     pub unit: String,
@@ -105,16 +105,16 @@ pub struct Knob {
 pub enum Kind {
     /// A whole number.
     Int {
-        /// Least.
+        /// The least value allowed.
         min: i64,
-        /// Most.
+        /// The greatest value allowed.
         max: i64,
     },
     /// A number.
     Float {
-        /// Least.
+        /// The least value allowed.
         min: f64,
-        /// Most.
+        /// The greatest value allowed.
         max: f64,
     },
     /// true or false.

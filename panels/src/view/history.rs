@@ -24,7 +24,7 @@ pub struct RunLine {
     pub name: String,
     /// When, as the local clock said: `2026-11-24 14:03`.
     pub when: String,
-    /// The model.
+    /// The model's name.
     pub model: String,
     /// What differs from the defaults, in a few words.
     pub choices: String,
@@ -62,7 +62,7 @@ pub struct Pair {
 /// A figure of both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// What.
+    /// What is compared: `measured peak`.
     pub label: String,
     /// Of each, with its unit; `—` when not measured.
     pub values: [String; 2],

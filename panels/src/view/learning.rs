@@ -84,7 +84,7 @@ pub struct Mark {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// Question by question.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<HeldOutQuestion>,
     /// Why there is nothing yet, or what is being waited for.
     pub note: String,
     /// The button that fills it makes sense now.
@@ -93,7 +93,7 @@ pub struct Samples {
 
 /// A held-out question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct HeldOutQuestion {
     /// The question.
     pub prompt: String,
     /// What the data has there.

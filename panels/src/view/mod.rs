@@ -18,7 +18,7 @@ pub use accuracy::{Accuracy, Axis, Dot, Series};
 pub use attention::{Attention, Eviction, Grid, Kept, Map, Merge};
 pub use cards::{Card, Kind, Knob, Price, Section, Variant};
 pub use history::{Delta, History, Pair, RunLine};
-pub use learning::{Asked, Course, Fit, Learning, Mark, Samples};
+pub use learning::{Course, Fit, HeldOutQuestion, Learning, Mark, Samples};
 pub use places::{Moved, Piece, Places};
 pub use text::{Adapter, AdapterUse, Chat, Role, Text, Token, Turn, Written};
 pub use timeline::{Moment, Span, Timeline};
@@ -162,7 +162,7 @@ pub struct BarSegment {
     pub label: String,
     /// Its length.
     pub bytes: u64,
-    /// Its colour.
+    /// What its bytes are used for, which is its colour.
     pub used_for: UsedFor,
     /// How its bytes come about, with this model's numbers in it; empty when there is no formula.
     pub formula: String,

@@ -28,11 +28,11 @@ pub struct Piece {
     pub group: String,
     /// Type and shape, in words: `q4_1 (1536, 576)`.
     pub detail: String,
-    /// What for.
+    /// What its bytes are used for.
     pub used_for: UsedFor,
-    /// Where.
+    /// The tier that holds it.
     pub tier: Tier,
-    /// Bytes.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 

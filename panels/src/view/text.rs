@@ -65,16 +65,16 @@ pub enum Role {
     /// The person.
     #[default]
     User,
-    /// The model.
+    /// The model answers.
     Assistant,
 }
 
 /// One message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Who.
+    /// Who said it.
     pub role: Role,
-    /// What.
+    /// The message, without the template's tokens.
     pub content: String,
 }
 

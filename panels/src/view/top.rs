@@ -11,7 +11,7 @@ pub struct Mode {
     pub label: String,
     /// One sentence on hover.
     pub sentence: String,
-    /// The chosen one.
+    /// True for the one that is chosen.
     pub chosen: bool,
 }
 
@@ -85,7 +85,7 @@ pub struct Device {
     pub name: String,
     /// One line about it: memory, bandwidth.
     pub detail: String,
-    /// The chosen one.
+    /// True for the one that is chosen.
     pub chosen: bool,
     /// False for a machine that is not here: plans only.
     pub runs: bool,
@@ -104,9 +104,9 @@ pub struct Field {
     pub sentence: String,
     /// Its value.
     pub value: u64,
-    /// Least.
+    /// The least value allowed.
     pub min: u64,
-    /// Most.
+    /// The greatest value allowed.
     pub max: u64,
     /// The largest value that fits with everything else as chosen, 0 when none does; `None` where that is not computed.
     pub fits: Option<u64>,
@@ -128,7 +128,7 @@ pub struct Limit {
 /// A mark on the slider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tick {
-    /// Where.
+    /// Where it stands on the scale, in bytes.
     pub bytes: u64,
     /// What: `256 MiB`, `RTX 4090`, `this machine`.
     pub label: String,

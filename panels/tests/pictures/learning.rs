@@ -5,7 +5,7 @@ use egui::{Key, Theme};
 use egui_kittest::SnapshotResults;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use ullage_panels::pictures::{learning, text};
-use ullage_panels::view::{Adapter, AdapterUse, Asked, Course, Fit, Learning, Mark, Samples, Text};
+use ullage_panels::view::{Adapter, AdapterUse, Course, Fit, HeldOutQuestion, Learning, Mark, Samples, Text};
 use ullage_panels::{Action, Linked};
 
 use crate::{asked, driven, look, sized};
@@ -92,7 +92,7 @@ fn what_fits_is_listed_least_first_and_chosen_by_a_press() {
 }
 
 fn said() -> Text {
-    let asked = |i: usize, right: bool| Asked {
+    let asked = |i: usize, right: bool| HeldOutQuestion {
         prompt: format!("English: the {} fox sleeps\nTova:", ["red", "blue"][i]),
         expected: Some(" rigo vaki gufo\n".into()),
         said: vec![

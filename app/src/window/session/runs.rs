@@ -6,37 +6,40 @@ use std::sync::Arc;
 use ullage_core::config::Config;
 use ullage_core::job::{Command, Order};
 use ullage_core::report::protocol::Failure;
-use ullage_panels::view::{History, Sets};
+use ullage_panels::view::Sets;
 use ullage_panels::words as figures;
 
-use super::super::live::{Live, Prompt};
-use super::super::opener::Wanted;
-use super::super::runner::{Line, Running, Told};
-use super::super::{document, files, planner};
-use super::{Point, Session};
+use super::super::files::FileRequest;
+use super::super::live::{Live, Prompt, SeriesLabel};
+use super::super::message::RunMessage;
+use super::super::opened::Wanted;
+use super::super::runner::Running;
+use super::super::state::Point;
+use super::super::{document, planner};
+use super::Session;
 
 impl Session {
     pub(super) fn replay(&mut self, live: Live) {
-        self.moment = None;
+        self.state.moment = None;
         self.know_learned(&live);
-        self.replayed = Some(live);
+        self.state.replayed = Some(live);
     }
 
     pub(super) fn open_run(&mut self, name: String) {
-        self.moment = None;
-        if self.live.as_ref().is_some_and(|l| l.name == name) {
-            self.replayed = None;
+        self.state.moment = None;
+        if self.state.live.as_ref().is_some_and(|l| l.name == name) {
+            self.state.replayed = None;
         } else {
-            self.order(files::Order::Replay(name));
+            self.order(FileRequest::Replay(name));
         }
     }
 
     pub(super) fn take(&mut self, name: &str) {
-        let here = self.shown().filter(|l| l.name == name).and_then(|l| l.config().cloned());
-        let card = || self.cards.iter().find(|c| c.line.name == name).and_then(|c| c.config.clone());
+        let here = self.state.shown().filter(|l| l.name == name).and_then(|l| l.config().cloned());
+        let card = || self.state.runs.iter().find(|c| c.line.name == name).and_then(|c| c.config.clone());
         match here.or_else(card) {
             Some(config) => {
-                self.document.replace("Take a run's configuration", config, None);
+                self.state.document.replace("Take a run's configuration", config, None);
                 self.changed();
             }
             None => {
@@ -46,105 +49,82 @@ impl Session {
     }
 
     pub(super) fn delete(&mut self, name: String) {
-        if self.running.is_some() && self.live.as_ref().is_some_and(|l| l.name == name) {
+        if self.state.running && self.state.live.as_ref().is_some_and(|l| l.name == name) {
             self.notice("The run was not deleted", "It is going on; stop it first.", false);
             return;
         }
-        if self.replayed.as_ref().is_some_and(|l| l.name == name) {
-            self.replayed = None;
+        if self.state.replayed.as_ref().is_some_and(|l| l.name == name) {
+            self.state.replayed = None;
         }
-        if self.pair.as_ref().is_some_and(|p| p.names.contains(&name)) {
-            self.pair = None;
+        if self.state.pair.as_ref().is_some_and(|p| p.names.contains(&name)) {
+            self.state.pair = None;
         }
-        self.order(files::Order::Delete(name));
-    }
-
-    /// Why a run cannot begin now; empty when it can.
-    pub(in super::super) fn blocked(&self) -> String {
-        let wanted = Wanted::of(self.document.config());
-        match &self.opened {
-            _ if self.opening.is_some() => "A model is being opened.".into(),
-            _ if self.merging.is_some() => "An adapter is being merged.".into(),
-            Some(opened) if opened.wanted == wanted => match &self.plan {
-                _ if self.familiar.is_some() => {
-                    let name = self.familiar.as_ref().map_or("", |(card, _)| card.name);
-                    format!("This is a plan for {name}; choose a device of this machine to run.")
-                }
-                _ if self.probing.is_some() => "This machine is being measured.".into(),
-                None if self.planning => "It is being planned.".into(),
-                None => self.no_plan.clone(),
-                Some(plan) => plan.over.as_ref().map_or(String::new(), |over| {
-                    let beyond = over.needed.saturating_sub(over.budget);
-                    format!("It needs {} more than the memory limit.", ullage_panels::words::bytes(beyond))
-                }),
-            },
-            _ => "No model is open.".into(),
-        }
+        self.order(FileRequest::Delete(name));
     }
 
     /// Starts the configuration as it is.
-    pub(super) fn run(&mut self, line: Line) {
-        let why = self.blocked();
+    pub(super) fn run(&mut self, line: SeriesLabel) {
+        let why = self.state.blocked();
         // A plan that is being made anew is no reason to wait: the run plans for itself.
-        if !why.is_empty() && !self.planning {
+        if !why.is_empty() && !self.state.planning {
             self.notice("It cannot run yet", &why, false);
             return;
         }
-        let config = self.document.config().clone();
+        let config = self.state.document.config().clone();
         self.start(config, line);
     }
 
-    pub(super) fn start(&mut self, config: Config, line: Line) {
-        if self.running.is_some() {
+    pub(super) fn start(&mut self, config: Config, line: SeriesLabel) {
+        if self.state.running {
             self.notice("A run is going on", "Stop it, or wait until it is done.", false);
             return;
         }
-        let Some(opened) = self.opened.clone().filter(|o| o.wanted == Wanted::of(&config)) else {
-            self.notice("There is nothing to run", &self.blocked(), false);
+        let Some(opened) = self.state.opened.clone().filter(|o| o.wanted == Wanted::of(&config)) else {
+            self.notice("There is nothing to run", &self.state.blocked(), false);
             return;
         };
         let keep = self.keep(&config);
         let order = Order {
             config,
             model: Arc::clone(&opened.model),
-            machine: (*self.machine).clone(),
+            machine: (*self.state.machine).clone(),
             base: PathBuf::from("."),
             dump: None,
             keep,
         };
-        self.moment = None;
-        self.stopping = false;
-        self.replayed = None;
+        self.state.moment = None;
+        self.state.stopping = false;
+        self.state.replayed = None;
         self.series = line.clone();
-        match Running::start(order, opened, self.runs(), line, self.pace.clone(), self.outbox.clone()) {
+        match Running::start(order, opened, self.state.runs_folder(), line, self.pace.clone(), self.outbox.clone()) {
             Ok(running) => {
-                self.running = Some(running);
-                self.live = Some(Live::new("new run".into(), Prompt::default()));
+                (self.run, self.state.running) = (Some(running), true);
+                self.state.live = Some(Live::new("new run".into(), Prompt::default()));
             }
             Err(e) => self.notice("The run did not start", &e.to_string(), true),
         }
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        if let Some(running) = &self.running {
+        if let Some(running) = &self.run {
             running.send(command);
         }
     }
 
-    pub(super) fn told(&mut self, told: Told) {
-        match told {
-            Told::Began { name, prompt } => self.live = Some(Live::new(name, prompt)),
-            Told::Events(events) => {
+    pub(super) fn run_sent(&mut self, message: RunMessage) {
+        match message {
+            RunMessage::Began { name, prompt } => self.state.live = Some(Live::new(name, prompt)),
+            RunMessage::Events(events) => {
                 // The view lets go of what it shares, so that what comes is added in place and not to a copy of it all.
                 self.view.text = Arc::default();
                 self.view.timeline = Arc::default();
                 self.view.attention = Arc::default();
                 self.view.learning = None;
-                if let Some(live) = &mut self.live {
+                if let Some(live) = &mut self.state.live {
                     events.iter().for_each(|e| live.add(e));
                 }
             }
-            Told::Unsaved(why) => {
+            RunMessage::Unsaved(why) => {
                 self.notice(
                     "The run is not saved",
                     &format!(
@@ -154,14 +134,14 @@ impl Session {
                     true,
                 );
             }
-            Told::Over => self.over(),
+            RunMessage::Ended => self.over(),
         }
     }
 
     pub(super) fn over(&mut self) {
-        self.running = None;
-        self.stopping = false;
-        let Some(live) = &mut self.live else { return };
+        (self.run, self.state.running) = (None, false);
+        self.state.stopping = false;
+        let Some(live) = &mut self.state.live else { return };
         live.close();
         let config = live.config().cloned();
         if let Some(error) = live.error().filter(|e| e.kind != "cancelled").cloned() {
@@ -172,18 +152,18 @@ impl Session {
             }
         }
         self.learned();
-        self.files.order(files::Order::List);
-        if let Some(Point { line, config }) = self.queue.pop_front() {
+        self.files.order(FileRequest::List);
+        if let Some(Point { line, config }) = self.state.queue.pop_front() {
             self.start(config, line);
-            if self.running.is_none() {
+            if !self.state.running {
                 // What stopped this point would stop the others.
-                self.queue.clear();
+                self.state.queue.clear();
             }
         }
     }
 
     /// A run was refused for a limit: on its own it is said with what would help, a point of a sweep joins those that did not fit.
-    fn too_large(&mut self, error: &Failure, needed: u64, config: &Config, line: &Line) {
+    fn too_large(&mut self, error: &Failure, needed: u64, config: &Config, line: &SeriesLabel) {
         let limit = config.budget.device.0;
         let words = format!("{} of {}", figures::bytes(needed), figures::bytes(limit));
         if line.series.is_empty() {
@@ -197,25 +177,30 @@ impl Session {
             return;
         }
         let title = format!("{}: not every point fits the memory limit", line.series);
-        let before = self.notices.iter().position(|n| n.title == title).map(|at| self.notices.remove(at).detail + "\n");
+        let before = self
+            .state
+            .notices
+            .iter()
+            .position(|n| n.title == title)
+            .map(|at| self.state.notices.remove(at).detail + "\n");
         let detail = format!("{}{}: {words}", before.unwrap_or_default(), line.label);
         self.notice(&title, &detail, false);
     }
 
     pub(super) fn sweep(&mut self, name: &str, points: Vec<Sets>) {
-        let base = self.document.config().clone();
+        let base = self.state.document.config().clone();
         for sets in points {
             let label = point_label(&sets);
             match document::with(&base, &sets) {
                 Ok(config) => {
-                    let line = Line { series: name.to_owned(), label };
-                    self.queue.push_back(Point { line, config });
+                    let line = SeriesLabel { series: name.to_owned(), label };
+                    self.state.queue.push_back(Point { line, config });
                 }
                 Err(e) => self.notice(&format!("{name}: a point is left out"), &format!("{label}: {e}"), false),
             }
         }
-        if self.running.is_none()
-            && let Some(Point { line, config }) = self.queue.pop_front()
+        if !self.state.running
+            && let Some(Point { line, config }) = self.state.queue.pop_front()
         {
             self.start(config, line);
         }
@@ -233,24 +218,4 @@ fn point_label(sets: &[(String, String)]) -> String {
     let chooses = |key: &str| ["kv.", "weights.", "place.", "train."].iter().any(|p| key.starts_with(p));
     let own: Vec<_> = sets.iter().filter(|(key, _)| chooses(key)).cloned().collect();
     planner::in_words(if own.is_empty() { sets } else { &own })
-}
-
-/// The history's part of the view.
-pub(in super::super) fn history_view(session: &Session) -> History {
-    let open = session.shown().map_or("", |l| l.name.as_str());
-    let runs = session.cards.iter().map(|c| {
-        let mut line = c.line.clone();
-        line.open = line.name == open;
-        line
-    });
-    History {
-        runs: runs.collect(),
-        folder: session.runs().display().to_string(),
-        bytes: session.cards.iter().map(|c| c.line.bytes).sum(),
-        pair: session.pair.clone(),
-        blocked: match session.running {
-            Some(_) => "A run is going on.".into(),
-            None => session.blocked(),
-        },
-    }
 }

@@ -2,39 +2,29 @@
 
 use ullage_core::config::{Role, Turn};
 
-use super::super::runner::Line;
+use super::super::live::SeriesLabel;
 use super::Session;
 
 impl Session {
-    /// What the model answered to the prompt as it stands, if it did.
-    pub(super) fn answer(&self) -> Option<String> {
-        let now = &self.document.config().run;
-        let live = self.live.as_ref().filter(|l| l.over)?;
-        let then = &live.config()?.run;
-        let same = then.chat && (&then.prompt, &then.turns, &then.system) == (&now.prompt, &now.turns, &now.system);
-        let text = live.report.output.first().map(|o| o.text.clone())?;
-        (same && !text.is_empty()).then_some(text)
-    }
-
     /// Changes what is said and answers it.
     pub(super) fn converse(&mut self, what: &str, prompt: &str, turns: Vec<Turn>) {
-        let mut config = self.document.config().clone();
+        let mut config = self.state.document.config().clone();
         config.run.turns = turns;
         prompt.clone_into(&mut config.run.prompt);
         if let Err(e) = ullage_core::catalog::check(&config) {
             self.notice(&format!("{what}: not changed"), &e.to_string(), true);
             return;
         }
-        self.document.replace(what, config, None);
+        self.state.document.replace(what, config, None);
         self.changed();
-        self.run(Line::default());
+        self.run(SeriesLabel::default());
     }
 
     pub(super) fn say(&mut self, text: &str) {
-        let run = &self.document.config().run;
+        let run = &self.state.document.config().run;
         let mut turns = run.turns.clone();
         if run.chat
-            && let Some(answer) = self.answer()
+            && let Some(answer) = self.state.answer()
         {
             turns.push(Turn { role: Role::User, content: run.prompt.clone() });
             turns.push(Turn { role: Role::Assistant, content: answer });
@@ -44,18 +34,18 @@ impl Session {
 
     /// Answers the newest message once more; with chance in it, by another seed.
     pub(super) fn regenerate(&mut self) {
-        let mut config = self.document.config().clone();
+        let mut config = self.state.document.config().clone();
         if config.run.sampling.temperature > 0.0 {
             config.run.seed = config.run.seed.wrapping_add(1) & i64::MAX as u64;
-            self.document.replace("Answer again", config, None);
+            self.state.document.replace("Answer again", config, None);
             self.changed();
         }
-        self.run(Line::default());
+        self.run(SeriesLabel::default());
     }
 
     /// Message `at` says something else, and what came after it is forgotten.
     pub(super) fn edit(&mut self, at: usize, content: &str) {
-        let run = &self.document.config().run;
+        let run = &self.state.document.config().run;
         let mut turns = run.turns.clone();
         match turns.get(at).map(|t| t.role) {
             Some(Role::Assistant) => {
@@ -69,9 +59,9 @@ impl Session {
             None if at > turns.len() => {
                 turns.push(Turn { role: Role::User, content: run.prompt.clone() });
                 turns.push(Turn { role: Role::Assistant, content: content.to_owned() });
-                let mut config = self.document.config().clone();
+                let mut config = self.state.document.config().clone();
                 (config.run.turns, config.run.prompt) = (turns, String::new());
-                self.document.replace("Change an answer", config, None);
+                self.state.document.replace("Change an answer", config, None);
                 self.changed();
             }
             _ => {
@@ -84,9 +74,9 @@ impl Session {
     pub(super) fn clear_chat(&mut self) {
         let sets = [("run.turns".to_owned(), String::new()), ("run.prompt".to_owned(), "\"\"".to_owned())];
         self.set("Start the conversation again", &sets, None);
-        if self.running.is_none() {
-            self.live = None;
-            self.replayed = None;
+        if !self.state.running {
+            self.state.live = None;
+            self.state.replayed = None;
         }
     }
 }

@@ -7,10 +7,10 @@ use ullage_core::kv;
 use ullage_core::schema::{self, About, KnobKind};
 use ullage_panels::view::{Card, Kind, Knob, Section, Variant};
 
-use super::words;
+use super::super::words;
 
 /// The choice of an axis in `config`: `Err` with both when keys and values differ.
-fn chosen(config: &Config, axis: &Axis) -> Option<Result<&Choice, (&Choice, &Choice)>> {
+fn chosen<'a>(config: &'a Config, axis: &Axis) -> Option<Result<&'a Choice, (&'a Choice, &'a Choice)>> {
     let all = config.choices();
     let mut of = all.iter().filter(|(a, ..)| *a == axis).map(|(.., choice)| *choice);
     let first = of.next()?;

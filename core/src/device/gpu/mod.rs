@@ -60,7 +60,7 @@ impl Precision {
 pub fn check(shape: &ModelShape) -> Result<()> {
     let refuse = |why: String| Err(Error::refused("machine.device = cuda with a [train] section", why));
     for t in shape.tensors() {
-        if !WEIGHT_TYPES.contains(&t.ty) {
+        if t.ty.block().is_none_or(|ty| !WEIGHT_TYPES.contains(&ty)) {
             let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
             return refuse(format!("{} is {}, and a GPU decodes so far: {}", t.name, t.ty, types.join(", ")));
         }

@@ -202,7 +202,7 @@ impl GpuForward {
         let (hidden, d, nq, nkv) = (self.shape.hidden, of.dim, of.q(), of.kv());
         let linear = |role: Role, x: View<'_>, y: View<'_>| {
             let t = s.tensors.need(role)?;
-            k.linear(t.ty, unit.role(&s.tensors, role)?, (t.rows, t.cols), x, m, y, t.rows)?;
+            k.linear(t.block()?, unit.role(&s.tensors, role)?, (t.rows, t.cols), x, m, y, t.rows)?;
             self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, role, x, m, y, workspace.low.view()))
         };
         let [a, b, c] = workspace.sizes.parts;

@@ -43,9 +43,15 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
         return Err(Error::refused("run.compute = int8", "a GPU computes in f32; leave run.compute = exact"));
     }
     described(held)?;
+    if let Some(kind) = held.adapter.as_ref().and_then(AdapterShape::gains) {
+        return Err(Error::refused(
+            format!("model.adapter by {} with machine.device = cuda", kind.0.id()),
+            "a GPU runs adapters without magnitudes so far; merge it first (`ullage merge`)",
+        ));
+    }
     let factors = held.adapter.iter().flat_map(|a| a.each(held));
     for t in held.tensors().cloned().chain(factors) {
-        if !WEIGHT_TYPES.contains(&t.ty) {
+        if t.ty.block().is_none_or(|ty| !WEIGHT_TYPES.contains(&ty)) {
             let types: Vec<_> = WEIGHT_TYPES.iter().map(|t| t.as_str()).collect();
             let reason = format!(
                 "{} is {}, and a GPU decodes so far: {}; requantize with weights.format",
@@ -211,5 +217,5 @@ pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<R
 /// Over budget, where `ledger` has one.
 pub fn plan_adapter(shape: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
     let _upload = ledger.reserve(UPLOAD, adapter_upload_bytes(shape) as u64)?;
-    crate::forward::adapter::plan(shape, ledger, held)
+    crate::forward::adapter::plan(shape, 1, ledger, held)
 }

@@ -7,7 +7,7 @@ use crate::schema::{About, Entry, ON_ALL, ON_CPU, axes};
 
 macro_rules! formats {
     ($($name:ident = $ty:ident $id:literal $common:literal $runs:ident $paper:literal $sentence:literal;)+) => {
-        $(static $name: Entry<dyn Format> = Entry {
+        $(pub(super) static $name: Entry<dyn Format> = Entry {
             about: About {
                 id: $id,
                 title: $id,
@@ -19,8 +19,6 @@ macro_rules! formats {
             },
             build: |_| Ok(Box::new(Block(BlockType::$ty))),
         };)+
-        /// The variants.
-        pub const ENTRIES: &[&Entry<dyn Format>] = &[$(&$name),+];
     };
 }
 

@@ -1,6 +1,7 @@
 //! kv.format: how an element is kept.
 
 mod block;
+mod kivi;
 
 use super::Format;
 use crate::config::Choice;
@@ -8,7 +9,18 @@ use crate::error::Result;
 use crate::schema::{self, Entry};
 
 /// The variants.
-pub const ENTRIES: &[&Entry<dyn Format>] = block::ENTRIES;
+pub const ENTRIES: &[&Entry<dyn Format>] = &[
+    &block::F16,
+    &block::F32,
+    &block::BF16,
+    &block::Q8_0,
+    &block::Q5_1,
+    &block::Q5_0,
+    &block::Q4_1,
+    &block::Q4_0,
+    &block::IQ4_NL,
+    &kivi::ENTRY,
+];
 
 /// Bits that an element costs as `choice`, which stands at `key`, keeps it.
 ///

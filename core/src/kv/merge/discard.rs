@@ -1,6 +1,7 @@
 //! Rows that go are gone.
 
-use crate::kv::{Folded, Merge, cache::LayerCache};
+use crate::error::Result;
+use crate::kv::{Fold, Folded, Merge};
 use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
@@ -19,5 +20,7 @@ pub static ENTRY: Entry<dyn Merge> = Entry {
 struct Discard;
 
 impl Merge for Discard {
-    fn fold(&self, _layer: &mut LayerCache, _head: usize, _kept: &[u32], _folded: &mut Folded<'_>) {}
+    fn fold(&self, _fold: Fold<'_>, _folded: &mut Folded<'_>) -> Result<()> {
+        Ok(())
+    }
 }

@@ -1,7 +1,7 @@
 //! Every row stays.
 
 use crate::config::KvBudget;
-use crate::kv::{HeadView, Select, When};
+use crate::kv::{HeadView, Rhythm, Select};
 use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
@@ -39,8 +39,8 @@ impl Select for Full {
         true
     }
 
-    fn when(&self) -> When {
-        When::AfterAttention
+    fn rhythm(&self) -> Rhythm {
+        Rhythm::Once
     }
 
     fn keep(&self, view: HeadView<'_>, keep: &mut [u32]) -> usize {

@@ -1,6 +1,6 @@
 //! Heavy hitters and a recent window, chosen by accumulated attention: H2O (arXiv 2306.14048).
 
-use crate::kv::{HeadView, Need, RowMeta, Select, When};
+use crate::kv::{HeadView, Needs, Rhythm, RowMeta, Select};
 use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, axes};
 
 const RATIO: KnobKind = KnobKind::Float { min: 0.0, max: 1.0 };
@@ -51,6 +51,24 @@ pub static ENTRY: Entry<dyn Select> = Entry {
                 unit: "rows",
                 sentence: "Recent tokens as a number of rows; replaces recent_ratio.",
             },
+            Knob {
+                id: "n_sink",
+                label: "First tokens",
+                paper_name: "",
+                kind: KnobKind::Int { min: 0, max: 4096 },
+                default: Default::Int(0),
+                unit: "rows",
+                sentence: "First tokens that stay among the heavy hitters whatever their score; H2O has none, D2O 4.",
+            },
+            Knob {
+                id: "interval",
+                label: "Tokens between evictions",
+                paper_name: "",
+                kind: KnobKind::Int { min: 1, max: 1 << 16 },
+                default: Default::Int(1),
+                unit: "tokens",
+                sentence: "While decoding, rows leave each time this many stand above the quota; 1 is the paper's every step.",
+            },
         ],
         candidates: &[
             Candidate {
@@ -84,6 +102,8 @@ pub static ENTRY: Entry<dyn Select> = Entry {
         Ok(Box::new(H2o {
             heavy: Share { ratio: knobs.float("heavy_ratio"), size: knobs.given_int("hh_size") },
             recent: Share { ratio: knobs.float("recent_ratio"), size: knobs.given_int("recent_size") },
+            n_sink: knobs.int("n_sink"),
+            interval: knobs.int("interval"),
         }))
     },
 };
@@ -103,6 +123,8 @@ impl Share {
 struct H2o {
     heavy: Share,
     recent: Share,
+    n_sink: usize,
+    interval: usize,
 }
 
 impl H2o {
@@ -127,37 +149,17 @@ impl Select for H2o {
         RowMeta { score: true, position: true }
     }
 
-    fn need(&self) -> Need {
-        Need::ColumnSums
+    fn needs(&self) -> Needs {
+        Needs { columns: true, ..Needs::default() }
     }
 
-    fn when(&self) -> When {
-        When::AfterAttention
+    fn rhythm(&self) -> Rhythm {
+        Rhythm::Every(self.interval)
     }
 
     fn keep(&self, view: HeadView<'_>, keep: &mut [u32]) -> usize {
-        let HeadView { rows, scores, quota, prompt, .. } = view;
-        for (i, slot) in keep[..rows].iter_mut().enumerate() {
-            *slot = i as u32;
-        }
-        if rows <= quota {
-            return rows;
-        }
-        let recent = self.recent_rows(prompt, quota);
-        let heavy = quota - recent;
-        let candidates = &mut keep[..rows - recent];
-        if heavy > 0 && heavy < candidates.len() {
-            // Largest score first; ties (and NaN, which cannot beat a number) go to the lower position.
-            candidates.select_nth_unstable_by(heavy - 1, |a, b| {
-                let (x, y) = (scores[*a as usize], scores[*b as usize]);
-                y.max(0.0).total_cmp(&x.max(0.0)).then(a.cmp(b))
-            });
-            candidates[..heavy].sort_unstable();
-        }
-        for i in 0..recent {
-            keep[heavy + i] = (rows - recent + i) as u32;
-        }
-        quota
+        let recent = self.recent_rows(view.prompt, view.quota);
+        super::keep_best(keep, view.rows, view.quota, self.n_sink, recent, view.scores)
     }
 }
 
@@ -166,7 +168,12 @@ mod tests {
     use super::*;
 
     fn policy(heavy: usize, recent: usize) -> H2o {
-        H2o { heavy: Share { ratio: 0.1, size: Some(heavy) }, recent: Share { ratio: 0.1, size: Some(recent) } }
+        H2o {
+            heavy: Share { ratio: 0.1, size: Some(heavy) },
+            recent: Share { ratio: 0.1, size: Some(recent) },
+            n_sink: 0,
+            interval: 1,
+        }
     }
 
     fn kept(policy: &H2o, scores: &[f32], quota: usize) -> Vec<u32> {
@@ -200,6 +207,15 @@ mod tests {
     }
 
     #[test]
+    fn first_tokens_stay_where_they_are_asked_for() {
+        let scores = [0.0, 0.1, 0.9, 0.2, 0.8, 0.3];
+        let p = |n_sink| H2o { n_sink, ..policy(3, 1) };
+        assert_eq!(kept(&p(0), &scores, 4), [2, 3, 4, 5]);
+        assert_eq!(kept(&p(2), &scores, 4), [0, 1, 2, 5]);
+        assert_eq!(kept(&p(9), &scores, 4), [0, 1, 2, 5], "no more than the heavy hitters' share");
+    }
+
+    #[test]
     fn ties_go_to_the_lower_position_and_sets_nest() {
         assert_eq!(kept(&policy(2, 0), &[0.5; 6], 2), [0, 1]);
         let scores: Vec<f32> = (0..40).map(|i| ((i * 37) % 11) as f32).collect();
@@ -213,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_shared_budget_keeps_the_knobs_proportion() {
-        let p = H2o { heavy: Share { ratio: 0.3, size: None }, recent: Share { ratio: 0.1, size: None } };
+        let (heavy, recent) = (Share { ratio: 0.3, size: None }, Share { ratio: 0.1, size: None });
+        let p = H2o { heavy, recent, ..policy(0, 0) };
         assert_eq!(p.recent_rows(1000, 100), 25);
         assert_eq!(p.recent_rows(1000, 400), 100);
         assert_eq!(p.own_rows(1000), Some(400));

@@ -1,6 +1,6 @@
 //! Attention sinks and a recent window: StreamingLLM (arXiv 2309.17453).
 
-use crate::kv::{HeadView, Positions, Select, When};
+use crate::kv::{HeadView, Positions, Rhythm, Select};
 use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 
 /// The catalogue entry.
@@ -69,8 +69,8 @@ impl Select for Window {
         self.positions
     }
 
-    fn when(&self) -> When {
-        When::BeforeAppend
+    fn rhythm(&self) -> Rhythm {
+        Rhythm::BeforeAppend
     }
 
     fn keep(&self, view: HeadView<'_>, keep: &mut [u32]) -> usize {

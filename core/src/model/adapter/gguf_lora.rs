@@ -3,24 +3,23 @@
 
 use std::path::Path;
 
-use super::{About, Collector, Factor, Factors, Found, Part, Role, check, holds_factors};
+use super::{About, AdapterKind, Collector, Factor, Factors, Found, Role, check, holds_factors};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::model::arch;
 use crate::model::gguf::{Gguf, GgufWriter};
 use crate::shape::ModelShape;
 
-fn parse(name: &str) -> Option<(u64, Role, Part)> {
+/// The scheme of this layout.
+const KIND: &str = "lora";
+
+fn parse(name: &str, kind: AdapterKind) -> Option<(u64, Role, usize)> {
     let rest = name.strip_prefix("blk.")?;
     let (layer, rest) = rest.split_once('.')?;
     let (rest, which) = rest.rsplit_once('.')?;
-    let which = match which {
-        "lora_a" => Part::A,
-        "lora_b" => Part::B,
-        _ => return None,
-    };
+    let part = kind.0.parts().iter().position(|p| p.suffix == which)?;
     let linear = Role::LINEARS.into_iter().find(|l| l.gguf() == rest)?;
-    Some((layer.parse().ok()?, linear, which))
+    Some((layer.parse().ok()?, linear, part))
 }
 
 /// Reads the header of `file` and holds it against `model`.
@@ -36,9 +35,10 @@ pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
     let key = "adapter.lora.alpha";
     let alpha =
         file.f32(key)?.ok_or_else(|| file.error(key, "is missing; the adapter's scale is unknown without it"))?;
-    let mut found = Collector::new(model);
+    let kind = AdapterKind::find(KIND).unwrap_or_default();
+    let mut found = Collector::new(model, kind);
     for t in file.tensors() {
-        let Some((layer, linear, part)) = parse(&t.name) else {
+        let Some((layer, linear, part)) = parse(&t.name, kind) else {
             return Err(file.error(
                 &*t.name,
                 "is no factor of a layer's linear (q, k, v, output, gate, up, down), and leaving it out would change the results",
@@ -65,6 +65,12 @@ pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
 /// which this layout cannot express.
 pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
     check(shape, factors)?;
+    if let Some(f) = factors.iter().find(|f| !f.kind.0.gguf()) {
+        return Err(Error::refused(
+            "this adapter as GGUF",
+            format!("llama.cpp's layout has no {}; save it as PEFT, or merge it", f.kind.0.id()),
+        ));
+    }
     // The layout divides α by the rank, so α is what gives the right scale: with rsLoRA another one than PEFT's.
     let alphas = factors.iter().map(|f| about.scale(f.rank) * f.rank as f32);
     let alpha = alphas.clone().next().unwrap_or(about.alpha);
@@ -82,10 +88,12 @@ pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'
     let mut slices: Vec<&[f32]> = Vec::with_capacity(2 * factors.len());
     for f in factors {
         let w = shape.layers[f.layer].tensors.need(f.linear)?;
-        let name = |suffix: &str| format!("blk.{}.{}.{suffix}", f.layer, f.linear.gguf());
-        out.tensor(&name("lora_a"), BlockType::F32, &[w.cols, f.rank]);
-        out.tensor(&name("lora_b"), BlockType::F32, &[f.rank, w.rows]);
-        slices.extend([f.a, f.b]);
+        for (spec, part) in f.kind.0.parts().iter().zip(&f.parts) {
+            let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
+            let name = format!("blk.{}.{}.{}", f.layer, f.linear.gguf(), spec.suffix);
+            out.tensor(&name, BlockType::F32, &[cols, rows]);
+            slices.push(part);
+        }
     }
     let mut next = slices.into_iter();
     out.write(path, |_, sink| sink.put(bytemuck::cast_slice(next.next().unwrap_or_default())))?;

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::{AdapterFile, LowRank, Part, Role};
-use crate::blocks::{self, BlockType};
+use super::{AdapterFile, LowRank, PartSpec, Role};
+use crate::blocks::{self, BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
 use crate::model::{Model, Source};
 use crate::ops::ThreadTeam;
 use crate::shape::{ModelShape, TensorShape};
-use crate::weights::format::Target;
+use crate::weights::format::{Formats, Target};
 
 /// Bytes of f32 rows worked on at once.
 const RUN: usize = 8 << 20;
@@ -46,32 +46,35 @@ fn file_type(ty: BlockType) -> Option<u32> {
     })
 }
 
-/// The factors of one linear in f32.
+/// The parts of one linear in f32.
 struct Delta {
-    a: Vec<f32>,
-    b: Vec<f32>,
+    parts: Vec<Vec<f32>>,
     low: LowRank,
 }
 
 impl Delta {
     fn read(file: &AdapterFile, layer: usize, linear: Role, low: LowRank, w: &TensorShape) -> Result<Self> {
-        let factor = |part, ty: BlockType, rows: usize, cols: usize| -> Result<Vec<f32>> {
-            let mut stored = vec![0; ty.row_bytes(cols).unwrap_or(0) * rows];
-            file.read(layer, linear, part, &mut stored)?;
+        let part = |(i, spec): (usize, &PartSpec)| {
+            let (rows, cols) = spec.dims(low.rank, w.rows, w.cols);
             let mut wide = vec![0.0; rows * cols];
-            blocks::decode(ty, &stored, &mut wide).map_err(|e| Error::Internal(format!("{linear:?}: {e}")))?;
-            Ok(wide)
+            file.read_f32(layer, linear, i, &mut wide).map(|()| wide)
         };
-        Ok(Self { a: factor(Part::A, low.a, low.rank, w.cols)?, b: factor(Part::B, low.b, w.rows, low.rank)?, low })
+        Ok(Self { parts: low.kind.0.parts().iter().enumerate().map(part).collect::<Result<_>>()?, low })
     }
 
-    /// Adds its row `r` to `w`, `(cols)`.
-    fn add(&self, r: usize, w: &mut [f32]) {
+    /// Makes row `r` of the base, `(cols)`, that of the merged weight.
+    fn apply(&self, r: usize, w: &mut [f32]) {
+        let [a, b, ..] = &self.parts[..] else { return };
         let rank = self.low.rank;
-        for (b, a) in self.b[r * rank..(r + 1) * rank].iter().zip(self.a.chunks_exact(w.len())) {
+        for (b, a) in b[r * rank..(r + 1) * rank].iter().zip(a.chunks_exact(w.len())) {
             let f = self.low.scale * b;
             w.iter_mut().zip(a).for_each(|(w, a)| *w += f * a);
         }
+        let scheme = self.low.kind.0;
+        let Some(of) = scheme.gains().and_then(|i| self.parts.get(i)?.get(r)) else { return };
+        let norm = w.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+        let gain = 1.0 + self.low.strength * (scheme.gain(*of, norm) - 1.0);
+        w.iter_mut().for_each(|w| *w *= gain);
     }
 }
 
@@ -97,15 +100,13 @@ pub fn merge(
             "a GGUF file is written from a GGUF file, whose metadata and tokenizer it keeps; convert the model first",
         ));
     };
-    let held = target.apply(&model.shape)?;
+    let held = Formats::from(target).held(&model.shape)?;
     let mut writer = GgufWriter::default();
-    if let Target::Block(ty) = target
-        && let Some(n) = file_type(ty)
-    {
+    if let Some(n) = target.scheme().and_then(Scheme::block).and_then(file_type) {
         writer.u32("general.file_type", n);
     }
     writer.copy_metadata(file, |_| true)?;
-    let becomes = types(file, &model.shape, &held, target);
+    let becomes = types(file, &model.shape, &held, target)?;
     for (t, ty) in file.tensors().iter().zip(&becomes) {
         let dims: Vec<usize> = t.dims().iter().map(|d| *d as usize).collect();
         writer.tensor(&t.name, *ty, &dims);
@@ -139,14 +140,17 @@ fn place(shape: &ModelShape, name: &str) -> Option<(usize, Role)> {
 }
 
 /// The type that each tensor of `file` becomes; what is no matrix stays as it is.
-fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Vec<BlockType> {
-    let changed: std::collections::BTreeMap<&str, BlockType> = match target {
-        Target::Original => std::collections::BTreeMap::new(),
-        Target::Block(_) => {
-            stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1).map(|(s, h)| (&*s.name, h.ty)).collect()
+///
+/// # Errors
+/// A scheme that a GGUF file does not know.
+fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Result<Vec<BlockType>> {
+    let mut changed: std::collections::BTreeMap<&str, BlockType> = std::collections::BTreeMap::new();
+    if target.scheme().is_some() {
+        for (s, h) in stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1) {
+            changed.insert(&s.name, h.block()?);
         }
-    };
-    file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect()
+    }
+    Ok(file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect())
 }
 
 /// One tensor: copied as it stands, or decoded, changed and encoded run by run.
@@ -186,7 +190,7 @@ fn tensor(
             let done = blocks::decode(from.ty, raw, wide).and_then(|()| {
                 if let Some(delta) = delta {
                     let first = start + task * rows_each;
-                    wide.chunks_exact_mut(cols).enumerate().for_each(|(i, row)| delta.add(first + i, row));
+                    wide.chunks_exact_mut(cols).enumerate().for_each(|(i, row)| delta.apply(first + i, row));
                 }
                 blocks::encode(to.ty, wide, out)
             });

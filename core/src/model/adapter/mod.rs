@@ -25,25 +25,26 @@ use super::safetensors::SafeFile;
 use crate::blocks::{self, BlockType};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
+use crate::shape::MOST_PARTS;
 use crate::shape::ModelShape;
-pub use crate::shape::{AdapterShape, LowRank, Role};
+pub use crate::shape::{AdapterKind, AdapterShape, LowRank, PartSpec, Role};
 
 /// Largest rank that is supported.
 pub const MOST_RANK: usize = 1024;
 
-/// The factors of one linear, rows in GGUF's order; for writing.
-#[derive(Clone, Copy, Debug)]
+/// The numbers of one adapted linear, rows in GGUF's order; for writing.
+#[derive(Clone, Debug)]
 pub struct Factors<'a> {
     /// Its layer.
     pub layer: usize,
     /// Which linear.
     pub linear: Role,
+    /// By what scheme.
+    pub kind: AdapterKind,
     /// Rows of A.
     pub rank: usize,
-    /// `(rank, in)`.
-    pub a: &'a [f32],
-    /// `(out, rank)`.
-    pub b: &'a [f32],
+    /// The scheme's parts, in order.
+    pub parts: Vec<&'a [f32]>,
 }
 
 /// What an adapter says of itself when it is written.
@@ -75,32 +76,24 @@ impl About {
 fn check(shape: &ModelShape, factors: &[Factors<'_>]) -> Result<()> {
     for f in factors {
         let fits = shape.layers.get(f.layer).is_some_and(|layer| {
-            layer
-                .tensors
-                .get(f.linear)
-                .is_some_and(|w| f.rank > 0 && f.a.len() == f.rank * w.cols && f.b.len() == w.rows * f.rank)
+            layer.tensors.get(f.linear).is_some_and(|w| {
+                let specs = f.kind.0.parts();
+                let fits = |(spec, part): (&PartSpec, &&[f32])| {
+                    let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
+                    part.len() == rows * cols
+                };
+                f.rank > 0 && specs.len() == f.parts.len() && specs.iter().zip(&f.parts).all(fits)
+            })
         });
         if !fits {
+            let lens: Vec<_> = f.parts.iter().map(|p| p.len()).collect();
             return Err(Error::Internal(format!(
-                "an adapter of rank {} with {} and {} numbers does not fit {:?} of layer {}",
-                f.rank,
-                f.a.len(),
-                f.b.len(),
-                f.linear,
-                f.layer
+                "an adapter of rank {} with parts of {lens:?} numbers does not fit {:?} of layer {}",
+                f.rank, f.linear, f.layer
             )));
         }
     }
     Ok(())
-}
-
-/// The two factors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// `(rank, in)`.
-    A,
-    /// `(out, rank)`.
-    B,
 }
 
 #[derive(Debug)]
@@ -123,14 +116,14 @@ pub struct AdapterFile {
     /// Rows of q and k are in another order in the file.
     turned: bool,
     /// The file's tensors, by layer, linear and part.
-    names: Vec<BTreeMap<Role, [String; 2]>>,
+    names: Vec<BTreeMap<Role, Vec<String>>>,
     store: Store,
 }
 
 /// What a reader of one layout found: factors by layer, linear and part.
 struct Found {
     shape: AdapterShape,
-    names: Vec<BTreeMap<Role, [String; 2]>>,
+    names: Vec<BTreeMap<Role, Vec<String>>>,
 }
 
 impl AdapterFile {
@@ -166,6 +159,7 @@ impl AdapterFile {
         }
         for low in found.shape.layers.iter_mut().flat_map(BTreeMap::values_mut) {
             low.scale *= scale;
+            low.strength = scale;
         }
         hash.update(scale.to_le_bytes());
         let turned = matches!(store, Store::Peft(_)) && model.interleaved();
@@ -180,12 +174,12 @@ impl AdapterFile {
         })
     }
 
-    /// Reads a factor as stored, rows in GGUF's order, into `out`.
+    /// Reads a part as stored, rows in GGUF's order, into `out`.
     ///
     /// # Errors
     /// A file that was removed or shortened.
-    pub fn read(&self, layer: usize, linear: Role, part: Part, out: &mut [u8]) -> Result<()> {
-        let name = self.names.get(layer).and_then(|l| l.get(&linear)).map(|n| &n[part as usize]);
+    pub fn read(&self, layer: usize, linear: Role, part: usize, out: &mut [u8]) -> Result<()> {
+        let name = self.names.get(layer).and_then(|l| l.get(&linear)).and_then(|n| n.get(part));
         let Some(name) = name else {
             return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
         };
@@ -194,16 +188,35 @@ impl AdapterFile {
             Store::Gguf(file) => file.read_at(file.tensor(name).ok_or_else(gone)?, 0, out),
             Store::Peft(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
-                if !(self.turned && linear.rotates() && part == Part::B) {
+                let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
+                let step = low.and_then(|low| low.kind.0.parts().get(part)?.step(low.rank));
+                let Some(step) = step.filter(|_| self.turned && linear.rotates()) else {
                     return file.read_at(t, 0, out);
-                }
+                };
                 let d = self.head_dims[layer];
-                let row = t.bytes as usize / t.dims.first().map_or(1, |d| *d as usize).max(1);
+                // One output's share of the tensor.
+                let elements = t.dims.iter().map(|d| *d as usize).product::<usize>();
+                let row = t.bytes as usize / elements.max(1) * step;
                 out.chunks_exact_mut(row.max(1))
                     .enumerate()
                     .try_for_each(|(i, out)| file.read_at(t, (permute::hf_row(i, d) * row) as u64, out))
             }
         }
+    }
+}
+
+impl AdapterFile {
+    /// As [`Self::read`], decoded.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_f32(&self, layer: usize, linear: Role, part: usize, out: &mut [f32]) -> Result<()> {
+        let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
+        let ty = low.and_then(|low| low.types.get(part)).copied();
+        let ty = ty.ok_or_else(|| Error::Internal(format!("{linear:?} of layer {layer} is not adapted")))?;
+        let mut stored = vec![0; ty.row_bytes(out.len()).unwrap_or(0)];
+        self.read(layer, linear, part, &mut stored)?;
+        blocks::decode(ty, &stored, out).map_err(|e| Error::Internal(format!("{linear:?} of layer {layer}: {e}")))
     }
 }
 
@@ -216,7 +229,7 @@ impl AdapterFile {
         let mut made = Vec::new();
         let mut about: Option<About> = None;
         for layer in 0..self.shape.layers.len() {
-            for (linear, low, ab) in self.shape.tensors(model, layer) {
+            for (linear, low, tensors) in self.shape.tensors(model, layer) {
                 let alpha = low.scale * low.rank as f32;
                 let known = about.get_or_insert_with(|| About {
                     rank: self.shape.rank(),
@@ -231,19 +244,24 @@ impl AdapterFile {
                         format!("its linears have no one α ({} and {alpha}); merge it instead", known.alpha),
                     ));
                 }
-                let mut factors = [Vec::new(), Vec::new()];
-                for ((part, t), wide) in [Part::A, Part::B].into_iter().zip(&ab).zip(&mut factors) {
-                    let mut stored = vec![0; t.bytes() as usize];
-                    self.read(layer, linear, part, &mut stored)?;
-                    wide.resize(t.rows * t.cols, 0.0);
-                    blocks::decode(t.ty, &stored, wide).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))?;
+                let mut parts = Vec::with_capacity(tensors.len());
+                for (part, t) in tensors.iter().enumerate() {
+                    let mut wide = vec![0.0; t.rows * t.cols];
+                    self.read_f32(layer, linear, part, &mut wide)?;
+                    parts.push(wide);
                 }
-                made.push((layer, linear, low.rank, factors));
+                made.push((layer, linear, low, parts));
             }
         }
         let list: Vec<Factors<'_>> = made
             .iter()
-            .map(|(layer, linear, rank, [a, b])| Factors { layer: *layer, linear: *linear, rank: *rank, a, b })
+            .map(|(layer, linear, low, parts)| Factors {
+                layer: *layer,
+                linear: *linear,
+                kind: low.kind,
+                rank: low.rank,
+                parts: parts.iter().map(Vec::as_slice).collect(),
+            })
             .collect();
         let about = about.ok_or_else(|| Error::Internal("an adapter that adapts nothing".into()))?;
         match out.extension().is_some_and(|e| e == "gguf") {
@@ -266,7 +284,8 @@ fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
     }
 }
 
-/// A factor found in a file: its name there, type, rows and columns.
+/// A part found in a file: its name there, type, rows and columns.
+#[derive(Clone)]
 struct Factor {
     name: String,
     ty: BlockType,
@@ -277,20 +296,21 @@ struct Factor {
 /// Puts the factors of a file together; `scale(rank, linear, layer)` is the layout's own.
 struct Collector<'m> {
     model: &'m ModelShape,
-    found: Vec<BTreeMap<Role, [Option<Factor>; 2]>>,
+    kind: AdapterKind,
+    found: Vec<BTreeMap<Role, [Option<Factor>; MOST_PARTS]>>,
 }
 
 impl<'m> Collector<'m> {
-    fn new(model: &'m ModelShape) -> Self {
-        Self { model, found: model.layers.iter().map(|_| BTreeMap::new()).collect() }
+    fn new(model: &'m ModelShape, kind: AdapterKind) -> Self {
+        Self { model, kind, found: model.layers.iter().map(|_| BTreeMap::new()).collect() }
     }
 
     /// Takes one factor.
-    fn put(&mut self, layer: u64, linear: Role, part: Part, factor: Factor) -> Result<(), String> {
+    fn put(&mut self, layer: u64, linear: Role, part: usize, factor: Factor) -> Result<(), String> {
         let layers = self.found.len();
         let slot = usize::try_from(layer).ok().and_then(|l| self.found.get_mut(l));
         let slot = slot.ok_or_else(|| format!("is of layer {layer}, and the model has {layers} layers"))?;
-        let slot = &mut slot.entry(linear).or_default()[part as usize];
+        let slot = &mut slot.entry(linear).or_default()[part];
         if slot.is_some() {
             return Err("is there twice, under two names".into());
         }
@@ -308,13 +328,15 @@ impl<'m> Collector<'m> {
         let mut names = Vec::with_capacity(self.found.len());
         for (l, (found, layer)) in self.found.into_iter().zip(&self.model.layers).enumerate() {
             let (mut low, mut name) = (BTreeMap::new(), BTreeMap::new());
-            for (linear, pair) in found {
-                let (a, b) = match pair {
-                    [Some(a), Some(b)] => (a, b),
-                    [None, None] => continue,
-                    [Some(one), None] => return Err(wrong(&one.name, "there is no lora_B beside it".into())),
-                    [None, Some(one)] => return Err(wrong(&one.name, "there is no lora_A beside it".into())),
-                };
+            for (linear, parts) in found {
+                let specs = self.kind.0.parts();
+                let Some(a) = parts.iter().flatten().next().cloned() else { continue };
+                if let Some((missing, _)) = specs.iter().zip(&parts).find(|(_, part)| part.is_none()) {
+                    let missing = missing.peft.trim_end_matches(".weight");
+                    return Err(wrong(&a.name, format!("there is no {missing} beside it")));
+                }
+                let parts: Vec<Factor> = parts.into_iter().flatten().collect();
+                let [a, b, ..] = &parts[..] else { continue };
                 let Some(w) = layer.tensors.get(linear) else {
                     return Err(wrong(&a.name, format!("layer {l} of this model has no {}", linear.target())));
                 };
@@ -349,12 +371,26 @@ impl<'m> Collector<'m> {
                     return Err(wrong(&a.name, format!("has rank {}; from 1 to {most} is possible here", a.rows)));
                 }
                 let rank = a.rows as usize;
+                for (spec, part) in specs.iter().zip(&parts).skip(2) {
+                    let (rows, cols) = spec.dims(rank, w.rows, w.cols);
+                    if (part.rows, part.cols) != (rows as u64, cols as u64) {
+                        return Err(wrong(
+                            &part.name,
+                            format!(
+                                "is ({}, {}), ({rows}, {cols}) is needed: it is for another model",
+                                part.rows, part.cols
+                            ),
+                        ));
+                    }
+                }
                 let scale = scale(rank, linear, l).map_err(|m| wrong(&a.name, m))?;
                 if !scale.is_finite() {
                     return Err(wrong(&a.name, format!("its scale is {scale}; α must be a finite number")));
                 }
-                low.insert(linear, LowRank { rank, scale, a: a.ty, b: b.ty });
-                name.insert(linear, [a.name, b.name]);
+                let mut types = [BlockType::F32; MOST_PARTS];
+                types.iter_mut().zip(&parts).for_each(|(ty, part)| *ty = part.ty);
+                low.insert(linear, LowRank { kind: self.kind, rank, scale, strength: 1.0, types });
+                name.insert(linear, parts.into_iter().map(|p| p.name).collect());
             }
             shape.layers.push(low);
             names.push(name);

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{About, Collector, Factor, Factors, Found, Part, Role, check, holds_factors, permute};
+use super::{About, AdapterKind, Collector, Factor, Factors, Found, Role, check, holds_factors, permute};
 use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::model::safetensors::{self, Declared, SafeFile};
-use crate::shape::ModelShape;
+use crate::shape::{AdapterScheme, ModelShape, SCHEMES, Side};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -76,7 +76,7 @@ fn config(path: &Path) -> Result<AdapterConfig> {
 }
 
 /// Fields that change what the adapter computes, with the values under which they do not.
-fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig) -> Result<()> {
+fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig, kind: AdapterKind) -> Result<()> {
     let neutral = |name: &str, value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(s) => s.is_empty() || (name == "bias" && s == "none"),
@@ -99,6 +99,9 @@ fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig) -> Result<(
         "corda_config",
         "eva_config",
     ] {
+        if kind.0.flag() == Some(name) {
+            continue;
+        }
         if let Some(value) = config.rest.get(name).filter(|v| !neutral(name, v)) {
             return Err(Error::model(
                 path,
@@ -128,16 +131,36 @@ fn pattern<T: Copy>(table: Option<&BTreeMap<String, T>>, module: &str) -> Result
     Ok(None)
 }
 
-fn parse(name: &str) -> Option<(u64, Role, Part)> {
+/// The scheme whose flag is set, LoRA where none is.
+fn kind(path: &Path, config: &AdapterConfig) -> Result<AdapterKind> {
+    let set = |s: &&&dyn AdapterScheme| s.flag().is_some_and(|f| config.rest.get(f) == Some(&Value::Bool(true)));
+    let mut found = SCHEMES.iter().filter(set);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(AdapterKind(*one)),
+        (None, _) => Ok(AdapterKind::default()),
+        (Some(a), Some(b)) => {
+            let flag = b.flag().unwrap_or_default();
+            Err(Error::model(
+                path,
+                flag,
+                format!("is true, and so is {}; one is possible", a.flag().unwrap_or_default()),
+            ))
+        }
+    }
+}
+
+fn parse(name: &str, kind: AdapterKind) -> Option<(u64, Role, usize)> {
     let rest = name.strip_prefix(PREFIX)?;
     let (layer, rest) = rest.split_once('.')?;
-    let rest = rest.strip_suffix(".weight")?;
     // A state dictionary saved by hand has the adapter's own name between.
-    let rest = rest.strip_suffix(".default").unwrap_or(rest);
-    let (module, part) = match rest.strip_suffix(".lora_A") {
-        Some(module) => (module, Part::A),
-        None => (rest.strip_suffix(".lora_B")?, Part::B),
+    let own = |part: &str| match part.rsplit_once('.') {
+        Some((head, tail)) => format!(".{head}.default.{tail}"),
+        None => format!(".{part}.default"),
     };
+    let (module, part) = kind.0.parts().iter().enumerate().find_map(|(i, p)| {
+        let plain = rest.strip_suffix(p.peft).and_then(|m| m.strip_suffix('.'));
+        plain.or_else(|| rest.strip_suffix(own(p.peft).as_str())).map(|module| (module, i))
+    })?;
     let linear = Role::LINEARS.into_iter().find(|l| l.module() == module)?;
     Some((layer.parse().ok()?, linear, part))
 }
@@ -153,13 +176,14 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
         }
         None => return Err(wrong("peft_type", "is missing; an adapter of PEFT's has `LORA` there".into())),
     }
-    refuse_what_would_be_ignored(config_path, &config)?;
+    let kind = kind(config_path, &config)?;
+    refuse_what_would_be_ignored(config_path, &config, kind)?;
     let r = config.r.ok_or_else(|| wrong("r", "is missing".into()))?;
     let alpha = config.lora_alpha.ok_or_else(|| wrong("lora_alpha", "is missing".into()))?;
-    let mut found = Collector::new(model);
+    let mut found = Collector::new(model, kind);
     for t in file.tensors() {
         let name = &*t.name;
-        let Some((layer, linear, part)) = parse(name) else {
+        let Some((layer, linear, part)) = parse(name, kind) else {
             return Err(file.error(
                 name.escape_debug().to_string(),
                 "is no lora_A or lora_B of a layer's linear (q, k, v, o, gate, up, down), and leaving it out would change the results",
@@ -167,8 +191,11 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
         };
         let ty = t.ty.filter(|ty| holds_factors(*ty));
         let ty = ty.ok_or_else(|| file.error(name, format!("is {}; factors are F32, F16 or BF16", t.dtype)))?;
-        let [rows, cols] = t.dims[..] else {
-            return Err(file.error(name, format!("has {} dimensions, a factor has 2", t.dims.len())));
+        let vector = kind.0.parts().get(part).is_some_and(|p| p.rows == Side::One);
+        let (rows, cols) = match t.dims[..] {
+            [rows, cols] => (rows, cols),
+            [len] if vector => (1, len),
+            _ => return Err(file.error(name, format!("has {} dimensions, a factor has 2", t.dims.len()))),
         };
         let factor = Factor { name: name.into(), ty, rows, cols };
         found.put(layer, linear, part, factor).map_err(|m| file.error(name, m))?;
@@ -192,6 +219,7 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
 /// [`Error::Io`]; factors that do not fit `shape`; a folder that holds something else.
 pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
     check(shape, factors)?;
+    let kind = factors.first().map_or_else(AdapterKind::default, |f| f.kind);
     let new = atomic_write::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
     let targets: BTreeSet<&str> = factors.iter().map(|f| f.linear.target()).collect();
     let ranks: BTreeMap<String, usize> = factors
@@ -220,28 +248,35 @@ pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors
         "modules_to_save": null,
         "init_lora_weights": true,
     });
+    let mut config = config;
+    if let (Some(flag), Some(fields)) = (kind.0.flag(), config.as_object_mut()) {
+        fields.insert(flag.into(), Value::Bool(true));
+    }
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(format!("{CONFIG}: {e}")))?;
     let path = new.file(CONFIG);
     atomic_write::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
     let mut tensors = Vec::with_capacity(2 * factors.len());
     for f in factors {
         let w = shape.layers[f.layer].tensors.need(f.linear)?;
-        let name = |part: &str| format!("{PREFIX}{}.{}.{part}.weight", f.layer, f.linear.module());
-        for (name, dims) in [(name("lora_A"), vec![f.rank, w.cols]), (name("lora_B"), vec![w.rows, f.rank])] {
+        for spec in kind.0.parts() {
+            let name = format!("{PREFIX}{}.{}.{}", f.layer, f.linear.module(), spec.peft);
+            let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
+            let dims = if spec.rows == Side::One { vec![cols] } else { vec![rows, cols] };
             tensors.push(Declared { name, ty: BlockType::F32, dims });
         }
     }
-    let mut next = factors.iter().flat_map(|f| [(f, Part::A), (f, Part::B)]);
+    let mut next =
+        factors.iter().flat_map(|f| kind.0.parts().iter().zip(&f.parts).map(move |(spec, part)| (f, spec, part)));
     safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &tensors, |_, put| {
-        let Some((f, part)) = next.next() else { return Ok(()) };
-        match part {
-            Part::A => put(bytemuck::cast_slice(f.a)),
-            Part::B if f.linear.rotates() && shape.interleaved() => {
+        let Some((f, spec, part)) = next.next() else { return Ok(()) };
+        match spec.step(f.rank).filter(|_| f.linear.rotates() && shape.interleaved()) {
+            // One output after the other, in Hugging Face's order.
+            Some(step) => {
                 let d = shape.layers[f.layer].attention.dim;
-                (0..f.b.len() / f.rank)
-                    .try_for_each(|i| put(bytemuck::cast_slice(&f.b[permute::gguf_row(i, d) * f.rank..][..f.rank])))
+                (0..part.len() / step)
+                    .try_for_each(|i| put(bytemuck::cast_slice(&part[permute::gguf_row(i, d) * step..][..step])))
             }
-            Part::B => put(bytemuck::cast_slice(f.b)),
+            None => put(bytemuck::cast_slice(part)),
         }
     })?;
     new.commit()

@@ -4,6 +4,9 @@ use super::*;
 use crate::model::Model;
 use crate::rng::Philox;
 
+const A: usize = 0;
+const B: usize = 1;
+
 /// One linear's factors, made up.
 pub(crate) struct Made {
     layer: usize,
@@ -38,15 +41,23 @@ fn made(shape: &ModelShape, targets: &[Role], rank: usize, keep: impl Fn(usize) 
 }
 
 fn factors(made: &[Made]) -> Vec<Factors<'_>> {
-    made.iter().map(|m| Factors { layer: m.layer, linear: m.linear, rank: m.rank, a: &m.a, b: &m.b }).collect()
+    made.iter()
+        .map(|m| Factors {
+            layer: m.layer,
+            linear: m.linear,
+            kind: AdapterKind::default(),
+            rank: m.rank,
+            parts: vec![&m.a, &m.b],
+        })
+        .collect()
 }
 
 fn about(rank: usize) -> About {
     About { rank, alpha: 16.0, rslora: false, dropout: 0.0, base: "recall".into() }
 }
 
-fn read(file: &AdapterFile, m: &Made, part: Part) -> Vec<f32> {
-    let mut out = vec![0.0f32; if part == Part::A { m.a.len() } else { m.b.len() }];
+fn read(file: &AdapterFile, m: &Made, part: usize) -> Vec<f32> {
+    let mut out = vec![0.0f32; if part == A { m.a.len() } else { m.b.len() }];
     file.read(m.layer, m.linear, part, bytemuck::cast_slice_mut(&mut out)).unwrap();
     out
 }
@@ -74,8 +85,8 @@ fn both_layouts_give_back_what_was_saved_with_its_scale() {
                 let low = file.shape.layers[m.layer][&m.linear];
                 let scale = if about.rslora { 16.0 / (m.rank as f32).sqrt() } else { 16.0 / m.rank as f32 };
                 assert!((low.scale - 0.5 * scale).abs() < 1e-6 && low.rank == m.rank);
-                assert_eq!(read(&file, m, Part::A), m.a, "{path:?}");
-                assert_eq!(read(&file, m, Part::B), m.b, "{path:?}");
+                assert_eq!(read(&file, m, A), m.a, "{path:?}");
+                assert_eq!(read(&file, m, B), m.b, "{path:?}");
             }
         }
     }
@@ -156,7 +167,7 @@ fn an_adapter_that_does_not_fit_is_named() {
     let cases: [(&dyn Fn(&Path), &[&str]); 13] = [
         (&config("\"r\": 4", "\"r\": 8"), &["rank 4", "says 8"]),
         (&config("LORA", "IA3"), &["peft_type", "IA3"]),
-        (&config("\"use_dora\": false", "\"use_dora\": true"), &["use_dora"]),
+        (&config("\"use_dora\": false", "\"use_dora\": true"), &["lora_magnitude_vector"]),
         (&config("\"bias\": \"none\"", "\"bias\": \"all\""), &["bias", "all"]),
         (&config("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"), &["modules_to_save"]),
         (&config("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q.*\": 3}"), &["q.*", "expression"]),

@@ -186,7 +186,7 @@ fn find(gguf: &Gguf, ask: Ask) -> Result<TensorShape> {
             gguf.error(format!("{name}.type"), format!("is {}, {types} is needed: convert the model again", info.ty))
         );
     }
-    Ok(TensorShape { name, ty: info.ty, rows, cols })
+    Ok(TensorShape { name, ty: info.ty.into(), rows, cols })
 }
 
 /// Whether a matrix may be stored as `ty`: not the integers, and not the types ggml keeps for activations.

@@ -170,13 +170,13 @@ impl HfFolder {
             |ask| {
                 let Ask { name, role, rows, cols, .. } = ask.clone();
                 if role == Role::RopeFreqs {
-                    return Ok(TensorShape { name, ty: BlockType::F32, rows, cols });
+                    return Ok(TensorShape { name, ty: BlockType::F32.into(), rows, cols });
                 }
                 let (ty, place) = finder.find(&ask)?;
                 // Vectors are given out in f32 whatever they are stored as.
                 let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
                 places.insert(name.clone(), place);
-                Ok(TensorShape { name, ty, rows, cols })
+                Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
         )?;
         let known: BTreeSet<&str> = places.values().flat_map(|p| &p.parts).map(|(_, t)| &*t.name).collect();

@@ -136,6 +136,19 @@ pub struct Observe<'a> {
     pub map: Option<(usize, &'a mut [u8])>,
     /// Elements from one head's rows to the next; at least the rows of the longest head.
     pub stride: usize,
+    /// Of some of the call's queries: added to, the attention that each row got, for each query head by itself.
+    pub window: Option<Window<'a>>,
+}
+
+/// Sums of the attention of a call's newest queries.
+#[derive(Debug)]
+pub struct Window<'a> {
+    /// `(heads, stride)`.
+    pub sums: &'a mut [f32],
+    /// Elements from one head's sums to the next's; at least the rows of the longest head.
+    pub stride: usize,
+    /// Queries of the call before this one are not counted.
+    pub from: usize,
 }
 
 /// A weight 0 … 1 as a byte: 255 times its square root, so that a thousandth is still 8 and the error of no weight is above
@@ -432,7 +445,10 @@ impl Call<'_> {
         let Attention { heads, kv_heads, tokens, .. } = self.shape;
         let (group, block) = (self.shape.group(), self.shape.block());
         let last = if o.rows.is_some() { o.last.min(tokens) } else { 0 };
-        let short = o.columns.as_ref().is_some_and(|c| c.len() < kv_heads * o.stride)
+        let from = o.window.as_ref().map_or(tokens, |w| w.from);
+        let short = o.window.as_ref().is_some_and(|w| w.stride < rows || w.sums.len() < heads * w.stride);
+        let short = short
+            || o.columns.as_ref().is_some_and(|c| c.len() < kv_heads * o.stride)
             || o.rows.as_ref().is_some_and(|r| r.len() < heads * last * o.stride)
             || o.map.as_ref().is_some_and(|(head, m)| *head >= heads || m.len() < tokens * o.stride);
         if o.stride < rows || short {
@@ -445,6 +461,7 @@ impl Call<'_> {
         let (stride, aggregate) = (o.stride, o.aggregate);
         let columns = o.columns.map(SharedMut::new);
         let kept = o.rows.map(|r| SharedMut::new(&mut r[..heads * last * stride]));
+        let window = o.window.map(|w| (SharedMut::new(&mut w.sums[..heads * w.stride]), w.stride));
         let map = o.map.map(|(head, m)| (head, SharedMut::new(&mut m[..tokens * stride])));
         let tiles = stride.div_ceil(TILE);
         self.team.run(kv_heads * tiles, &|task, worker| {
@@ -454,7 +471,7 @@ impl Call<'_> {
             let mut work = work(worker);
             let mut sums = [0.0f32; TILE];
             let mapped = map.filter(|(of, _)| of / group == head);
-            let begin = if every || mapped.is_some() { 0 } else { tokens - last };
+            let begin = if every || mapped.is_some() { 0 } else { from.min(tokens - last) };
             for first in (begin..tokens).step_by(block) {
                 let n = block.min(tokens - first);
                 if tile > 0 {
@@ -485,6 +502,13 @@ impl Call<'_> {
                             let cells = unsafe { map.slice(token * stride + start, width) };
                             for (cell, weight) in cells.iter_mut().zip(&*weights) {
                                 *cell = packed_weight(*weight);
+                            }
+                        }
+                        if let Some((window, stride)) = window.filter(|_| token >= from) {
+                            // SAFETY: each head and tile is written by one task.
+                            let sums = unsafe { window.slice((head * group + h) * stride + start, tile) };
+                            for (sum, weight) in sums.iter_mut().zip(&*weights) {
+                                *sum += weight;
                             }
                         }
                         if let Some(kept) = kept

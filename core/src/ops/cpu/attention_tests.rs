@@ -139,6 +139,7 @@ fn a_window_hides_what_lies_before_it_and_its_bits_do_not_depend_on_the_batch() 
                 last: 2,
                 map: Some((1, &mut map)),
                 stride,
+                window: None,
             };
             let Some(whole) = run(level, 2, &q, &kv, at(tokens), Some(observe)) else { continue };
             for (i, (a, b)) in whole.iter().zip(&expected).enumerate() {
@@ -227,6 +228,7 @@ fn observing_sums_to_the_queries_matches_the_definition_and_changes_nothing() {
                 let kept = last.min(tokens);
                 let (mut columns, mut last_rows) = (vec![1.0; 3 * stride], vec![f32::NAN; 9 * kept * stride]);
                 let mut map = vec![9u8; tokens * stride];
+                let (mut window, from) = (vec![0.5; 9 * 350], tokens / 3);
                 let observe = Observe {
                     columns: Some(&mut columns),
                     aggregate,
@@ -234,12 +236,28 @@ fn observing_sums_to_the_queries_matches_the_definition_and_changes_nothing() {
                     last,
                     map: Some((5, &mut map)),
                     stride,
+                    window: Some(Window { sums: &mut window, stride: 350, from }),
                 };
                 assert_eq!(run(level, 2, &q, &kv, s, Some(observe)).unwrap(), plain);
+                // The newest queries' sums, for each query head by itself, added to what stood there.
+                for (h, sums) in window.chunks_exact(350).enumerate() {
+                    for (r, sum) in sums.iter().enumerate() {
+                        let of = |t: usize| weights[t * 9 + h].get(r).copied().unwrap_or(0.0);
+                        let expected = 0.5 + (from..tokens).map(of).sum::<f64>();
+                        assert!((f64::from(*sum) - expected).abs() < 1e-4, "head {h}, row {r}: {sum}, {expected}");
+                    }
+                }
                 // The map alone, as a run without a policy asks for it.
                 let mut alone = vec![9u8; tokens * stride];
-                let observe =
-                    Observe { columns: None, aggregate, rows: None, last: 0, map: Some((5, &mut alone)), stride };
+                let observe = Observe {
+                    columns: None,
+                    aggregate,
+                    rows: None,
+                    last: 0,
+                    map: Some((5, &mut alone)),
+                    stride,
+                    window: None,
+                };
                 assert_eq!(run(level, 2, &q, &kv, s, Some(observe)).unwrap(), plain);
                 for (t, cells) in alone.chunks_exact(stride).enumerate() {
                     for (r, cell) in cells.iter().enumerate() {
@@ -283,13 +301,21 @@ fn what_does_not_fit_is_an_error_and_cancelling_stops() {
     assert!(attend(&team, &q, &kv, s, &mut out, &mut scratch[1..], None).is_err());
     assert!(attend(&team, &q, &kv, Attention { kv_heads: 0, ..s }, &mut out, &mut scratch, None).is_err());
     let mut columns = vec![0.0; 99];
-    let small =
-        Observe { columns: Some(&mut columns), aggregate: Aggregate::Mean, rows: None, last: 0, map: None, stride: 99 };
+    let small = Observe {
+        columns: Some(&mut columns),
+        aggregate: Aggregate::Mean,
+        rows: None,
+        last: 0,
+        map: None,
+        stride: 99,
+        window: None,
+    };
     assert!(attend(&team, &q, &kv, s, &mut out, &mut scratch, Some(small)).is_err());
     let mut map = vec![0; 10 * 100];
     for (head, cells, ok) in [(1, 1000, true), (2, 1000, false), (1, 999, false)] {
         let map = Some((head, &mut map[..cells]));
-        let observe = Observe { columns: None, aggregate: Aggregate::Mean, rows: None, last: 0, map, stride: 100 };
+        let observe =
+            Observe { columns: None, aggregate: Aggregate::Mean, rows: None, last: 0, map, stride: 100, window: None };
         assert_eq!(attend(&team, &q, &kv, s, &mut out, &mut scratch, Some(observe)).is_ok(), ok);
     }
     team.cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);

@@ -2,9 +2,7 @@
 //!
 //! A call of few elements runs on the caller; a larger one shares rows or runs of elements out. Neither changes its bits.
 
-use super::decode::decode_row_of;
-use super::kernels;
-use crate::blocks::BlockType;
+use super::{Mat, kernels};
 use crate::ops::team::{Cancelled, SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
@@ -191,26 +189,18 @@ fn runs(team: &ThreadTeam, x: &mut [f32], y: &[f32], each: &(dyn Fn(&mut [f32], 
     Ok(())
 }
 
-/// Decodes the rows `tokens` of an embedding matrix `(vocab, dim)` of `ty` blocks into `out (tokens, dim)`.
+/// Decodes the rows `tokens` of an embedding matrix `(vocab, dim)` into `out (tokens, dim)`.
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] for a token that has no row.
-pub fn embed(team: &ThreadTeam, ty: BlockType, data: &[u8], dim: usize, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+pub fn embed(team: &ThreadTeam, table: Mat<'_>, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+    let dim = table.cols();
     same("embedding", out.len(), tokens.len() * dim)?;
-    let bytes = ty.row_bytes(dim).filter(|n| *n > 0);
-    let bytes = bytes.ok_or_else(|| Error::Internal(format!("embedding: rows of {dim} are no whole {ty} blocks")))?;
-    if !crate::blocks::can_decode(ty) || tokens.iter().any(|t| *t as usize >= data.len() / bytes) {
-        return Err(Error::Internal(format!(
-            "embedding: a token has no row among {}, or {ty} no decoder",
-            data.len() / bytes
-        )));
+    if tokens.iter().any(|t| *t as usize >= table.rows()) {
+        return Err(Error::Internal(format!("embedding: a token has no row among {}", table.rows())));
     }
-    rows(team, out, dim, &|i, out| {
-        if decode_row_of(ty, data, tokens[i] as usize, out).is_err() {
-            // Checked above; should it fail all the same, the result must not look right.
-            out.fill(f32::NAN);
-        }
-    })?;
+    let kernels = kernels();
+    rows(team, out, dim, &|i, out| table.decode_with(kernels, tokens[i] as usize, 0, out))?;
     Ok(())
 }
 
@@ -237,6 +227,7 @@ pub fn argmax(x: &[f32]) -> usize {
 mod tests {
     use super::super::{Kernels, Level};
     use super::*;
+    use crate::blocks::BlockType;
 
     fn ramp(n: usize, by: f32) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * by).collect()
@@ -364,9 +355,10 @@ mod tests {
         let team = ThreadTeam::new(2).unwrap();
         let table: Vec<u8> = ramp(10 * 4, 1.0).iter().flat_map(|x| x.to_le_bytes()).collect();
         let mut out = vec![0.0; 8];
-        embed(&team, BlockType::F32, &table, 4, &[9, 2], &mut out).unwrap();
+        let table = Mat::new(BlockType::F32, 10, 4, &table).unwrap();
+        embed(&team, table, &[9, 2], &mut out).unwrap();
         let plain = ramp(40, 1.0);
         assert_eq!(out, [&plain[36..40], &plain[8..12]].concat());
-        assert!(embed(&team, BlockType::F32, &table, 4, &[10, 2], &mut out).is_err());
+        assert!(embed(&team, table, &[10, 2], &mut out).is_err());
     }
 }

@@ -8,7 +8,7 @@
 use super::activations::{Compute, Rounding, round_activations};
 use super::decode::decode_with;
 use super::{FUSED_ROWS, FusedFn, Kernels, kernels};
-use crate::blocks::{BlockType, can_decode};
+use crate::blocks::{BlockType, Scheme, can_decode};
 use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
 
@@ -30,33 +30,88 @@ const MIN_FUSED_BYTES: usize = 8 << 10;
 /// Tasks a worker should get, to even out.
 const TASKS_PER_WORKER: usize = 6;
 
-/// A weight matrix `(rows, cols)` in stored blocks, row after row.
+/// A weight matrix `(rows, cols)` as it is stored: in rows of ggml blocks, or in a scheme's own payload. Cheap to copy, and cut
+/// into rows without moving a byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a> {
-    ty: BlockType,
+    scheme: Scheme,
     rows: usize,
     cols: usize,
+    /// Of a block type the blocks of these rows; of a packed scheme the payload of the matrix that they are rows of.
     data: &'a [u8],
+    /// Where the rows begin in the matrix that `data` is of, and its rows.
+    of: (usize, usize),
 }
 
 impl<'a> Mat<'a> {
     /// A matrix over `data`.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a type without a decoder; [`Error::Internal`] when `data` is not `rows` rows of whole blocks.
-    pub fn new(ty: BlockType, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
-        if !can_decode(ty) {
-            return Err(Error::refused(format!("type {ty}"), "it has no decoder, so it cannot be multiplied with"));
+    /// [`Error::Refused`] for a type without a decoder; [`Error::Internal`] when `data` is not the payload of such a matrix.
+    pub fn new(scheme: impl Into<Scheme>, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self> {
+        let scheme = scheme.into();
+        if scheme.block().is_some_and(|ty| !can_decode(ty)) {
+            return Err(Error::refused(format!("type {scheme}"), "it has no decoder, so it cannot be multiplied with"));
         }
-        if ty.row_bytes(cols).and_then(|n| n.checked_mul(rows)) != Some(data.len()) {
-            return Err(Error::Internal(format!("{} bytes are not a {rows} × {cols} matrix of {ty}", data.len())));
+        if scheme.bytes(rows, cols) != Some(data.len()) {
+            return Err(Error::Internal(format!("{} bytes are not a {rows} × {cols} matrix of {scheme}", data.len())));
         }
-        Ok(Self { ty, rows, cols, data })
+        Ok(Self { scheme, rows, cols, data, of: (0, rows) })
     }
 
     /// How elements are stored.
-    pub const fn ty(&self) -> BlockType {
-        self.ty
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Rows `first .. first + n` of it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it has no such rows.
+    pub fn slice(self, first: usize, n: usize) -> Result<Self> {
+        if first.checked_add(n).is_none_or(|end| end > self.rows) {
+            return Err(Error::Internal(format!("rows {first} + {n} of a matrix of {}", self.rows)));
+        }
+        let data = match self.scheme {
+            Scheme::Block(_) => &self.data[first * self.row_bytes()..(first + n) * self.row_bytes()],
+            Scheme::Packed(_) => self.data,
+        };
+        Ok(Self { rows: n, data, of: (self.of.0 + first, self.of.1), ..self })
+    }
+
+    /// Decodes elements `col .. col + out.len()` of row `row`, both whole units of the scheme or of 32, into `out`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it has no such elements.
+    pub fn decode(&self, row: usize, col: usize, out: &mut [f32]) -> Result<()> {
+        if row >= self.rows || col + out.len() > self.cols {
+            return Err(Error::Internal(format!(
+                "elements {col} + {} of row {row} of a {} × {} matrix",
+                out.len(),
+                self.rows,
+                self.cols
+            )));
+        }
+        self.decode_with(kernels(), row, col, out);
+        Ok(())
+    }
+
+    /// As [`Self::decode`] with the instructions of `kernels`, of elements that are there.
+    #[inline]
+    pub(crate) fn decode_with(&self, kernels: &Kernels, row: usize, col: usize, out: &mut [f32]) {
+        match self.scheme {
+            Scheme::Block(ty) => {
+                let at = row * self.row_bytes() + col / ty.elems() * ty.block_bytes();
+                let stored = &self.data[at..][..out.len() / ty.elems() * ty.block_bytes()];
+                if decode_with(kernels, ty, stored, out).is_err() {
+                    // `Mat::new` checked that the type decodes; should it not, the result must not look right.
+                    out.fill(f32::NAN);
+                }
+            }
+            Scheme::Packed(scheme) => {
+                scheme.decode(self.of.1, self.cols, self.data, (self.of.0 + row) * self.cols + col, out);
+            }
+        }
     }
 
     /// Output features.
@@ -69,14 +124,12 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
-    /// The stored blocks.
-    pub const fn data(&self) -> &'a [u8] {
-        self.data
-    }
-
-    /// Bytes of a row.
+    /// Bytes of a row of blocks; of a packed scheme a row's share of the payload.
     fn row_bytes(&self) -> usize {
-        self.cols / self.ty.elems() * self.ty.block_bytes()
+        match self.scheme {
+            Scheme::Block(ty) => self.cols / ty.elems() * ty.block_bytes(),
+            Scheme::Packed(_) => self.data.len() / self.of.1.max(1),
+        }
     }
 }
 
@@ -132,8 +185,10 @@ pub fn linear_many_as(
     let rounded = &mut rounded[aligned..][..m * cols];
     let mut rest = products;
     while let Some(first) = rest.first() {
-        let ty = first.w.ty;
-        let alike = rest.iter().take_while(|p| Rounding::of(p.w.ty) == Rounding::of(ty)).count();
+        // A packed scheme is decoded to f32, and multiplied with as that is.
+        let kind = |w: &Mat<'_>| w.scheme.block().unwrap_or(BlockType::F32);
+        let ty = kind(&first.w);
+        let alike = rest.iter().take_while(|p| Rounding::of(kind(&p.w)) == Rounding::of(ty)).count();
         let (now, later) = rest.split_at_mut(alike);
         round_activations(team, ty, &x[..m * cols], cols, rounded)?;
         linear_many(team, rounded, m, now, scratch)?;
@@ -232,7 +287,7 @@ fn multiply(
     }
     check(team, x, m, cols, products, scratch)?;
     let panels: usize = products.iter().map(|p| p.w.rows.div_ceil(PANEL)).sum();
-    let total_bytes: usize = products.iter().map(|p| p.w.data.len()).sum();
+    let total_bytes: usize = products.iter().map(|p| p.w.rows * p.w.row_bytes()).sum();
     // Neither cut changes a bit of the result.
     let wanted = TASKS_PER_WORKER * team.threads();
     let batch = m.div_ceil(wanted.div_ceil(panels.max(1))).clamp(MIN_BATCH, MAX_BATCH).next_multiple_of(6);
@@ -240,7 +295,8 @@ fn multiply(
     let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut tasks = 0;
     for (part, p) in parts.iter_mut().zip(products) {
-        let fused = (kernels.fused)(p.w.ty).filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
+        let fused = p.w.scheme.block().and_then(kernels.fused);
+        let fused = fused.filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
         let (height, batch) = match fused {
             Some(_) => ((bytes / p.w.row_bytes().max(1)).max(1).next_multiple_of(4), m),
             None => (PANEL, batch.min(m)),
@@ -315,9 +371,9 @@ fn run_task<'s>(
     // Both ends are in bounds; the kernels write only this task's rows and columns between them.
     let c = y.at(first * ldy + row);
     y.at((first + batch - 1) * ldy + row + rows - 1);
-    let data = &w.data[row * row_bytes..(row + rows) * row_bytes];
     let x = &x[first * cols..(first + batch) * cols];
     if let Some(fused) = part.fused {
+        let data = &w.data[row * row_bytes..(row + rows) * row_bytes];
         // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, `c` as above; the level runs here.
         return unsafe { fused(x.as_ptr(), cols, batch, data.as_ptr(), row_bytes, rows, cols, c, ldy) };
     }
@@ -326,14 +382,8 @@ fn run_task<'s>(
     let mut start = 0;
     loop {
         let depth = DEPTH.min(cols - start);
-        let at = start / w.ty.elems() * w.ty.block_bytes();
-        let bytes = depth / w.ty.elems() * w.ty.block_bytes();
         for (r, out) in panel.chunks_exact_mut(ld).take(rows).enumerate() {
-            let stored = &data[r * row_bytes + at..][..bytes];
-            if decode_with(kernels, w.ty, stored, &mut out[..depth]).is_err() {
-                // `Mat::new` checked that the type decodes; should it not, the result must not look right.
-                out[..depth].fill(f32::NAN);
-            }
+            w.decode_with(kernels, row + r, start, &mut out[..depth]);
         }
         // SAFETY: as above; the panel holds `rows` rows of `depth`, `ld` apart.
         unsafe {

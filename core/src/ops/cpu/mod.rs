@@ -8,7 +8,7 @@
 //! 8 + 4 + 2 + 1, blocks of [`linear::DEPTH`] columns added one after the other. So a row of a product does not depend on the
 //! number of threads, of rows in the batch, or of matrices in the region; `avx512` and `avx2` give the same bits, `scalar`
 //! differs by rounding (it has no fused multiply-add).
-
+#![allow(unsafe_code, reason = "vector instructions, and slices that threads share out")]
 // Kernels index several arrays of registers by the same number; an iterator over one of them reads worse.
 #![allow(clippy::needless_range_loop)]
 
@@ -33,8 +33,8 @@ mod avx2;
 mod avx512;
 
 pub use activations::{Compute, round_activations};
-pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, attend, packed_weight};
-pub use decode::{decode_row_of, decode_rows};
+pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, Window, attend, packed_weight};
+pub use decode::decode_rows;
 pub use element::{
     Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, softmax, swiglu,
 };

@@ -1,4 +1,5 @@
 //! The GPU: its memory pool with the budget as its size, buffers counted in the ledger, and our kernels.
+#![allow(unsafe_code, reason = "calls of the driver and of kernels")]
 
 mod blas;
 mod device;

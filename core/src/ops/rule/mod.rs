@@ -3,6 +3,7 @@
 //! A rule is written once, by [`rule`]. From that come the loop of each level of the CPU, compiled as if it had been written by
 //! hand; the GPU's kernels, whose source `build.rs` makes of the same text; and the expression itself, for executors that
 //! compute node by node ([`Rule::body`]).
+#![allow(unsafe_code, reason = "vector instructions")]
 
 pub mod functions;
 pub mod source;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{Dataset, Documents, LEARN};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
-use crate::train::batch::{Batch, NO_LOSS, Question, Rows};
+use crate::train::batch::{Batch, NO_LOSS, Question, Rows, short};
 
 /// Documents that a row with room left may look ahead at.
 const AHEAD: usize = 64;
@@ -59,7 +59,7 @@ impl Packed {
                 hash.update(bytemuck::cast_slice::<u32, u8>(&documents.tokens));
                 documents.ends.iter().for_each(|end| hash.update((*end as u64).to_le_bytes()));
             }
-            let hash: String = hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
+            let hash = short(hash);
             let (learn, held_out) = (side(data.train, length, share), side(data.validation, length, share));
             if learn.ends.is_empty() {
                 return Err(Error::config("train.data", "no document has a token to learn"));

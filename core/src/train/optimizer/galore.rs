@@ -292,12 +292,12 @@ impl Optimizer for Galore {
             return Err(Error::Internal("galore without its state or its scratch".into()));
         };
         if (at.step.max(1) - 1).is_multiple_of(self.gap) {
-            let whole = Weight { buf: g, at: first, rows, cols };
+            let whole = Weight { buf: g, at: first, rows, cols, of: rows };
             self.refresh(d, with, (at.seed, STREAM | at.step), whole, basis, [y, z, small])?;
         }
         // The projected gradient in z, its step in y, and that, carried back, where the gradient was.
         if with.left {
-            d.linear_dx(basis.all(), rank, Weight { buf: g, at: first, rows, cols }, z.all_mut(), false)?;
+            d.linear_dx(basis.all(), rank, Weight { buf: g, at: first, rows, cols, of: rows }, z.all_mut(), false)?;
         } else {
             d.linear(g.at(first), rows, Weight::of(basis, rank, cols), None, z.all_mut(), false)?;
         }

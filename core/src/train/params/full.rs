@@ -1,6 +1,6 @@
 //! Every tensor learns.
 
-use super::{Delta, Params, Role};
+use super::{Adapted, Params, Role};
 use crate::schema::{About, Entry, ON_ALL, axes};
 
 /// The catalogue entry.
@@ -23,7 +23,7 @@ impl Params for Full {
         true
     }
 
-    fn delta(&self, _: Role) -> Option<Box<dyn Delta>> {
+    fn adapt(&self, _: Role) -> Option<Box<dyn Adapted>> {
         None
     }
 }

@@ -1,16 +1,19 @@
 //! train.params: what learns. A technique says which tensors of the base learn, and what is put on its linears.
 
+mod dora;
 mod full;
 mod lora;
 
 use super::learner::Learner;
+use super::weights::Tensor;
 use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
 use crate::schema::Entry;
+use crate::shape::AdapterKind;
 pub use crate::shape::Role;
 
 /// The variants of train.params.
-pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &full::ENTRY];
+pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &dora::ENTRY, &full::ENTRY];
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +22,8 @@ pub enum Init {
     Zero,
     /// Evenly in ± this.
     Uniform(f32),
+    /// The Euclidean length of each row of the base, `(1, rows)`; held in f32 as norms are.
+    RowNorms,
 }
 
 /// A parameter that a technique adds.
@@ -38,40 +43,115 @@ pub struct Spec {
     pub lr: f32,
 }
 
-/// A linear that a technique has put something on: `m` rows through a base of `rows` outputs and `cols` inputs, and the
-/// numbers of its own parameters.
-#[derive(Clone, Copy, Debug)]
+/// A linear that a technique has wrapped: `m` rows through a base of `rows` outputs and `cols` inputs, and the numbers of its
+/// own parameters.
+#[derive(Clone, Copy)]
 pub struct LinearCall<'a> {
+    /// What it wraps.
+    pub base: Base<'a>,
     /// Rows of the batch.
     pub m: usize,
     /// Outputs of the base.
     pub rows: usize,
     /// Inputs of the base.
     pub cols: usize,
-    /// Its parameters, in the order of [`Delta::params`].
+    /// Its parameters, in the order of [`Adapted::params`].
     pub params: &'a [usize],
 }
 
-/// Scratch of a delta; what it holds stays from [`Delta::grads`] to [`Delta::dx`].
+/// The linear that is wrapped: a frozen weight and its bias.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    /// `(rows, cols)`, in whatever scheme.
+    pub w: &'a Tensor,
+    /// `(rows)`.
+    pub bias: Option<&'a Tensor>,
+}
+
+impl Base<'_> {
+    /// `y (+)= W x + bias`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn forward(
+        &self,
+        d: &dyn Device,
+        learner: &Learner,
+        x: Src<'_>,
+        m: usize,
+        y: Dst<'_>,
+        add: bool,
+    ) -> Result<()> {
+        d.linear(x, m, self.w.weight(learner), self.bias(learner), y, add)
+    }
+
+    /// `dx (+)= Wᵀ dy`.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn dx(&self, d: &dyn Device, learner: &Learner, dy: Src<'_>, m: usize, dx: Dst<'_>, add: bool) -> Result<()> {
+        d.linear_dx(dy, m, self.w.weight(learner), dx, add)
+    }
+
+    /// Its bias, where it has one.
+    pub fn bias<'b>(&'b self, learner: &'b Learner) -> Option<Src<'b>> {
+        self.bias.map(|b| b.buf(learner).all())
+    }
+}
+
+/// Elements of the parts of [`Scratch`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScratchSizes {
+    /// Of [`Scratch::low`].
+    pub low: usize,
+    /// Of [`Scratch::wide`].
+    pub wide: usize,
+    /// Of [`Scratch::out`].
+    pub out: usize,
+    /// Of [`Scratch::norms`].
+    pub norms: usize,
+}
+
+impl ScratchSizes {
+    /// The larger of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            low: self.low.max(other.low),
+            wide: self.wide.max(other.wide),
+            out: self.out.max(other.out),
+            norms: self.norms.max(other.norms),
+        }
+    }
+}
+
+/// Scratch of an adapter; what it holds stays from [`Adapted::grads`] to [`Adapted::dx`].
 pub struct Scratch {
-    /// Between its matrices.
+    /// Between thin matrices.
     pub low: Buf,
     /// As wide as a linear's input.
     pub wide: Buf,
+    /// As wide as a linear's output.
+    pub out: Buf,
+    /// A number for each output, f32.
+    pub norms: Buf,
 }
 
-/// What is put on a linear: `y = base(x) + delta(x)`. The base is never asked for a gradient.
+/// A linear that an adapter wraps: it sees the base's weight and output, and may do with them what it likes. The base is
+/// never asked for a gradient.
 ///
 /// Backward comes as three calls, so that `dx` may take the place of `x`: gradients, `dx`, and then the caller closes the
 /// parameters, which may update them.
-pub trait Delta: Send + Sync {
-    /// Its parameters on a base of `rows` outputs and `cols` inputs.
+pub trait Adapted: Send + Sync {
+    /// What its tensors are to files and to inference.
+    fn kind(&self) -> AdapterKind;
+
+    /// Its parameters on a base of `rows` outputs and `cols` inputs, in the order of the kind's parts.
     fn params(&self, rows: usize, cols: usize) -> Vec<Spec>;
 
-    /// Elements of the two parts of [`Scratch`] for `m` rows of `cols` inputs.
-    fn scratch(&self, m: usize, cols: usize) -> (usize, usize);
+    /// Elements of [`Scratch`] for `m` rows through a base of `rows` outputs and `cols` inputs.
+    fn scratch(&self, m: usize, rows: usize, cols: usize) -> ScratchSizes;
 
-    /// `y += delta(x)`.
+    /// `y (+)= adapted(x)`.
     ///
     /// # Errors
     /// The device's.
@@ -82,6 +162,7 @@ pub trait Delta: Send + Sync {
         learner: &Learner,
         x: Src<'_>,
         y: Dst<'_>,
+        add: bool,
         scratch: &mut Scratch,
     ) -> Result<()>;
 
@@ -99,7 +180,7 @@ pub trait Delta: Send + Sync {
         scratch: &mut Scratch,
     ) -> Result<()>;
 
-    /// `dx += ∂delta/∂xᵀ dy`.
+    /// `dx (+)= ∂adapted/∂xᵀ dy`.
     ///
     /// # Errors
     /// The device's.
@@ -110,6 +191,7 @@ pub trait Delta: Send + Sync {
         learner: &Learner,
         dy: Src<'_>,
         dx: Dst<'_>,
+        add: bool,
         scratch: &mut Scratch,
     ) -> Result<()>;
 }
@@ -119,6 +201,6 @@ pub trait Params: Send + Sync {
     /// Whether this tensor of the base learns; it is then held in `train.dtype`.
     fn learns(&self, role: Role) -> bool;
 
-    /// What is put on this linear, if anything.
-    fn delta(&self, role: Role) -> Option<Box<dyn Delta>>;
+    /// What wraps this linear, if anything.
+    fn adapt(&self, role: Role) -> Option<Box<dyn Adapted>>;
 }

@@ -1,43 +1,70 @@
 //! The curves themselves.
 
 use egui::{
-    Align2, FontId, Id, Key, Painter, Pos2, Rect, Response, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2,
+    Align2, FontId, Id, Key, Painter, Pos2, Rect, Response, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, vec2,
 };
+use egui_plot::{PlotTransform, PlotUi};
 
-use super::axis::{self, Axis as Side};
 use super::front::pareto;
-use super::{AccuracyState, describe, marks, of};
+use super::{AccuracyState, describe, of};
+use crate::pictures::chart::axis::{self, Axis as Range};
+use crate::pictures::chart::{self, Chart, Errors, Marks, Side, marks};
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Accuracy, Axis, Dot, Series};
 use crate::{Action, Linked, words};
 
+/// A series that the legend has not switched off, with its number and its look.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    index: usize,
+    series: &'a Series,
+    mark: marks::Mark,
+}
+
 /// Where things lie: bytes across, accuracy upwards.
-struct Frame {
-    inner: Rect,
-    bytes: Side,
-    value: Side,
+#[derive(Clone, Copy)]
+struct Scale<'a> {
+    bytes: Range,
+    value: Range,
+    axis: &'a Axis,
 }
 
-impl Frame {
-    fn at(&self, dot: &Dot, axis: &Axis) -> Option<Pos2> {
-        let x = self.inner.left() + self.bytes.place(dot.bytes as f64) as f32 * self.inner.width();
-        if dot.planned {
-            return Some(pos2(x, self.inner.bottom()));
+impl<'a> Scale<'a> {
+    fn around(shown: &[Shown<'a>], axis: &'a Axis, linear: bool) -> Self {
+        let dots = || shown.iter().flat_map(|s| &s.series.dots);
+        let on_axis = |d: &&Dot| d.planned || of(&d.values, &axis.id).is_some();
+        let spread = dots().filter(|d| !d.planned).flat_map(|d| {
+            let value = of(&d.values, &axis.id);
+            let error = of(&d.errors, &axis.id).unwrap_or(0.0);
+            value.into_iter().flat_map(move |v| [v - error, v + error])
+        });
+        Self {
+            bytes: Range::around(dots().filter(on_axis).map(|d| d.bytes as f64), !linear, true),
+            value: Range::around(spread, false, !axis.up),
+            axis,
         }
-        Some(pos2(x, self.height(of(&dot.values, &axis.id)?)))
     }
 
-    fn height(&self, value: f64) -> f32 {
-        self.inner.bottom() - self.value.place(value) as f32 * self.inner.height()
+    /// A measured point's value and place; `None` where this figure was not measured.
+    fn measured(&self, dot: &Dot) -> Option<(f64, [f64; 2])> {
+        let value = of(&dot.values, &self.axis.id).filter(|_| !dot.planned)?;
+        Some((value, [self.bytes.place(dot.bytes as f64), self.value.place(value)]))
+    }
+
+    /// Where a point is on screen: what was not run lies on the lower edge.
+    fn at(&self, dot: &Dot, transform: &PlotTransform) -> Option<Pos2> {
+        let frame = transform.frame();
+        let x = transform.position_from_point_x(self.bytes.place(dot.bytes as f64));
+        let y = match dot.planned {
+            true => frame.bottom(),
+            false => transform.position_from_point_y(self.measured(dot)?.1[1]),
+        };
+        // What was zoomed or moved out of sight is not there.
+        Some(Pos2::new(x, y)).filter(|at| frame.expand(1.0).contains(*at))
     }
 }
 
-/// Series that the legend has not switched off, with their numbers.
-fn visible<'a>(data: &'a Accuracy, state: &AccuracyState) -> Vec<(usize, &'a Series)> {
-    data.series.iter().enumerate().filter(|(_, s)| !state.hidden.contains(&s.name)).collect()
-}
-
-/// Draws the plot.
+/// Draws the plot: lines, error bars, points and the Pareto front by `egui_plot`, and over each point a button.
 pub fn show(
     ui: &mut Ui,
     rect: Rect,
@@ -47,132 +74,136 @@ pub fn show(
     linked: &mut Linked,
     actions: &mut Vec<Action>,
 ) {
-    let palette = Palette::of(ui.theme());
-    let shown = visible(data, state);
-    let dots = || shown.iter().flat_map(|(_, s)| &s.dots);
-    let on_axis = |d: &&Dot| d.planned || of(&d.values, &axis.id).is_some();
-    let spread = dots().filter(|d| !d.planned).flat_map(|d| {
-        let value = of(&d.values, &axis.id);
-        let error = of(&d.errors, &axis.id).unwrap_or(0.0);
-        value.into_iter().flat_map(move |v| [v - error, v + error])
-    });
-    let frame = Frame {
-        inner: Rect::from_min_max(rect.min + vec2(16.0 * GRID, 6.0 * GRID), rect.max - vec2(2.0 * GRID, 12.0 * GRID)),
-        bytes: Side::around(dots().filter(on_axis).map(|d| d.bytes as f64), !state.linear, true),
-        value: Side::around(spread, false, !axis.up),
-    };
-    if !frame.inner.is_positive() {
-        return;
-    }
-    let painter = ui.painter().with_clip_rect(rect.expand(GRID).intersect(ui.clip_rect()));
-    scales(&painter, rect, &frame, axis, palette);
-    let named = staircase(&painter, &shown, &frame, axis, palette);
-    lines(&painter, &shown, &frame, axis, palette, named);
-    for (index, series) in &shown {
-        for (i, dot) in series.dots.iter().enumerate() {
-            if let Some(at) = frame.at(dot, axis) {
-                point(ui, (*index, i, at), series, state, axis, linked, actions, &frame);
-            }
-        }
-    }
-}
-
-fn scales(painter: &Painter, rect: Rect, frame: &Frame, axis: &Axis, palette: &Palette) {
-    let (inner, font) = (frame.inner, FontId::proportional(TEXT[0]));
-    let quiet = palette.line.gamma_multiply(0.5);
-    for tick in frame.value.ticks((inner.height() / 56.0) as usize) {
-        let y = frame.height(tick);
-        painter.hline(inner.x_range(), y, Stroke::new(1.0, quiet));
-        let at = pos2(inner.left() - 2.0 * GRID, y);
-        painter.text(at, Align2::RIGHT_CENTER, axis::value(tick, &axis.unit), font.clone(), palette.weak_text);
-    }
-    for tick in frame.bytes.byte_ticks(((inner.width() / 96.0) as usize).max(3)) {
-        let x = inner.left() + frame.bytes.place(tick) as f32 * inner.width();
-        painter.vline(x, inner.y_range(), Stroke::new(1.0, quiet));
-        let at = pos2(x, inner.bottom() + 2.0 * GRID);
-        painter.text(at, Align2::CENTER_TOP, words::bytes(tick as u64), font.clone(), palette.weak_text);
-    }
-    painter.hline(inner.x_range(), inner.bottom(), Stroke::new(1.0, palette.line));
+    let p = Palette::of(ui.theme());
+    let shown: Vec<Shown<'_>> = (data.series.iter().enumerate())
+        .filter(|(_, s)| !state.hidden.contains(&s.name))
+        .map(|(index, series)| Shown { index, series, mark: marks::mark(p, index, !series.machine.is_empty()) })
+        .collect();
+    let scale = Scale::around(&shown, axis, state.linear);
     let better = if axis.up { "more is better ↑" } else { "less is better ↓" };
     // Shares have their unit at every tick.
     let unit = if matches!(axis.unit.as_str(), "" | "%") { String::new() } else { format!(" ({})", axis.unit) };
     let title = format!("{}{unit}, {better}", axis.label);
-    painter.text(rect.min, Align2::LEFT_TOP, title, font.clone(), palette.weak_text);
-    let at = pos2(inner.right(), rect.bottom());
-    painter.text(at, Align2::RIGHT_BOTTOM, "measured peak in bytes →", font, palette.weak_text);
-}
-
-/// The Pareto front of what was measured here, as the best that any limit buys: a staircase. Returns where its name is written.
-fn staircase(
-    painter: &Painter,
-    shown: &[(usize, &Series)],
-    frame: &Frame,
-    axis: &Axis,
-    palette: &Palette,
-) -> Vec<Rect> {
-    let sign = if axis.up { 1.0 } else { -1.0 };
-    let measured: Vec<(u64, f64)> = shown
-        .iter()
-        .filter(|(_, s)| s.machine.is_empty())
-        .flat_map(|(_, s)| &s.dots)
-        .filter(|d| !d.planned)
-        .filter_map(|d| Some((d.bytes, sign * of(&d.values, &axis.id)?)))
-        .collect();
-    let front = pareto(&measured);
-    let mut points: Vec<Pos2> = Vec::new();
-    for i in front {
-        let (bytes, goodness) = measured[i];
-        let x = frame.inner.left() + frame.bytes.place(bytes as f64) as f32 * frame.inner.width();
-        let y = frame.height(sign * goodness);
-        if let Some(last) = points.last() {
-            points.push(pos2(x, last.y));
+    let chart = Chart {
+        name: format!("accuracy {} {}", axis.id, state.linear),
+        x: Side {
+            range: scale.bytes,
+            binary: true,
+            write: Box::new(|v| words::bytes(v as u64)),
+            title: "measured peak in bytes →",
+        },
+        y: Side { range: scale.value, binary: false, write: Box::new(|v| axis::value(v, &axis.unit)), title: &title },
+        group: None,
+        sense: Sense::CLICK | Sense::DRAG,
+    };
+    let items = shown.clone();
+    let drawn = chart.show(ui, rect, move |plot| {
+        staircase(plot, &items, &scale, p);
+        items.iter().for_each(|s| curve(plot, s, &scale));
+    });
+    let Some(drawn) = drawn else { return };
+    let painter = ui.painter().with_clip_rect(drawn.transform.frame().expand(2.0 * GRID).intersect(ui.clip_rect()));
+    not_run_yet(&painter, &shown, &scale, &drawn.transform, p);
+    names(&painter, &shown, &scale, &drawn.transform, state.paper, p);
+    for s in &shown {
+        for (i, dot) in s.series.dots.iter().enumerate() {
+            if let Some(at) = scale.at(dot, &drawn.transform).filter(|_| !state.paper) {
+                point(ui, s, (i, at), state, axis, linked, actions, &drawn.transform);
+            }
         }
-        points.push(pos2(x, y));
     }
-    let Some(last) = points.last().copied() else { return Vec::new() };
-    points.push(pos2(frame.inner.right(), last.y));
-    let color = palette.accent.gamma_multiply(0.35);
-    painter.add(egui::Shape::line(points, Stroke::new(5.0, color)));
-    let text = "best measured here";
-    let (at, anchor) = (pos2(frame.inner.right(), last.y - 5.0), Align2::RIGHT_BOTTOM);
-    vec![painter.text(at, anchor, text, FontId::proportional(TEXT[0]), palette.accent)]
 }
 
-/// Lines and error bars, and each series' name at its end where there is room.
-fn lines(
+/// The Pareto front of what was measured here, as the best that any limit buys: a staircase.
+fn front<'a>(shown: &[Shown<'a>], scale: &Scale<'a>) -> Vec<[f64; 2]> {
+    let sign = if scale.axis.up { 1.0 } else { -1.0 };
+    let here = shown.iter().filter(|s| s.series.machine.is_empty()).flat_map(|s| &s.series.dots);
+    let measured: Vec<(u64, f64)> = here.filter_map(|d| Some((d.bytes, sign * scale.measured(d)?.0))).collect();
+    let mut points: Vec<[f64; 2]> = Vec::new();
+    for i in pareto(&measured) {
+        let (bytes, goodness) = measured[i];
+        let (x, y) = (scale.bytes.place(bytes as f64), scale.value.place(sign * goodness));
+        points.extend(points.last().map(|last| [x, last[1]]));
+        points.push([x, y]);
+    }
+    points.extend(points.last().map(|last| [scale.bytes.ends()[1], last[1]]));
+    points
+}
+
+fn staircase<'a>(plot: &mut PlotUi<'a>, shown: &[Shown<'a>], scale: &Scale<'a>, p: &Palette) {
+    let stroke = Stroke::new(5.0, p.accent.gamma_multiply(0.35));
+    plot.line(chart::line("the best measured here", front(shown, scale), stroke, None));
+}
+
+/// The line, the error bars and the points of a series.
+fn curve<'a>(plot: &mut PlotUi<'a>, s: &Shown<'a>, scale: &Scale<'a>) {
+    let (name, color) = (&s.series.name, s.mark.color);
+    let at: Vec<[f64; 2]> = s.series.dots.iter().filter_map(|d| Some(scale.measured(d)?.1)).collect();
+    if at.len() > 1 {
+        plot.line(chart::line(name, at.clone(), Stroke::new(1.5, color.gamma_multiply(0.8)), s.mark.dash));
+    }
+    let bar = |d: &Dot| {
+        let ((value, [x, _]), error) = (scale.measured(d)?, of(&d.errors, &scale.axis.id)?);
+        Some([x, scale.value.place(value - error), scale.value.place(value + error)])
+    };
+    let bars = s.series.dots.iter().filter_map(bar).collect();
+    plot.add(Errors::new(name, bars, Stroke::new(1.0, color.gamma_multiply(0.7))));
+    plot.add(Marks::new(name, at, s.mark, RADIUS, color));
+}
+
+/// What was not run lies hollow on the lower edge, which the plot itself would cut it at.
+fn not_run_yet(painter: &Painter, shown: &[Shown<'_>], scale: &Scale<'_>, transform: &PlotTransform, p: &Palette) {
+    for s in shown {
+        for at in s.series.dots.iter().filter(|d| d.planned).filter_map(|d| scale.at(d, transform)) {
+            painter.add(s.mark.shape(at, RADIUS, p.background, s.mark.color));
+        }
+    }
+}
+
+/// Half the width of a point, and of one that is pointed at.
+const RADIUS: f32 = 4.5;
+const LIT: f32 = 5.5;
+
+/// Where there is room: what the front is, the name of each series at its first point, and on paper, where nothing can be pointed
+/// at, each point's own words.
+fn names(
     painter: &Painter,
-    shown: &[(usize, &Series)],
-    frame: &Frame,
-    axis: &Axis,
-    palette: &Palette,
-    mut named: Vec<Rect>,
+    shown: &[Shown<'_>],
+    scale: &Scale<'_>,
+    transform: &PlotTransform,
+    paper: bool,
+    p: &Palette,
 ) {
-    for (index, series) in shown {
-        let mark = marks::mark(palette, *index, !series.machine.is_empty());
-        let measured: Vec<&Dot> = series.dots.iter().filter(|d| !d.planned).collect();
-        let points: Vec<Pos2> = measured.iter().filter_map(|d| frame.at(d, axis)).collect();
-        if points.len() > 1 {
-            mark.line(painter, &points, 1.5, mark.color.gamma_multiply(0.8));
+    let (frame, font) = (*transform.frame(), FontId::proportional(TEXT[0]));
+    let mut taken: Vec<Rect> = Vec::new();
+    if let Some([_, y]) = front(shown, scale).last().copied() {
+        let at = Pos2::new(frame.right(), transform.position_from_point_y(y) - 5.0);
+        if frame.expand(GRID).contains(at) {
+            taken.push(painter.text(at, Align2::RIGHT_BOTTOM, "best measured here", font.clone(), p.accent));
         }
-        for dot in &measured {
-            let (Some(at), Some(error)) = (frame.at(dot, axis), of(&dot.errors, &axis.id)) else { continue };
-            let Some(value) = of(&dot.values, &axis.id) else { continue };
-            let (top, bottom) = (frame.height(value + error), frame.height(value - error));
-            let stroke = Stroke::new(1.0, mark.color.gamma_multiply(0.7));
-            painter.vline(at.x, top..=bottom, stroke);
-            for y in [top, bottom] {
-                painter.hline(at.x - 3.0..=at.x + 3.0, y, stroke);
-            }
+    }
+    let dots = || shown.iter().flat_map(|s| s.series.dots.iter().map(move |d| (s, d)));
+    let points: Vec<Pos2> = dots().filter_map(|(_, d)| scale.at(d, transform)).collect();
+    let mut write = |at: Pos2, anchor: Align2, words: &str| {
+        let galley = painter.layout_no_wrap(words.to_owned(), font.clone(), p.weak_text);
+        let place = anchor.anchor_size(at, galley.size());
+        let place = place.translate(vec2((frame.left() + GRID - place.left()).max(0.0), 0.0));
+        let free =
+            taken.iter().all(|r| !r.intersects(place)) && points.iter().all(|at| !place.expand(GRID).contains(*at));
+        if free && frame.expand(2.0 * GRID).contains_rect(place) {
+            painter.galley(place.min, galley, p.weak_text);
+            taken.push(place);
         }
-        if let (Some(first), true) = (points.first(), shown.len() > 1) {
-            let galley = painter.layout_no_wrap(series.name.clone(), FontId::proportional(TEXT[0]), palette.weak_text);
-            let place = Align2::RIGHT_BOTTOM.anchor_size(*first - vec2(8.0, 5.0), galley.size());
-            let place = place.translate(vec2((frame.inner.left() + GRID - place.left()).max(0.0), 0.0));
-            let free = named.iter().all(|r| !r.intersects(place)) && points.iter().all(|p| !place.contains(*p));
-            if free && frame.inner.expand(8.0).contains_rect(place) {
-                painter.galley(place.min, galley, palette.weak_text);
-                named.push(place);
-            }
+    };
+    for s in shown.iter().filter(|_| shown.len() > 1) {
+        let first = s.series.dots.iter().filter(|d| !d.planned).find_map(|d| scale.at(d, transform));
+        if let Some(first) = first {
+            write(first - vec2(2.0 * GRID, 5.0), Align2::RIGHT_BOTTOM, &s.series.name);
+        }
+    }
+    for (_, dot) in dots().filter(|_| paper) {
+        if let Some(at) = scale.at(dot, transform) {
+            write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label);
         }
     }
 }
@@ -180,18 +211,18 @@ fn lines(
 /// One point: a button of its own, so that the keyboard and a screen reader reach it.
 fn point(
     ui: &mut Ui,
-    (index, i, at): (usize, usize, Pos2),
-    series: &Series,
+    shown: &Shown<'_>,
+    (i, at): (usize, Pos2),
     state: &mut AccuracyState,
     axis: &Axis,
     linked: &mut Linked,
     actions: &mut Vec<Action>,
-    frame: &Frame,
+    transform: &PlotTransform,
 ) {
-    let palette = Palette::of(ui.theme());
+    let (palette, series) = (Palette::of(ui.theme()), shown.series);
     let dot = &series.dots[i];
     let place = Rect::from_center_size(at, vec2(18.0, 18.0));
-    let response = ui.interact(place, Id::unique(("accuracy dot", index, i)), Sense::click());
+    let response = ui.interact(place, Id::unique(("accuracy dot", shown.index, i)), Sense::click());
     let own = (series.name.clone(), dot.label.clone());
     let chosen =
         if dot.run.is_empty() { state.chosen.as_ref() == Some(&own) } else { linked.run.as_ref() == Some(&dot.run) };
@@ -210,7 +241,6 @@ fn point(
     if response.double_clicked() || (enter && chosen) {
         open(dot, actions);
     }
-    let mark = marks::mark(palette, index, !series.machine.is_empty());
     let lit = response.hovered() || response.has_focus();
     let painter = ui.painter();
     if chosen || lit {
@@ -220,9 +250,10 @@ fn point(
     if response.has_focus() {
         painter.rect_stroke(place.expand(3.0), 3.0, Stroke::new(1.0, palette.accent), StrokeKind::Outside);
     }
-    mark.point(painter, at, if lit { 5.5 } else { 4.5 }, !dot.planned, mark.color, palette.background);
     if lit {
-        guide(painter, at, frame, palette);
+        let fill = if dot.planned { palette.background } else { shown.mark.color };
+        painter.add(shown.mark.shape(at, LIT, fill, shown.mark.color));
+        guide(painter, at, *transform.frame(), palette);
         tooltip(&response, series, dot, axis);
     }
 }
@@ -236,10 +267,10 @@ fn open(dot: &Dot, actions: &mut Vec<Action>) {
     }
 }
 
-fn guide(painter: &Painter, at: Pos2, frame: &Frame, palette: &Palette) {
+fn guide(painter: &Painter, at: Pos2, frame: Rect, palette: &Palette) {
     let stroke = Stroke::new(1.0, palette.text.gamma_multiply(0.25));
-    painter.vline(at.x, at.y..=frame.inner.bottom(), stroke);
-    painter.hline(frame.inner.left()..=at.x, at.y, stroke);
+    painter.vline(at.x, at.y..=frame.bottom(), stroke);
+    painter.hline(frame.left()..=at.x, at.y, stroke);
 }
 
 fn tooltip(response: &Response, series: &Series, dot: &Dot, axis: &Axis) {

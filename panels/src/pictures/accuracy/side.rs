@@ -2,7 +2,8 @@
 
 use egui::{Align, Button, Id, Layout, Rect, RichText, Role, ScrollArea, Sense, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 
-use super::{AccuracyState, axis, marks, of};
+use super::{AccuracyState, of};
+use crate::pictures::chart::{axis, marks};
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Accuracy, Axis, Dot, Series};
 use crate::{Action, Linked, words};
@@ -24,7 +25,9 @@ pub fn show(
         ScrollArea::vertical().id_salt("accuracy side").auto_shrink([false, false]).show(ui, |ui| {
             legend(ui, data, state);
             chosen(ui, data, state, axis, linked, actions);
-            sweeps(ui, data, actions);
+            if !state.paper {
+                sweeps(ui, data, actions);
+            }
         });
     });
 }
@@ -37,7 +40,7 @@ fn head(ui: &mut Ui, text: &str) {
 /// A line a series; pressing it hides or shows the series.
 fn legend(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState) {
     let palette = Palette::of(ui.theme());
-    head(ui, "Series (press to hide)");
+    head(ui, if state.paper { "Series" } else { "Series (press to hide)" });
     ui.spacing_mut().item_spacing.y = 0.0;
     for (index, series) in data.series.iter().enumerate() {
         let shown = !state.hidden.contains(&series.name);
@@ -59,8 +62,7 @@ fn legend(ui: &mut Ui, data: &Accuracy, state: &mut AccuracyState) {
         }
         let fade = |color: egui::Color32| if shown { color } else { color.gamma_multiply(0.4) };
         let line = rect.top() + 3.5 * GRID;
-        let background = if response.hovered() { palette.raised } else { palette.background };
-        mark.sample(&painter, pos2(rect.left() + 4.0 * GRID, line), fade(mark.color), background);
+        mark.sample(&painter, pos2(rect.left() + 4.0 * GRID, line), fade(mark.color));
         let left = rect.left() + 9.0 * GRID;
         let font = egui::FontId::proportional(TEXT[1]);
         let text = painter.text(pos2(left, line), egui::Align2::LEFT_CENTER, &series.name, font, fade(palette.text));

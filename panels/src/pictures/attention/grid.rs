@@ -63,6 +63,29 @@ impl Cells {
     }
 }
 
+/// The small maps of all heads, dimmed by layer where keys are quantized.
+fn maps(painter: &egui::Painter, data: &Attention, cells: Cells, state: &AttentionState, palette: &Palette) {
+    let mut mesh: Option<Mesh> = None;
+    for layer in 0..data.layers {
+        for head in 0..data.heads {
+            if let Some((texture, uv)) = state.grid.atlas.place(layer, head) {
+                let mesh = mesh.get_or_insert_with(|| Mesh::with_texture(texture));
+                mesh.add_rect_with_uv(cells.cell(layer, head), uv, Color32::WHITE);
+            }
+        }
+    }
+    painter.extend(mesh.map(Shape::mesh));
+    for layer in 0..data.layers {
+        if let Some([key, _]) = data.kept(layer)
+            && key.quantized()
+        {
+            let last = cells.cell(layer, data.heads - 1);
+            let row = Rect::from_min_max(cells.cell(layer, 0).min, last.max);
+            painter.rect_filled(row, 0.0, palette.background.gamma_multiply(dim(key.bits)));
+        }
+    }
+}
+
 /// Draws the small maps.
 pub fn show(ui: &mut Ui, rect: Rect, data: &Attention, grid: &Grid, state: &mut AttentionState, linked: &mut Linked) {
     let palette = Palette::of(ui.theme());
@@ -101,25 +124,7 @@ pub fn show(ui: &mut Ui, rect: Rect, data: &Attention, grid: &Grid, state: &mut 
     });
 
     let painter = ui.painter().with_clip_rect(body.intersect(ui.clip_rect()));
-    let mut mesh: Option<Mesh> = None;
-    for layer in 0..data.layers {
-        for head in 0..data.heads {
-            if let Some((texture, uv)) = state.grid.atlas.place(layer, head) {
-                let mesh = mesh.get_or_insert_with(|| Mesh::with_texture(texture));
-                mesh.add_rect_with_uv(cells.cell(layer, head), uv, Color32::WHITE);
-            }
-        }
-    }
-    painter.extend(mesh.map(Shape::mesh));
-    for layer in 0..data.layers {
-        if let Some([key, _]) = data.kept(layer)
-            && key.quantized()
-        {
-            let last = cells.cell(layer, data.heads - 1);
-            let row = Rect::from_min_max(cells.cell(layer, 0).min, last.max);
-            painter.rect_filled(row, 0.0, palette.background.gamma_multiply(dim(key.bits)));
-        }
-    }
+    maps(&painter, data, cells, state, palette);
     if let Some(step) = scrubbed(data, linked) {
         veil(&painter, cells, grid, step, palette);
     }

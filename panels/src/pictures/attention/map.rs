@@ -96,15 +96,7 @@ pub fn show(
     linked: &mut Linked,
     actions: &mut Vec<Action>,
 ) {
-    let source = match (&data.map, &data.grid) {
-        (Some(map), _) if map.head == head => Source::Full(map),
-        (_, Some(grid)) => Source::Small { grid, head, of: (data.layers, data.heads) },
-        (Some(map), None) => {
-            linked.head = Some(map.head);
-            Source::Full(map)
-        }
-        (None, None) => return,
-    };
+    let Some(source) = source(data, head, linked) else { return };
     let head = if let Source::Full(map) = source { map.head } else { head };
     if source.rows() == 0 || source.columns() == 0 {
         super::super::waiting::show(ui, rect, "No query yet", "Its rows appear while the answer is written.", None, "");
@@ -172,16 +164,9 @@ pub fn show(
         strike(&painter, inner, data, map, sight, last, map_state, palette);
         point(&painter, inner, data, map, sight, last, &map_state.gone, shown.map(|c| c[0]).or(marked), palette);
     }
-    if let Some(rows) = last {
-        let y = sight.to_screen(inner, 0.0, rows as f64).y.clamp(inner.top(), inner.bottom());
-        let cover = palette.background.gamma_multiply(0.75);
-        painter.rect_filled(Rect::from_min_max(pos2(inner.left(), y), inner.max), 0.0, cover);
-        painter.hline(inner.x_range(), y, Stroke::new(1.0, palette.accent));
-    }
+    cover(&painter, inner, sight, last, palette);
     if let (Some(column), true) = (marked, full && pointed.is_none()) {
-        let [left, right] = [0.0, 1.0].map(|by| sight.to_screen(inner, column as f64 + by, 0.0).x);
-        let column = Rect::from_x_y_ranges(left..=right.max(left + 1.0), inner.y_range());
-        painter.rect_filled(column, 0.0, palette.accent.gamma_multiply(0.45));
+        mark(&painter, inner, sight, column, palette);
     }
     if let Some(at) = shown {
         crosshair(&painter, inner, sight, at, palette);
@@ -191,6 +176,38 @@ pub fn show(
     axes(ui.painter(), body, inner, data, source, sight, words_fit, &map_state.gone, shown, palette);
     bar::show(ui.painter(), legend, ui.theme(), state.scale, code, kept);
     readout(ui, line, &said);
+}
+
+/// The map of a head at full size where it is kept, else its small one; the head that is linked moves to the only one there is.
+fn source<'a>(data: &'a Attention, head: (usize, usize), linked: &mut Linked) -> Option<Source<'a>> {
+    match (&data.map, &data.grid) {
+        (Some(map), _) if map.head == head => Some(Source::Full(map)),
+        (_, Some(grid)) => Some(Source::Small { grid, head, of: (data.layers, data.heads) }),
+        (Some(map), None) => {
+            linked.head = Some(map.head);
+            Some(Source::Full(map))
+        }
+        (None, None) => None,
+    }
+}
+
+/// Covers the rows after the moment scrubbed to.
+fn cover(painter: &Painter, inner: Rect, sight: Sight, last: Option<usize>, palette: &Palette) {
+    let Some(rows) = last else { return };
+    let y = sight.to_screen(inner, 0.0, rows as f64).y.clamp(inner.top(), inner.bottom());
+    painter.rect_filled(
+        Rect::from_min_max(pos2(inner.left(), y), inner.max),
+        0.0,
+        palette.background.gamma_multiply(0.75),
+    );
+    painter.hline(inner.x_range(), y, Stroke::new(1.0, palette.accent));
+}
+
+/// Lights the column of the token that is pointed at elsewhere.
+fn mark(painter: &Painter, inner: Rect, sight: Sight, column: usize, palette: &Palette) {
+    let [left, right] = [0.0, 1.0].map(|by| sight.to_screen(inner, column as f64 + by, 0.0).x);
+    let column = Rect::from_x_y_ranges(left..=right.max(left + 1.0), inner.y_range());
+    painter.rect_filled(column, 0.0, palette.accent.gamma_multiply(0.45));
 }
 
 fn identity(data: &Attention, head: (usize, usize), full: bool) -> u64 {
@@ -460,7 +477,6 @@ fn axes(
     palette: &Palette,
 ) {
     let font = FontId::proportional(TEXT[0]);
-    let color = |marked: bool| if marked { palette.text } else { palette.weak_text };
     let title_y = if words_fit[0] { body.top() + 2.0 * GRID } else { inner.top() - 7.0 * GRID };
     let full = matches!(source, Source::Full(_));
     let (down, across) = if full { ("query ↓", "key →") } else { ("query ↓", "oldest row held → newest") };
@@ -468,65 +484,86 @@ fn axes(
     if !words_fit[0] {
         painter.text(pos2(inner.left(), title_y), Align2::LEFT_CENTER, across, font.clone(), palette.weak_text);
     }
-    let cell = sight.cell(inner);
     let range = |axis: usize, count: usize| {
         let end = (sight.from[axis] + sight.size[axis]).ceil() as usize;
         (sight.from[axis].max(0.0) as usize)..end.min(count)
     };
-    let rows = range(1, source.rows());
-    if words_fit[1] {
+    let marked = |axis: usize| shown.map(|s| s[axis]);
+    let words = Words { painter, body, inner, data, sight, palette, font };
+    words.rows(range(1, source.rows()), |row| query(data, source, row), words_fit[1], marked(1));
+    if full {
+        words.columns(range(0, source.columns()), gone, words_fit[0], marked(0));
+    }
+}
+
+/// What writes the words of both sides.
+struct Words<'a> {
+    painter: &'a Painter,
+    body: Rect,
+    inner: Rect,
+    data: &'a Attention,
+    sight: Sight,
+    palette: &'a Palette,
+    font: FontId,
+}
+
+impl Words<'_> {
+    fn ink(&self, marked: bool) -> Color32 {
+        if marked { self.palette.text } else { self.palette.weak_text }
+    }
+
+    /// Beside the rows: the words of their queries where they fit, their positions at some of them elsewhere.
+    fn rows(&self, rows: std::ops::Range<usize>, query: impl Fn(usize) -> usize, fit: bool, marked: Option<usize>) {
+        let Self { painter, body, inner, sight, palette, font, .. } = self;
+        if !fit {
+            for row in ticks(rows, sight.cell(*inner)[1], 40.0) {
+                let y = sight.to_screen(*inner, 0.0, row as f64 + 0.5).y;
+                painter.hline(inner.left() - GRID..=inner.left(), y, Stroke::new(1.0, palette.line));
+                let (at, text) = (pos2(inner.left() - 1.5 * GRID, y), words::count(query(row) as u64));
+                painter.text(at, Align2::RIGHT_CENTER, text, font.clone(), palette.weak_text);
+            }
+            return;
+        }
         let clip = painter.with_clip_rect(Rect::from_x_y_ranges(body.left()..=inner.left() - GRID, inner.y_range()));
         for row in rows {
-            let position = query(data, source, row);
-            let text = token(data, position).unwrap_or_else(|| position.to_string());
-            let y = sight.to_screen(inner, 0.0, row as f64 + 0.5).y;
-            let marked = shown.is_some_and(|s| s[1] == row);
-            let galley = clip.layout_no_wrap(text, font.clone(), color(marked));
+            let position = query(row);
+            let text = token(self.data, position).unwrap_or_else(|| position.to_string());
+            let y = sight.to_screen(*inner, 0.0, row as f64 + 0.5).y;
+            let ink = self.ink(marked == Some(row));
+            let galley = clip.layout_no_wrap(text, font.clone(), ink);
             // Long words lose their beginning's neighbour, not their own: they start at the left edge.
             let x = (inner.left() - 2.0 * GRID - galley.size().x).max(body.left());
-            clip.galley(pos2(x, y - galley.size().y / 2.0), galley, color(marked));
-        }
-    } else {
-        for row in ticks(rows, cell[1], 40.0) {
-            let y = sight.to_screen(inner, 0.0, row as f64 + 0.5).y;
-            painter.hline(inner.left() - GRID..=inner.left(), y, Stroke::new(1.0, palette.line));
-            let text = words::count(query(data, source, row) as u64);
-            painter.text(
-                pos2(inner.left() - 1.5 * GRID, y),
-                Align2::RIGHT_CENTER,
-                text,
-                font.clone(),
-                palette.weak_text,
-            );
+            clip.galley(pos2(x, y - galley.size().y / 2.0), galley, ink);
         }
     }
-    if !full {
-        return;
-    }
-    let columns = range(0, source.columns());
-    if words_fit[0] {
+
+    /// Above the columns: the words of their keys where they fit, upright and struck out once their rows are gone; their positions at
+    /// some of them elsewhere.
+    fn columns(&self, columns: std::ops::Range<usize>, gone: &Gone, fit: bool, marked: Option<usize>) {
+        let Self { painter, body, inner, sight, palette, font, .. } = self;
+        if !fit {
+            for column in ticks(columns, sight.cell(*inner)[0], 64.0) {
+                let x = sight.to_screen(*inner, column as f64 + 0.5, 0.0).x;
+                painter.vline(x, inner.top() - GRID..=inner.top(), Stroke::new(1.0, palette.line));
+                let (at, text) = (pos2(x, inner.top() - GRID), words::count(column as u64));
+                painter.text(at, Align2::CENTER_BOTTOM, text, font.clone(), palette.weak_text);
+            }
+            return;
+        }
         let clip = painter.with_clip_rect(Rect::from_x_y_ranges(inner.x_range(), body.top()..=inner.top() - GRID));
         for column in columns {
-            let text = token(data, column).unwrap_or_else(|| column.to_string());
-            let marked = shown.is_some_and(|s| s[0] == column);
-            let left = gone.step(column).is_some();
-            let galley = clip.layout_no_wrap(text, font.clone(), color(marked));
-            let x = sight.to_screen(inner, column as f64 + 0.5, 0.0).x;
+            let text = token(self.data, column).unwrap_or_else(|| column.to_string());
+            let (marked, left) = (marked == Some(column), gone.step(column).is_some());
+            let galley = clip.layout_no_wrap(text, font.clone(), self.ink(marked));
+            let x = sight.to_screen(*inner, column as f64 + 0.5, 0.0).x;
             let length = galley.size().x.min(inner.top() - body.top() - 2.0 * GRID);
             let at = pos2(x - galley.size().y / 2.0, inner.top() - 1.5 * GRID);
             let opacity = if left && !marked { 0.7 } else { 1.0 };
-            let turned = TextShape::new(at, galley, color(marked)).with_angle(-std::f32::consts::FRAC_PI_2);
+            let turned = TextShape::new(at, galley, self.ink(marked)).with_angle(-std::f32::consts::FRAC_PI_2);
             clip.add(turned.with_opacity_factor(opacity));
             if left {
                 clip.vline(x, at.y - length..=at.y, Stroke::new(1.0, palette.weak_text));
             }
-        }
-    } else {
-        for column in ticks(columns, cell[0], 64.0) {
-            let x = sight.to_screen(inner, column as f64 + 0.5, 0.0).x;
-            painter.vline(x, inner.top() - GRID..=inner.top(), Stroke::new(1.0, palette.line));
-            let text = words::count(column as u64);
-            painter.text(pos2(x, inner.top() - GRID), Align2::CENTER_BOTTOM, text, font.clone(), palette.weak_text);
         }
     }
 }

@@ -5,7 +5,7 @@
 pub trait Cells {
     /// Rows.
     fn rows(&self) -> usize;
-    /// Columns.
+    /// Cells of a row.
     fn columns(&self) -> usize;
     /// The cells `from..from + out.len()` of a row.
     fn read(&self, row: usize, from: usize, out: &mut [u8]);

@@ -175,6 +175,21 @@ fn line(
     }
     ui.painter().hline(row.x_range(), row.bottom(), egui::Stroke::new(1.0, say::mix(p.background, p.line, 0.5)));
 
+    pick(ui, row, run, state);
+    cells(ui, row, run, columns);
+    say::focus_ring(ui, &response);
+    if response.clicked() {
+        linked.run = Some(run.name.clone());
+    }
+    let enter = response.has_focus() && selected && ui.input_mut(|i| i.consume_key(Modifiers::NONE, Key::Enter));
+    if response.double_clicked() || enter {
+        actions.push(Action::OpenRun(run.name.clone()));
+    }
+}
+
+/// The tick that picks a run to be compared.
+fn pick(ui: &mut Ui, row: Rect, run: &RunLine, state: &mut HistoryState) {
+    let p = Palette::of(ui.theme());
     let mut ticked = state.picked.contains(&run.name);
     let tick = Rect::from_min_size(pos2(row.left() + 2.0 * GRID, row.top()), vec2(7.0 * GRID, ROW));
     let tickbox = ui
@@ -194,6 +209,11 @@ fn line(
             state.picked.drain(..more);
         }
     }
+}
+
+/// What is known of a run, column by column; of a failed one why it failed, in place of its figures.
+fn cells(ui: &mut Ui, row: Rect, run: &RunLine, columns: &[Column]) {
+    let p = Palette::of(ui.theme());
     let failed = !run.error.is_empty();
     for column in columns {
         if failed && matches!(column.title, "Peak" | "Speed" | "Accuracy") {
@@ -229,14 +249,6 @@ fn line(
             let text = RichText::new(format!("Failed: {}", run.error)).size(TEXT[0]).color(p.alarm);
             ui.add(egui::Label::new(text).truncate().selectable(false)).on_hover_text(&run.error);
         });
-    }
-    say::focus_ring(ui, &response);
-    if response.clicked() {
-        linked.run = Some(run.name.clone());
-    }
-    let enter = response.has_focus() && selected && ui.input_mut(|i| i.consume_key(Modifiers::NONE, Key::Enter));
-    if response.double_clicked() || enter {
-        actions.push(Action::OpenRun(run.name.clone()));
     }
 }
 

@@ -3,8 +3,8 @@
 use egui::{Align, Id, Rect, Role, ScrollArea, Sense, Stroke, StrokeKind, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 
 use super::side::step_time;
-use crate::picture::field;
 use crate::pictures::words as say;
+use crate::table::{Table, number};
 use crate::theme::{GRID, Palette};
 use crate::view::{Fit, Learning};
 use crate::{Action, kit, words};
@@ -139,13 +139,22 @@ fn row(ui: &Ui, rect: Rect, fit: &Fit, limit: Option<u64>, end: f64, actions: &m
 
 /// Every combination, one a line.
 pub fn csv(data: &Learning) -> String {
-    let mut out =
-        String::from("params,optimizer,activations,loss,predicted_peak_bytes,fits,predicted_step_seconds,refused\n");
+    let head = [
+        "params",
+        "optimizer",
+        "activations",
+        "loss",
+        "predicted_peak_bytes",
+        "fits",
+        "predicted_step_seconds",
+        "refused",
+    ];
+    let mut table = Table::new(head);
     for f in &*data.fits {
-        let choices = f.choices.each_ref().map(|c| field(c)).join(",");
-        let peak = f.peak.map_or(String::new(), |b| b.to_string());
-        let seconds = f.step_seconds.map_or(String::new(), |s| format!("{s:.6}"));
-        out += &format!("{choices},{peak},{},{seconds},{}\n", f.fits, field(&f.refused));
+        let [params, optimizer, activations, loss] = &f.choices;
+        let seconds = number(f.step_seconds.map(|s| format!("{s:.6}")));
+        let (peak, fits) = (number(f.peak), f.fits.to_string());
+        table.row([params, optimizer, activations, loss, &peak, &fits, &seconds, &f.refused]);
     }
-    out
+    table.text()
 }

@@ -1,14 +1,15 @@
 //! Against bytes: every run a point at its measured peak, so that runs are compared at the same budget; the run on screen leaves
 //! the trail it came by.
 
-use egui::{Align2, Id, Key, Rect, Role, Sense, Stroke, Ui, WidgetInfo, pos2, vec2};
+use egui::{Id, Key, Rect, Role, Sense, Stroke, Ui, WidgetInfo, vec2};
+use egui_plot::{PlotPoint, PlotUi};
 
 use super::lines::Runs;
-use super::{Figure, LearningState, inner};
-use crate::pictures::accuracy::axis::Axis as Side;
-use crate::pictures::accuracy::marks;
+use super::{Figure, LearningState};
+use crate::pictures::chart::axis::Axis as Range;
+use crate::pictures::chart::{self, Chart, Marks, Side, marks};
 use crate::pictures::words as say;
-use crate::theme::{GRID, Palette};
+use crate::theme::Palette;
 use crate::view::{Course, Mark};
 use crate::{Action, Linked, words};
 
@@ -55,68 +56,57 @@ pub fn show(
     }
     let on_the_way = mine.into_iter().flat_map(|c| c.held_out.iter().chain(&c.answers)).map(|m| m.bytes);
     let bytes = all.iter().filter_map(|(_, c)| c.peak).chain(on_the_way).filter(|b| *b > 0);
-    let x = Side::around(bytes.map(|b| b as f64), true, false);
+    let x = Range::around(bytes.map(|b| b as f64), true, false);
     for (place, figure) in places {
         let last = place.bottom() >= rect.bottom() - 1.0;
-        let inner = inner(place, last);
-        if !inner.is_positive() {
-            return;
-        }
-        let trail = mine.into_iter().flat_map(|c| if figure == Figure::Loss { &[] } else { figure.of(c) });
-        let values = all.iter().filter_map(|(_, c)| value(c, figure)).chain(trail.map(|m| m.value));
-        let y = if figure.share() { Side::from_zero(1.0) } else { Side::around(values, false, true) };
-        scales(ui, place, inner, (x, y), figure, last);
-        let at = |bytes: u64, v: f64| {
-            pos2(
-                inner.left() + x.place(bytes as f64) as f32 * inner.width(),
-                inner.bottom() - y.place(v) as f32 * inner.height(),
-            )
-        };
+        let trail = mine.filter(|_| figure != Figure::Loss).map_or(&[][..], |c| figure.of(c));
+        let values = all.iter().filter_map(|(_, c)| value(c, figure)).chain(trail.iter().map(|m| m.value));
+        let y = if figure.share() { Range::from_zero(1.0) } else { Range::around(values, false, true) }.with_room(0.04);
         let p = Palette::of(ui.theme());
-        if let Some(course) = mine.filter(|_| figure != Figure::Loss) {
-            let points: Vec<_> =
-                figure.of(course).iter().filter(|m| m.bytes > 0).map(|m| at(m.bytes, m.value)).collect();
-            if points.len() > 1 {
-                ui.painter().add(egui::Shape::line(points.clone(), Stroke::new(1.0, p.accent.gamma_multiply(0.6))));
-            }
-            for point in points.iter().rev().skip(1) {
-                ui.painter().circle_stroke(*point, 2.5, Stroke::new(1.0, p.accent.gamma_multiply(0.8)));
-            }
-        }
+        let title = title(figure);
+        let chart = sides(figure, (x, y), &title, last);
+        let Some(drawn) = chart.show(ui, place, move |plot| on_its_way(plot, trail, x, p)) else { return };
         for (i, course) in &all {
             let (Some(bytes), Some(v)) = (course.peak, value(course, figure)) else { continue };
-            point(ui, (*i, *i == 0), course, figure, v, at(bytes, v), linked, actions);
+            let at = drawn.transform.position_from_point(&PlotPoint::new(x.place(bytes as f64), v));
+            if drawn.transform.frame().expand(1.0).contains(at) {
+                point(ui, (*i, *i == 0), course, figure, v, at, linked, actions);
+            }
         }
     }
 }
 
-fn scales(ui: &Ui, rect: Rect, inner: Rect, (x, y): (Side, Side), figure: Figure, last: bool) {
-    let (p, painter, font) = (Palette::of(ui.theme()), ui.painter(), say::captions());
-    let quiet = Stroke::new(1.0, p.line.gamma_multiply(0.5));
-    for tick in y.ticks(((inner.height() / 48.0) as usize).max(2)) {
-        let at = inner.bottom() - y.place(tick) as f32 * inner.height();
-        painter.hline(inner.x_range(), at, quiet);
-        let words = if figure.share() { words::percent(tick) } else { words::number(tick) };
-        painter.text(pos2(inner.left() - 2.0 * GRID, at), Align2::RIGHT_CENTER, words, font.clone(), p.weak_text);
-    }
-    for tick in x.byte_ticks(((inner.width() / 96.0) as usize).max(3)) {
-        let at = inner.left() + x.place(tick) as f32 * inner.width();
-        painter.vline(at, inner.y_range(), quiet);
-        if last {
-            let place = pos2(at, inner.bottom() + 2.0 * GRID);
-            painter.text(place, Align2::CENTER_TOP, words::bytes(tick as u64), font.clone(), p.weak_text);
-        }
-    }
-    painter.hline(inner.x_range(), inner.bottom(), Stroke::new(1.0, p.line));
-    let title = match figure.share() {
+fn title(figure: Figure) -> String {
+    match figure.share() {
         true => format!("{}, more is better ↑", figure.label()),
         false => format!("{} (nats), less is better ↓", figure.label()),
-    };
-    painter.text(rect.min, Align2::LEFT_TOP, title, font.clone(), p.weak_text);
-    if last {
-        let at = pos2(inner.right(), rect.bottom());
-        painter.text(at, Align2::RIGHT_BOTTOM, "measured peak in bytes →", font, p.weak_text);
     }
+}
+
+fn sides<'a>(figure: Figure, (x, y): (Range, Range), title: &'a str, last: bool) -> Chart<'a> {
+    let write = if figure.share() { words::percent } else { words::number };
+    Chart {
+        name: format!("learning bytes {}", figure.share()),
+        x: Side {
+            range: x,
+            binary: true,
+            write: Box::new(|v| words::bytes(v as u64)),
+            title: if last { "measured peak in bytes →" } else { "" },
+        },
+        y: Side { range: y, binary: false, write: Box::new(write), title },
+        group: Some(Id::unique("learning bytes")),
+        sense: Sense::CLICK | Sense::DRAG,
+    }
+}
+
+/// The trail that the run on screen came by: its values so far at the peak it had then.
+fn on_its_way(plot: &mut PlotUi<'_>, trail: &[Mark], x: Range, p: &Palette) {
+    let mut at: Vec<[f64; 2]> =
+        trail.iter().filter(|m| m.bytes > 0).map(|m| [x.place(m.bytes as f64), m.value]).collect();
+    plot.line(chart::line("on its way", at.clone(), Stroke::new(1.0, p.accent.gamma_multiply(0.6)), None));
+    at.pop();
+    let ink = p.accent.gamma_multiply(0.8);
+    plot.add(Marks::new("on its way", at, marks::mark(p, 0, false), 2.5, ink).hollow(p.background));
 }
 
 /// A run: a button of its own, so that the keyboard and a screen reader reach it.
@@ -149,6 +139,6 @@ fn point(
     if chosen || lit {
         ui.painter().circle_stroke(at, 10.0, Stroke::new(if chosen { 2.0 } else { 1.0 }, p.accent));
     }
-    mark.point(ui.painter(), at, if here { 5.5 } else { 4.5 }, true, ink, p.background);
+    ui.painter().add(mark.shape(at, if here { 5.5 } else { 4.5 }, ink, ink));
     response.on_hover_text(format!("{name}\n{}\nDouble-click opens it.", course.label));
 }

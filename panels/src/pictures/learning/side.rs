@@ -5,12 +5,13 @@ use egui::{Color32, Id, Rect, Role, Sense, Stroke, Ui, WidgetInfo, pos2, vec2};
 use super::lines::{Runs, look};
 use super::{Figure, LearningState, Over, by};
 use crate::kit;
+use crate::pictures::chart::marks;
 use crate::pictures::words as say;
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Course, Learning};
 use crate::{Action, words};
 
-/// Draws it.
+/// Draws figures, costs and other runs down the side `rect`, as far as they have room.
 pub fn show(
     ui: &mut Ui,
     rect: Rect,
@@ -153,12 +154,12 @@ fn other(ui: &Ui, row: Rect, i: usize, course: &Course, state: &LearningState, a
     if response.hovered() {
         painter.rect_filled(row, 3.0, p.raised);
     }
-    let mark = crate::pictures::accuracy::marks::mark(p, i, true);
+    let mark = marks::mark(p, i, true);
     let at = pos2(row.left() + GRID + 10.0, row.center().y);
     if state.over == Over::Bytes {
-        mark.point(painter, at, 4.0, true, p.weak_text, p.background);
+        painter.add(mark.shape(at, 4.0, p.weak_text, p.weak_text));
     } else {
-        mark.sample(painter, at, p.weak_text, p.background);
+        mark.sample(painter, at, p.weak_text);
     }
     let right = Rect::from_min_max(pos2(row.left() + GRID + 28.0, row.top()), row.max);
     let figure = kit::line(painter, right, egui::Align::Max, &shown, say::figures(), p.weak_text);

@@ -21,11 +21,11 @@ pub enum By {
     Name,
     /// Type and shape.
     Detail,
-    /// What for.
+    /// What the bytes are used for.
     UsedFor,
-    /// Where.
+    /// The tier that holds them.
     Tier,
-    /// Bytes.
+    /// How many, the most first.
     #[default]
     Bytes,
 }

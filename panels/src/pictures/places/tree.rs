@@ -35,7 +35,7 @@ pub struct Tile {
     pub rect: Rect,
     /// In which tier.
     pub tier: Tier,
-    /// What for.
+    /// What its bytes are used for.
     pub used_for: UsedFor,
     /// The group; empty for what was too small to be drawn alone.
     pub group: String,

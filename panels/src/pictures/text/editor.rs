@@ -12,7 +12,7 @@ use crate::theme::Palette;
 pub struct Draft {
     text: String,
     seen: String,
-    /// Asked for and not seen to have arrived.
+    /// HeldOutQuestion for and not seen to have arrived.
     sent: Vec<String>,
     gesture: Option<u64>,
 }

@@ -3,13 +3,14 @@
 use egui::{Align, Layout, Rect, RichText, ScrollArea, Ui, UiBuilder, vec2};
 
 use crate::action::Action;
-use crate::picture::{Picture, field};
+use crate::picture::Picture;
 use crate::pictures::words as say;
+use crate::table::Table;
 use crate::theme::{GRID, Palette, TEXT};
-use crate::view::{Asked, Samples};
+use crate::view::{HeldOutQuestion, Samples};
 use crate::words;
 
-/// The picture.
+/// Draws each held-out question with what was said to it, before training and after.
 pub fn show(ui: &mut Ui, data: &Samples, blocked: &str, actions: &mut Vec<Action>) {
     let picture = Picture { name: "samples", question: "What does it say, before and after?" };
     picture.show(
@@ -54,11 +55,11 @@ fn when(step: u64, first: bool) -> String {
 }
 
 /// An answer and what it should be, spaces at the ends aside.
-fn right(asked: &Asked, text: &str) -> Option<bool> {
+fn right(asked: &HeldOutQuestion, text: &str) -> Option<bool> {
     asked.expected.as_ref().map(|e| text.trim() == e.trim())
 }
 
-fn question(ui: &mut Ui, i: usize, asked: &Asked, rect: Rect) {
+fn question(ui: &mut Ui, i: usize, asked: &HeldOutQuestion, rect: Rect) {
     let p = Palette::of(ui.theme());
     ui.add_space(2.0 * GRID);
     say::note(ui, format!("Held-out question {}", i + 1));
@@ -98,12 +99,12 @@ fn question(ui: &mut Ui, i: usize, asked: &Asked, rect: Rect) {
 
 /// Every answer, one a line.
 fn csv(data: &Samples) -> String {
-    let mut out = String::from("question,prompt,step,said,expected\n");
+    let mut table = Table::new(["question", "prompt", "step", "said", "expected"]);
     for (i, asked) in data.asked.iter().enumerate() {
         for (step, text) in &asked.said {
             let expected = asked.expected.as_deref().unwrap_or_default();
-            out += &format!("{},{},{step},{},{}\n", i + 1, field(&asked.prompt), field(text), field(expected));
+            table.row([&(i + 1).to_string(), &asked.prompt, &step.to_string(), text, expected]);
         }
     }
-    out
+    table.text()
 }

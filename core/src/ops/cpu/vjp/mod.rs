@@ -4,6 +4,7 @@
 //! the number of threads. No operation allocates; scratch comes from the caller, by a formula.
 
 mod attention;
+mod columns;
 mod elements;
 mod head;
 mod products;
@@ -13,6 +14,7 @@ mod update;
 mod tests;
 
 pub use attention::{attention, attention_scratch, attention_vjp};
+pub use columns::{Low, column_dot, row_norms, row_norms_scratch, scale_columns};
 pub use elements::{
     axpy, bias, bias_vjp, dropout, embed_vjp, gather, geglu_to, geglu_vjp, rms_norm_vjp, rms_norm_vjp_scratch,
     rope_back, scale, scatter, square_sum_scratch, squared_norm, swiglu_to, swiglu_vjp,

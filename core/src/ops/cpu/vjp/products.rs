@@ -6,7 +6,6 @@
 
 use super::check;
 use crate::blocks::BlockType;
-use crate::ops::cpu::decode::decode_with;
 use crate::ops::cpu::{Mat, kernels};
 use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
@@ -47,7 +46,7 @@ pub fn linear_dx(
     add: bool,
     scratch: &mut [f32],
 ) -> Result<()> {
-    let (rows, cols, ty) = (w.rows(), w.cols(), w.ty());
+    let (rows, cols) = (w.rows(), w.cols());
     check("linear dx", dy.len() >= m * rows && dx.len() >= m * cols, || {
         format!("{} and {} elements for {m} rows of {rows} → {cols}", dy.len(), dx.len())
     })?;
@@ -59,7 +58,6 @@ pub fn linear_dx(
     let strips = cols.div_ceil(WIDE);
     let wanted = (TASKS_PER_WORKER * team.threads()).div_ceil(strips);
     let batch = m.div_ceil(wanted).clamp(*ROWS.start(), *ROWS.end()).next_multiple_of(6).min(m.next_multiple_of(6));
-    let row_bytes = w.data().len() / rows;
     let aligned = scratch.as_ptr().align_offset(64).min(16);
     let (scratch, dx) = (SharedMut::new(&mut scratch[aligned..]), SharedMut::new(dx));
     let own = DEPTH * WIDE + WIDE;
@@ -74,12 +72,7 @@ pub fn linear_dx(
             }
             let depth = DEPTH.min(rows - row);
             for p in 0..depth {
-                let (at, end) = (col / ty.elems() * ty.block_bytes(), (col + wide) / ty.elems() * ty.block_bytes());
-                let stored = &w.data()[(row + p) * row_bytes..][at..end];
-                if decode_with(kernels, ty, stored, &mut line[..wide]).is_err() {
-                    // `Mat::new` checked that the type decodes; should it not, the result must not look right.
-                    line.fill(f32::NAN);
-                }
+                w.decode_with(kernels, row + p, col, &mut line[..wide]);
                 for (s, piece) in line[..wide].chunks(STRIP).enumerate() {
                     panel[(s * DEPTH + p) * STRIP..][..piece.len()].copy_from_slice(piece);
                 }

@@ -186,7 +186,7 @@ fn attention_agrees_with_differences_inside_documents() {
         (1, 130, 1, 1, 4, true, None),
         (2, 9, 4, 2, 8, false, Some(3)),
         (1, 70, 2, 1, 4, true, Some(5)),
-        (1, 200, 1, 1, 4, false, Some(66)),
+        (1, 140, 1, 1, 4, false, Some(66)),
     ];
     for (sequences, length, heads, kv_heads, dim, packed, window) in cases {
         let of = Causal { sequences, length, heads, kv_heads, dim, scale: 0.7, window };

@@ -14,13 +14,15 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
+
 use documents::{Encoder, Exam, Maker, Marked, Special};
 use grammar::{Dice, Lexicon, lexicon};
 
 use crate::error::{Error, Result};
 use crate::model::text::Words;
 use crate::rng::Philox;
-use crate::train::batch::{Batch, NO_LOSS, Rows};
+use crate::train::batch::{Batch, NO_LOSS, Rows, short};
 
 /// The name of the data, after `bundled:`.
 pub const NAME: &str = "recall";
@@ -228,10 +230,8 @@ impl Rows for Recall {
     }
 
     fn fingerprint(&self) -> String {
-        // FNV-1a of the words: text of other words is other data.
-        let words = grammar::WORDS
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("bundled:{NAME} {}x{}:{words:016x}", self.rows, self.length)
+        // Text of other words is other data.
+        let words = short(Sha256::new_with_prefix(grammar::WORDS));
+        format!("bundled:{NAME} {}x{}:{words}", self.rows, self.length)
     }
 }

@@ -1,4 +1,4 @@
-//! Axes: from values to places, and where the ticks are.
+//! Axes: from values to places on a plot, and where the ticks are.
 
 use crate::words;
 
@@ -36,14 +36,30 @@ impl Axis {
         Self { low: 0.0, high: if high.is_finite() && high > 0.0 { high } else { 1.0 }, log: false }
     }
 
-    /// Where a value lies: 0 at the low end, 1 at the high one.
+    /// The same axis with room beyond both ends, a share of its length: what lies on an end is seen whole.
+    pub fn with_room(self, share: f64) -> Self {
+        let room = share * (self.high - self.low);
+        if self.log { self } else { Self { low: self.low - room, high: self.high + room, ..self } }
+    }
+
+    /// The value's place on the axis: the value itself, or its binary logarithm on an axis of equal ratios.
     pub fn place(self, value: f64) -> f64 {
-        let at = if self.log {
-            (value.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
-        } else {
-            (value - self.low) / (self.high - self.low)
-        };
-        if at.is_finite() { at } else { 0.0 }
+        if self.log { value.max(f64::MIN_POSITIVE).log2() } else { value }
+    }
+
+    /// The value at a place.
+    pub fn value(self, place: f64) -> f64 {
+        if self.log { place.exp2() } else { place }
+    }
+
+    /// The places of both ends.
+    pub fn ends(self) -> [f64; 2] {
+        [self.place(self.low), self.place(self.high)]
+    }
+
+    /// The part of the axis between two places.
+    pub fn between(self, low: f64, high: f64) -> Self {
+        Self { low: self.value(low), high: self.value(high), log: self.log }
     }
 
     /// Round sizes in binary units, at most about `most` of them.
@@ -106,10 +122,16 @@ mod tests {
             let axis = Axis::around(values.iter().copied(), log, false);
             let mut places: Vec<f64> =
                 values.iter().filter(|v| v.is_finite() && (!log || **v > 0.0)).map(|v| axis.place(*v)).collect();
-            assert!(places.iter().all(|p| (0.0..=1.0).contains(p)), "{values:?}: {places:?}");
+            let wide = axis.with_room(0.1).ends();
+            assert!(wide[0] <= axis.ends()[0] && wide[1] >= axis.ends()[1]);
+            let [low, high] = axis.ends();
+            assert!(low < high && places.iter().all(|p| (low..=high).contains(p)), "{values:?}: {places:?}");
             assert!(places.is_sorted());
+            let back = |p: &f64| (axis.place(axis.value(*p)) - p).abs() < 1e-9;
+            assert!(places.iter().all(back), "{values:?}: a place is the place of its value");
             places.extend(axis.byte_ticks(6).iter().chain(&axis.ticks(6)).map(|t| axis.place(*t)));
-            assert!(places.iter().all(|p| (-1e-9..=1.0 + 1e-9).contains(p)));
+            let room = 1e-9 * (high - low);
+            assert!(places.iter().all(|p| (low - room..=high + room).contains(p)));
         }
     }
 

@@ -47,6 +47,7 @@ pub fn figure(task: &str, name: &str) -> Option<(String, &'static str, bool)> {
         ("train", "loss") => ("loss of the last step", "nats", false),
         ("train", "held_out") => ("loss on what was held out", "nats", false),
         ("train", "answers") => ("right answers", "%", true),
+        ("run", "tokens_per_second") => ("speed", "tok/s", true),
         ("perplexity", "perplexity") => ("perplexity", "", false),
         (_, "accuracy") => return Some((plain(task), "%", true)),
         _ => return None,

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use ullage_core::config::train::Train;
 use ullage_core::ledger::Tier;
 use ullage_core::report::protocol::{Event, Numbered};
-use ullage_core::report::{Report, Said, Value};
-use ullage_panels::view::{Asked, Course, Learning, Mark, Samples};
+use ullage_core::report::{Report, Value};
+use ullage_panels::view::{Course, Mark};
 
-use super::session::Session;
+use super::document::choices;
 
 /// Takes one more event of a run into its course; true when it changed.
 pub fn add(course: &mut Arc<Course>, event: &Numbered, peak: u64) -> bool {
@@ -19,7 +18,7 @@ pub fn add(course: &mut Arc<Course>, event: &Numbered, peak: u64) -> bool {
             let Some(train) = &config.train else { return false };
             let course = Arc::make_mut(course);
             course.steps = train.steps as u64;
-            course.label = super::history::choices(config);
+            course.label = choices(config);
             course.predicted_step_seconds = Some(plan.time.train_step_seconds).filter(|s| *s > 0.0);
             course.predicted_peak = plan.bytes.tiers.get(&Tier::Device).map(|a| a.peak);
         }
@@ -65,7 +64,7 @@ pub fn of(report: &Report, run: &str) -> Option<Course> {
     debug_assert!(report.curves.get("loss").is_none_or(|c| c.iter().all(|(_, v)| matches!(v, Value::Number(_)))));
     Some(Course {
         run: run.to_owned(),
-        label: super::history::choices(config),
+        label: choices(config),
         steps: train.steps as u64,
         loss: loss.into_iter().step_by(every).collect(),
         held_out: marks("validation", &mut t.validation.iter().copied()),
@@ -78,78 +77,12 @@ pub fn of(report: &Report, run: &str) -> Option<Course> {
     })
 }
 
-/// What was said to each question.
-fn asked(said: &[Said]) -> Vec<Asked> {
-    let mut out: Vec<Asked> = Vec::new();
-    for s in said {
-        if out.len() <= s.index {
-            out.resize_with(s.index + 1, Asked::default);
-        }
-        let asked = &mut out[s.index];
-        (asked.prompt, asked.expected) = (s.prompt.clone(), s.expected.clone());
-        asked.said.push((s.step, s.text.clone()));
-    }
-    out
-}
-
-/// True when pictures show training: it is what is configured, or what is replayed.
-fn training(s: &Session) -> bool {
-    s.document.config().train.is_some() || s.replayed.as_ref().is_some_and(|l| l.trains())
-}
-
-/// The learning picture; none while generating.
-pub fn view(s: &Session) -> Option<Arc<Learning>> {
-    if !training(s) {
-        return None;
-    }
-    let shown = s.shown().filter(|l| l.trains());
-    let name = shown.map_or("", |l| l.name.as_str());
-    let model = s.opened.as_ref().map_or("", |o| o.model.hash.as_str());
-    let others = s.cards.iter().filter(|c| c.model == model && c.line.name != name);
-    Some(Arc::new(Learning {
-        run: shown.map(|l| Arc::clone(&l.course)),
-        others: others.filter_map(|c| c.course.clone()).collect(),
-        live: s.running.is_some() && s.replayed.is_none() && shown.is_some(),
-        blocked: s.blocked(),
-        validate: s.document.config().train.as_ref().map_or_else(Vec::new, often),
-        fits: Arc::clone(&s.fits),
-        limit: Some(s.document.config().budget.device.0).filter(|b| *b != u64::MAX),
-    }))
-}
-
-/// The keys that make a run measure what is held out on its way, ten times; none where it does.
-fn often(train: &Train) -> ullage_panels::view::Sets {
-    if train.validate_every > 0 {
-        return Vec::new();
-    }
-    vec![("train.validate_every".to_owned(), (train.steps / 10).max(1).to_string())]
-}
-
-/// What is said to held-out questions; none while generating.
-pub fn samples(s: &Session) -> Option<Samples> {
-    if !training(s) {
-        return None;
-    }
-    let shown = s.shown().filter(|l| l.trains());
-    let live = s.running.is_some() && s.replayed.is_none() && shown.is_some();
-    let said = shown.and_then(|l| l.report.train.as_ref()).map_or(&[][..], |t| &t.samples);
-    let wanted = s.document.config().train.as_ref().is_none_or(|t| t.samples > 0);
-    let note = match (live, said.is_empty(), shown.is_some()) {
-        (true, true, _) => "Asking the held-out questions…",
-        (true, false, _) => "The same questions are asked again when the training ends.",
-        (false, true, true) => "This run asked no held-out questions: nothing was held out, or train.samples is 0.",
-        (false, true, false) if !wanted => "No held-out questions will be asked: train.samples is 0.",
-        (false, true, false) => "What the model says to held-out questions before and after training will appear here.",
-        (false, false, _) => "",
-    };
-    Some(Samples { asked: asked(said), note: note.into(), can_run: !live })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use ullage_core::config::Config;
+    use ullage_core::config::train::Train;
     use ullage_core::ledger::{Account, Measured};
 
     /// A run's events: 30 steps, three validations.
@@ -217,23 +150,5 @@ mod tests {
         assert!(course.step_seconds == Some(0.25) && course.predicted_step_seconds.is_some_and(|s| s > 0.0));
         assert!(course.predicted_peak.is_some_and(|p| p > 0) && course.predicted_peak == from_report.predicted_peak);
         assert_eq!(seconds(&from_report), seconds(&course));
-    }
-
-    #[test]
-    fn what_was_said_is_sorted_by_question() {
-        let said = |step, index, text: &str| Said {
-            step,
-            index,
-            prompt: format!("q{index}"),
-            text: text.into(),
-            expected: None,
-        };
-        let all = asked(&[said(0, 0, "a"), said(0, 1, "b"), said(9, 0, "c"), said(9, 1, "d")]);
-        assert_eq!(all.len(), 2);
-        assert_eq!(all[1].said, [(0, "b".to_owned()), (9, "d".to_owned())]);
-        assert_eq!(
-            often(&Train { steps: 50, ..Train::default() }),
-            [("train.validate_every".to_owned(), "5".to_owned())]
-        );
     }
 }
