@@ -186,7 +186,7 @@ fn table(reports: &[(Point, Value)]) -> Result<String> {
     }
     let wrong = |e: &dyn std::fmt::Display| Error::Internal(format!("writing the table: {e}"));
     let mut out = csv::Writer::from_writer(Vec::new());
-    let keys = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.as_str()).collect()).unwrap_or(Vec::new());
+    let keys: Vec<&str> = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.as_str()).collect()).unwrap_or_default();
     let head = keys.into_iter().chain(columns.iter().map(String::as_str)).chain(["error"]);
     out.write_record(head).map_err(|e| wrong(&e))?;
     for (point, report) in reports {

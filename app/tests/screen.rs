@@ -3,19 +3,12 @@
 
 mod desk;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use desk::screen::Screen;
 use egui::accesskit::Role;
-use egui::{Key, Modifiers, vec2};
-use egui_kittest::Harness;
+use egui::{Key, Modifiers};
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
-use tempfile::TempDir;
-use ullage::window::App;
-use ullage::window::files::{Answer, Ask, Asker};
-use ullage::window::session::{Session, Setup};
-use ullage::window::store;
 use ullage_core::catalog::from_toml;
 use ullage_core::ledger::alloc::CountingAlloc;
 

@@ -23,7 +23,7 @@ pub fn values(seed: u64, n: usize) -> Vec<f32> {
     let one = |i: u64| {
         let mut z = (i * 2_654_435_761 + seed * 40_503 + 12_345) as u32;
         for _ in 0..2 {
-            z = (z ^ z >> 16).wrapping_mul(0x45d9_f3b);
+            z = (z ^ z >> 16).wrapping_mul(0x045d_9f3b);
         }
         z ^= z >> 16;
         (f64::from(z >> 8) / f64::from(1 << 23) - 1.0) as f32

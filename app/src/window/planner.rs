@@ -114,7 +114,7 @@ fn workload<'a>(q: &PlanRequest, kept: &'a mut Option<Kept>) -> Result<&'a Kept>
 /// Tokens of the prompt and what there is to compute; fine-tuning has its workload in its section.
 fn work(q: &PlanRequest, config: &Config) -> Result<(usize, Workload)> {
     if config.train.is_some() {
-        ullage_core::catalog::check(&config)?;
+        ullage_core::catalog::check(config)?;
         train::plan::check(config, &q.opened.model.shape)?;
         return Ok((0, Workload::default()));
     }

@@ -155,11 +155,9 @@ fn count(scope: u8, size: usize) {
     if scope != Scope::Program as u8 {
         HEAP_PEAK[i].fetch_max(now, Relaxed);
     }
-    if scope == Scope::Engine as u8 {
-        if size > ESCAPE_BYTES {
-            ESCAPED_COUNT.fetch_add(1, Relaxed);
-            ESCAPED_LARGEST.fetch_max(size as u64, Relaxed);
-        }
+    if scope == Scope::Engine as u8 && size > ESCAPE_BYTES {
+        ESCAPED_COUNT.fetch_add(1, Relaxed);
+        ESCAPED_LARGEST.fetch_max(size as u64, Relaxed);
     }
 }
 

@@ -190,7 +190,7 @@ pub(crate) fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
 /// σ(2t), t = √(2/π) (x + 0.044715 x³): gelu's tanh approximation is `x · σ(2t)`, as ½ (1 + tanh t) = σ(2t).
 #[inline(always)]
 fn gelu_gate<const FMA: bool>(x: f32) -> f32 {
-    const TWICE_ROOT: f32 = 1.595_769_1;
+    const TWICE_ROOT: f32 = 1.595_769;
     let t = TWICE_ROOT * x * fma::<FMA>(0.044_715 * x, x, 1.0);
     1.0 / (1.0 + exp1::<FMA>(-t))
 }
@@ -214,7 +214,7 @@ pub(crate) fn geglu_vjp<const FMA: bool>(dp: &[f32], g: &mut [f32], u: &mut [f32
     for ((dp, g), u) in dp.iter().zip(g).zip(u) {
         let s = gelu_gate::<FMA>(*g);
         // d(2t)/dx = 2 √(2/π) (1 + 3 · 0.044715 x²).
-        let slope = 1.595_769_1 * fma::<FMA>(0.134_145 * *g, *g, 1.0);
+        let slope = 1.595_769 * fma::<FMA>(0.134_145 * *g, *g, 1.0);
         let dg = dp * *u * s * fma::<FMA>(*g * slope, 1.0 - s, 1.0);
         *u = dp * *g * s;
         *g = dg;

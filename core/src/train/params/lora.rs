@@ -88,7 +88,7 @@ pub static ENTRY: Entry<dyn Params> = Entry {
         candidates: &[Candidate { cost: Cost::Accuracy, keeps: 0.1, sets: &[], words: "LoRA" }],
         ..About::on(&axes::TRAIN_PARAMS)
     },
-    build: build,
+    build,
 };
 
 fn build(knobs: &Settled) -> Result<Box<dyn Params>> {

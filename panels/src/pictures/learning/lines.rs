@@ -43,7 +43,7 @@ pub fn show(ui: &mut Ui, rect: Rect, (mine, others): Runs<'_>, over: Over, state
     for (place, figures) in places {
         let (first, last) = (drawn.is_empty(), place.bottom() >= rect.bottom() - 1.0);
         let figures = figures.clone();
-        let chart = sides(&figures, x, &all, over, (first, last));
+        let chart = sides(&figures, x, all, over, (first, last));
         let p = Palette::of(ui.theme());
         let shown = chart.show(ui, place, move |plot| {
             for (i, course) in others.iter().enumerate() {
