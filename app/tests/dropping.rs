@@ -9,15 +9,10 @@ use std::time::{Duration, Instant};
 
 use desk::screen::Screen;
 use desk::{Desk, SHORT, copy_of_model};
-use egui::vec2;
-use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use ullage::window::App;
-use ullage::window::files::{Answer, Ask, Asker};
-use ullage::window::session::{Session, Setup};
+use ullage::window::files::Answer;
 use ullage_core::ledger::alloc::CountingAlloc;
 use ullage_panels::Action;
-use ullage_panels::view::View;
 
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;
@@ -134,7 +129,6 @@ fn nonsense_is_refused_by_name_and_changes_nothing() {
 
 #[test]
 fn files_held_over_the_window_say_what_dropping_does() {
-    let room = tempfile::tempdir().unwrap();
     let mut window = window();
     let before = window.harness.output().shapes.len();
     window
