@@ -3,15 +3,10 @@
 
 mod desk;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use tempfile::TempDir;
-use ullage::window::Start;
-use ullage::window::files::{Answer, Ask, Asker};
-use ullage::window::session::{Effect, Session, Setup};
-use ullage::window::store;
+use desk::{Desk, SHORT};
+use ullage::window::{Start, store};
 use ullage_core::catalog::from_toml;
 use ullage_core::ledger::alloc::CountingAlloc;
 use ullage_panels::Action;
@@ -159,15 +154,6 @@ fn stopping_is_heard_at_once_and_what_was_done_is_kept() {
     desk.ready_after(&SHORT);
     let view = desk.run();
     assert!(view.top.measured.is_some_and(|m| !m.live));
-}
-
-impl Desk {
-    #[track_caller]
-    fn ready_after(&mut self, sets: &[(&str, &str)]) -> View {
-        self.until("the model", |v| v.top.predicted.is_some());
-        self.set(sets);
-        self.ready()
-    }
 }
 
 #[test]

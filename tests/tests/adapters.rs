@@ -262,7 +262,7 @@ fn a_dora_of_peft_gives_its_logits_is_written_back_and_merges() {
     assert_same(&[last(&with(&plain, &path.join("dora"), 0.0))], &[last(&plain)], "a scale of zero");
     let again = folder.path().join("again");
     model.adapter.as_ref().unwrap().convert(&again, &plain.shape).unwrap();
-    assert_same(&[last(&with(&plain, &again, 1.0))], &[beside.clone()], "written and read");
+    assert_same(&[last(&with(&plain, &again, 1.0))], std::slice::from_ref(&beside), "written and read");
     let refused = model.adapter.as_ref().unwrap().convert(&folder.path().join("a.gguf"), &plain.shape).unwrap_err();
     assert!(refused.to_string().contains("dora"), "{refused}");
     let out = folder.path().join("merged.gguf");

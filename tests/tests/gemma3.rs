@@ -7,7 +7,7 @@ use ullage_core::shape::{Act, Ffn, Role};
 use ullage_tests::{config, gemma3, run};
 
 fn local(l: usize) -> bool {
-    (l + 1) % 6 != 0
+    !(l + 1).is_multiple_of(6)
 }
 
 #[test]
