@@ -30,7 +30,7 @@ fn micros(rounds: usize, mut work: impl FnMut()) -> f64 {
 fn variants(config: &Config) -> Vec<Config> {
     let text = config.to_toml().unwrap();
     let axes = axes::all().filter(|a| **a != axes::EVAL);
-    axes.flat_map(|a| catalog::variants(a))
+    axes.flat_map(catalog::variants)
         .filter_map(|e| from_toml(&text, &[(e.axis.key.into(), e.id.into())]).ok())
         .collect()
 }
