@@ -11,9 +11,9 @@ fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
     for (sets, expected) in [
         (
             &["kv.selekt=h2o"][..],
-            "kv.selekt: `selekt` is not a key here; allowed: budget, select, split, merge, channels, format, alloc",
+            "kv.selekt: `selekt` is not a key here; allowed: budget, select, split, merge, channels, format, read, alloc",
         ),
-        (&["kv.select=h20"], "kv.select: `h20` is not a variant of kv.select; allowed: full, window, h2o"),
+        (&["kv.select=h20"], "kv.select: `h20` is not a variant of kv.select; allowed: full, window, h2o, snapkv"),
         (&["kv.select=7"], "kv.select: `7` is not allowed; a variant's id, or a table with `use` and its knobs"),
         (
             &["budget.device=12parsecs"],

@@ -331,6 +331,7 @@ mod tests {
         let entries: Vec<_> = catalog::entries().collect();
         let config = Config::default();
         let tuning = Config { train: Some(Train::default()), ..Config::default() };
+        let full = with(&tuning, &[("train.params".into(), "full".into())]).unwrap();
         let sections = [sections(&config, &entries), sections(&tuning, &entries)].concat();
         let cards: Vec<_> = sections.iter().flat_map(|s| &s.cards).collect();
         for entry in &entries {
@@ -343,9 +344,14 @@ mod tests {
         }
         for variant in cards.iter().flat_map(|c| &c.variants) {
             let training = variant.sets.iter().any(|(key, _)| key.starts_with("train."));
-            let config = if training { &tuning } else { &config };
-            let set = with(config, &variant.sets).unwrap_or_else(|e| panic!("{:?}: {e}", variant.sets));
-            let again = super::sections(&set, &entries);
+            // What does not go with an adapter is refused by name, and goes with all weights.
+            let bases: &[&Config] = if training { &[&tuning, &full] } else { &[&config] };
+            let tried: Vec<_> = bases.iter().map(|base| with(base, &variant.sets)).collect();
+            let Some(set) = tried.iter().find_map(|t| t.as_ref().ok()) else { panic!("{:?}: {tried:?}", variant.sets) };
+            for refused in tried.iter().filter_map(|t| t.as_ref().err()) {
+                assert!(refused.to_string().contains("is refused"), "{:?}: {refused}", variant.sets);
+            }
+            let again = super::sections(set, &entries);
             let mut all = again.iter().flat_map(|s| &s.cards).flat_map(|c| &c.variants);
             assert!(all.any(|v| v.id == variant.id && v.chosen && v.title == variant.title), "{:?}", variant.sets);
         }
