@@ -71,7 +71,22 @@ impl Meter {
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::Device`] where asked for; what `work` returns.
     pub fn run(&self, name: &'static str, cost: Cost, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        if self.team.as_ref().is_some_and(|t| t.cancelled()) {
+        let cancelled = self.team.as_ref().is_some_and(|t| t.cancelled());
+        self.run_unless(cancelled, name, cost, work)
+    }
+
+    /// The same for work whose team its caller knows.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_unless(
+        &self,
+        cancelled: bool,
+        name: &'static str,
+        cost: Cost,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        if cancelled {
             return Err(Error::Cancelled);
         }
         let number = self.operations.get() + 1;

@@ -210,6 +210,11 @@ impl KvTiles for Tiles<'_> {
 type Place = (usize, usize);
 
 impl Cached<'_> {
+    /// Rows of a head that the last of `rows` new tokens of a sequence looks at, at most.
+    pub(super) fn held(&self, seq: &Sequence, staging: Option<&(&mut LayerCache, usize)>, rows: usize) -> usize {
+        rows + staging.map_or_else(|| seq.layers[self.l].max_rows(), |(_, offset)| *offset)
+    }
+
     /// Appends the batch to the cache of each span's sequence and attends over what is held, span by span: `out` is
     /// `(rows, heads · dim)`. Then lets the policy drop and the format seal. `staging` is the layer in which a whole prompt is
     /// gathered, and the rows it holds already.

@@ -3,24 +3,27 @@
 //! One block serves prefill, extend and decode. Rows of a batch are independent of each other and of how the prompt was cut
 //! into batches, so what only changes memory or speed (batch, threads, placement, alloc) gives the same bits.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::adapter;
 use super::cached::{Cached, Projected, Scratch, Span};
 use super::layer::{self, Rows};
+use super::step::{self, Batch, Metered, Slot, Step};
 pub use super::observer::{HeadRows, PassObserver, Unwatched};
 use super::rotary::inverse_frequencies;
 use super::workspace::RESIDUAL;
 pub use super::workspace::{BatchShape, Stage, Workspace};
-use crate::error::Result;
+use crate::device::Meter;
+use crate::error::{Error, Result};
 use crate::kv::Pipeline;
 use crate::kv::cache::{LayerCache, STAGING};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::scale;
-use crate::ops::cpu::{Compute, Product, SEGMENT, linear_many_as, rms_norm};
+use crate::ops::cpu::{Compute, Product, SEGMENT, add, linear_many_as, rms_norm};
 use crate::place::WeightSource;
-use crate::shape::{ModelShape, Role};
+use crate::shape::ModelShape;
 
 /// One sequence: its cache and how many tokens it has seen.
 #[derive(Debug)]
@@ -47,11 +50,8 @@ pub struct Forward {
     pub(super) observed: Option<[usize; 2]>,
     /// 0, 1, 2, …: the row of each token in a table of its own batch.
     order: Vec<u32>,
-}
-
-/// Embedding rows times the model's own factor.
-fn scaled(team: &ThreadTeam, x: &mut [f32], by: f32) -> Result<()> {
-    if by == 1.0 { Ok(()) } else { scale(team, x, by) }
+    /// What every step passes.
+    meter: Meter,
 }
 
 impl Forward {
@@ -60,7 +60,7 @@ impl Forward {
         // A file's divisors belong to the first rotation.
         let divisors = |i: usize| weights.rope_freqs().filter(|_| i == 0);
         let freqs = shape.ropes.iter().enumerate().map(|(i, r)| inverse_frequencies(r, divisors(i))).collect();
-        Self { shape, pipeline, weights, adapter: None, ledger, freqs, observed: None, order: Vec::new() }
+        Self { shape, pipeline, weights, adapter: None, ledger, freqs, observed: None, order: Vec::new(), meter: Meter::default() }
     }
 
     /// The same model with the adapter that its shape tells of.
@@ -72,6 +72,11 @@ impl Forward {
     /// nothing.
     pub fn observe(&mut self, head: Option<[usize; 2]>) {
         self.observed = head.filter(|[l, h]| self.shape.layers.get(*l).is_some_and(|s| *h < s.attention.heads));
+    }
+
+    /// What it has been asked for, step by step.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// KV head of a query head of layer `l`.
@@ -158,15 +163,14 @@ impl Forward {
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
         let n = tokens.len();
-        let batch = workspace.sizes.out / self.shape.hidden;
+        let batch = workspace.sizes.places.out / self.shape.hidden;
         let layers = self.shape.layers.len();
         if self.pipeline.stages(n) {
             // Layer by layer: every layer reads the whole prompt through its own staging, then keeps what the policy keeps.
             let hidden = self.shape.hidden;
             let mut residual = std::mem::replace(&mut workspace.residual, self.ledger.buffer(RESIDUAL, 0)?);
             let x = residual.as_mut_slice::<f32>();
-            self.weights.embed(tokens, x)?;
-            scaled(team, x, self.shape.embedding_scale)?;
+            self.embed(&[tokens], x, team)?;
             self.weights.begin_pass(true);
             let mut staging: Option<LayerCache> = None;
             let pieces = n.div_ceil(batch);
@@ -225,7 +229,7 @@ impl Forward {
         team: &ThreadTeam,
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
-        let batch = workspace.sizes.out / self.shape.hidden;
+        let batch = workspace.sizes.places.out / self.shape.hidden;
         let (pieces, layers) = (tokens.len().div_ceil(batch), self.shape.layers.len());
         for (i, piece) in tokens.chunks(batch).enumerate() {
             let head = with_head && i + 1 == pieces;
@@ -284,13 +288,11 @@ impl Forward {
         let mut spans = Vec::with_capacity(pieces.len());
         let mut at = 0;
         for (sequence, tokens) in pieces.iter().enumerate() {
-            self.weights
-                .embed(tokens, &mut residual.as_mut_slice::<f32>()[at * hidden..(at + tokens.len()) * hidden])?;
             spans.push(Span { sequence, at, rows: tokens.len() });
             at += tokens.len();
         }
         let x = &mut residual.as_mut_slice::<f32>()[..at * hidden];
-        scaled(team, x, self.shape.embedding_scale)?;
+        self.embed(pieces, x, team)?;
         workspace.last = with_head;
         self.weights.begin_pass(with_head);
         for l in 0..self.shape.layers.len() {
@@ -317,56 +319,74 @@ impl Forward {
         Ok(())
     }
 
-    /// The output head over `rows` rows of the residual stream.
-    fn head(&mut self, x: &[f32], rows: usize, workspace: &mut Workspace, team: &ThreadTeam) -> Result<()> {
-        let (hidden, vocab) = (self.shape.hidden, self.shape.vocab);
-        let normed = &mut workspace.layer.as_mut_slice::<f32>()[..rows * hidden];
-        rms_norm(team, x, self.weights.output_norm(), self.shape.norm_eps, normed)?;
-        for i in 0..self.weights.head_pieces() {
-            let (first, w) = self.weights.head(i)?;
-            let y = &mut workspace.logits.as_mut_slice::<f32>()[first..];
-            linear_many_as(
-                workspace.sizes.compute,
-                team,
-                normed,
-                rows,
-                &mut [Product { w, y, ldy: vocab }],
-                workspace.kernels.as_mut_slice(),
-            )?;
-        }
-        Ok(())
+    /// The rows of the embedding of `pieces`, one after the other, times the model's own factor, into `x (rows, hidden)`.
+    fn embed(&mut self, pieces: &[&[u32]], x: &mut [f32], team: &ThreadTeam) -> Result<()> {
+        let Self { shape, weights, meter, .. } = self;
+        let (hidden, by) = (shape.hidden, shape.embedding_scale);
+        let batch = Batch { rows: x.len() / hidden, sequences: pieces.len(), cached: 0.0 };
+        Metered { meter, shape, layer: None, batch }.run(step::BEGIN, team, || {
+            let mut at = 0;
+            for tokens in pieces {
+                weights.embed(tokens, &mut x[at..at + tokens.len() * hidden])?;
+                at += tokens.len() * hidden;
+            }
+            if by == 1.0 { Ok(()) } else { scale(team, x, by) }
+        })
     }
 
-    /// One layer over the batch `x`, `(rows, hidden)`, in place.
+    /// The output head over `rows` rows of the residual stream.
+    fn head(&mut self, x: &[f32], rows: usize, workspace: &mut Workspace, team: &ThreadTeam) -> Result<()> {
+        let Self { shape, weights, meter, .. } = self;
+        let (hidden, vocab) = (shape.hidden, shape.vocab);
+        let normed = &mut workspace.layer.as_mut_slice::<f32>()[..rows * hidden];
+        let metered = Metered { meter, shape, layer: None, batch: Batch { rows, sequences: rows, cached: 0.0 } };
+        let [norm, logits] = step::END;
+        metered.run(norm, team, || rms_norm(team, x, weights.output_norm(), shape.norm_eps, normed))?;
+        metered.run(logits, team, || {
+            for i in 0..weights.head_pieces() {
+                let (first, w) = weights.head(i)?;
+                let y = &mut workspace.logits.as_mut_slice::<f32>()[first..];
+                linear_many_as(
+                    workspace.sizes.compute,
+                    team,
+                    normed,
+                    rows,
+                    &mut [Product { w, y, ldy: vocab }],
+                    workspace.kernels.as_mut_slice(),
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// One layer over the batch `x`, `(rows, hidden)`, in place: its steps, each through the meter.
     fn block(
         &mut self,
         l: usize,
         x: &mut [f32],
         spans: &[Span],
         seqs: &mut [Sequence],
-        staging: Option<(&mut LayerCache, usize)>,
+        mut staging: Option<(&mut LayerCache, usize)>,
         workspace: &mut Workspace,
         team: &ThreadTeam,
         watch: &mut dyn PassObserver,
     ) -> Result<()> {
         let layer = &self.shape.layers[l];
         let of = &layer.attention;
-        let (hidden, nq, nkv) = (self.shape.hidden, of.q(), of.kv());
+        let hidden = self.shape.hidden;
         let m = x.len() / hidden;
         if self.order.len() < m {
             self.order = (0..m as u32).collect();
         }
         let s = workspace.sizes;
-        let (normed, rest) = workspace.layer.as_mut_slice::<f32>().split_at_mut(s.normed);
-        let (wide, rest) = rest.split_at_mut(s.wide);
-        let (out, rest) = rest.split_at_mut(s.out);
+        let (own, rest) = workspace.layer.as_mut_slice::<f32>().split_at_mut(s.places.all());
         let (turns, rest) = rest.split_at_mut(s.angles);
         let (low, routed) = rest.split_at_mut(s.low);
-        let mut own = layer::Scratch { low, routed, kernels: workspace.kernels.as_mut_slice::<f32>() };
+        let mut scratch = layer::Scratch { low, routed, kernels: workspace.kernels.as_mut_slice::<f32>() };
         let table = workspace.table.as_slice::<f32>();
         let each = table.len() / self.freqs.len().max(1);
         let table = &table[of.rope * each..][..each];
-        let batch = Rows {
+        let rows = Rows {
             team,
             of: layer,
             w: self.weights.layer(l)?,
@@ -377,14 +397,6 @@ impl Forward {
             eps: self.shape.norm_eps,
             compute: s.compute,
         };
-
-        batch.norm(Role::AttnNorm, x, &mut normed[..m * hidden])?;
-        let (q, kv) = wide.split_at_mut(m * nq);
-        let (k, v) = kv.split_at_mut(m * nkv);
-        let v = &mut v[..m * nkv];
-        batch.linears(&normed[..m * hidden], [(Role::Q, &mut *q), (Role::K, &mut *k), (Role::V, &mut *v)], &mut own)?;
-        batch.norm_if(Role::QNorm, q)?;
-        batch.norm_if(Role::KNorm, k)?;
         let cached = Cached {
             pipeline: &self.pipeline,
             ledger: &self.ledger,
@@ -392,27 +404,72 @@ impl Forward {
             shape: &self.shape,
             l,
         };
-        let scratch_of = Scratch {
-            turns,
-            policy: workspace.policy.as_mut_slice(),
-            sizes: s.policy,
-            table,
-            seen: workspace.seen.as_mut_slice(),
-            map: workspace.map.as_mut_slice(),
-            kernels: &mut *own.kernels,
-            windows: &mut workspace.windows,
-            order: &self.order,
-            observed: self.observed,
-            shows: workspace.last && s.seen > 0,
-            maps: s.map > 0,
-            read: &mut workspace.read,
-        };
-        cached.attend(Projected { q, k, v }, spans, seqs, staging, &mut normed[..m * nq], scratch_of, team, watch)?;
-        let out = &mut out[..m * hidden];
-        batch.linears(&normed[..m * nq], [(Role::O, &mut *out)], &mut own)?;
-        batch.add(x, Role::PostAttnNorm, out)?;
-        batch.norm(Role::FfnNorm, x, &mut normed[..m * hidden])?;
-        batch.ffn(&normed[..m * hidden], wide, out, &mut own)?;
-        batch.add(x, Role::PostFfnNorm, out)
+        let at = |slot| s.places.at(slot, layer, hidden, m);
+        let held = spans.iter().map(|span| cached.held(&seqs[span.sequence], staging.as_ref(), span.rows)).max();
+        let batch = Batch { rows: m, sequences: spans.len(), cached: held.unwrap_or(0) as f64 };
+        let metered = Metered { meter: &self.meter, shape: &self.shape, layer: Some(l), batch };
+        for step in step::layer(layer) {
+            metered.run(step, team, || match step {
+                Step::Norm { role, from: Slot::Stream, to } => rows.norm(role, x, &mut own[at(to)]),
+                Step::Norm { role, to, .. } => rows.norm_in_place(role, &mut own[at(to)]),
+                Step::Linears { from, to } => match *to {
+                    [(a, y)] => {
+                        let [x, y] = disjoint(own, [at(from), at(y)])?;
+                        rows.linears(x, [(a, y)], &mut scratch)
+                    }
+                    [(a, y), (b, z)] => {
+                        let [x, y, z] = disjoint(own, [at(from), at(y), at(z)])?;
+                        rows.linears(x, [(a, y), (b, z)], &mut scratch)
+                    }
+                    [(a, y), (b, z), (c, w)] => {
+                        let [x, y, z, w] = disjoint(own, [at(from), at(y), at(z), at(w)])?;
+                        rows.linears(x, [(a, y), (b, z), (c, w)], &mut scratch)
+                    }
+                    _ => Err(no_step(step)),
+                },
+                Step::KvAttend => {
+                    let [q, k, v, out] = disjoint(own, [Slot::Q, Slot::K, Slot::V, Slot::Context].map(at))?;
+                    let scratch = Scratch {
+                        turns: &mut *turns,
+                        policy: workspace.policy.as_mut_slice(),
+                        sizes: s.policy,
+                        table,
+                        seen: workspace.seen.as_mut_slice(),
+                        map: workspace.map.as_mut_slice(),
+                        kernels: &mut *scratch.kernels,
+                        windows: &mut workspace.windows,
+                        order: &self.order,
+                        observed: self.observed,
+                        shows: workspace.last && s.seen > 0,
+                        maps: s.map > 0,
+                        read: &mut workspace.read,
+                    };
+                    let staging = staging.as_mut().map(|(stage, offset)| (&mut **stage, *offset));
+                    cached.attend(Projected { q, k, v }, spans, seqs, staging, out, scratch, team, watch)
+                }
+                Step::Gate(act) => {
+                    let [gate, up] = disjoint(own, [Slot::Gate, Slot::Up].map(at))?;
+                    rows.gate(act, gate, up)
+                }
+                Step::Experts => {
+                    let wide = s.places.normed..s.places.normed + s.places.wide;
+                    let [x, wide, out] = disjoint(own, [at(Slot::Normed), wide, at(Slot::Out)])?;
+                    rows.experts(x, wide, out, &mut scratch)
+                }
+                Step::Add => add(team, x, &own[at(Slot::Out)]),
+                Step::Embed | Step::Logits => Err(no_step(step)),
+            })?;
+        }
+        Ok(())
     }
+}
+
+/// Places of a workspace that do not overlap.
+fn disjoint<const N: usize>(of: &mut [f32], at: [Range<usize>; N]) -> Result<[&mut [f32]; N]> {
+    of.get_disjoint_mut(at).map_err(|e| Error::Internal(format!("places of a workspace: {e}")))
+}
+
+/// A step that stands where none such does.
+fn no_step(step: Step) -> Error {
+    Error::Internal(format!("{} within a layer", step.name()))
 }

@@ -1,13 +1,13 @@
-//! What a layer's description asks of a batch of rows beside the cache: norms, linears, the feed-forward.
+//! What a layer's description asks of a batch of rows beside the cache: norms, linears, gates and experts.
 
 use super::adapter::{Held, Output};
 use crate::error::Result;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::{axpy, bias};
 use crate::ops::cpu::{
-    Compute, Product, add, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
+    Compute, Product, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
 };
-use crate::shape::{Act, Ffn, LayerShape, Role};
+use crate::shape::{Act, LayerShape, Role};
 use crate::weights::units::LayerView;
 
 /// Rows of a batch on their way through one layer.
@@ -83,52 +83,40 @@ impl Rows<'_> {
         rms_norm(self.team, x, self.w.vector(role)?, self.eps, out)
     }
 
-    /// `x = norm(x)`, of a norm that the layer may have: of rows, or of their heads.
+    /// `x = norm(x)`, over rows or over their heads.
     ///
     /// # Errors
-    /// The kernels'.
-    pub fn norm_if(&self, role: Role, x: &mut [f32]) -> Result<()> {
-        match self.w.has(role) {
-            true => rms_norm_in_place(self.team, x, self.w.vector(role)?, self.eps),
-            false => Ok(()),
-        }
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] where the layer has no such norm.
+    pub fn norm_in_place(&self, role: Role, x: &mut [f32]) -> Result<()> {
+        rms_norm_in_place(self.team, x, self.w.vector(role)?, self.eps)
     }
 
-    fn gate(&self, gate: &mut [f32], up: &[f32]) -> Result<()> {
-        match self.of.ffn.act() {
+    /// `gate = act(gate) ⊙ up`, both `(rows, width)`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`].
+    pub fn gate(&self, act: Act, gate: &mut [f32], up: &[f32]) -> Result<()> {
+        match act {
             Act::Silu => swiglu(self.team, gate, up),
             Act::GeluTanh => geglu(self.team, gate, up),
         }
     }
 
-    /// The feed-forward of `x (m, hidden)` into `out (m, hidden)`; `wide` holds gate and up.
-    ///
-    /// # Errors
-    /// The kernels'.
-    pub fn ffn(&self, x: &[f32], wide: &mut [f32], out: &mut [f32], s: &mut Scratch<'_>) -> Result<()> {
-        match self.of.ffn {
-            Ffn::Dense { width, .. } => {
-                let (gate, up) = wide[..2 * self.m * width].split_at_mut(self.m * width);
-                self.linears(x, [(Role::Gate, &mut *gate), (Role::Up, &mut *up)], s)?;
-                self.gate(gate, up)?;
-                self.linears(gate, [(Role::Down, out)], s)
-            }
-            Ffn::Experts { count, used, width, .. } => self.experts((count, used, width), x, wide, out, s),
-        }
-    }
-
     /// Each row through the experts that the router chooses for it (Mixtral, arXiv 2401.04088, §2.1): their outputs are
     /// added in order of the experts, weighted by the softmax over the scores of those chosen, so that a row does not depend
-    /// on the others of its batch.
-    fn experts(
+    /// on the others of its batch. `x` and `out` are `(rows, hidden)`; `wide` holds gate and up of the rows of an expert.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] where a tensor is missing or a slice too short.
+    pub fn experts(
         &self,
-        (count, used, width): (usize, usize, usize),
         x: &[f32],
         wide: &mut [f32],
         out: &mut [f32],
         s: &mut Scratch<'_>,
     ) -> Result<()> {
-        let (m, hidden, team) = (self.m, self.hidden, self.team);
+        let (m, hidden, team, width) = (self.m, self.hidden, self.team, self.of.ffn.width());
+        let Some((count, used)) = self.of.ffn.experts() else { return Ok(()) };
         let (scores, rest) = s.routed.split_at_mut(m * count);
         let (chosen, rest) = rest.split_at_mut(m * used);
         let (weights, rest) = rest.split_at_mut(m * used);
@@ -157,7 +145,7 @@ impl Rows<'_> {
                 Product { w: expert(Role::ExpertUp)?, y: &mut *up, ldy: width },
             ];
             linear_many_as(self.compute, team, &rows[..n * hidden], n, &mut both, s.kernels)?;
-            self.gate(gate, up)?;
+            self.gate(self.of.ffn.act(), gate, up)?;
             let mut down = [Product { w: expert(Role::ExpertDown)?, y: &mut outs[..n * hidden], ldy: hidden }];
             linear_many_as(self.compute, team, gate, n, &mut down, s.kernels)?;
             let mut next = outs.chunks_exact(hidden);
@@ -168,15 +156,6 @@ impl Rows<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Adds what a half of the layer gave to the stream, after its norm where it has one.
-    ///
-    /// # Errors
-    /// The kernels'.
-    pub fn add(&self, x: &mut [f32], norm: Role, out: &mut [f32]) -> Result<()> {
-        self.norm_if(norm, out)?;
-        add(self.team, x, out)
     }
 }
 

@@ -1,4 +1,5 @@
 //! The forward pass: a transformer over borrowed weights and a cache, on the CPU and on a GPU, behind one seam.
+//! What a pass does is data ([`step`]), which every executor carries out and a plan adds up.
 
 pub mod adapter;
 mod cached;
@@ -8,5 +9,6 @@ mod layer;
 pub mod observer;
 pub mod rotary;
 pub mod runner;
+pub mod step;
 mod windowed;
 pub mod workspace;

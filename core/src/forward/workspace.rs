@@ -6,13 +6,14 @@ use super::adapter;
 use super::cached::{PolicySizes, calls};
 use super::layer::routed_elements;
 use super::rotary::fill_angles;
+use super::step::Places;
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
 use crate::kv::cache::LayerCache;
 use crate::kv::{Pipeline, Positions};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::ops::cpu::{Compute, linear_scratch_as};
-use crate::shape::{LayerShape, ModelShape};
+use crate::shape::ModelShape;
 
 /// Batches up to this many tokens are the short ones of [`crate::ops::cpu::Attention::scratch`].
 const SHORT: usize = 16;
@@ -73,9 +74,8 @@ impl BatchShape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) residual: usize,
-    pub(super) normed: usize,
-    pub(super) wide: usize,
-    pub(super) out: usize,
+    /// Activations of a layer.
+    pub(super) places: Places,
     pub(super) angles: usize,
     /// Ax of an adapter.
     pub(super) low: usize,
@@ -96,8 +96,6 @@ pub(super) struct Sizes {
 
 impl Sizes {
     fn new(shape: &ModelShape, pipeline: &Pipeline, threads: usize, e: BatchShape) -> Self {
-        let q = shape.widest(|l| l.attention.q());
-        let wide = shape.widest(wide);
         let cols = shape.widest(|l| l.ffn.width().max(l.attention.q())).max(shape.hidden);
         // A last batch may be of any length, and short ones are cut differently.
         let attend = shape.layers.iter().enumerate().flat_map(|(l, s)| {
@@ -106,9 +104,7 @@ impl Sizes {
         });
         Self {
             residual: e.stream * shape.hidden,
-            normed: e.batch * q.max(shape.hidden),
-            wide: e.batch * wide,
-            out: e.batch * shape.hidden,
+            places: Places::new(shape, e.batch),
             angles: 2 * e.batch * shape.half(),
             low: adapter::low_elements(shape, e.batch),
             routed: shape.widest(|l| routed_elements(l, shape.hidden, e.batch)),
@@ -132,7 +128,7 @@ impl Sizes {
     fn rows(&self) -> [(Tag, usize); 9] {
         [
             (RESIDUAL, 4 * self.residual),
-            (LAYER, 4 * (self.normed + self.wide + self.out + self.angles + self.low + self.routed)),
+            (LAYER, 4 * (self.places.all() + self.angles + self.low + self.routed)),
             (KERNELS, 4 * self.linear.max(self.attend)),
             (POLICY, 4 * self.policy.all()),
             (ROTATIONS, 4 * self.table),
@@ -150,11 +146,6 @@ fn stretch(e: BatchShape) -> usize {
     if e.batch == e.sequences || e.stream > e.batch { 1 } else { e.batch }
 }
 
-/// Widest of what a layer's linears leave side by side: q, k and v, or gate and up.
-fn wide(layer: &LayerShape) -> usize {
-    (layer.attention.q() + 2 * layer.attention.kv()).max(2 * layer.ffn.width())
-}
-
 /// How the bytes of one ledger row of an extent come about, as factors: a number and what it counts, or the parts of a sum.
 /// `None` for a row that no short formula gives.
 pub(crate) fn factors(
@@ -168,11 +159,11 @@ pub(crate) fn factors(
         RESIDUAL => Some(vec![tokens(e.stream), one(shape.hidden, "hidden"), one(4, "B")]),
         LAYER if shape.layers.iter().any(|l| l.ffn.experts().is_some()) => None,
         LAYER => {
-            let (q, wide) = (shape.widest(|l| l.attention.q()), shape.widest(wide));
+            let token = Places::new(shape, 1);
             let parts = vec![
-                (q.max(shape.hidden), "normed"),
-                (wide, "projected"),
-                (shape.hidden, "out"),
+                (token.normed, "normed"),
+                (token.wide, "projected"),
+                (token.out, "out"),
                 (2 * shape.half(), "angles"),
             ];
             Some(vec![tokens(e.batch), ((0, ""), parts), one(4, "B")])

@@ -169,7 +169,7 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::catalog::from_toml;
-    use crate::forward::gpu;
+    use crate::forward::step::{Batch, pass_cost};
     use crate::plan::plan;
     use crate::plan::tests::{shape, workload};
 
@@ -203,7 +203,8 @@ mod tests {
         };
         // Decoding one sequence is bound by reading the weights: a token takes bytes over bandwidth, and on a GPU what
         // launching its kernels takes.
-        let launching = super::super::launch_guess() * gpu::launches(&shape, 1) as f64;
+        let step = pass_cost(&shape, Batch { rows: 1, sequences: 1, cached: 100.0 }, true);
+        let launching = super::super::launch_guess() * step.launches as f64;
         for (id, bandwidth) in [("rtx-4090-24", 1008e9), ("h100-80", 3350e9)] {
             for (device, beside) in [("cpu", 0.0), ("cuda:0", launching)] {
                 let (tokens, bytes) = speed(id, device);

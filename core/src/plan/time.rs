@@ -1,4 +1,5 @@
-//! Seconds from a roofline: a pass takes the longer of moving its bytes and doing its arithmetic (weights-and-offload.md §0.2).
+//! Seconds from a roofline: a pass takes the longer of moving its bytes and doing its arithmetic (weights-and-offload.md §0.2),
+//! both added up over its steps.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +9,10 @@ use crate::config::train::Train;
 use crate::device::Spent;
 use crate::device::dry::Rates;
 use crate::device::gpu::Precision;
-use crate::forward::gpu;
+use crate::forward::step::{Batch, pass_cost};
 use crate::machine::Machine;
 use crate::place;
-use crate::shape::{LayerShape, ModelShape};
+use crate::shape::ModelShape;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,21 +37,6 @@ pub struct Times {
     pub probed: bool,
 }
 
-/// Arithmetic of one token through the linears, in floating-point operations.
-fn linear_flops(shape: &ModelShape) -> f64 {
-    let layers: u64 = shape.layers.iter().map(LayerShape::multiplied).sum();
-    2.0 * (layers + shape.adapter.as_ref().map_or(0, |a| a.parameters(shape))) as f64
-}
-
-/// Arithmetic of one query over `rows` cached rows.
-fn attention_flops(shape: &ModelShape, rows: f64) -> f64 {
-    shape
-        .layers
-        .iter()
-        .map(|l| 4.0 * l.attention.q() as f64 * l.attention.window.map_or(rows, |w| rows.min(w as f64)))
-        .sum()
-}
-
 pub(super) fn times(
     stored: &ModelShape,
     r: &Resolved,
@@ -70,43 +56,34 @@ pub(super) fn times(
         _ => *bytes as f64 / machine.speed.copy[0],
     };
     let moved: f64 = r.placement.pass_bytes(model).iter().map(link).sum();
-    let head = r.held.head();
-    let adapter = r.held.adapter.as_ref();
-    let per_token: u64 = r.held.layers.iter().map(LayerShape::read_bytes).sum::<u64>()
-        + head.bytes()
-        + adapter.map_or(0, |a| a.bytes(&r.held));
-    let head_flops = 2.0 * (head.rows * head.cols) as f64;
     let load_seconds = stored.bytes() as f64 / machine.disk.warm.bandwidth(4 << 20);
     let Some(pass) = workload.passes.first() else {
         return Times { load_seconds, probed: machine.probed, ..Times::default() };
     };
+    let depth = pass.prompt + pass.decode / 2;
+    // A decoding step at the mean depth: what its steps take, and the rows of the cache that it reads.
+    let cached = r.pipeline.mean_rows(pass.prompt, depth);
+    let step = pass_cost(&r.held, Batch { rows: pass.sequences, sequences: pass.sequences, cached }, true);
+    let decode_bytes = step.read as u64 + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
     if card == Some(None) {
         // Nobody has said how fast this GPU is: bytes are known, times are not.
-        let depth = pass.prompt + pass.decode / 2;
-        let decode_bytes = per_token + pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
         return Times { load_seconds, decode_bytes, ..Times::default() };
     }
-    let n = pass.prompt as f64;
-    let pieces = if r.pipeline.stages(pass.prompt) { 1 } else { pass.prompt.div_ceil(config.run.batch).max(1) } as f64;
-    let arithmetic = (n * linear_flops(&r.held) + n * attention_flops(&r.held, n / 2.0) + head_flops) / flops;
-    let launching = |sequences: usize| launch * gpu::launches(&r.held, sequences) as f64;
-    let prefill = (pieces * moved).max(arithmetic).max(pieces * per_token as f64 / read) + pieces * launching(1);
-    let depth = pass.prompt + pass.decode / 2;
-    // Rows attention reads, bytes and arithmetic, at the mean depth.
-    let cache = pass.sequences as u64 * r.pipeline.read_bytes(pass.prompt, depth);
-    let bytes = per_token + cache;
-    let rows = r.pipeline.mean_rows(pass.prompt, depth);
-    let s = pass.sequences as f64;
-    let step = moved
-        .max(bytes as f64 / read)
-        .max(s * (linear_flops(&r.held) + attention_flops(&r.held, rows) + head_flops) / flops)
-        + launching(pass.sequences);
+    // Every piece of a prompt reads the weights again; a token of it looks at half of what comes before the last.
+    let n = pass.prompt;
+    let pieces = if r.pipeline.stages(n) { 1 } else { n.div_ceil(config.run.batch).max(1) };
+    let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
+    let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
+    let prefill = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read)
+        + pieces * launch * piece.launches as f64;
+    let seconds =
+        moved.max(decode_bytes as f64 / read).max(step.flops / flops) + launch * step.launches as f64;
     Times {
         load_seconds,
         prefill_seconds: prefill,
-        prefill_tokens_per_second: n / prefill,
-        decode_tokens_per_second: s / step,
-        decode_bytes: bytes,
+        prefill_tokens_per_second: n as f64 / prefill,
+        decode_tokens_per_second: pass.sequences as f64 / seconds,
+        decode_bytes,
         probed: machine.probed,
         ..Times::default()
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Role, TensorShape};
+use super::{Role, TensorShape};
 use crate::error::{Error, Result};
 
 /// One transformer layer. Which norms and biases it has is said by its tensors.
@@ -14,27 +14,6 @@ pub struct LayerShape {
     pub ffn: Ffn,
     /// Its tensors in load order.
     pub tensors: Tensors,
-}
-
-impl LayerShape {
-    /// Numbers of a tensor that one token goes through: of experts, those of the token.
-    fn share(&self, role: Role, whole: u64) -> u64 {
-        match (role.kind(), self.ffn.experts()) {
-            (Kind::Stack, Some((count, used))) => whole / count as u64 * used as u64,
-            _ => whole,
-        }
-    }
-
-    /// Weights that one token is multiplied with.
-    pub fn multiplied(&self) -> u64 {
-        let matrices = self.tensors.roles().filter(|(role, _)| role.kind() != Kind::Vector);
-        matrices.map(|(role, t)| self.share(role, t.rows as u64 * t.cols as u64)).sum()
-    }
-
-    /// Bytes of weights that one token needs.
-    pub fn read_bytes(&self) -> u64 {
-        self.tensors.roles().map(|(role, t)| self.share(role, t.bytes())).sum()
-    }
 }
 
 /// The attention of a layer.

@@ -69,7 +69,7 @@ fn three_steps_on_candle_are_the_cpus() {
     let cut: &[(&str, &str)] = &[("train.params", "full"), ("train.optimizer", "sgd"), ("train.loss", "cut")];
     let dropping = "{ use = \"lora\", rank = 4, dropout = 0.3 }";
     let lora: &[(&str, &str)] =
-        &[("train.params", dropping), ("train.optimizer", "adamw"), ("train.clip", "{ by = \"norm\", at = 0.05 }")];
+        &[("train.params", dropping), ("train.optimizer", "adamw"), ("train.clip", "{ by = \"global\", at = 0.05 }")];
     for (sets, ty, tied) in [(sgd, BlockType::F32, true), (cut, BlockType::F32, false), (lora, BlockType::Q8_0, false)]
     {
         let (config, shape) = (config(sets), shape(ty, tied));

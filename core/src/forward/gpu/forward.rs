@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
+use crate::device::Meter;
 use crate::error::{Error, Result};
 use crate::forward::cpu::{BatchShape, PassObserver, Sequence};
 use crate::forward::gpu::Sizes;
 use crate::forward::gpu::adapter;
 use crate::forward::gpu::weights::{self, Weights};
 use crate::forward::runner::Runner;
+use crate::forward::step::{self, Batch, Metered, Slot, Step};
 use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
 use crate::ledger::{Buffer, Ledger};
@@ -17,7 +19,7 @@ use crate::model::adapter::AdapterFile;
 use crate::ops::ThreadTeam;
 use crate::ops::cuda::{Attend, Device, DeviceBuffer, Kernels, RopeTable, View};
 use crate::place;
-use crate::shape::{ModelShape, Role};
+use crate::shape::{Act, ModelShape};
 
 /// One layer of a sequence's cache: heads one after the other, each its keys, then its values.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub struct GpuForward {
     adapter: Option<adapter::Held>,
     ledger: Arc<Ledger>,
     kernels: Kernels,
+    meter: Meter,
 }
 
 /// New rows of one sequence in a batch.
@@ -79,7 +82,17 @@ impl GpuForward {
         let weights = weights::load(source, model, device, ledger, team, progress)?;
         let adapter = adapter.map(|file| adapter::Held::load(file, model.held, device, ledger)).transpose()?;
         let shape = model.held.clone();
-        Ok(Self { shape, pipeline, formats, weights, adapter, ledger: Arc::clone(ledger), kernels })
+        Ok(Self { shape, pipeline, formats, weights, adapter, ledger: Arc::clone(ledger), kernels, meter: Meter::default() })
+    }
+
+    /// What it has been asked for, step by step.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Kernels launched so far.
+    pub fn launched(&self) -> u64 {
+        self.kernels.launched()
     }
 
     fn attend<'a>(&self, l: usize, layer: &'a DeviceLayer) -> Attend<'a> {
@@ -89,6 +102,7 @@ impl GpuForward {
             heads: s.heads,
             kv_heads: s.kv_heads,
             dim: s.dim,
+            scale: s.scale,
             capacity: layer.capacity,
             formats: self.formats,
         }
@@ -131,22 +145,21 @@ impl GpuForward {
         }
         let m = at;
         let embedding = &self.shape.embedding;
-        k.lookup(
-            embedding.ty,
-            self.weights.embedding.view(),
-            embedding.cols,
-            workspace.ids.view(),
-            m,
-            workspace.residual.view(),
-        )?;
-        for (seq, span) in seqs.iter().zip(&spans) {
-            k.angles(self.weights.freqs.view(), self.turn(workspace, *span)?, seq.seen, span.rows)?;
-        }
+        self.metered(None, seqs, (m, spans.len())).run(step::BEGIN, team, || {
+            k.lookup(
+                embedding.block()?,
+                self.weights.embedding.view(),
+                embedding.cols,
+                workspace.ids.view(),
+                m,
+                workspace.residual.view(),
+            )?;
+            seqs.iter().zip(&spans).try_for_each(|(seq, span)| {
+                k.angles(self.weights.freqs.view(), self.turn(workspace, *span)?, seq.seen, span.rows)
+            })
+        })?;
         for l in 0..self.shape.layers.len() {
-            if team.cancelled() {
-                return Err(Error::Cancelled);
-            }
-            self.block(l, m, &spans, seqs, workspace)?;
+            self.block(l, m, &spans, seqs, workspace, team)?;
             watch.progress(done + l + 1, total);
         }
         for (seq, span) in seqs.iter_mut().zip(&spans) {
@@ -163,23 +176,17 @@ impl GpuForward {
                 }
             }
             let (n, head) = (spans.len(), self.shape.head());
-            let normed = workspace.layer.part(0, workspace.sizes.parts[0])?;
-            k.rms_norm(
-                workspace.residual.view(),
-                self.weights.small.tensor(0, &self.shape.output_norm)?,
-                self.shape.norm_eps,
-                n,
-                normed,
-            )?;
-            k.linear(
-                head.ty,
-                self.weights.head(),
-                (head.rows, head.cols),
-                normed,
-                n,
-                workspace.logits.view(),
-                self.shape.vocab,
-            )?;
+            let normed = workspace.layer.part(0, 4 * n * hidden)?;
+            let [norm, logits] = step::END;
+            let metered = self.metered(None, seqs, (n, n));
+            metered.run(norm, team, || {
+                let w = self.weights.small.tensor(0, &self.shape.output_norm)?;
+                k.rms_norm(workspace.residual.view(), w, self.shape.norm_eps, n, normed)
+            })?;
+            metered.run(logits, team, || {
+                let (w, dims) = (self.weights.head(), (head.rows, head.cols));
+                k.linear(head.block()?, w, dims, normed, n, workspace.logits.view(), self.shape.vocab)
+            })?;
             let bytes = 4 * n * self.shape.vocab;
             k.device().download(workspace.logits.part(0, bytes)?, &mut workspace.host.as_mut_slice()[..bytes])?;
         } else {
@@ -188,7 +195,7 @@ impl GpuForward {
         Ok(())
     }
 
-    /// One layer over the first `m` rows of the residual stream, in place.
+    /// One layer over the first `m` rows of the residual stream, in place: its steps, each through the meter.
     fn block(
         &self,
         l: usize,
@@ -196,47 +203,58 @@ impl GpuForward {
         spans: &[Span],
         seqs: &[Sequence<DeviceLayer>],
         workspace: &DeviceWorkspace,
+        team: &ThreadTeam,
     ) -> Result<()> {
         let (k, s, unit) = (&self.kernels, &self.shape.layers[l], &self.weights.layers[l]);
-        let (of, eps, ff) = (&s.attention, self.shape.norm_eps, s.ffn.width());
-        let (hidden, d, nq, nkv) = (self.shape.hidden, of.dim, of.q(), of.kv());
-        let linear = |role: Role, x: View<'_>, y: View<'_>| {
-            let t = s.tensors.need(role)?;
-            k.linear(t.block()?, unit.role(&s.tensors, role)?, (t.rows, t.cols), x, m, y, t.rows)?;
-            self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, role, x, m, y, workspace.low.view()))
+        let (of, eps, hidden) = (&s.attention, self.shape.norm_eps, self.shape.hidden);
+        let at = |slot: Slot| {
+            let place = workspace.sizes.places.at(slot, s, hidden, m);
+            let buffer = if slot == Slot::Stream { &workspace.residual } else { &workspace.layer };
+            buffer.part(4 * place.start, 4 * place.len())
         };
-        let [a, b, c] = workspace.sizes.parts;
-        let (x, normed, wide, out) = (
-            workspace.residual.view(),
-            workspace.layer.part(0, a)?,
-            workspace.layer.part(a, b)?,
-            workspace.layer.part(a + b, c)?,
-        );
-        k.rms_norm(x, unit.role(&s.tensors, Role::AttnNorm)?, eps, m, normed)?;
-        let q = wide.part(0, 4 * m * nq)?;
-        let (keys, values) = (wide.part(4 * m * nq, 4 * m * nkv)?, wide.part(4 * m * (nq + nkv), 4 * m * nkv)?);
-        linear(Role::Q, normed, q)?;
-        linear(Role::K, normed, keys)?;
-        linear(Role::V, normed, values)?;
-        for (seq, span) in seqs.iter().zip(spans) {
-            let part = |of, width| View::part(of, 4 * span.at * width, 4 * span.rows * width);
-            let (q, keys, values) = (part(q, nq)?, part(keys, nkv)?, part(values, nkv)?);
-            let turn = self.turn(workspace, *span)?;
-            k.rope(q, (span.rows, of.heads, d), turn)?;
-            k.rope(keys, (span.rows, of.kv_heads, d), turn)?;
-            let cache = self.attend(l, &seq.layers[l]);
-            k.append(cache, keys, values, seq.seen, span.rows)?;
-            k.attend(cache, q, seq.seen, span.rows, part(normed, nq)?, workspace.attention.view())?;
+        let metered = self.metered(Some(l), seqs, (m, spans.len()));
+        for step in step::layer(s) {
+            metered.run(step, team, || match step {
+                Step::Norm { role, from, to } => k.rms_norm(at(from)?, unit.role(&s.tensors, role)?, eps, m, at(to)?),
+                Step::Linears { from, to } => to.iter().try_for_each(|(role, to)| {
+                    let (x, y, t) = (at(from)?, at(*to)?, s.tensors.need(*role)?);
+                    k.linear(t.block()?, unit.role(&s.tensors, *role)?, (t.rows, t.cols), x, m, y, t.rows)?;
+                    self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, *role, x, m, y, workspace.low.view()))
+                }),
+                Step::KvAttend => {
+                    let (nq, nkv, d) = (of.q(), of.kv(), of.dim);
+                    let [q, keys, values, out] = [at(Slot::Q)?, at(Slot::K)?, at(Slot::V)?, at(Slot::Context)?];
+                    seqs.iter().zip(spans).try_for_each(|(seq, span)| {
+                        let part = |of, width| View::part(of, 4 * span.at * width, 4 * span.rows * width);
+                        let (q, keys, values) = (part(q, nq)?, part(keys, nkv)?, part(values, nkv)?);
+                        let turn = self.turn(workspace, *span)?;
+                        k.rope(q, (span.rows, of.heads, d), turn)?;
+                        k.rope(keys, (span.rows, of.kv_heads, d), turn)?;
+                        let cache = self.attend(l, &seq.layers[l]);
+                        k.append(cache, keys, values, seq.seen, span.rows)?;
+                        k.attend(cache, q, seq.seen, span.rows, part(out, nq)?, workspace.attention.view())
+                    })
+                }
+                Step::Gate(Act::Silu) => k.swiglu(at(Slot::Gate)?, at(Slot::Up)?, m * s.ffn.width()),
+                Step::Add => k.add(at(Slot::Stream)?, at(Slot::Out)?, m * hidden),
+                // The check refused a layer that has these.
+                Step::Gate(Act::GeluTanh) | Step::Experts | Step::Embed | Step::Logits => {
+                    Err(Error::Internal(format!("a GPU was asked for {}", step.name())))
+                }
+            })?;
         }
-        linear(Role::O, normed, out)?;
-        k.add(x, out, m * hidden)?;
-        k.rms_norm(x, unit.role(&s.tensors, Role::FfnNorm)?, eps, m, normed)?;
-        let (gate, up) = (wide.part(0, 4 * m * ff)?, wide.part(4 * m * ff, 4 * m * ff)?);
-        linear(Role::Gate, normed, gate)?;
-        linear(Role::Up, normed, up)?;
-        k.swiglu(gate, up, m * ff)?;
-        linear(Role::Down, gate, out)?;
-        k.add(x, out, m * hidden)
+        Ok(())
+    }
+
+    /// What steps over `rows` rows of `sequences` sequences go through.
+    fn metered(
+        &self,
+        layer: Option<usize>,
+        seqs: &[Sequence<DeviceLayer>],
+        (rows, sequences): (usize, usize),
+    ) -> Metered<'_> {
+        let cached = seqs.iter().map(|s| s.seen).max().unwrap_or(0) as f64;
+        Metered { meter: &self.meter, shape: &self.shape, layer, batch: Batch { rows, sequences, cached } }
     }
 }
 

@@ -9,7 +9,6 @@ mod forward;
 #[cfg(feature = "cuda")]
 mod weights;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -18,11 +17,12 @@ pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 use crate::config::{Compute, Config};
 use crate::error::{Error, Result};
 use crate::forward::cpu::BatchShape;
+use crate::forward::step::{self, Places, Slot, Step};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
 use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
-use crate::shape::{Act, ModelShape, Role};
+use crate::shape::{Act, ModelShape};
 use crate::weights::units::UnitLayout;
 
 /// Largest head that attention holds in registers.
@@ -71,22 +71,22 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
     }
 }
 
-/// Checks that the kernels know what the layers of `held` are made of.
+/// Checks that the kernels know every step of the layers of `held`.
 fn described(held: &ModelShape) -> Result<()> {
+    let unknown = |step| match step {
+        Step::Experts => Some("a mixture of experts"),
+        Step::Gate(Act::GeluTanh) => Some("a feed-forward gated by gelu"),
+        Step::Norm { from, .. } if from != Slot::Stream => Some("norms of heads or after a half of a layer"),
+        _ => None,
+    };
     let what = held.layers.iter().find_map(|l| {
-        let norms = [Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm];
-        if l.ffn.experts().is_some() {
-            Some("a mixture of experts")
-        } else if l.ffn.act() != Act::Silu {
-            Some("a feed-forward gated by gelu")
-        } else if l.attention.window.is_some() {
+        let of = &l.attention;
+        if of.window.is_some() {
             Some("attention with a window")
-        } else if l.tensors.has(Role::QBias) {
+        } else if l.tensors.roles().any(|(role, _)| role.bias().is_some_and(|bias| l.tensors.has(bias))) {
             Some("linears with a bias")
-        } else if norms.into_iter().any(|role| l.tensors.has(role)) {
-            Some("norms of heads or after a half of a layer")
         } else {
-            None
+            step::layer(l).find_map(unknown)
         }
     });
     match what {
@@ -131,18 +131,12 @@ fn adapter_upload_bytes(held: &ModelShape) -> usize {
     held.adapter.iter().flat_map(|a| a.each(held)).map(|t| t.bytes() as usize).max().unwrap_or(0)
 }
 
-/// Kernels that one decoding step of `sequences` launches, as the forward pass has them: what makes small models slow.
-pub fn launches(shape: &ModelShape, sequences: usize) -> usize {
-    let adapted = shape.adapter.iter().flat_map(|a| &a.layers).map(BTreeMap::len).sum::<usize>();
-    shape.layers.len() * (12 + 6 * sequences) + 2 * adapted + sequences + 3
-}
-
 /// What an [`BatchShape`] needs, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     residual: usize,
-    /// Normed input and attention's output; q, k, v or gate, up; a product that is added to the stream.
-    parts: [usize; 3],
+    /// Activations of a layer, in elements.
+    places: Places,
     ids: usize,
     /// Ax of the adapter on one linear.
     low: usize,
@@ -154,12 +148,9 @@ struct Sizes {
 
 impl Sizes {
     fn new(shape: &ModelShape, e: BatchShape) -> Self {
-        let q = shape.widest(|l| l.attention.q());
-        let wide = shape.widest(|l| (l.attention.q() + 2 * l.attention.kv()).max(2 * l.ffn.width()));
-        let hidden = shape.hidden;
         Self {
-            residual: 4 * e.batch * hidden,
-            parts: [q.max(hidden), wide, hidden].map(|width| 4 * e.batch * width),
+            residual: 4 * e.batch * shape.hidden,
+            places: Places::new(shape, e.batch),
             ids: 4 * e.batch,
             low: 4 * e.batch * shape.adapter.as_ref().map_or(0, AdapterShape::rank),
             attention: 4 * shape.widest(|l| parts_elements(l.attention.heads, l.attention.dim, e.rows)),
@@ -172,7 +163,7 @@ impl Sizes {
     fn rows(&self) -> [(Tag, usize); 8] {
         [
             (RESIDUAL, self.residual),
-            (LAYER, self.parts.iter().sum()),
+            (LAYER, 4 * self.places.all()),
             (IDS, self.ids),
             (LOW, self.low),
             (ATTENTION, self.attention),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, result};
 
@@ -16,6 +17,7 @@ use crate::ops::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
 pub struct Kernels {
     device: Arc<Device>,
     functions: BTreeMap<(&'static str, Option<BlockType>), CudaFunction>,
+    launched: AtomicU64,
 }
 
 const PLAIN: &[&str] =
@@ -47,6 +49,8 @@ pub struct Attend<'a> {
     pub kv_heads: usize,
     /// Elements of a head.
     pub dim: usize,
+    /// Multiplied onto every score.
+    pub scale: f32,
     /// Rows a head has room for.
     pub capacity: usize,
     /// Format of keys and of values.
@@ -120,12 +124,17 @@ impl Kernels {
         for (kind, ty, name) in plain.chain(typed) {
             functions.insert((kind, ty), device.module.load_function(&name).map_err(driver(&name))?);
         }
-        Ok(Self { device, functions })
+        Ok(Self { device, functions, launched: AtomicU64::new(0) })
     }
 
     /// The device they run on.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Kernels launched so far.
+    pub fn launched(&self) -> u64 {
+        self.launched.load(Ordering::Relaxed)
     }
 
     /// Queues a kernel whose lengths its caller has checked.
@@ -154,6 +163,7 @@ impl Kernels {
             .collect();
         let grid = (grid.0 as u32, grid.1 as u32, 1);
         let (function, stream) = (function.cu_function(), self.device.stream.cu_stream());
+        self.launched.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the arguments are of the kernel's types in its order and outlive the call, which copies them; the views among
         // them hold what it touches.
         unsafe { result::launch_kernel(function, grid, (block.0, block.1, 1), 0, stream, &mut pointers) }
@@ -348,7 +358,6 @@ impl Kernels {
         at.check(before + m)?;
         floats("attend, q", q, m * at.heads * at.dim)?;
         floats("attend, out", out, m * at.heads * at.dim)?;
-        let scale = 1.0 / (at.dim as f32).sqrt();
         let wanted = parts_elements(at.heads, at.dim, before + 1);
         let split = m == 1 && wanted > 0 && parts.len() >= 4 * wanted;
         let args = [
@@ -358,7 +367,7 @@ impl Kernels {
             int(at.dim),
             int(at.heads / at.kv_heads),
             int(before),
-            Arg::Float(scale),
+            Arg::Float(at.scale),
             Arg::Int(format(at.formats.0)?),
             int(kb),
             Arg::Int(format(at.formats.1)?),
