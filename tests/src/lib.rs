@@ -1,6 +1,10 @@
 //! Shared helpers of the end-to-end tests: models to run, a loaded engine to drive by hand, whole jobs and what they told.
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
+/// The worked examples of `docs/adding/`, compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[path = "../../docs/adding/examples.rs"]
+mod adding;
 pub mod kv;
 pub mod naive;
 

@@ -72,7 +72,7 @@ impl<'a> Chart<'a> {
             .grid_color(p.line.gamma_multiply(0.5))
             // Every line has the same weight, however far apart.
             .grid_spacing(Rangef::new(1.0, 1.5))
-            .x_grid_spacer(spacer(x.range, x.binary, 96.0))
+            .x_grid_spacer(spacer(x.range, x.binary, 80.0))
             .y_grid_spacer(spacer(y.range, y.binary, 52.0))
             .custom_x_axes(vec![hints(AxisHints::new_x(), p, x.range, x.write, 11.0 * GRID).label(caption(x.title, p))])
             .custom_y_axes(vec![hints(AxisHints::new_y(), p, y.range, y.write, LEFT)]);
