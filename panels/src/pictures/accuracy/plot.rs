@@ -56,7 +56,8 @@ impl<'a> Scale<'a> {
         let frame = transform.frame();
         let x = transform.position_from_point_x(self.bytes.place(dot.bytes as f64));
         let y = match dot.planned {
-            true => frame.bottom(),
+            // Whole, so that it touches no tick's words.
+            true => frame.bottom() - RADIUS,
             false => transform.position_from_point_y(self.measured(dot)?.1[1]),
         };
         // What was zoomed or moved out of sight is not there.
