@@ -2,7 +2,7 @@
 
     python tests/scripts/make_arch.py            (pip install torch transformers safetensors gguf; llama-cpp-python to check)
 
-For each of llama, qwen2, gemma3 and mixtral: NAME/config.json and NAME/model.safetensors as `save_pretrained` writes them (f16 numbers),
+For each of llama, qwen2, qwen3, gemma3 and mixtral: NAME/config.json and NAME/model.safetensors as `save_pretrained` writes them (f16 numbers),
 NAME/model.gguf with llama.cpp's keys and tensor names, and NAME/logits.json: the ids of one text and the logits of transformers
 in f64 at some positions. Where llama-cpp-python is installed, the GGUF is run through llama.cpp too, and its logits must agree.
 """
@@ -39,6 +39,15 @@ def qwen2():
         num_hidden_layers=2, tie_word_embeddings=True, use_sliding_window=False, rope_theta=1_000_000.0, bos_token_id=1, eos_token_id=2, **COMMON
     )
     return transformers.Qwen2ForCausalLM(config)
+
+
+def qwen3():
+    """q and k norms; heads of a size of their own."""
+    config = transformers.Qwen3Config(
+        num_hidden_layers=2, head_dim=8, tie_word_embeddings=True, use_sliding_window=False, rope_theta=1_000_000.0, bos_token_id=1,
+        eos_token_id=2, **COMMON
+    )
+    return transformers.Qwen3ForCausalLM(config)
 
 
 def gemma3():
@@ -97,9 +106,10 @@ def write_gguf(path, name, config, tensors):
     rope = config.rope_parameters
     theta = rope["full_attention"]["rope_theta"] if name == "gemma3" else rope["rope_theta"]
     writer.add_rope_freq_base(theta)
-    if name == "gemma3":
+    if name in ("gemma3", "qwen3"):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
+    if name == "gemma3":
         writer.add_sliding_window(config.sliding_window)
         # llama.cpp reads this one as a period: every n-th layer, counted from one, is global.
         writer.add_uint32("gemma3.attention.sliding_window_pattern", 2)
@@ -165,7 +175,7 @@ def gradients(model, name, ids):
 
 
 def main(only):
-    for seed, (name, build) in enumerate({"qwen2": qwen2, "gemma3": gemma3, "mixtral": mixtral, "llama": llama}.items()):
+    for seed, (name, build) in enumerate({"qwen2": qwen2, "gemma3": gemma3, "mixtral": mixtral, "llama": llama, "qwen3": qwen3}.items()):
         if only and name not in only:
             continue
         model = build().eval()

@@ -12,6 +12,7 @@ mod hyper;
 mod llama;
 mod mixtral;
 mod qwen2;
+mod qwen3;
 mod vocab;
 
 use std::collections::BTreeSet;
@@ -74,7 +75,7 @@ pub struct Arch {
 }
 
 /// Every architecture; one file and one line each, relatives after what they are relatives of.
-const ARCHS: &[&Arch] = &[&llama::ARCH, &qwen2::ARCH, &gemma3::ARCH, &mixtral::ARCH];
+const ARCHS: &[&Arch] = &[&llama::ARCH, &qwen2::ARCH, &qwen3::ARCH, &gemma3::ARCH, &mixtral::ARCH];
 
 /// The architecture of an id.
 ///
