@@ -289,8 +289,8 @@ impl Session {
                     || Train { data: "bundled:task-tova".into(), length: 128, steps: 50, lr: 1e-3, ..Train::default() };
                 config.train = Some(self.kept_train.take().unwrap_or_else(first));
                 // What training cannot do with: undo brings it back.
-                config.place.weights = "resident".into();
-                config.weights.format = "original".into();
+                let plain = Config::default();
+                (config.place.weights, config.weights) = (plain.place.weights, plain.weights);
                 (config.model.adapter, config.model.adapter_scale) = (None, 1.0);
                 "Fine-tune"
             }

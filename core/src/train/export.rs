@@ -53,7 +53,8 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Resul
         rank,
         alpha: knobs.given_float("lora_alpha").unwrap_or(2.0 * rank as f64) as f32,
         rslora: knobs.flag("use_rslora"),
-        dropout: knobs.float("lora_dropout") as f32,
+        // Not every adapter has one.
+        dropout: knobs.given_float("lora_dropout").unwrap_or(0.0) as f32,
         base: model.path.clone(),
     };
     let mut read = Vec::new();

@@ -10,7 +10,8 @@ use ullage_core::Result;
 use ullage_core::config::Config;
 use ullage_core::model::adapter::merge;
 use ullage_core::ops::ThreadTeam;
-use ullage_core::train::export::ADAPTER_GGUF;
+use ullage_core::train::export::{ADAPTER, ADAPTER_GGUF};
+use ullage_core::train::params::adapts;
 use ullage_core::weights::format::Target;
 use ullage_panels::view::AdapterUse;
 
@@ -63,7 +64,7 @@ fn make(adapted: &Adapted, threads: usize, cancel: &Arc<AtomicBool>, out: &Outbo
 impl Session {
     /// Where a run of `config` puts what it learns when it names no folder: adapters are small, so one is always kept.
     pub(super) fn keep(&self, config: &Config) -> Option<PathBuf> {
-        let train = config.train.as_ref().filter(|t| t.out.is_empty() && t.params.id == "lora")?;
+        let train = config.train.as_ref().filter(|t| t.out.is_empty() && adapts(&t.params))?;
         debug_assert!(train.out.is_empty());
         let (learned, base) = (self.state.data.join("learned"), clock::name());
         let names = std::iter::once(base.clone()).chain((2..1000).map(|i| format!("{base}-{i}")));
@@ -87,7 +88,9 @@ impl Session {
     /// A run that learned an adapter leaves it to be switched on.
     pub(super) fn know_learned(&mut self, live: &Live) -> bool {
         let state = live.report.train.as_ref().and_then(|t| t.state.clone());
-        let adapter = state.filter(|path| Path::new(path).ends_with(ADAPTER_GGUF) && Path::new(path).is_file());
+        // A file where its layout holds such an adapter, or else PEFT's folder.
+        let is_adapter = |path: &Path| path.ends_with(ADAPTER_GGUF) || path.ends_with(ADAPTER);
+        let adapter = state.filter(|path| is_adapter(Path::new(path)) && Path::new(path).exists());
         let (Some(adapter), Some(config)) = (adapter, live.config()) else { return false };
         self.state.adapted =
             Some(self.adapted_of(Wanted { path: config.model.path.clone(), adapter: Some(adapter), scale: 1.0 }));

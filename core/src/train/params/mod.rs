@@ -8,12 +8,18 @@ use super::learner::Learner;
 use super::weights::Tensor;
 use crate::device::{Buf, Device, Dst, Src};
 use crate::error::Result;
-use crate::schema::Entry;
+use crate::schema::{self, Choice, Entry};
 use crate::shape::AdapterKind;
 pub use crate::shape::Role;
 
 /// The variants of train.params.
 pub const ENTRIES: &[&Entry<dyn Params>] = &[&lora::ENTRY, &dora::ENTRY, &full::ENTRY];
+
+/// Whether what `choice` learns is an adapter beside the weights: small, and to be switched on or off.
+pub fn adapts(choice: &Choice) -> bool {
+    let built = schema::build(ENTRIES, "train.params", choice);
+    built.is_ok_and(|params| Role::LINEARS.iter().any(|role| params.adapt(*role).is_some()))
+}
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
