@@ -12,6 +12,7 @@ use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
 use ullage_core::plan::{COMBINED, Workload, plan};
+use ullage_core::report::ByteReport;
 use ullage_core::rng::Philox;
 use ullage_core::schema::{self, About, Default, KnobKind};
 use ullage_core::{Error, Result};
@@ -161,61 +162,22 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
     let mut passed_over = 0;
     for path in &models {
         let model = Arc::new(Model::open(path, Path::new("."))?);
-        let text = prompt(&model, 200);
-        let mut all = if args.train { training() } else { matrix() };
-        all.iter_mut().for_each(|s| s[0].1 = format!("{text:?}"));
-        all.iter_mut().for_each(|s| s.push(("machine.device".into(), args.device.clone())));
-        let every = all.len();
-        all.retain(|sets| runs(&model, &machine, sets));
-        passed_over += every - all.len();
-        if all.is_empty() {
-            continue;
-        }
+        let (all, without) = chosen(&model, &machine, args);
+        passed_over += without;
+        let Some(first) = all.first() else { continue };
         // Warm-up: threads, code and file cache.
-        execute(order(&model, &machine, &all[0])?, None, true, &mut |_| ())?;
+        execute(order(&model, &machine, first)?, None, true, &mut |_| ())?;
+        let before = rows.len();
         for sets in &all {
-            let report = execute(order(&model, &machine, sets)?, None, true, &mut |_| ())?;
-            if let Some(error) = report.error {
-                if error.kind == "cancelled" {
-                    return Err(Error::Cancelled);
-                }
-                return Err(Error::Internal(format!("{}: {}", label(path, sets), error.message)));
-            }
-            let peak = |r: &ullage_core::report::ByteReport| r.peak.get(&Tier::Device).copied().unwrap_or(0);
-            let (planned, measured) = (peak(&report.plan), peak(&report.measured));
-            let gap = planned as i64 - measured as i64;
-            let allowed = (measured / 50).max(256 << 10);
-            let both = measured + report.measured.peak.get(&Tier::Host).copied().unwrap_or(0);
-            // Tiers peak at their own instants, so their sum is an upper bound of what the allocator saw at once.
-            let unaccounted = match report.measured.rows.get("beside.pool used at most") {
-                Some(pool) => (*pool as i64 - measured as i64).max(0),
-                None => (report.program.payload_peak as i64 - both as i64).max(0),
-            };
-            let row = Row {
-                configuration: label(path, &sets[1..].to_vec()),
-                planned,
-                measured,
-                gap,
-                allowed,
-                unaccounted,
-                escaped: report.program.escaped,
-                ok: gap >= 0 && gap as u64 <= allowed && unaccounted == 0 && report.program.escaped == 0,
-            };
+            let row = measure(&model, &machine, path, sets)?;
             if !args.json {
-                if rows.is_empty() {
-                    say(&format!("{:>12} {:>12} {:>9} {:>7}  configuration\n", "planned", "measured", "gap", ""));
-                }
-                let mark = if row.ok { "ok" } else { "FAILED" };
-                say(&format!(
-                    "{:>12} {:>12} {:>+9} {mark:>7}  {}\n",
-                    row.planned, row.measured, row.gap, row.configuration
-                ));
+                row.say(rows.is_empty());
             }
             rows.push(row);
         }
         if args.wall > 0 {
             let share = args.wall.div_ceil(models.len());
-            let needed: Vec<u64> = rows[rows.len() - all.len()..].iter().map(|r: &Row| r.planned).collect();
+            let needed: Vec<u64> = rows[before..].iter().map(|r| r.planned).collect();
             try_wall(&model, &machine, &all, &needed, share, &mut wall)?;
         }
     }
@@ -223,23 +185,83 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
     if args.json {
         say_json(&serde_json::json!({ "rows": rows, "wall": wall, "ok": bad == 0 }))?;
     } else {
-        let worst = rows.iter().map(|r| r.gap).max().unwrap_or(0);
-        let least = rows.iter().map(|r| r.gap).min().unwrap_or(0);
-        say(&format!("\n{} configurations, {bad} failed; gaps from {least:+} to {worst:+} B\n", rows.len()));
-        if passed_over > 0 {
-            say(&format!("{passed_over} configurations that {} does not run are passed over\n", args.device));
-        }
-        if wall.pairs > 0 {
-            say(&format!(
-                "wall: {} random budgets, {} finished within them, {} refused with exit 3\n",
-                wall.pairs, wall.finished, wall.refused
-            ));
-            for failure in &wall.failures {
-                say(&format!("wall FAILED: {failure}\n"));
-            }
-        }
+        summary(args, &rows, &wall, bad, passed_over);
     }
     Ok(u8::from(bad > 0))
+}
+
+/// The configurations of the matrix that the device runs, with the prompt of `model`; and how many it does not.
+fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec<Sets>, usize) {
+    let text = prompt(model, 200);
+    let mut all = if args.train { training() } else { matrix() };
+    all.iter_mut().for_each(|s| s[0].1 = format!("{text:?}"));
+    all.iter_mut().for_each(|s| s.push(("machine.device".into(), args.device.clone())));
+    let every = all.len();
+    all.retain(|sets| runs(model, machine, sets));
+    let without = every - all.len();
+    (all, without)
+}
+
+/// Runs one configuration, and holds what was measured against its plan.
+fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets) -> Result<Row> {
+    let report = execute(order(model, machine, sets)?, None, true, &mut |_| ())?;
+    if let Some(error) = report.error {
+        if error.kind == "cancelled" {
+            return Err(Error::Cancelled);
+        }
+        return Err(Error::Internal(format!("{}: {}", label(path, sets), error.message)));
+    }
+    let peak = |r: &ByteReport| r.peak.get(&Tier::Device).copied().unwrap_or(0);
+    let (planned, measured) = (peak(&report.plan), peak(&report.measured));
+    let gap = planned as i64 - measured as i64;
+    let allowed = (measured / 50).max(256 << 10);
+    let both = measured + report.measured.peak.get(&Tier::Host).copied().unwrap_or(0);
+    // Tiers peak at their own instants, so their sum is an upper bound of what the allocator saw at once.
+    let unaccounted = match report.measured.rows.get("beside.pool used at most") {
+        Some(pool) => (*pool as i64 - measured as i64).max(0),
+        None => (report.program.payload_peak as i64 - both as i64).max(0),
+    };
+    Ok(Row {
+        configuration: label(path, &sets[1..].to_vec()),
+        planned,
+        measured,
+        gap,
+        allowed,
+        unaccounted,
+        escaped: report.program.escaped,
+        ok: gap >= 0 && gap as u64 <= allowed && unaccounted == 0 && report.program.escaped == 0,
+    })
+}
+
+impl Row {
+    /// A line of the table, below its head where it is the first.
+    fn say(&self, first: bool) {
+        if first {
+            say(&format!("{:>12} {:>12} {:>9} {:>7}  configuration\n", "planned", "measured", "gap", ""));
+        }
+        let Self { planned, measured, gap, configuration, .. } = self;
+        let mark = if self.ok { "ok" } else { "FAILED" };
+        say(&format!("{planned:>12} {measured:>12} {gap:>+9} {mark:>7}  {configuration}\n"));
+    }
+}
+
+/// What comes below the table.
+fn summary(args: &args::CheckPlan, rows: &[Row], wall: &Wall, bad: usize, passed_over: usize) {
+    let worst = rows.iter().map(|r| r.gap).max().unwrap_or(0);
+    let least = rows.iter().map(|r| r.gap).min().unwrap_or(0);
+    say(&format!("\n{} configurations, {bad} failed; gaps from {least:+} to {worst:+} B\n", rows.len()));
+    if passed_over > 0 {
+        say(&format!("{passed_over} configurations that {} does not run are passed over\n", args.device));
+    }
+    if wall.pairs > 0 {
+        say(&format!(
+            "wall: {} random budgets, {} finished within them, {} refused with exit 3\n",
+            wall.pairs, wall.finished, wall.refused
+        ));
+        for failure in &wall.failures {
+            say(&format!("wall FAILED: {failure}\n"));
+        }
+    }
 }
 
 /// Whether a device runs a configuration at all: it plans.

@@ -100,25 +100,18 @@ fn nothing_new_means_no_frame() {
     assert!(quiet > Duration::from_secs(60), "{quiet:?}");
 }
 
-/// Trains a few steps of an adapter, then generates without it, with it, and with it merged, by the names on screen alone.
-#[test]
-fn an_adapter_is_learned_then_switched_on_off_and_merged() {
-    let mut s = Screen::new();
-    s.until_label("Do it: ");
-    let set = |s: &mut Screen, sets: &[(&str, &str)]| {
-        let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        s.harness.state_mut().session().act(ullage_panels::Action::Set { what: "set".into(), sets, gesture: None });
-        s.harness.step();
-    };
-    set(&mut s, &[("budget.device", "unlimited"), ("run.context", "128"), ("run.max_tokens", "12")]);
-    set(&mut s, &[("run.prompt", "\"English: the red fox sleeps\\nTova:\"")]);
-    s.settle();
-    assert!(s.harness.query_by_label("Adapter: On").is_none(), "there is none to switch");
+/// Changes settings, as a card or a file would.
+fn set(s: &mut Screen, sets: &[(&str, &str)]) {
+    let sets = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    s.harness.state_mut().session().act(ullage_panels::Action::Set { what: "set".into(), sets, gesture: None });
+    s.harness.step();
+}
 
-    // Fine-tune: the held-out questions, and the course it took.
+/// Learns an adapter in a few steps: the held-out questions, and the course it took.
+fn learn(s: &mut Screen) {
     s.click("Fine-tune");
     set(
-        &mut s,
+        s,
         &[
             ("train.steps", "8"),
             ("train.batch", "2"),
@@ -144,44 +137,61 @@ fn an_adapter_is_learned_then_switched_on_off_and_merged() {
     for words in ["step 8", "loss of each step", "held-out loss", "right answers", "right next tokens"] {
         assert!(course.contains(words), "{course}");
     }
-    let bytes = |s: &Screen| {
-        let label = s.label("Measured weights, ").unwrap();
-        label.rsplit('(').next().unwrap_or_default().to_owned()
-    };
+}
+
+/// Runs what is chosen to its end; the tokens it wrote.
+fn generate(s: &mut Screen) -> Vec<u32> {
+    s.settle();
+    let failed: Vec<_> = s.harness.state_mut().session().view().notices.iter().filter(|n| n.failure).cloned().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    s.harness.get_all_by_label("Run").next().unwrap().click();
+    s.until("the run", |h| h.query_by_label("Stop").is_some());
+    s.until("the end", |h| h.query_by_label("Stop").is_none());
+    s.harness.step();
+    let text = &s.harness.state_mut().session().view().text;
+    let written = &text.sequences[0];
+    written.tokens[written.prompt..].iter().map(|t| t.id).collect()
+}
+
+/// The measured bytes of the weights, as the bars say them.
+fn weights(s: &Screen) -> String {
+    let label = s.label("Measured weights, ").unwrap();
+    label.rsplit('(').next().unwrap_or_default().to_owned()
+}
+
+/// Whether a button of a switch is the one that is on.
+fn taken(s: &Screen, which: &str) -> bool {
+    let node = s.harness.get_by_label(which);
+    node.accesskit_node().toggled() == Some(egui::accesskit::Toggled::True)
+}
+
+/// Trains a few steps of an adapter, then generates without it, with it, and with it merged, by the names on screen alone.
+#[test]
+fn an_adapter_is_learned_then_switched_on_off_and_merged() {
+    let mut s = Screen::new();
+    s.until_label("Do it: ");
+    set(&mut s, &[("budget.device", "unlimited"), ("run.context", "128"), ("run.max_tokens", "12")]);
+    set(&mut s, &[("run.prompt", "\"English: the red fox sleeps\\nTova:\"")]);
+    s.settle();
+    assert!(s.harness.query_by_label("Adapter: On").is_none(), "there is none to switch");
+    learn(&mut s);
 
     // Generate: off as it stands, then on by the button of the notice, then merged.
     s.until_label("An adapter was learned");
     s.click("Generate with it");
     s.click("Text");
     s.settle();
-    let run = |s: &mut Screen| {
-        s.settle();
-        let failed: Vec<_> =
-            s.harness.state_mut().session().view().notices.iter().filter(|n| n.failure).cloned().collect();
-        assert!(failed.is_empty(), "{failed:?}");
-        s.harness.get_all_by_label("Run").next().unwrap().click();
-        s.until("the run", |h| h.query_by_label("Stop").is_some());
-        s.until("the end", |h| h.query_by_label("Stop").is_none());
-        s.harness.step();
-        let text = &s.harness.state_mut().session().view().text;
-        let written = &text.sequences[0];
-        written.tokens[written.prompt..].iter().map(|t| t.id).collect::<Vec<_>>()
-    };
-    let taken = |s: &Screen, which: &str| {
-        let node = s.harness.get_by_label(which);
-        node.accesskit_node().toggled() == Some(egui::accesskit::Toggled::True)
-    };
     s.until("the switch", |h| h.query_by_label("Adapter: On").is_some());
     assert!(taken(&s, "Adapter: On"));
     let with = s.harness.state_mut().session().config().clone();
     assert!(with.model.adapter.as_deref().is_some_and(|a| std::path::Path::new(a).is_file()));
-    let on = run(&mut s);
-    let on_bytes = bytes(&s);
+    let on = generate(&mut s);
+    let on_bytes = weights(&s);
     s.click("Adapter: Off");
     s.settle();
     assert!(taken(&s, "Adapter: Off") && s.harness.state_mut().session().config().model.adapter.is_none());
-    let off = run(&mut s);
-    let off_bytes = bytes(&s);
+    let off = generate(&mut s);
+    let off_bytes = weights(&s);
     s.click("Adapter: Merged");
     s.until("the merged model", |h| {
         let node = h.query_by_label("Adapter: Merged");
@@ -190,12 +200,12 @@ fn an_adapter_is_learned_then_switched_on_off_and_merged() {
     s.settle();
     let config = s.harness.state_mut().session().config().clone();
     assert!(config.model.adapter.is_none() && std::path::Path::new(&config.model.path).is_file());
-    let merged = run(&mut s);
+    let merged = generate(&mut s);
     assert!(on.len() == off.len() && on != off, "eight large steps change what it says: {on:?} {off:?}");
     // In the weights' own type what was learned is rounded: the first tokens agree, and a near tie may part them later.
     assert_eq!(on[..2], merged[..2], "{on:?} {merged:?}");
     assert!(on_bytes != off_bytes, "an adapter beside the weights is seen in the bars: {on_bytes}");
-    assert_eq!(bytes(&s), off_bytes, "a merged one is not");
+    assert_eq!(weights(&s), off_bytes, "a merged one is not");
 
     // Undo takes it back to without, and again to with.
     for which in ["Adapter: Off", "Adapter: On"] {
@@ -205,5 +215,5 @@ fn an_adapter_is_learned_then_switched_on_off_and_merged() {
         assert!(taken(&s, which), "{which}");
     }
     assert_eq!(*s.harness.state_mut().session().config(), with);
-    assert_eq!(run(&mut s), on, "the same once more");
+    assert_eq!(generate(&mut s), on, "the same once more");
 }

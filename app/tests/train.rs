@@ -83,73 +83,83 @@ fn state_is_whole(path: &std::path::Path) -> bool {
     true
 }
 
+/// A training of `steps` steps into the folder `out`, told of in the run folder `folder`.
 #[cfg(unix)]
-#[test]
-fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
+fn small_training(steps: usize, out: &str, save_every: usize, folder: &str) -> Vec<String> {
+    let sets = [
+        "train.data=text.txt".to_owned(),
+        format!("train.steps={steps}"),
+        "train.batch=1".into(),
+        "train.length=16".into(),
+        "train.lr=0.003".into(),
+        "train.warmup=5".into(),
+        "train.decay=cosine".into(),
+        "train.params=lora".into(),
+        "train.params.r=4".into(),
+        "train.params.lora_dropout=0.1".into(),
+        "train.validate_every=9".into(),
+        "train.validate_rows=2".into(),
+        "train.resume=true".into(),
+        "machine.threads=1".into(),
+        format!("train.out={out}"),
+        format!("train.save_every={save_every}"),
+    ];
+    let mut args = vec!["run".to_owned(), "bundled:recall".into(), "--out".into(), folder.into()];
+    sets.into_iter().for_each(|s| args.extend(["--set".to_owned(), s]));
+    args
+}
+
+/// Starts a training and kills it after `wait` steps, somewhere within `share` of the time of one more: compute, save, told or not.
+#[cfg(unix)]
+fn killed_after(room: &Room, args: &[String], wait: u64, share: f32) {
     use std::io::{BufRead as _, BufReader};
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut child = room.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut each = Duration::from_millis(20);
+    let (mut begun, mut left) = (None, wait);
+    while left > 0 {
+        let line = told.next().expect("it trains until it is killed").unwrap();
+        if line.starts_with("step ") && line.contains(": loss") {
+            each = begun.map_or(each, |at: Instant| at.elapsed());
+            begun = Some(Instant::now());
+            left -= 1;
+        }
+    }
+    std::thread::sleep(each.min(Duration::from_millis(300)).mul_f32(share));
+    child.kill().unwrap();
+    assert!(child.wait().unwrap().code().is_none(), "{args:?} had ended before it was killed");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
     use ullage_core::rng::Philox;
 
     const KILLS: usize = 20;
+    // Each life is killed after a few steps, so that there are more steps than lives can make.
+    const STEPS: usize = 6 * KILLS + 8;
     let room = Room::new();
     let text: String = (0..60).map(|i| format!("The {i} sparrows of the valley sing {} songs.\n\n", i * 7)).collect();
     room.write("text.txt", text);
-    // Each life is killed after a few steps, so that there are more steps than lives can make.
-    let steps = (6 * KILLS + 8).to_string();
-    let args = |out: &str, save_every: &str, folder: &str| -> Vec<String> {
-        let sets = [
-            "train.data=text.txt".to_owned(),
-            format!("train.steps={steps}"),
-            "train.batch=1".into(),
-            "train.length=16".into(),
-            "train.lr=0.003".into(),
-            "train.warmup=5".into(),
-            "train.decay=cosine".into(),
-            "train.params=lora".into(),
-            "train.params.r=4".into(),
-            "train.params.lora_dropout=0.1".into(),
-            "train.validate_every=9".into(),
-            "train.validate_rows=2".into(),
-            "train.resume=true".into(),
-            "machine.threads=1".into(),
-            format!("train.out={out}"),
-            format!("train.save_every={save_every}"),
-        ];
-        let mut args = vec!["run".to_owned(), "bundled:recall".into(), "--out".into(), folder.into()];
-        sets.into_iter().for_each(|s| args.extend(["--set".to_owned(), s]));
-        args
+    let run = |out: &str, save_every: usize, folder: &str| {
+        let args = small_training(STEPS, out, save_every, folder);
+        room.run(0, &args.iter().map(String::as_str).collect::<Vec<_>>());
     };
-    let run = |args: &[String]| room.run(0, &args.iter().map(String::as_str).collect::<Vec<_>>());
-    run(&args("whole", "1", "run"));
+    run("whole", 1, "run");
     let expected = losses(&room, "run");
-    assert_eq!(expected.len().to_string(), steps);
+    assert_eq!(expected.len(), STEPS);
 
     let random = Philox::new(20);
     let state = room.path("killed/training_state.safetensors");
     let (mut seen, mut unfinished, mut saved) = (Vec::new(), 0, false);
     for life in 0..KILLS as u64 {
         let folder = format!("life-{life}");
-        let args = args("killed", if life % 2 == 0 { "1" } else { "2" }, &folder);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut child = room.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-        // Up to four steps, the time of one being measured, and then somewhere within the next: compute, save, told or not.
-        let (wait, mut begun) = (random.below(4 * life, 5), None);
-        let mut each = Duration::from_millis(20);
-        let mut left = wait;
-        while left > 0 {
-            let line = told.next().expect("it trains until it is killed").unwrap();
-            if line.starts_with("step ") && line.contains(": loss") {
-                each = begun.map_or(each, |at: Instant| at.elapsed());
-                begun = Some(Instant::now());
-                left -= 1;
-            }
-        }
-        std::thread::sleep(each.min(Duration::from_millis(300)).mul_f32(1.2 * random.uniform(4 * life + 1)));
-        child.kill().unwrap();
-        assert!(child.wait().unwrap().code().is_none(), "life {life} had ended before it was killed");
+        let args = small_training(STEPS, "killed", if life % 2 == 0 { 1 } else { 2 }, &folder);
+        killed_after(&room, &args, random.below(4 * life, 5), 1.2 * random.uniform(4 * life + 1));
         unfinished += usize::from(state.with_extension("safetensors.part").exists());
         let whole = state_is_whole(&state);
         assert!(whole || !saved, "life {life} took the state with it");
@@ -159,7 +169,7 @@ fn a_training_that_is_killed_again_and_again_is_the_one_that_was_not() {
     let last = seen.iter().map(|(step, _)| *step).max();
     eprintln!("{unfinished} of {KILLS} kills fell into a save; step {last:?} was reached");
     assert!(saved && last > Some(KILLS as u64));
-    run(&args("killed", "2", "last"));
+    run("killed", 2, "last");
     seen.extend(losses(&room, "last"));
     // What was told, some of it more than once, always had the loss of the run that was left alone.
     for (step, loss) in &seen {

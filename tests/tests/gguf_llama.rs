@@ -168,10 +168,12 @@ fn what_a_file_may_add_is_read() {
     assert!(bare.shape().is_ok(), "a file without a vocabulary can still be planned");
 }
 
-#[test]
-fn every_contradiction_is_refused_by_the_name_of_its_field() {
-    // llama.cpp#25969, #26690; CVE-2025-49847; mistral.rs#2425, #2215; and everything a Llama must have.
-    let cases: Vec<(&str, &str, Box<dyn Fn(&mut Tiny)>)> = vec![
+/// The field that is named, words of the message, and the change that brings it about.
+type Contradiction = (&'static str, &'static str, Box<dyn Fn(&mut Tiny)>);
+
+/// Of the architecture and its sizes.
+fn sizes() -> Vec<Contradiction> {
+    vec![
         ("general.architecture", "supported: `llama`", Box::new(|t| t.arch = "mamba")),
         ("general.architecture", "`\\u{1b}", Box::new(|t| t.arch = "\u{1b}[31m")),
         ("llama.block_count", "missing", Box::new(|t| t.numbers.retain(|(k, _)| *k != "llama.block_count"))),
@@ -215,6 +217,12 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
         ),
         ("llama.attention.layer_norm_rms_epsilon", "missing", Box::new(|t| t.floats.clear())),
         ("llama.attention.layer_norm_rms_epsilon", "NaN", Box::new(|t| t.floats[0].1 = f32::NAN)),
+    ]
+}
+
+/// Of rotations, and of what would change the numbers if it were ignored.
+fn numbers() -> Vec<Contradiction> {
+    vec![
         ("llama.rope.freq_base", "above 0", Box::new(|t| t.floats.push(("llama.rope.freq_base", -1.0)))),
         ("llama.rope.dimension_count", "even", Box::new(|t| t.set("llama.rope.dimension_count", 15))),
         ("llama.rope.dimension_count", "at most", Box::new(|t| t.set("llama.rope.dimension_count", 32))),
@@ -226,6 +234,12 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
         ("llama.attention.causal", "encoders", Box::new(|t| t.bools.push(("llama.attention.causal", false)))),
         ("llama.logit_scale", "is 0.5", Box::new(|t| t.floats.push(("llama.logit_scale", 0.5)))),
         ("llama.vocab_size", "40 rows", Box::new(|t| t.set("llama.vocab_size", 41))),
+    ]
+}
+
+/// Of tensors that are missing, beyond those, or not what the sizes say.
+fn tensors() -> Vec<Contradiction> {
+    vec![
         ("token_embd.weight", "no llama model", Box::new(|t| drop(t.tensors.remove(0)))),
         ("output_norm.weight", "missing", Box::new(|t| drop(t.tensors.pop()))),
         (
@@ -253,6 +267,12 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
             "[8]",
             Box::new(|t| t.tensors.push(("rope_freqs.weight".into(), BlockType::F32, vec![4]))),
         ),
+    ]
+}
+
+/// Of the vocabulary.
+fn vocabulary() -> Vec<Contradiction> {
+    vec![
         ("tokenizer.ggml.tokens", "39 entries", Box::new(|t| drop(t.tokens.pop()))),
         ("tokenizer.ggml.token_type", "41 entries", Box::new(|t| t.types.push(1))),
         (
@@ -262,8 +282,13 @@ fn every_contradiction_is_refused_by_the_name_of_its_field() {
         ),
         ("tokenizer.ggml.tokens[3]", "`<0x-1>`", Box::new(|t| t.tokens[3] = "<0x-1>".into())),
         ("tokenizer.ggml.tokens[5]", "20000 bytes", Box::new(|t| t.tokens[5] = "x".repeat(20_000))),
-    ];
-    for (field, words, change) in cases {
+    ]
+}
+
+#[test]
+fn every_contradiction_is_refused_by_the_name_of_its_field() {
+    // llama.cpp#25969, #26690; CVE-2025-49847; mistral.rs#2425, #2215; and everything a Llama must have.
+    for (field, words, change) in [sizes(), numbers(), tensors(), vocabulary()].into_iter().flatten() {
         let mut tiny = Tiny::new();
         change(&mut tiny);
         match tiny.shape() {

@@ -148,56 +148,20 @@ fn follow(
     pace: &Pace,
     outbox: &Outbox<Message>,
 ) {
-    let unsaved = |e: &Error| outbox.send(Message::Run(RunMessage::Unsaved(e.to_string())));
-    let (name, mut folder, dir) = match folder(runs, &prompt, line) {
-        Ok((name, folder, dir)) => (name, Some(folder), Some(dir)),
-        Err(e) => {
-            unsaved(&e);
-            ("unsaved run".into(), None, None)
-        }
-    };
+    let (name, mut kept) = Keeping::begin(runs, &prompt, line, outbox);
     outbox.send(Message::Run(RunMessage::Began { name, prompt }));
     let mut report = Report::default();
-    let (mut waiting, mut last) = (Vec::new(), Instant::now());
-    // The job never waits for the window: what the window has no room for waits here.
-    let pass_on = |waiting: &mut Vec<Numbered>, last: &mut Instant, now: bool| {
-        if !waiting.is_empty() && (now || last.elapsed() >= pace.batch()) {
-            *last = Instant::now();
-            if let Err(back) = outbox.offer(Message::Run(RunMessage::Events(std::mem::take(waiting))))
-                && let Message::Run(RunMessage::Events(back)) = *back
-            {
-                *waiting = back;
-            }
-        }
-    };
+    let mut batches = Batches { waiting: Vec::new(), last: Instant::now(), pace, outbox };
     let mut lot = Vec::with_capacity(LOT);
     loop {
         while let Ok(command) = inbox.try_recv() {
             job.send(command);
         }
-        let mut over = false;
-        while lot.len() < LOT {
-            match job.events.try_recv() {
-                Ok(event) => lot.push(event),
-                Err(e) => {
-                    over = e == TryRecvError::Disconnected;
-                    break;
-                }
-            }
-        }
-        if let Some(f) = &mut folder
-            && let Err(e) = f.events(&lot)
-        {
-            unsaved(&e);
-            folder = None;
-        }
+        let over = take(&job, &mut lot);
+        kept.write(&lot);
         lot.iter().for_each(|event| report.add(event));
-        let turn = |e: &Numbered| {
-            matches!(e.event, Event::Paused | Event::Resumed | Event::Finished { .. } | Event::Failed { .. })
-        };
-        let (now, full) = (lot.iter().any(turn), lot.len() == LOT);
-        waiting.append(&mut lot);
-        pass_on(&mut waiting, &mut last, now);
+        let full = lot.len() == LOT;
+        batches.pass_on(&mut lot);
         if over {
             break;
         }
@@ -206,24 +170,96 @@ fn follow(
         }
     }
     // The folder is whole before the window hears the end, so that the history finds it.
-    if let Some(folder) = folder {
-        match &report.config {
-            Some(_) => {
-                if let Err(e) = folder.finish(&report) {
-                    unsaved(&e);
-                }
+    kept.finish(&report);
+    if !batches.waiting.is_empty() {
+        outbox.send(Message::Run(RunMessage::Events(batches.waiting)));
+    }
+}
+
+/// Fills `lot` with what the job has told; true once it tells no more.
+fn take(job: &Job, lot: &mut Vec<Numbered>) -> bool {
+    while lot.len() < LOT {
+        match job.events.try_recv() {
+            Ok(event) => lot.push(event),
+            Err(e) => return e == TryRecvError::Disconnected,
+        }
+    }
+    false
+}
+
+/// The run folder for as long as it can be written; the window hears once why it no longer can.
+struct Keeping<'a> {
+    open: Option<(Folder, PathBuf)>,
+    outbox: &'a Outbox<Message>,
+}
+
+impl<'a> Keeping<'a> {
+    /// Makes the folder of a run, and says what the run is called.
+    fn begin(runs: &Path, prompt: &Prompt, line: &SeriesLabel, outbox: &'a Outbox<Message>) -> (String, Self) {
+        let mut kept = Self { open: None, outbox };
+        match folder(runs, prompt, line) {
+            Ok((name, folder, dir)) => {
+                kept.open = Some((folder, dir));
+                (name, kept)
             }
-            // It was refused before anything began: there is nothing to keep.
-            None => {
-                drop(folder);
-                if let Some(dir) = dir {
-                    let _ = std::fs::remove_dir_all(dir);
-                }
+            Err(e) => {
+                kept.unsaved(&e);
+                ("unsaved run".into(), kept)
             }
         }
     }
-    if !waiting.is_empty() {
-        outbox.send(Message::Run(RunMessage::Events(waiting)));
+
+    fn unsaved(&self, e: &Error) {
+        self.outbox.send(Message::Run(RunMessage::Unsaved(e.to_string())));
+    }
+
+    fn write(&mut self, lot: &[Numbered]) {
+        if let Some((folder, _)) = &mut self.open
+            && let Err(e) = folder.events(lot)
+        {
+            self.unsaved(&e);
+            self.open = None;
+        }
+    }
+
+    /// Writes the report, or removes the folder of a run that was refused before anything began: there is nothing to keep.
+    fn finish(mut self, report: &Report) {
+        let Some((folder, dir)) = self.open.take() else { return };
+        if report.config.is_none() {
+            drop(folder);
+            let _ = std::fs::remove_dir_all(dir);
+        } else if let Err(e) = folder.finish(report) {
+            self.unsaved(&e);
+        }
+    }
+}
+
+/// Events on their way to the window, some at a time. The job never waits for the window: what it has no room for waits here.
+struct Batches<'a> {
+    waiting: Vec<Numbered>,
+    /// When the last ones went.
+    last: Instant,
+    pace: &'a Pace,
+    outbox: &'a Outbox<Message>,
+}
+
+impl Batches<'_> {
+    /// Takes a lot in, and offers what waits: at once where the run takes a turn, else when it is time.
+    fn pass_on(&mut self, lot: &mut Vec<Numbered>) {
+        let turn = |e: &Numbered| {
+            matches!(e.event, Event::Paused | Event::Resumed | Event::Finished { .. } | Event::Failed { .. })
+        };
+        let now = lot.iter().any(turn);
+        self.waiting.append(lot);
+        if !self.waiting.is_empty() && (now || self.last.elapsed() >= self.pace.batch()) {
+            self.last = Instant::now();
+            let batch = std::mem::take(&mut self.waiting);
+            if let Err(back) = self.outbox.offer(Message::Run(RunMessage::Events(batch)))
+                && let Message::Run(RunMessage::Events(back)) = *back
+            {
+                self.waiting = back;
+            }
+        }
     }
 }
 

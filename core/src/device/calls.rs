@@ -4,90 +4,90 @@ use super::{Best, Causal, Device, Dst, Mask, Op, RopeTable, Src, Weight};
 use crate::error::Result;
 
 impl dyn Device + '_ {
-    /// [`Op::Copy`].
+    /// [`Op::Copy`]: `y ← x`, `len` elements of one type.
     ///
     /// # Errors
-    /// As [`Device::run`], which all calls here end in.
+    /// As [`Device::run`], which all calls here end in: operands that do not fit, cancellation, what the driver says.
     pub fn copy(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
         self.run(Op::Copy { x, y, len })
     }
 
-    /// [`Op::Cast`].
+    /// [`Op::Cast`]: `y (f32) ← x (bf16)`, `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn cast(&self, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
         self.run(Op::Cast { x, y, len })
     }
 
-    /// [`Op::Fill`].
+    /// [`Op::Fill`]: `y ← value`, `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn fill(&self, y: Dst<'_>, len: usize, value: f32) -> Result<()> {
         self.run(Op::Fill { y, len, value })
     }
 
-    /// [`Op::Axpy`].
+    /// [`Op::Axpy`]: `y ← y + a · x`, `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn axpy(&self, a: f32, x: Src<'_>, y: Dst<'_>, len: usize) -> Result<()> {
         self.run(Op::Axpy { a, x, y, len })
     }
 
-    /// [`Op::Scale`].
+    /// [`Op::Scale`]: `y ← a · y`, `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn scale(&self, y: Dst<'_>, len: usize, a: f32) -> Result<()> {
         self.run(Op::Scale { y, len, a })
     }
 
-    /// [`Op::SquaredNorm`].
+    /// [`Op::SquaredNorm`]: one f32: `to ← Σ x²` over `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
         self.run(Op::SquaredNorm { x, len, to })
     }
 
-    /// [`Op::Gather`].
+    /// [`Op::Gather`]: rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn gather(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
         self.run(Op::Gather { x, ids, n, cols, y })
     }
 
-    /// [`Op::Scatter`].
+    /// [`Op::Scatter`]: rows `i` of `x (n, cols)` to rows `ids[i]`, which rise, of `y (…, cols)`; other rows stay.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn scatter(&self, x: Src<'_>, ids: Src<'_>, n: usize, cols: usize, y: Dst<'_>) -> Result<()> {
         self.run(Op::Scatter { x, ids, n, cols, y })
     }
 
-    /// [`Op::Embed`].
+    /// [`Op::Embed`]: rows `ids` of `table`, decoded, into `y (m, table.cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn embed(&self, table: Weight<'_>, ids: Src<'_>, m: usize, y: Dst<'_>) -> Result<()> {
         self.run(Op::Embed { table, ids, m, y })
     }
 
-    /// [`Op::EmbedVjp`].
+    /// [`Op::EmbedVjp`]: row `ids[i]` of `d (rows, cols)` += row `i` of `dy (m, cols)`, in order of `i`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn embed_vjp(&self, dy: Src<'_>, ids: Src<'_>, m: usize, rows: usize, cols: usize, d: Dst<'_>) -> Result<()> {
         self.run(Op::EmbedVjp { dy, ids, m, rows, cols, d })
     }
 
-    /// [`Op::Linear`].
+    /// [`Op::Linear`]: `y (m, w.rows) (+)= x (m, w.cols) · wᵀ (+ bias (w.rows))`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn linear(
         &self,
         x: Src<'_>,
@@ -100,18 +100,18 @@ impl dyn Device + '_ {
         self.run(Op::Linear { x, m, w, bias, y, add })
     }
 
-    /// [`Op::LinearDx`].
+    /// [`Op::LinearDx`]: `dx (m, w.cols) (+)= dy (m, w.rows) · w`, quantized weights being decoded block by block.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn linear_dx(&self, dy: Src<'_>, m: usize, w: Weight<'_>, dx: Dst<'_>, add: bool) -> Result<()> {
         self.run(Op::LinearDx { dy, m, w, dx, add })
     }
 
-    /// [`Op::LinearDw`].
+    /// [`Op::LinearDw`]: `dw (rows, cols) (+)= dyᵀ · x` with `dy (m, rows)`, `x (m, cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn linear_dw(
         &self,
         dy: Src<'_>,
@@ -125,26 +125,27 @@ impl dyn Device + '_ {
         self.run(Op::LinearDw { dy, x, m, rows, cols, dw, add })
     }
 
-    /// [`Op::BiasVjp`].
+    /// [`Op::BiasVjp`]: `db (rows) (+)= Σ_i dy (m, rows)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn bias_vjp(&self, dy: Src<'_>, m: usize, rows: usize, db: Dst<'_>, add: bool) -> Result<()> {
         self.run(Op::BiasVjp { dy, m, rows, db, add })
     }
 
-    /// [`Op::RmsNorm`].
+    /// [`Op::RmsNorm`]: `y = x · ρ ⊙ w`, `ρ = (mean x² + eps)^−½` of each row of `x (m, cols)`; `w (cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn rms_norm(&self, x: Src<'_>, w: Src<'_>, m: usize, cols: usize, eps: f32, y: Dst<'_>) -> Result<()> {
         self.run(Op::RmsNorm { x, w, m, cols, eps, y })
     }
 
-    /// [`Op::RmsNormVjp`].
+    /// [`Op::RmsNormVjp`]: `dx += ρ (dy ⊙ w) − x ρ³ / cols · ⟨dy ⊙ w, x⟩`, and where wanted `dw (+)= Σ dy ⊙ x ρ` (with
+    /// whether to add).
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn rms_norm_vjp(
         &self,
         dy: Src<'_>,
@@ -159,18 +160,20 @@ impl dyn Device + '_ {
         self.run(Op::RmsNormVjp { dy, x, w, m, cols, eps, dx, dw })
     }
 
-    /// [`Op::Rope`].
+    /// [`Op::Rope`]: rotates the heads of `x (m, heads · dim)` in place; with `table.inverse` it is its own
+    /// vector–Jacobian product.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn rope(&self, x: Dst<'_>, m: usize, heads: usize, dim: usize, table: RopeTable<'_>) -> Result<()> {
         self.run(Op::Rope { x, m, heads, dim, table })
     }
 
-    /// [`Op::Attention`].
+    /// [`Op::Attention`]: `o = softmax(q kᵀ · scale) v` over what each token may see; `q, o (m, heads · dim)`,
+    /// `k, v (m, kv_heads · dim)`, `segments (m)`; leaves `log_sum_exp (m, heads)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn attention(
         &self,
         q: Src<'_>,
@@ -184,10 +187,11 @@ impl dyn Device + '_ {
         self.run(Op::Attention { q, k, v, segments, of, o, log_sum_exp })
     }
 
-    /// [`Op::AttentionVjp`].
+    /// [`Op::AttentionVjp`]: the vector–Jacobian product of [`Op::Attention`]; overwrites `dq`, `dk`, `dv`, the last
+    /// two summed over their group of query heads.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn attention_vjp(
         &self,
         q: Src<'_>,
@@ -205,50 +209,51 @@ impl dyn Device + '_ {
         self.run(Op::AttentionVjp { q, k, v, o, log_sum_exp, d_o, segments, of, dq, dk, dv })
     }
 
-    /// [`Op::SwiGlu`].
+    /// [`Op::SwiGlu`]: `p = g · σ(g) · u`, `len` elements.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn swiglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
         self.run(Op::SwiGlu { g, u, len, p })
     }
 
-    /// [`Op::SwiGluVjp`].
+    /// [`Op::SwiGluVjp`]: in place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn swiglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
         self.run(Op::SwiGluVjp { dp, g, u, len })
     }
 
-    /// [`Op::GeGlu`].
+    /// [`Op::GeGlu`]: `p = gelu(g) · u`, gelu by its tanh approximation.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn geglu(&self, g: Src<'_>, u: Src<'_>, len: usize, p: Dst<'_>) -> Result<()> {
         self.run(Op::GeGlu { g, u, len, p })
     }
 
-    /// [`Op::GeGluVjp`].
+    /// [`Op::GeGluVjp`]: in place: `u ← dp · gelu(g)`, `g ← dp · u · gelu'(g)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn geglu_vjp(&self, dp: Src<'_>, g: Dst<'_>, u: Dst<'_>, len: usize) -> Result<()> {
         self.run(Op::GeGluVjp { dp, g, u, len })
     }
 
-    /// [`Op::Dropout`].
+    /// [`Op::Dropout`]: `y (+)= mask ⊙ x / (1 − rate)`; its own vector–Jacobian product.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn dropout(&self, x: Src<'_>, y: Dst<'_>, len: usize, mask: Mask, add: bool) -> Result<()> {
         self.run(Op::Dropout { x, y, len, mask, add })
     }
 
-    /// [`Op::LogSumExp`].
+    /// [`Op::LogSumExp`]: takes logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
+    /// `log_sum_exp (m)` and `picked (m) ← a[target − first]` where a row's target lies there; `targets (m)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn log_sum_exp(
         &self,
         a: Src<'_>,
@@ -262,10 +267,11 @@ impl dyn Device + '_ {
         self.run(Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked })
     }
 
-    /// [`Op::Argmax`].
+    /// [`Op::Argmax`]: takes logits `a (best.len(), n)` of the entries `first..` into the most likely entry of each
+    /// row; ties go to the lower entry, and NaN is never taken.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn argmax(&self, a: Src<'_>, n: usize, first: usize, best: &mut [Best]) -> Result<()> {
         self.run(Op::Argmax { a, n, first, best })
     }
@@ -273,7 +279,7 @@ impl dyn Device + '_ {
     /// [`Op::CrossEntropyVjp`]; returns whether any element is `eps` or more before scaling, as far as that is known.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn cross_entropy_vjp(
         &self,
         a: Dst<'_>,
@@ -290,18 +296,19 @@ impl dyn Device + '_ {
         Ok(matters)
     }
 
-    /// [`Op::RowNorms`].
+    /// [`Op::RowNorms`]: `y (w.rows)`: the Euclidean length of each row of `w`, or with `low` of `w + s · b · a`,
+    /// `a (r, w.cols)`, `b (w.rows, r)`, which is never formed.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn row_norms(&self, w: Weight<'_>, low: Option<(Weight<'_>, Weight<'_>, f32)>, y: Dst<'_>) -> Result<()> {
         self.run(Op::RowNorms { w, low, y })
     }
 
-    /// [`Op::ScaleColumns`].
+    /// [`Op::ScaleColumns`]: `y (m, cols) (+)= x ⊙ (by / over) + bias`, with `by`, `over` and `bias (cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn scale_columns(
         &self,
         x: Src<'_>,
@@ -314,10 +321,10 @@ impl dyn Device + '_ {
         self.run(Op::ScaleColumns { x, m, cols, by, over, bias, y, add })
     }
 
-    /// [`Op::ColumnDot`].
+    /// [`Op::ColumnDot`]: `to (cols) (+)= Σ_i x (m, cols) ⊙ y (m, cols) / over (cols)`.
     ///
     /// # Errors
-    /// As [`Device::run`].
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
     pub fn column_dot(
         &self,
         x: Src<'_>,

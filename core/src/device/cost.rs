@@ -4,18 +4,18 @@ use super::gpu::tiling::Tiling;
 use super::op::{Op, sides};
 use super::{Weight, buffer_bytes};
 
-/// What an operation takes.
+/// What an operation takes: arithmetic, memory traffic, launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Operations of products.
+    /// Multiplications and additions of its products: `2 m n k` for a product `(m, n) · (n, k)`.
     pub flops: f64,
-    /// Bytes of memory read.
+    /// Bytes read from memory, each operand once.
     pub read: usize,
-    /// Bytes of memory written.
+    /// Bytes written to memory, each output once.
     pub written: usize,
     /// Bytes that pass through kernels that only convert, before the product that wants them so.
     pub converted: usize,
-    /// Kernels that are launched.
+    /// Kernels launched on a GPU; each takes its time however small it is.
     pub launches: usize,
 }
 

@@ -50,7 +50,7 @@ impl Cpu {
     /// Opens the CPU, taking its scratch.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`Error::OverBudget`] when the budget has no room for it.
     pub fn new(ledger: &Arc<Ledger>, team: &Arc<ThreadTeam>, sizes: &Sizes) -> Result<Self> {
         let scratch = ledger.buffer(SCRATCH, scratch_bytes(team.threads(), sizes))?;
         Ok(Self {

@@ -25,7 +25,7 @@ pub struct Rates {
     pub launch: f64,
 }
 
-/// A device of reservations.
+/// A device that reserves what another would hold, adds up what operations would take, and computes nothing.
 pub struct Dry {
     ledger: Arc<Ledger>,
     load: usize,
@@ -41,7 +41,7 @@ impl Dry {
     /// A device whose ops need `scratch` bytes, and whose loading needs `load` where types differ.
     ///
     /// # Errors
-    /// Over budget, where `ledger` has one.
+    /// [`crate::Error::OverBudget`] when `ledger` has a budget, and no room in it.
     pub fn new(ledger: &Arc<Ledger>, scratch: usize, load: usize) -> Result<Self> {
         let scratch = vec![ledger.reserve(SCRATCH, scratch as u64)?];
         Ok(Self::of(ledger, load, None, scratch))
@@ -50,7 +50,7 @@ impl Dry {
     /// A GPU of that precision, whose largest calls are `sizes`.
     ///
     /// # Errors
-    /// Over budget, where `ledger` has one.
+    /// [`crate::Error::OverBudget`] when `ledger` has a budget, and no room in it.
     pub fn gpu(ledger: &Arc<Ledger>, sizes: &Sizes, precision: Precision) -> Result<Self> {
         let reserve = |(tag, bytes): (Tag, usize)| ledger.reserve(tag, bytes as u64);
         let all = gpu::scratch(sizes, precision).into_iter().chain(gpu::host_scratch(sizes));

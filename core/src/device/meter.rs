@@ -11,7 +11,7 @@ use crate::ops::ThreadTeam;
 /// An operation that has run, for a timeline.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// [`super::Op::name`].
+    /// The operation's name, of [`super::Op::name`].
     pub name: &'static str,
     /// What it took by its description.
     pub cost: Cost,
@@ -36,7 +36,7 @@ impl Meter {
         Self { team: Some(Arc::clone(team)), ..Self::default() }
     }
 
-    /// Operations begun so far.
+    /// Operations begun so far, the failed ones among them.
     pub fn operations(&self) -> u64 {
         self.operations.get()
     }

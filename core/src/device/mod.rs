@@ -69,27 +69,27 @@ impl Buf {
         self.packed.unwrap_or(Scheme::Block(self.ty))
     }
 
-    /// How elements are stored.
+    /// The block type that its elements are stored as.
     pub fn ty(&self) -> BlockType {
         self.ty
     }
 
-    /// Elements.
+    /// Elements, not bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// True for no elements.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of payload.
+    /// Bytes of payload: whole blocks, so a last one that is short counts in full.
     pub fn bytes(&self) -> usize {
         buffer_bytes(self.ty, self.len)
     }
 
-    /// The device's memory.
+    /// What holds the bytes, as the device that made the buffer knows it.
     ///
     /// # Errors
     /// [`Error::Internal`] for a buffer of another device.
@@ -97,7 +97,7 @@ impl Buf {
         self.memory.downcast_ref().ok_or_else(|| Error::Internal("a buffer of another device".into()))
     }
 
-    /// The device's memory, to write.
+    /// [`Self::memory`], to write.
     ///
     /// # Errors
     /// [`Error::Internal`] for a buffer of another device.
@@ -114,9 +114,9 @@ pub fn buffer_bytes(ty: BlockType, len: usize) -> usize {
 /// Elements of a buffer from `at` on, to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Src<'a> {
-    /// The buffer.
+    /// The buffer that they lie in.
     pub buf: &'a Buf,
-    /// First element.
+    /// The first element, counted in elements; at a block's start.
     pub at: usize,
 }
 
@@ -127,7 +127,7 @@ impl<'a> From<&'a Buf> for Src<'a> {
 }
 
 impl Buf {
-    /// From element `at` on, to read.
+    /// From element `at` on, to read; whether it lies in the buffer is checked by the operation.
     pub fn at(&self, at: usize) -> Src<'_> {
         Src { buf: self, at }
     }
@@ -151,9 +151,9 @@ impl Buf {
 /// Elements of a buffer from `at` on, to write.
 #[derive(Debug)]
 pub struct Dst<'a> {
-    /// The buffer.
+    /// The buffer that they lie in.
     pub buf: &'a mut Buf,
-    /// First element.
+    /// The first element, counted in elements; at a block's start.
     pub at: usize,
 }
 
@@ -167,15 +167,15 @@ impl Dst<'_> {
 /// A weight matrix `(rows, cols)`, outputs by inputs, stored as its buffer says: quantized, bf16 or f32 alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
-    /// Where it lies.
+    /// The buffer that it lies in.
     pub buf: &'a Buf,
     /// First element, at a block's start; of a packed scheme at a row's.
     pub at: usize,
-    /// Outputs.
+    /// Rows: outputs.
     pub rows: usize,
-    /// Inputs; whole blocks.
+    /// Columns: inputs, a whole number of blocks.
     pub cols: usize,
-    /// Outputs of the matrix that the buffer holds.
+    /// Rows of the whole matrix that the buffer holds, of which this may be some.
     pub of: usize,
 }
 
@@ -210,7 +210,7 @@ pub struct RopeTable<'a> {
     pub positions: &'a Buf,
     /// Pairs of a head that turn.
     pub half: usize,
-    /// How they lie.
+    /// Which two elements of a head are a pair.
     pub pairs: RopeLayout,
     /// Backward: by the opposite angles.
     pub inverse: bool,
@@ -223,7 +223,7 @@ pub enum Round<'a> {
     Nearest,
     /// Up or down with a chance in proportion, by Philox block `(key seed, stream, element)`: the expectation is exact.
     Stochastic {
-        /// Of the run.
+        /// The run's seed, `run.seed`: the key of the generator.
         seed: u64,
         /// Of this parameter and step, see [`crate::rng::Philox::stream`]; element `i` takes the low 16 bits of word
         /// `i % 4` of block `i / 4`.
@@ -252,11 +252,11 @@ pub struct Sizes {
     pub length: usize,
     /// Sequences of a batch.
     pub sequences: usize,
-    /// Query heads.
+    /// Query heads of the widest layer.
     pub heads: usize,
-    /// Key–value heads.
+    /// Key–value heads of the widest layer.
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head of the widest layer.
     pub head_dim: usize,
     /// Rows of the largest basis that an optimizer finds, 0 for none.
     pub basis: usize,
@@ -287,7 +287,7 @@ pub trait Device: Send {
     /// Bytes beside the budget, by name: what a driver and its libraries took for themselves.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
         Ok(Vec::new())
     }
@@ -297,16 +297,16 @@ pub trait Device: Send {
         Spent::default()
     }
 
-    /// A zeroed buffer.
+    /// A zeroed buffer of `len` elements stored as `ty`, counted in the ledger under `tag`.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`Error::OverBudget`] when the budget has no room for it.
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf>;
 
     /// A buffer for a tensor of a model, however that is stored.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`Error::OverBudget`] when the budget has no room for it.
     fn tensor(&self, tag: Tag, t: &TensorShape) -> Result<Buf> {
         match t.ty {
             Scheme::Block(ty) => self.buffer(tag, ty, t.rows * t.cols),
@@ -317,26 +317,27 @@ pub trait Device: Send {
     /// Bytes from the host into a buffer, from element `at` on (at a block's start).
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     fn upload(&self, from: &[u8], to: Dst<'_>) -> Result<()>;
 
     /// Bytes of a buffer from element `at` on to the host; waits for what computes them.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     fn download(&self, from: Src<'_>, to: &mut [u8]) -> Result<()>;
 
     /// Reads a tensor of a model, stored as `from`, into a buffer of `to`'s type, converting where they differ.
     ///
     /// # Errors
-    /// What the file or the device says.
+    /// [`Error::Io`] or [`Error::Model`] when the file cannot be read; [`Error::OverBudget`] for the conversion;
+    /// [`Error::Device`].
     fn load(&self, source: &Source, from: &TensorShape, to: &TensorShape, into: &mut Buf) -> Result<()>;
 
     /// Reserves, for as long as this lasts, what [`Self::load`] would hold beside the tensor, `load` being [`Sizes::load`]: a
     /// plan's side of it.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`Error::OverBudget`] when the budget has no room for it.
     fn reserve_load(&self, from: &TensorShape, to: &TensorShape, load: usize) -> Result<()> {
         if from.ty != to.ty {
             drop(self.buffer(crate::weights::load::SCRATCH, BlockType::I8, load)?);
@@ -347,10 +348,10 @@ pub trait Device: Send {
     /// Waits for everything enqueued, so that clocks tell the truth.
     ///
     /// # Errors
-    /// What an enqueued op met.
+    /// [`Error::Device`] with what an operation met that was enqueued before.
     fn wait(&self) -> Result<()>;
 
-    /// What it has been asked for.
+    /// Counts and costs of what it has been asked for.
     fn meter(&self) -> &Meter;
 
     /// How it carries operations out, as far as their cost depends on it.
@@ -361,13 +362,14 @@ pub trait Device: Send {
     /// Carries out, or enqueues, an operation that was checked; `cost` is what it takes. Only [`Self::run`] calls this.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     fn execute(&self, op: Op<'_>, cost: &Cost) -> Result<()>;
 
     /// Runs one operation: the one way that leads to an executor.
     ///
     /// # Errors
-    /// [`Error::Internal`] for operands that do not fit; [`Error::Cancelled`] once the job's flag is set; the device's.
+    /// [`Error::Internal`] for operands that do not fit; [`Error::Cancelled`] once the job's flag is set;
+    /// [`Error::Device`] when the driver fails.
     fn run(&self, op: Op<'_>) -> Result<()> {
         op.check()?;
         let (name, cost) = (op.name(), op.cost(&self.lowering()));

@@ -15,15 +15,15 @@ use crate::ops::rule::Rule;
 pub enum Op<'a> {
     /// `y ← x`, `len` elements of one type.
     Copy { x: Src<'a>, y: Dst<'a>, len: usize },
-    /// `y (f32) ← x (bf16)`.
+    /// `y (f32) ← x (bf16)`, `len` elements.
     Cast { x: Src<'a>, y: Dst<'a>, len: usize },
-    /// `y ← value`.
+    /// `y ← value`, `len` elements.
     Fill { y: Dst<'a>, len: usize, value: f32 },
-    /// `y ← y + a · x`.
+    /// `y ← y + a · x`, `len` elements.
     Axpy { a: f32, x: Src<'a>, y: Dst<'a>, len: usize },
-    /// `y ← a · y`.
+    /// `y ← a · y`, `len` elements.
     Scale { y: Dst<'a>, len: usize, a: f32 },
-    /// One f32: `to ← Σ x²`.
+    /// One f32: `to ← Σ x²` over `len` elements.
     SquaredNorm { x: Src<'a>, len: usize, to: Dst<'a> },
     /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
     Gather { x: Src<'a>, ids: Src<'a>, n: usize, cols: usize, y: Dst<'a> },
@@ -102,7 +102,7 @@ pub enum Op<'a> {
         dk: Dst<'a>,
         dv: Dst<'a>,
     },
-    /// `p = g · σ(g) · u`.
+    /// `p = g · σ(g) · u`, `len` elements.
     SwiGlu { g: Src<'a>, u: Src<'a>, len: usize, p: Dst<'a> },
     /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
     SwiGluVjp { dp: Src<'a>, g: Dst<'a>, u: Dst<'a>, len: usize },
@@ -149,19 +149,19 @@ pub enum Op<'a> {
 /// Where the gradient of an update comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Gradient<T> {
-    /// It is held.
+    /// In a buffer, an element for each of the parameter's.
     Held(T),
     /// Number `i` of [`crate::rng::Philox::normals`] for element `i`, made where it is needed: no gradient is held.
     Normal {
-        /// Key of the generator.
+        /// The key of the generator: the run's seed.
         seed: u64,
-        /// Its stream.
+        /// The stream of this step and parameter.
         stream: u64,
     },
 }
 
 impl Gradient<Dst<'_>> {
-    /// The same, to read.
+    /// The same gradient, to read.
     pub fn source(&self) -> Gradient<Src<'_>> {
         match self {
             Self::Held(g) => Gradient::Held(g.buf.at(g.at)),
@@ -179,9 +179,9 @@ pub enum Family {
     Product,
     /// What lies between the products of a layer.
     Layer,
-    /// The loss, and updates.
+    /// The cross-entropy of logits, and functions of each element such as updates.
     Head,
-    /// What small nets have beside.
+    /// Batched products, reductions, and the windows of convolutions.
     Net,
 }
 
@@ -203,33 +203,33 @@ pub enum Kind {
     Real,
     /// f32 on every device.
     F32,
-    /// Ids.
+    /// Ids: i32.
     Ids,
-    /// Any block type.
+    /// Any block type, quantized ones too.
     Stored,
 }
 
 /// Elements that an operation touches.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {
-    /// Its name in [`Op`].
+    /// The name of its field in [`Op`].
     pub name: &'static str,
-    /// The buffer.
+    /// The buffer that it lies in.
     pub buf: &'a Buf,
-    /// First element.
+    /// Its first element.
     pub at: usize,
     /// Elements that must be there.
     pub len: usize,
     /// Elements that go over the memory bus; 0 for a single number.
     pub moved: usize,
-    /// What is done to it.
+    /// Whether it is read, overwritten, or both.
     pub access: Access,
     /// What it must be stored as.
     pub kind: Kind,
 }
 
 impl Operand<'_> {
-    /// Bytes read and bytes written.
+    /// Bytes read and bytes written: [`Self::moved`] elements as they are stored.
     pub fn bytes(&self) -> (usize, usize) {
         let bytes = buffer_bytes(self.buf.ty(), self.moved);
         match self.access {

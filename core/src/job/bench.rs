@@ -12,8 +12,8 @@ use crate::catalog;
 use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
-use crate::forward::cpu::{BatchShape, Stage, Unwatched};
-use crate::forward::runner::Runner as _;
+use crate::forward::cpu::{BatchShape, Sequence, Stage, Unwatched};
+use crate::forward::runner::Runner;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
@@ -72,96 +72,126 @@ fn mean_sd(values: &[f64]) -> (f64, f64) {
     (m, se * (values.len() as f64).sqrt())
 }
 
-/// [`run`] on one device whose memory gives `read` bytes a second, where that is known.
-fn measure<B: Backend>(
-    backend: B,
-    resolved: Resolved,
+/// What is measured, on one device whose memory gives `read` bytes a second, where that is known.
+struct Bench<'a> {
+    model: &'a Model,
+    config: &'a Config,
+    machine: &'a Machine,
+    spec: &'a Spec,
     read: Option<f64>,
-    model: &Model,
-    config: &Config,
-    machine: &Machine,
-    spec: &Spec,
-    cancel: &Arc<AtomicBool>,
-    told: &mut dyn FnMut(&Point),
-) -> Result<Vec<Point>> {
-    if resolved.pipeline.seals() {
-        return Err(Error::refused(
-            "bench",
-            "it goes back and forth in the cache, and this kv.format or kv.channels seals older rows for good; measure with `run` instead",
-        ));
-    }
-    let budget = &config.budget;
-    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-    let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
-    let mut forward = backend.load(model, resolved, &ledger, &team, &mut |_| ())?;
-    let vocab = forward.shape().vocab;
-    let ids: Vec<u32> = (0..config.run.context).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
-    let mut points = Vec::new();
-    for depth in &spec.depths {
-        let mut seqs = [forward.sequence(*depth + spec.tokens)?];
-        let (compute, rows) = (config.run.compute, config.run.context);
-        let extent = |batch: usize| {
-            let stage = if batch == 1 { Stage::Step } else { Stage::Read };
-            BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false, stage }
-        };
-        ledger.enter(Phase::Prefill);
-        let mut workspace = forward.workspace(&team, extent(config.run.batch))?;
-        if *depth > 0 {
-            forward.extend(&mut seqs[0], &ids[..*depth], false, &mut workspace, &team, &mut Unwatched)?;
+    cancel: &'a Arc<AtomicBool>,
+}
+
+impl Bench<'_> {
+    /// Every depth in turn.
+    fn measure<B: Backend>(&self, backend: B, resolved: Resolved, told: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
+        if resolved.pipeline.seals() {
+            return Err(Error::refused(
+                "bench",
+                "it goes back and forth in the cache, and this kv.format or kv.channels seals older rows for good; measure with `run` instead",
+            ));
         }
-        let mut prefill = Vec::new();
+        let budget = &self.config.budget;
+        let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+        let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(self.cancel))?;
+        let forward = backend.load(self.model, resolved, &ledger, &team, &mut |_| ())?;
+        let vocab = forward.shape().vocab;
+        let ids: Vec<u32> = (0..self.config.run.context).map(|i| ((i * 7919 + 13) % vocab) as u32).collect();
+        let mut loaded = Loaded { forward, ledger, team, ids, config: self.config, spec: self.spec };
+        let mut points = Vec::new();
+        for depth in &self.spec.depths {
+            let point = self.point(&mut loaded, *depth)?;
+            told(&point);
+            points.push(point);
+        }
+        Ok(points)
+    }
+
+    /// Prefill and decode after `depth` tokens.
+    fn point<R: Runner>(&self, loaded: &mut Loaded<'_, R>, depth: usize) -> Result<Point> {
+        let mut seqs = [loaded.forward.sequence(depth + self.spec.tokens)?];
+        let (prefill, prefill_sd) = mean_sd(&loaded.prefill(&mut seqs[0], depth)?);
+        let (decode, operations) = loaded.decode(&mut seqs, depth)?;
+        let (decode, decode_sd) = mean_sd(&decode);
+        let passes = vec![Pass { prompt: depth, decode: self.spec.steps, sequences: 1 }];
+        let workload = Workload { passes, reference: false };
+        let decode_bytes = plan(&self.model.shape, &workload, self.config, self.machine)?.time.decode_bytes;
+        Ok(Point {
+            depth,
+            prefill_tokens_per_second: prefill,
+            prefill_sd,
+            decode_tokens_per_second: decode,
+            decode_sd,
+            decode_bytes,
+            bandwidth_fraction: self.read.map(|read| decode * decode_bytes as f64 / read),
+            ledger_operations: operations,
+            ledger_share: operations * operation_seconds(&loaded.ledger)? * decode,
+        })
+    }
+}
+
+/// The model where it computes, and the tokens it is given.
+struct Loaded<'a, R> {
+    forward: R,
+    ledger: Arc<Ledger>,
+    team: ThreadTeam,
+    ids: Vec<u32>,
+    config: &'a Config,
+    spec: &'a Spec,
+}
+
+impl<R: Runner> Loaded<'_, R> {
+    /// The buffers of passes of `batch` tokens.
+    fn workspace(&self, batch: usize) -> Result<R::Workspace> {
+        let (compute, rows) = (self.config.run.compute, self.config.run.context);
+        let stage = if batch == 1 { Stage::Step } else { Stage::Read };
+        let extent =
+            BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false, stage };
+        self.forward.workspace(&self.team, extent)
+    }
+
+    /// Fills the cache to `depth`, then tokens a second of each repeat of reading `spec.tokens` more; the cache is at `depth` in the end.
+    fn prefill(&mut self, seq: &mut Sequence<R::Layer>, depth: usize) -> Result<Vec<f64>> {
+        self.ledger.enter(Phase::Prefill);
+        let mut workspace = self.workspace(self.config.run.batch)?;
+        let Self { forward, team, ids, spec, .. } = self;
+        if depth > 0 {
+            forward.extend(seq, &ids[..depth], false, &mut workspace, team, &mut Unwatched)?;
+        }
+        let mut speeds = Vec::new();
         for repeat in 0..=spec.repeats {
             let start = Instant::now();
-            forward.extend(
-                &mut seqs[0],
-                &ids[*depth..*depth + spec.tokens],
-                true,
-                &mut workspace,
-                &team,
-                &mut Unwatched,
-            )?;
+            forward.extend(seq, &ids[depth..depth + spec.tokens], true, &mut workspace, team, &mut Unwatched)?;
             let seconds = start.elapsed().as_secs_f64();
             if repeat > 0 {
-                prefill.push(spec.tokens as f64 / seconds);
+                speeds.push(spec.tokens as f64 / seconds);
             }
-            forward.truncate(&mut seqs[0], *depth);
+            forward.truncate(seq, depth);
         }
-        drop(workspace);
-        ledger.enter(Phase::Decode);
-        let mut workspace = forward.workspace(&team, extent(1))?;
-        let mut decode = Vec::new();
+        Ok(speeds)
+    }
+
+    /// Tokens a second of each repeat of `spec.steps` steps after `depth` tokens, and operations of the ledger for each step.
+    fn decode(&mut self, seqs: &mut [Sequence<R::Layer>; 1], depth: usize) -> Result<(Vec<f64>, f64)> {
+        self.ledger.enter(Phase::Decode);
+        let mut workspace = self.workspace(1)?;
+        let Self { forward, ledger, team, ids, spec, .. } = self;
+        let mut speeds = Vec::new();
         let before = ledger.operations();
         for repeat in 0..=spec.repeats {
             let start = Instant::now();
             for step in 0..spec.steps {
-                forward.decode(&mut seqs, &ids[depth + step..=depth + step], &mut workspace, &team, &mut Unwatched)?;
+                forward.decode(seqs, &ids[depth + step..=depth + step], &mut workspace, team, &mut Unwatched)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             if repeat > 0 {
-                decode.push(spec.steps as f64 / seconds);
+                speeds.push(spec.steps as f64 / seconds);
             }
-            forward.truncate(&mut seqs[0], *depth);
+            forward.truncate(&mut seqs[0], depth);
         }
         let operations = (ledger.operations() - before) as f64 / (spec.steps * (spec.repeats + 1)) as f64;
-        let workload =
-            Workload { passes: vec![Pass { prompt: *depth, decode: spec.steps, sequences: 1 }], reference: false };
-        let decode_bytes = plan(&model.shape, &workload, config, machine)?.time.decode_bytes;
-        let ((p, p_sd), (d, d_sd)) = (mean_sd(&prefill), mean_sd(&decode));
-        let point = Point {
-            depth: *depth,
-            prefill_tokens_per_second: p,
-            prefill_sd: p_sd,
-            decode_tokens_per_second: d,
-            decode_sd: d_sd,
-            decode_bytes,
-            bandwidth_fraction: read.map(|read| d * decode_bytes as f64 / read),
-            ledger_operations: operations,
-            ledger_share: operations * operation_seconds(&ledger)? * d,
-        };
-        told(&point);
-        points.push(point);
+        Ok((speeds, operations))
     }
-    Ok(points)
 }
 
 /// Measures `spec` on `model` with the cache and placement of `config`. `told` hears of each finished depth.
@@ -197,12 +227,13 @@ pub fn run(
                 "bench measures depth, so every token must stay",
             ));
         }
+        let bench = |read| Bench { model, config: &config, machine, spec, read, cancel };
         match resolved.gpu {
             #[cfg(feature = "cuda")]
             Some(ordinal) => {
                 let backend = super::backend::Cuda::open(ordinal, &config)?;
                 let read = machine.gpus.get(ordinal).map(|g| g.read);
-                measure(backend, resolved, read, model, &config, machine, spec, cancel, told)
+                bench(read).measure(backend, resolved, told)
             }
             #[cfg(not(feature = "cuda"))]
             Some(_) => Err(Error::refused(
@@ -211,7 +242,7 @@ pub fn run(
             )),
             None => {
                 let read = machine.probed.then(|| machine.speed.read[usize::from(resolved.threads > 1)]);
-                measure(Cpu, resolved, read, model, &config, machine, spec, cancel, told)
+                bench(read).measure(Cpu, resolved, told)
             }
         }
     })

@@ -19,8 +19,8 @@ use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
 use crate::model::text::Words;
 use crate::ops::ThreadTeam;
-use crate::plan::{self, Workload};
-use crate::report::protocol::{Command, Event, Speed};
+use crate::plan::{self, Plan, Workload};
+use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
 use crate::train::engine::{Progress, Setup, Techniques, Trainer};
 use crate::train::export::export;
@@ -39,15 +39,7 @@ pub(super) fn run(
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let Order { config, model, machine, base, .. } = order;
-    catalog::check(config)?;
-    let train = section(config)?;
-    check(config, &model.shape)?;
-    if model.adapter.is_some() {
-        return Err(Error::refused(
-            "model.adapter with a [train] section",
-            "training begins from the weights alone; merge the adapter first (`ullage merge`), or go on with train.resume",
-        ));
-    }
+    let train = chosen(order)?;
     // Data and words are the program's, not the job's.
     let (rows, samples) = alloc::scoped(Scope::Program, || {
         let words = Arc::new(Words::of(model)?);
@@ -55,52 +47,16 @@ pub(super) fn run(
         let samples = Samples::of(train, &*rows, words);
         Ok::<_, Error>((rows, samples))
     })?;
-    let workload = Workload::default();
-    let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
-    if let Some(over) = &mut planned.over {
-        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
-    }
-    let over = planned.over.clone();
-    let step_seconds = planned.time.train_step_seconds;
+    let planned = planned(order)?;
     let threads = config.threads();
     let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);
     let place = Place::open(config)?;
-    let device = place.card(config, machine, threads);
-    alloc::scoped(Scope::Program, || {
-        tell.event(Event::Started {
-            config: Box::new(config.clone()),
-            plan: Box::new(planned),
-            model: card(model),
-            machine: device,
-        });
-    });
-    if let Some(over) = over {
-        return Err(Error::OverBudget(Box::new(over)));
-    }
-    alloc::reset_peaks();
+    let step_seconds = planned.time.train_step_seconds;
+    begin(order, planned, place.card(config, machine, threads), tell)?;
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
-    tell.event(Event::Phase { phase: Phase::Load });
-    let techniques = Techniques::of(config)?;
-    let sizes = techniques.sizes(train, &model.shape, threads);
-    let device = place.device(train, &ledger, &team, &sizes)?;
-    let (again, load) = (Techniques::new(train)?, sizes.load);
-    let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: config.run.seed };
-    let (start, whole, mut last, mut done) = (Instant::now(), model.shape.bytes().max(1), Instant::now(), 0u64);
-    let trainer = Trainer::new(device, &ledger, &setup, techniques, load, &mut |bytes| {
-        done += bytes;
-        if last.elapsed() >= SNAPSHOT {
-            last = Instant::now();
-            let share = done as f64 / whole as f64;
-            let left = start.elapsed().as_secs_f64() * (1.0 - share) / share.max(1e-6);
-            let what = "loading weights".into();
-            tell.snapshot(Event::Progress { done: (share * 1000.0) as u64, total: 1000, seconds_left: left, what });
-        }
-    })?;
-    let out = if train.out.is_empty() { order.keep.clone() } else { Some(base.join(&train.out)) };
-    if let Some(dir) = &out {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
-    }
+    let trainer = load(order, train, place, &ledger, &team, tell)?;
+    let out = folder(order, train)?;
     let standing = Standing {
         step: 0,
         cursor: 0,
@@ -113,7 +69,7 @@ pub(super) fn run(
     let mut run = Run {
         order,
         train,
-        techniques: again,
+        techniques: Techniques::new(train)?,
         trainer,
         ledger,
         rows,
@@ -130,13 +86,88 @@ pub(super) fn run(
     };
     run.resume()?;
     let speed = run.steps(load_seconds)?;
-    let Run { trainer, ledger, tell, .. } = run;
-    let (mut measured, program) = (ledger.measured(), program());
-    let beside = trainer.device().beside()?;
-    measured.rows.extend(beside.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
-    drop(trainer);
-    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    run.finish(speed)
+}
+
+/// What to train, after every check that needs no data.
+fn chosen(order: &Order) -> Result<&Train> {
+    let Order { config, model, .. } = order;
+    catalog::check(config)?;
+    let train = section(config)?;
+    check(config, &model.shape)?;
+    if model.adapter.is_some() {
+        return Err(Error::refused(
+            "model.adapter with a [train] section",
+            "training begins from the weights alone; merge the adapter first (`ullage merge`), or go on with train.resume",
+        ));
+    }
+    Ok(train)
+}
+
+/// The plan, with the cheapest change that fits where it is over budget.
+fn planned(order: &Order) -> Result<Plan> {
+    let Order { config, model, machine, .. } = order;
+    let workload = Workload::default();
+    let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
+    if let Some(over) = &mut planned.over {
+        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
+    }
+    Ok(planned)
+}
+
+/// Tells what begins, and refuses what is over budget. What is measured counts from here.
+fn begin(order: &Order, planned: Plan, machine: MachineCard, tell: &mut EventSender) -> Result<()> {
+    let over = planned.over.clone();
+    alloc::scoped(Scope::Program, || {
+        tell.event(Event::Started {
+            config: Box::new(order.config.clone()),
+            plan: Box::new(planned),
+            model: card(&order.model),
+            machine,
+        });
+    });
+    if let Some(over) = over {
+        return Err(Error::OverBudget(Box::new(over)));
+    }
+    alloc::reset_peaks();
     Ok(())
+}
+
+/// Loads the model onto its device, and tells now and then how far that is.
+fn load(
+    order: &Order,
+    train: &Train,
+    place: Place,
+    ledger: &Arc<Ledger>,
+    team: &Arc<ThreadTeam>,
+    tell: &mut EventSender,
+) -> Result<Trainer> {
+    let Order { config, model, .. } = order;
+    tell.event(Event::Phase { phase: Phase::Load });
+    let techniques = Techniques::of(config)?;
+    let sizes = techniques.sizes(train, &model.shape, config.threads());
+    let device = place.device(train, ledger, team, &sizes)?;
+    let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: config.run.seed };
+    let (start, whole, mut last, mut done) = (Instant::now(), model.shape.bytes().max(1), Instant::now(), 0u64);
+    Trainer::new(device, ledger, &setup, techniques, sizes.load, &mut |bytes| {
+        done += bytes;
+        if last.elapsed() >= SNAPSHOT {
+            last = Instant::now();
+            let share = done as f64 / whole as f64;
+            let left = start.elapsed().as_secs_f64() * (1.0 - share) / share.max(1e-6);
+            let what = "loading weights".into();
+            tell.snapshot(Event::Progress { done: (share * 1000.0) as u64, total: 1000, seconds_left: left, what });
+        }
+    })
+}
+
+/// The folder that what is learned goes to, made where it was not; `None` where nothing is kept.
+fn folder(order: &Order, train: &Train) -> Result<Option<PathBuf>> {
+    let out = if train.out.is_empty() { order.keep.clone() } else { Some(order.base.join(&train.out)) };
+    if let Some(dir) = &out {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
+    }
+    Ok(out)
 }
 
 /// The choices that the next losses depend on: what only changes memory, or is told and written, may differ when a run goes
@@ -367,6 +398,17 @@ impl Run<'_> {
         let (accuracy, answers) = if self.rows.answers() { (right.share(), right.asked) } else { (None, 0) };
         let token_accuracy = (tokens > 0).then(|| right.tokens as f64 / tokens as f64);
         self.tell.event(Event::Validation { step, loss, tokens, token_accuracy, accuracy, answers });
+        Ok(())
+    }
+
+    /// Tells the end, with what was measured while everything is still held.
+    fn finish(self, speed: Speed) -> Result<()> {
+        let Self { trainer, ledger, tell, .. } = self;
+        let (mut measured, program) = (ledger.measured(), program());
+        let beside = trainer.device().beside()?;
+        measured.rows.extend(beside.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+        drop(trainer);
+        tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
         Ok(())
     }
 

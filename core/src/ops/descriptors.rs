@@ -4,15 +4,15 @@
 /// Attention of a training batch: causal, inside each document.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Causal {
-    /// Sequences of the batch.
+    /// Sequences of the batch; a batch has `sequences · length` tokens.
     pub sequences: usize,
-    /// Tokens of each.
+    /// Tokens of a sequence.
     pub length: usize,
-    /// Query heads.
+    /// Query heads: `q` and `o` are `(tokens, heads · dim)`.
     pub heads: usize,
-    /// Key–value heads; divides `heads`.
+    /// Key–value heads, a divisor of `heads`: `k` and `v` are `(tokens, kv_heads · dim)`.
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head, of queries, keys and values alike.
     pub dim: usize,
     /// Multiplied onto every score, usually `1 / √dim`.
     pub scale: f32,
@@ -24,7 +24,7 @@ pub struct Causal {
 /// [`Self::threshold`]. A function of its fields alone, so a recomputed pass drops what the first one did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mask {
-    /// Key of the generator.
+    /// The run's seed: the key of the generator.
     pub seed: u64,
     /// Of this adapter in this micro-batch.
     pub stream: u64,
@@ -47,9 +47,9 @@ impl Mask {
 /// The most likely entry of the vocabulary so far, of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
-    /// Its logit.
+    /// Its logit; −∞ before any was taken in.
     pub logit: f32,
-    /// Which.
+    /// Its number in the vocabulary: the token's id.
     pub id: u32,
 }
 
@@ -76,13 +76,13 @@ pub const NO_LOSS: u32 = u32::MAX;
 /// Products of many small matrices: `c (batch, m, n) = a · b`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batched {
-    /// Matrices.
+    /// Products.
     pub batch: usize,
     /// Rows of each result.
     pub m: usize,
     /// Columns of each result.
     pub n: usize,
-    /// What is summed over.
+    /// Terms of each sum: columns of `a`, rows of `b`.
     pub k: usize,
     /// `a` lies as `(batch, k, m)`.
     pub a_turned: bool,
@@ -90,7 +90,7 @@ pub struct Batched {
     pub b_turned: bool,
 }
 
-/// What becomes of a row.
+/// The one number that a row becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
     /// Its sum.
@@ -104,19 +104,19 @@ pub enum Reduction {
 /// The windows of a convolution over `n` images `(channels, height, width)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Images.
+    /// Images of the batch.
     pub n: usize,
-    /// Of each.
+    /// Channels of an image.
     pub channels: usize,
     /// Rows of pixels.
     pub height: usize,
     /// Pixels of a row.
     pub width: usize,
-    /// Side of the window.
+    /// Pixels of a side of the window, which is square.
     pub kernel: usize,
     /// Pixels from one window to the next.
     pub stride: usize,
-    /// Zeros around the image.
+    /// Pixels of zeros at each side of the image.
     pub pad: usize,
 }
 
@@ -142,7 +142,7 @@ impl Window {
         self.channels * self.kernel * self.kernel
     }
 
-    /// Elements of an image.
+    /// Elements of an image: `channels · height · width`.
     pub fn image(&self) -> usize {
         self.channels * self.height * self.width
     }

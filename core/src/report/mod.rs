@@ -174,6 +174,20 @@ pub struct Trained {
     made: u64,
 }
 
+impl Trained {
+    /// Counts a step that took `seconds`.
+    fn stepped(&mut self, step: u64, loss: f64, tokens: usize, seconds: f64) {
+        if self.made == 0 {
+            self.first_loss = loss;
+        }
+        (self.made, self.seconds) = (self.made + 1, self.seconds + seconds);
+        (self.steps, self.last_loss) = (step, loss);
+        self.tokens += tokens as u64;
+        self.step_seconds = self.seconds / self.made as f64;
+        self.tokens_per_second = self.tokens as f64 / self.seconds.max(1e-9);
+    }
+}
+
 /// A point of the timeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Moment {
@@ -249,39 +263,21 @@ impl Report {
                 out.text.push_str(text);
             }
             Event::Evicted { count, .. } => self.evicted += count,
-            Event::Memory { step, held } => {
-                for (tier, by) in &held.0 {
-                    let curve = self.curves.entry(format!("held.{tier}")).or_default();
-                    let bytes = Value::Whole(by.values().sum());
-                    if curve.last().is_none_or(|(_, last)| *last != bytes) {
-                        curve.push((numbered.seconds, bytes));
-                    }
-                }
-                self.timeline.push(Moment { seconds: numbered.seconds, step: *step, held: held.clone() });
-            }
+            Event::Memory { step, held } => self.hold(numbered.seconds, *step, held),
             Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds } => {
                 for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
-                    let curve = self.curves.entry(name.to_owned()).or_default();
-                    curve.push((numbered.seconds, Value::Number(*value)));
+                    self.point(name, numbered.seconds, Value::Number(*value));
                 }
                 let t = self.train.get_or_insert_default();
-                if t.made == 0 {
-                    t.first_loss = *loss;
-                }
-                (t.made, t.seconds) = (t.made + 1, t.seconds + seconds);
-                (t.steps, t.last_loss) = (*step, *loss);
-                t.tokens += *tokens as u64;
-                t.step_seconds = t.seconds / t.made as f64;
-                t.tokens_per_second = t.tokens as f64 / t.seconds.max(1e-9);
                 t.steps_table.push((*step, *loss, *grad_norm, *lr));
+                t.stepped(*step, *loss, *tokens, *seconds);
             }
             Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
                 let figures =
                     [("validation", Some(*loss)), ("task_accuracy", *accuracy), ("token_accuracy", *token_accuracy)];
                 for (name, value) in figures {
                     let Some(value) = value else { continue };
-                    let curve = self.curves.entry(name.to_owned()).or_default();
-                    curve.push((numbered.seconds, Value::Number(value)));
+                    self.point(name, numbered.seconds, Value::Number(value));
                 }
                 let t = self.train.get_or_insert_default();
                 t.validation.push((*step, *loss));
@@ -312,6 +308,23 @@ impl Report {
             | Event::Paused
             | Event::Resumed => {}
         }
+    }
+
+    /// What is held at a moment: a point of the timeline, and of each tier's curve where it changed.
+    fn hold(&mut self, seconds: f64, step: usize, held: &Held) {
+        for (tier, by) in &held.0 {
+            let curve = self.curves.entry(format!("held.{tier}")).or_default();
+            let bytes = Value::Whole(by.values().sum());
+            if curve.last().is_none_or(|(_, last)| *last != bytes) {
+                curve.push((seconds, bytes));
+            }
+        }
+        self.timeline.push(Moment { seconds, step, held: held.clone() });
+    }
+
+    /// One more point of a curve.
+    fn point(&mut self, curve: &str, seconds: f64, value: Value) {
+        self.curves.entry(curve.to_owned()).or_default().push((seconds, value));
     }
 
     /// True when the run told its end, good or bad; false for one that was killed.

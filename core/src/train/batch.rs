@@ -23,19 +23,19 @@ pub struct Batch {
     /// along a row. A token at `t` has position `t − segments[t]` and attends to `segments[t]..=t`. Empty: every row is
     /// one document, all zeros.
     pub segments: Vec<u32>,
-    /// Rows.
+    /// Rows of the batch.
     pub sequences: usize,
-    /// Tokens of a row.
+    /// Tokens of a row, padding included.
     pub length: usize,
 }
 
 impl Batch {
-    /// Tokens, padding included.
+    /// Tokens of all rows, padding included: `sequences · length`.
     pub fn rows(&self) -> usize {
         self.sequences * self.length
     }
 
-    /// Targets that count.
+    /// Targets that count: all but [`NO_LOSS`].
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|t| **t != NO_LOSS).count()
     }
@@ -81,9 +81,9 @@ impl Batch {
 /// A question in tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Question {
-    /// What is asked.
+    /// The tokens of what is asked.
     pub prompt: Vec<u32>,
-    /// What should be said.
+    /// The tokens of the answer that the data has.
     pub answer: Vec<u32>,
 }
 
@@ -93,13 +93,13 @@ pub trait Rows: Send {
     /// Rows there are to learn from; at least 1.
     fn rows(&self) -> usize;
 
-    /// Tokens of a row.
+    /// Tokens of every row, `train.length`.
     fn length(&self) -> usize;
 
     /// A batch of the rows `which`, each below [`Self::rows`].
     ///
     /// # Errors
-    /// What reading them may meet.
+    /// [`Error::Internal`] for a number that no row has; what the tokenizer says, where rows are generated.
     fn batch(&self, which: &[usize]) -> Result<Batch>;
 
     /// Rows held out, never among [`Self::rows`]; 0 when there is no validation split.
@@ -110,7 +110,7 @@ pub trait Rows: Send {
     /// A batch of held-out rows, each below [`Self::held_out`].
     ///
     /// # Errors
-    /// What reading them may meet.
+    /// [`Error::Internal`] where none are held out; what the tokenizer says, where rows are generated.
     fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
         Err(Error::Internal(format!("no held-out rows, and {} asked for", which.len())))
     }

@@ -16,15 +16,15 @@ const DELTA: Tag = Tag::device(Category::Workspace, "adapter scratch");
 /// The widest of a model's layers, by which rooms are sized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Widths {
-    /// The residual stream.
+    /// Elements of a token in the residual stream.
     pub hidden: usize,
-    /// Queries of all heads.
+    /// Elements of a token's queries: `heads · dim`.
     pub q: usize,
-    /// Keys of all heads.
+    /// Elements of a token's keys, and of its values: `kv_heads · dim`.
     pub kv: usize,
-    /// The feed-forward.
+    /// Elements of a token inside the feed-forward.
     pub ff: usize,
-    /// Query heads.
+    /// Query heads of the layer that has most.
     pub heads: usize,
     /// Heads are normed before they turn.
     pub qk_norm: bool,
@@ -33,7 +33,7 @@ pub struct Widths {
 }
 
 impl Widths {
-    /// Of a shape.
+    /// The widest of each over all layers of `shape`.
     pub fn of(shape: &crate::shape::ModelShape) -> Self {
         let has = |role| shape.layers.iter().any(|l| l.tensors.has(role));
         Self {
@@ -71,7 +71,7 @@ impl Saved {
     /// Room for `m` tokens, counted under `tag`.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`crate::Error::OverBudget`] when the budget has no room for it.
     pub fn new(d: &dyn Device, tag: Tag, w: Widths, m: usize) -> Result<Self> {
         let floats = |n: usize| d.buffer(tag, d.activations(), m * n);
         // Backward puts the gradients of attention's output and of the queries where gate and up were.
@@ -92,7 +92,7 @@ impl Saved {
     }
 }
 
-/// What layers compute in, forward.
+/// What layers compute in, forward and backward; all of them share it.
 pub struct BlockWorkspace {
     /// A norm's output, `(m, hidden)`.
     pub normed: Buf,
@@ -106,7 +106,7 @@ impl BlockWorkspace {
     /// Room for `m` tokens.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`crate::Error::OverBudget`] when the budget has no room for it.
     pub fn new(d: &dyn Device, w: Widths, m: usize, layers: &[Layer]) -> Result<Self> {
         let linears = layers.iter().flat_map(Layer::linears);
         let sizes = linears
@@ -126,7 +126,7 @@ impl BlockWorkspace {
     }
 }
 
-/// What backward needs beside.
+/// The gradients that backward carries from layer to layer, beside [`Saved`] and [`BlockWorkspace`].
 pub struct Back {
     /// The gradient of the residual stream, `(m, hidden)`: of a layer's output, then of its input.
     pub g: Buf,
@@ -140,7 +140,7 @@ impl Back {
     /// Room for `m` tokens, around a gradient that a head has left.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`crate::Error::OverBudget`] when the budget has no room for it.
     pub fn new(d: &dyn Device, w: Widths, m: usize, d_normed: Buf) -> Result<Self> {
         Ok(Self {
             g: d.buffer(BACKWARD, d.activations(), m * w.hidden)?,
@@ -152,7 +152,7 @@ impl Back {
     /// The buffer of [`Self::d_normed`], which a head needs first.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`crate::Error::OverBudget`] when the budget has no room for it.
     pub fn d_normed(d: &dyn Device, w: Widths, m: usize) -> Result<Buf> {
         d.buffer(BACKWARD, d.activations(), m * w.hidden)
     }
@@ -160,25 +160,25 @@ impl Back {
 
 /// What all layers of a pass share.
 pub struct Pass<'a> {
-    /// The machine.
+    /// The device that computes it.
     pub d: &'a dyn Device,
-    /// Tokens.
+    /// Tokens of the batch: `sequences · length`.
     pub m: usize,
-    /// Sequences and tokens of each.
+    /// Sequences of the batch, and tokens of each.
     pub rows: (usize, usize),
-    /// Width of the residual stream.
+    /// Elements of a token in the residual stream.
     pub hidden: usize,
-    /// Of norms.
+    /// What norms add to the mean square.
     pub eps: f32,
     /// Of each rotation of the model, cosines and sines, `(positions, half)`.
     pub turns: &'a [[Buf; 2]],
-    /// Pairs that turn.
+    /// Pairs of a head that turn.
     pub half: usize,
-    /// How they lie.
+    /// Which two elements of a head are a pair.
     pub pairs: RopeLayout,
-    /// Ids `(m)`.
+    /// The position of each token in its document, ids `(m)`.
     pub positions: &'a Buf,
-    /// Ids `(m)`.
+    /// Where in its row the document of each token begins, ids `(m)`.
     pub segments: &'a Buf,
 }
 
@@ -258,7 +258,7 @@ impl Pass<'_> {
     /// then holds nothing of use.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn forward(
         &self,
         layer: &Layer,
@@ -299,7 +299,7 @@ impl Pass<'_> {
     /// input, unless nothing `below` learns. Parameters are updated as their bins fill. `saved` is used up.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn backward(
         &self,
         layer: &Layer,
@@ -309,9 +309,22 @@ impl Pass<'_> {
         back: &mut Back,
         below: bool,
     ) -> Result<()> {
+        self.feed_forward_back(layer, learner, saved, room, back)?;
+        self.attention_back(layer, learner, saved, room, back, below)
+    }
+
+    /// [`Self::backward`] of the feed-forward and its norms: `back.g` becomes the gradient of what came into it.
+    fn feed_forward_back(
+        &self,
+        layer: &Layer,
+        learner: &mut Learner,
+        saved: &mut Saved,
+        room: &mut BlockWorkspace,
+        back: &mut Back,
+    ) -> Result<()> {
         let (d, m) = (self.d, self.m);
         let BlockWorkspace { normed, wide, delta } = room;
-        let Back { g, d_normed, dv } = back;
+        let Back { g, d_normed, .. } = back;
         let [_, fed] = both(&mut saved.given);
         let given = self.give_back(learner, layer.post_ffn_norm.as_ref(), fed, g, d_normed)?;
         let dy = if given { &*d_normed } else { &*g };
@@ -331,8 +344,22 @@ impl Pass<'_> {
         }
         self.through(&layer.gate, learner, normed, &saved.gate, d_normed, true, delta)?;
         self.through(&layer.up, learner, normed, &saved.up, d_normed, false, delta)?;
-        self.norm_back(learner, &layer.ffn_norm, &saved.mid, d_normed, g)?;
+        self.norm_back(learner, &layer.ffn_norm, &saved.mid, d_normed, g)
+    }
 
+    /// [`Self::backward`] of attention and its norms: `back.g` becomes the gradient of the layer's input.
+    fn attention_back(
+        &self,
+        layer: &Layer,
+        learner: &mut Learner,
+        saved: &mut Saved,
+        room: &mut BlockWorkspace,
+        back: &mut Back,
+        below: bool,
+    ) -> Result<()> {
+        let (d, m) = (self.d, self.m);
+        let BlockWorkspace { normed, wide, delta } = room;
+        let Back { g, d_normed, dv } = back;
         let reads = layer.q.learns() || layer.k.learns() || layer.v.learns();
         let through = below || reads || layer.attn_norm.param().is_some();
         let [attended, _] = both(&mut saved.given);
@@ -435,7 +462,7 @@ impl Pass<'_> {
     /// `dx += ∂norm/∂xᵀ dy`, and the norm's own gradient and update where it learns.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn norm_back(&self, learner: &mut Learner, w: &Tensor, x: &Buf, dy: &Buf, dx: &mut Buf) -> Result<()> {
         self.rows_back(learner, w, x, dy, dx, self.m)
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::activations::Activations;
+use super::activations::{Activations, Inputs};
 use super::batch::{Batch, NO_LOSS};
 use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::gradient::Gradient;
@@ -13,7 +13,7 @@ use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
 use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
-use super::weights::{Builder, Held, Tensor, Weights, load_bytes};
+use super::weights::{Builder, Held, Layer, Tensor, Weights, load_bytes};
 use crate::blocks::BlockType;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
@@ -40,17 +40,17 @@ const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 
 /// The techniques of a configuration, built.
 pub struct Techniques {
-    /// What learns.
+    /// train.params: what learns.
     pub params: Box<dyn Params>,
-    /// How gradients are obtained.
+    /// train.gradient: how gradients are obtained.
     pub gradient: Arc<dyn Gradient>,
-    /// How they become steps.
+    /// train.optimizer: how they become steps.
     pub optimizer: Box<dyn Optimizer>,
-    /// What is kept.
+    /// train.activations: what forward keeps for backward.
     pub activations: Box<dyn Activations>,
-    /// How logits are held.
+    /// train.loss: how logits are held.
     pub loss: Box<dyn Loss>,
-    /// In which order data comes.
+    /// train.order: in which order rows of the data come.
     pub order: Box<dyn Order>,
     /// How weights that do not learn are held.
     pub formats: Formats,
@@ -132,7 +132,7 @@ pub struct Progress {
     pub phase: Phase,
     /// Units of the step that are done: a layer forward or backward, or a head.
     pub done: usize,
-    /// Units in all.
+    /// Units of the step in all.
     pub total: usize,
 }
 
@@ -146,11 +146,11 @@ pub struct Stepped {
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens computed.
+    /// Tokens computed, padding and tokens without a target included.
     pub tokens: usize,
-    /// Targets counted.
+    /// Targets that the loss is the mean of.
     pub counted: usize,
-    /// Whether a norm was clipped.
+    /// Whether any gradient was clipped by norm.
     pub clipped: bool,
 }
 
@@ -169,37 +169,77 @@ struct Streamed {
 pub struct Trainer {
     d: Box<dyn Device>,
     ledger: Arc<Ledger>,
-    /// Everything that learns.
+    /// What learns, with its gradients and its optimizer's state.
     pub learner: Learner,
     weights: Weights,
     activations: Box<dyn Activations>,
     loss: Box<dyn Loss>,
     widths: Widths,
     vocab: usize,
-    eps: f32,
     embedding_scale: f32,
-    pairs: RopeLayout,
-    half: usize,
     rows: (usize, usize),
-    turns: Vec<[Buf; 2]>,
+    shared: Shared,
     ids: Buf,
     targets: Buf,
     counted: Buf,
+}
+
+/// What the layers of every pass share: norms, rotations, and where each token of the batch stands.
+struct Shared {
+    hidden: usize,
+    eps: f32,
+    /// Of each rotation of the model, cosines and sines, `(positions, half)`.
+    turns: Vec<[Buf; 2]>,
+    half: usize,
+    pairs: RopeLayout,
+    /// Ids `(m)`: the place of each token in its document.
     positions: Buf,
+    /// Ids `(m)`: where the document of each token begins in its sequence.
     segments: Buf,
+}
+
+impl Shared {
+    /// A pass over `batch` on `d`.
+    fn pass<'a>(&'a self, d: &'a dyn Device, batch: &Batch) -> Pass<'a> {
+        let Self { hidden, eps, half, pairs, .. } = *self;
+        let (turns, positions, segments) = (&*self.turns, &self.positions, &self.segments);
+        Pass {
+            d,
+            m: batch.rows(),
+            rows: (batch.sequences, batch.length),
+            hidden,
+            eps,
+            turns,
+            half,
+            pairs,
+            positions,
+            segments,
+        }
+    }
+}
+
+/// What a forward that learns leaves for its backward.
+struct Kept {
+    /// The residual stream after the last layer, `(m, hidden)`.
+    stream: Buf,
+    room: BlockWorkspace,
+    /// What layers are computed from again: the streams that segments of `every` layers begin with.
+    inputs: Box<dyn Inputs>,
+    /// What is kept of every layer, in order; empty where layers are computed again.
+    saved: Vec<Saved>,
 }
 
 /// What a trainer is made of.
 pub struct Setup<'a> {
-    /// The model as stored.
+    /// The model's shape as its file stores it.
     pub shape: &'a ModelShape,
     /// Where its values are; without one, buffers stay as they are, for a caller to fill.
     pub source: Option<&'a Source>,
     /// Nothing will be computed: the dry device of a plan.
     pub plan: bool,
-    /// The section.
+    /// The `[train]` section of the configuration.
     pub train: &'a Train,
-    /// Of initial values and rounding.
+    /// `run.seed`, of initial values, dropout and rounding.
     pub seed: u64,
 }
 
@@ -208,7 +248,8 @@ impl Trainer {
     /// [`Techniques::sizes`].
     ///
     /// # Errors
-    /// Over budget; what reading meets; nothing that learns.
+    /// [`Error::OverBudget`]; [`Error::Io`] or [`Error::Model`] when the file cannot be read; [`Error::Refused`] when
+    /// nothing would learn.
     pub fn new(
         d: Box<dyn Device>,
         ledger: &Arc<Ledger>,
@@ -272,17 +313,20 @@ impl Trainer {
             loss,
             widths: Widths::of(shape),
             vocab: shape.vocab,
-            eps: shape.norm_eps,
             embedding_scale: shape.embedding_scale,
-            pairs: if shape.interleaved() { RopeLayout::Interleaved } else { RopeLayout::Halves },
-            half,
             rows: (train.batch, train.length),
-            turns,
+            shared: Shared {
+                hidden: shape.hidden,
+                eps: shape.norm_eps,
+                turns,
+                half,
+                pairs: if shape.interleaved() { RopeLayout::Interleaved } else { RopeLayout::Halves },
+                positions,
+                segments,
+            },
             ids: tokens,
             targets,
             counted,
-            positions,
-            segments,
             d,
         })
     }
@@ -313,7 +357,8 @@ impl Trainer {
     /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
     ///
     /// # Errors
-    /// The device's; a loss or gradient that is no number.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when the loss or a gradient is
+    /// no number.
     pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
@@ -344,7 +389,7 @@ impl Trainer {
     /// and an update along it by the slope between the two, which comes back as `grad_norm`.
     ///
     /// # Errors
-    /// The device's; a loss that is no number.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when the loss is no number.
     pub fn probe(
         &mut self,
         batches: &[Batch],
@@ -383,7 +428,7 @@ impl Trainer {
     /// The summed loss of a batch without learning, and the number of its targets.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<(f64, usize)> {
         self.read(batch, None)
     }
@@ -391,7 +436,7 @@ impl Trainer {
     /// [`Self::evaluate`], and in `best` the most likely next token at each target, in their order.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn answer(&mut self, batch: &Batch, best: &mut Vec<Best>) -> Result<(f64, usize)> {
         scoped(Scope::Program, || {
             best.clear();
@@ -423,8 +468,7 @@ impl Trainer {
         d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
         scaled(d, &mut stream, m * w.hidden, self.embedding_scale)?;
         let mut saved = Saved::new(d, PASSING, w, self.capacity())?;
-        let tables = [&self.positions, &self.segments];
-        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
+        let pass = self.shared.pass(d, batch);
         for (l, layer) in self.weights.layers.iter().enumerate() {
             pass.forward(layer, &self.learner, &mut stream, &mut saved, &mut room, false)?;
             after(l, d, &stream)?;
@@ -436,7 +480,8 @@ impl Trainer {
     /// one. `after` hears of the residual stream `(tokens, hidden)` after each layer.
     ///
     /// # Errors
-    /// The device's; more tokens than there is room for.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Internal`] for more tokens than there is
+    /// room for.
     pub fn logits(
         &mut self,
         tokens: &[u32],
@@ -459,7 +504,7 @@ impl Trainer {
             return Err(Error::Internal(format!("logits of {rows} of {m} tokens")));
         };
         let w = self.weights.output_norm.buf(&self.learner).all();
-        d.rms_norm(stream.at(first * hidden), w, rows, hidden, self.eps, room.normed.all_mut())?;
+        d.rms_norm(stream.at(first * hidden), w, rows, hidden, self.shared.eps, room.normed.all_mut())?;
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).weight(&self.learner);
         let wide = HEAD_BLOCK.min(vocab);
         let mut logits = d.buffer(LOGITS, BlockType::F32, rows * wide)?;
@@ -503,8 +548,8 @@ impl Trainer {
             }
         };
         send(&mut self.ids, &mut batch.tokens.iter().copied())?;
-        send(&mut self.segments, &mut (0..m).map(|i| batch.segment(i)))?;
-        send(&mut self.positions, &mut (0..m).map(|i| (i % batch.length) as u32 - batch.segment(i)))?;
+        send(&mut self.shared.segments, &mut (0..m).map(|i| batch.segment(i)))?;
+        send(&mut self.shared.positions, &mut (0..m).map(|i| (i % batch.length) as u32 - batch.segment(i)))?;
         let targets = || batch.targets.iter().enumerate().filter(|(_, t)| **t != NO_LOSS);
         send(&mut self.counted, &mut targets().map(|(i, _)| i as u32))?;
         let counted = send(&mut self.targets, &mut targets().map(|(_, t)| *t))?;
@@ -525,7 +570,7 @@ impl Trainer {
     ) -> Result<f64> {
         let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
         let w = self.weights.output_norm.buf(&self.learner).all();
-        d.rms_norm(stream.all(), w, m, hidden, self.eps, normed.all_mut())?;
+        d.rms_norm(stream.all(), w, m, hidden, self.shared.eps, normed.all_mut())?;
         let tile = self.loss.tile(self.rows.0 * self.rows.1, vocab);
         let mut head = Head::new(d, tile, self.rows.0 * self.rows.1)?;
         let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
@@ -554,106 +599,127 @@ impl Trainer {
     fn learn(&mut self, batch: &Batch, scale: f32, step: u64, watch: &mut dyn FnMut(Phase, usize)) -> Result<f64> {
         self.ledger.enter(Phase::Forward);
         let (m, counted) = self.upload(batch)?;
-        let (w, capacity, layers) = (self.widths, self.capacity(), self.weights.layers.len());
-        let len = m * w.hidden;
-        let every = self.activations.every();
-        let mut inputs = self.activations.inputs();
-        let mut saved: Vec<Saved> = Vec::new();
-        let mut stream = self.d.buffer(STREAM, self.d.activations(), capacity * w.hidden)?;
-        let mut room = BlockWorkspace::new(&*self.d, w, capacity, &self.weights.layers)?;
-        {
-            let d = &*self.d;
-            d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
-            scaled(d, &mut stream, len, self.embedding_scale)?;
-            let tables = [&self.positions, &self.segments];
-            let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
-            for (l, layer) in self.weights.layers.iter().enumerate() {
-                if every == 0 {
-                    saved.push(Saved::new(d, KEPT, w, capacity)?);
-                } else {
-                    if l % every == 0 {
-                        inputs.put(d, l / every, &stream, len)?;
-                    }
-                    if saved.is_empty() {
-                        saved.push(Saved::new(d, PASSING, w, capacity)?);
-                    }
-                }
-                let Some(saved) = saved.last_mut() else { continue };
-                pass.forward(layer, &self.learner, &mut stream, saved, &mut room, false)?;
-                watch(Phase::Forward, l + 1);
-            }
-        }
-        if every > 0 {
-            saved.clear();
-        }
+        let (w, capacity) = (self.widths, self.capacity());
+        let mut kept = self.forward(batch, watch)?;
         let mut d_normed = Back::d_normed(&*self.d, w, capacity)?;
-        let loss = self.head(&mut room.normed, &mut d_normed, &stream, m, counted, Some(scale), None)?;
+        let Kept { room, stream, .. } = &mut kept;
+        let loss = self.head(&mut room.normed, &mut d_normed, stream, m, counted, Some(scale), None)?;
         if !loss.is_finite() {
             return Err(Error::refused(
                 format!("step {step}"),
                 "the loss is no longer a number; lower train.lr or clip the gradients (train.clip)",
             ));
         }
-        watch(Phase::Forward, layers + 1);
+        watch(Phase::Forward, self.weights.layers.len() + 1);
         self.ledger.enter(Phase::Backward);
-        let d = &*self.d;
         if let Some(id) = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).param() {
-            self.learner.close(d, id)?;
+            self.learner.close(&*self.d, id)?;
         }
-        let mut back = Back::new(d, w, capacity, d_normed)?;
+        let mut back = Back::new(&*self.d, w, capacity, d_normed)?;
+        self.backward(batch, &mut kept, &mut back, watch)?;
+        self.embedding_back(m, &mut back.g)?;
+        Ok(loss)
+    }
+
+    /// All layers over a batch that was uploaded, keeping what backward reads.
+    fn forward(&self, batch: &Batch, watch: &mut dyn FnMut(Phase, usize)) -> Result<Kept> {
+        let (d, w, capacity) = (&*self.d, self.widths, self.capacity());
+        let (m, every) = (batch.rows(), self.activations.every());
+        let len = m * w.hidden;
+        let mut inputs = self.activations.inputs();
+        let mut saved: Vec<Saved> = Vec::new();
+        let mut stream = d.buffer(STREAM, d.activations(), capacity * w.hidden)?;
+        let mut room = BlockWorkspace::new(d, w, capacity, &self.weights.layers)?;
+        d.embed(self.weights.embedding.weight(&self.learner), self.ids.all(), m, stream.all_mut())?;
+        scaled(d, &mut stream, len, self.embedding_scale)?;
+        let pass = self.shared.pass(d, batch);
+        for (l, layer) in self.weights.layers.iter().enumerate() {
+            if every == 0 {
+                saved.push(Saved::new(d, KEPT, w, capacity)?);
+            } else {
+                if l % every == 0 {
+                    inputs.put(d, l / every, &stream, len)?;
+                }
+                if saved.is_empty() {
+                    saved.push(Saved::new(d, PASSING, w, capacity)?);
+                }
+            }
+            let Some(saved) = saved.last_mut() else { continue };
+            pass.forward(layer, &self.learner, &mut stream, saved, &mut room, false)?;
+            watch(Phase::Forward, l + 1);
+        }
+        if every > 0 {
+            saved.clear();
+        }
+        Ok(Kept { stream, room, inputs, saved })
+    }
+
+    /// All layers that learn or lie above one, from the last, and the norm after it: the gradient of the head's input is in
+    /// `back.d_normed`, that of the embedded tokens comes into `back.g`. Kept layers are dropped as they are used up.
+    fn backward(
+        &mut self,
+        batch: &Batch,
+        kept: &mut Kept,
+        back: &mut Back,
+        watch: &mut dyn FnMut(Phase, usize),
+    ) -> Result<()> {
+        let (w, capacity, every) = (self.widths, self.capacity(), self.activations.every());
+        let Self { d, shared, weights, learner, .. } = self;
+        let (d, layers) = (&**d, weights.layers.len());
+        let Kept { stream, room, inputs, saved } = kept;
+        let len = batch.rows() * w.hidden;
         d.fill(back.g.all_mut(), len, 0.0)?;
-        let tables = [&self.positions, &self.segments];
-        let pass = pass(d, batch, w.hidden, self.eps, self.half, self.pairs, &self.turns, tables);
-        let Back { g, d_normed, .. } = &mut back;
-        pass.norm_back(&mut self.learner, &self.weights.output_norm, &stream, d_normed, g)?;
-        let embedding = self.weights.embedding.param();
+        let pass = shared.pass(d, batch);
+        let Back { g, d_normed, .. } = &mut *back;
+        pass.norm_back(learner, &weights.output_norm, stream, d_normed, g)?;
+        let embeds = weights.embedding.param().is_some();
         // Below the lowest layer that learns there is nothing to do.
-        let lowest = match embedding {
-            Some(_) => 0,
-            None => self.weights.layers.iter().position(super::weights::Layer::learns).unwrap_or(layers),
+        let lowest = if embeds { 0 } else { weights.layers.iter().position(Layer::learns).unwrap_or(layers) };
+        let mut one = |l: usize, learner: &mut Learner, saved: &mut Saved, room: &mut BlockWorkspace| -> Result<()> {
+            pass.backward(&weights.layers[l], learner, saved, room, back, embeds || l > lowest)?;
+            watch(Phase::Backward, 2 * layers + 1 - l);
+            Ok(())
         };
         if every == 0 {
             for l in (lowest..layers).rev() {
                 let Some(mut saved) = saved.pop() else { break };
-                let below = l > lowest || embedding.is_some();
-                let layer = &self.weights.layers[l];
-                pass.backward(layer, &mut self.learner, &mut saved, &mut room, &mut back, below)?;
-                watch(Phase::Backward, 2 * layers + 1 - l);
+                one(l, learner, &mut saved, room)?;
             }
-        } else {
-            for _ in 0..every.min(layers - lowest) {
-                saved.push(Saved::new(d, AGAIN, w, capacity)?);
+            return Ok(());
+        }
+        for _ in 0..every.min(layers - lowest) {
+            saved.push(Saved::new(d, AGAIN, w, capacity)?);
+        }
+        for segment in (lowest / every..layers.div_ceil(every)).rev() {
+            let range = segment * every..layers.min((segment + 1) * every);
+            let first = range.start.max(lowest);
+            inputs.take(d, segment, stream, len)?;
+            // A segment that begins below the lowest layer brings its stream there by layers it need not keep.
+            for l in range.clone() {
+                let slot = &mut saved[l.saturating_sub(first)];
+                pass.forward(&weights.layers[l], learner, stream, slot, room, l + 1 == range.end)?;
             }
-            for segment in (lowest / every..layers.div_ceil(every)).rev() {
-                let range = segment * every..layers.min((segment + 1) * every);
-                inputs.take(d, segment, &mut stream, len)?;
-                // A segment that begins below the lowest layer brings its stream there by layers it need not keep.
-                for l in range.clone() {
-                    let slot = &mut saved[l.saturating_sub(range.start.max(lowest))];
-                    let last = l + 1 == range.end;
-                    pass.forward(&self.weights.layers[l], &self.learner, &mut stream, slot, &mut room, last)?;
-                }
-                for l in (range.start.max(lowest)..range.end).rev() {
-                    let below = l > lowest || embedding.is_some();
-                    let slot = &mut saved[l - range.start.max(lowest)];
-                    pass.backward(&self.weights.layers[l], &mut self.learner, slot, &mut room, &mut back, below)?;
-                    watch(Phase::Backward, 2 * layers + 1 - l);
-                }
+            for l in (first..range.end).rev() {
+                one(l, learner, &mut saved[l - first], room)?;
             }
         }
-        if let Some(id) = embedding {
-            let Tensor { rows, cols, .. } = self.weights.embedding;
-            scaled(d, &mut back.g, len, self.embedding_scale)?;
-            let (ids, g) = (&self.ids, &back.g);
-            self.learner.open(id, |mut into, add| {
-                if !add {
-                    d.fill(into.again(), rows * cols, 0.0)?;
-                }
-                d.embed_vjp(g.all(), ids.all(), m, rows, cols, into)
-            })?;
-            self.learner.close(d, id)?;
-        }
-        Ok(loss)
+        Ok(())
+    }
+
+    /// The gradient of the embedding from that of the embedded tokens, `g (m, hidden)`, where it learns.
+    fn embedding_back(&mut self, m: usize, g: &mut Buf) -> Result<()> {
+        let Some(id) = self.weights.embedding.param() else { return Ok(()) };
+        let Tensor { rows, cols, .. } = self.weights.embedding;
+        let d = &*self.d;
+        scaled(d, g, m * self.widths.hidden, self.embedding_scale)?;
+        let ids = &self.ids;
+        self.learner.open(id, |mut into, add| {
+            if !add {
+                d.fill(into.again(), rows * cols, 0.0)?;
+            }
+            d.embed_vjp(g.all(), ids.all(), m, rows, cols, into)
+        })?;
+        self.learner.close(d, id)
     }
 }
 
@@ -675,19 +741,4 @@ fn fill_table(d: &dyn Device, freqs: &[f64], positions: usize, [cos, sin]: &mut 
         d.upload(bytemuck::cast_slice(&s), sin.at_mut(position * half))?;
     }
     Ok(())
-}
-
-/// What the layers of a pass over `batch` share.
-fn pass<'a>(
-    d: &'a dyn Device,
-    batch: &Batch,
-    hidden: usize,
-    eps: f32,
-    half: usize,
-    pairs: RopeLayout,
-    turns: &'a [[Buf; 2]],
-    [positions, segments]: [&'a Buf; 2],
-) -> Pass<'a> {
-    let rows = (batch.sequences, batch.length);
-    Pass { d, m: batch.rows(), rows, hidden, eps, turns, half, pairs, positions, segments }
 }

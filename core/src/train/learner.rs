@@ -24,25 +24,25 @@ pub const SCRATCH: Tag = Tag::device(Category::Workspace, "optimizer scratch");
 /// The ledger row of gradient norms.
 const NORMS: Tag = Tag::device(Category::Workspace, "gradient norms");
 
-/// One parameter.
+/// A parameter `(rows, cols)`: its values, and what learning keeps for it.
 pub struct Param {
     /// Its name: that of the model's tensor, with the adapter's suffix where it is one.
     pub name: String,
     /// Its values, f32 or bf16.
     pub buf: Buf,
-    /// Outputs.
+    /// Rows: outputs; 1 for norms and biases.
     pub rows: usize,
-    /// Inputs.
+    /// Columns: inputs.
     pub cols: usize,
     /// Layer it counts to: 0 the embedding, 1.. the layers, then norm and head.
     pub group: usize,
-    /// Matrix it belongs to.
+    /// Number of the matrix it belongs to: its bias and the adapters on it share it.
     pub unit: usize,
     /// Whether it learns; one that does not is only held here.
     pub learns: bool,
     /// Whether it is an adapter's, and no tensor of the model.
     pub adapter: bool,
-    /// Multiplied onto the learning rate.
+    /// Multiplied onto the learning rate: LoRA+'s ratio, else 1.
     pub lr: f32,
     /// Gradients it gets in a backward pass: 2 when embedding and head are one.
     pub uses: usize,
@@ -80,12 +80,12 @@ impl Param {
         }
     }
 
-    /// Elements.
+    /// Elements: `rows · cols`.
     pub fn len(&self) -> usize {
         self.rows * self.cols
     }
 
-    /// True for no elements.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -111,13 +111,13 @@ impl Param {
 /// How updates are made, all step long.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
-    /// How long gradients are held.
+    /// How long gradients are held, train.grad_hold.
     pub hold: Hold,
-    /// How they are clipped.
+    /// How gradients are clipped, train.clip.
     pub clip: Clip,
-    /// How updated values are stored.
+    /// How updated values are stored, train.round.
     pub round: Rounding,
-    /// Of stochastic rounding.
+    /// `run.seed`, of stochastic rounding, dropout and directions.
     pub seed: u64,
     /// In what type gradients are held.
     pub gradients: BlockType,
@@ -132,7 +132,7 @@ struct Layout {
     full: Vec<usize>,
 }
 
-/// Everything that learns.
+/// Everything that learns: parameters, their gradients, their optimizer's state.
 pub struct Learner {
     params: Vec<Param>,
     optimizer: Box<dyn Optimizer>,
@@ -187,7 +187,7 @@ impl Learner {
         self.params.len() - 1
     }
 
-    /// All parameters.
+    /// All parameters, in the order of their numbers.
     pub fn params(&self) -> &[Param] {
         &self.params
     }
@@ -215,7 +215,7 @@ impl Learner {
         self.params[id].learns
     }
 
-    /// Elements that learn.
+    /// Elements of all parameters that learn.
     pub fn learning(&self) -> usize {
         self.params.iter().filter(|p| p.learns).map(Param::len).sum()
     }
@@ -234,7 +234,7 @@ impl Learner {
     /// number of groups.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`Error::OverBudget`] when the budget has no room for it.
     pub fn hold(&mut self, d: &dyn Device, groups: usize, held: bool) -> Result<()> {
         self.groups = groups;
         if held {
@@ -298,7 +298,7 @@ impl Learner {
     /// Master copies take the parameters' values where they have no better ones: after loading.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn fill_masters(&mut self, d: &dyn Device) -> Result<()> {
         for p in &mut self.params {
             let Some(copy) = p.copy.as_mut().filter(|c| c.ty() == BlockType::F32) else { continue };
@@ -329,7 +329,7 @@ impl Learner {
     /// Opens parameter `id`: `put(into, add)` adds its gradient to what is there, or overwrites it.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn open(&mut self, id: usize, put: impl FnOnce(Dst<'_>, bool) -> Result<()>) -> Result<()> {
         let (at, add) = (self.params[id].at, self.params[id].seen > 0);
         self.params[id].seen += 1;
@@ -339,7 +339,7 @@ impl Learner {
     /// As [`Self::open`], for an operation that reads the parameter too.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn open_with(&mut self, id: usize, put: impl FnOnce(&Buf, Dst<'_>, bool) -> Result<()>) -> Result<()> {
         let (at, add) = (self.params[id].at, self.params[id].seen > 0);
         self.params[id].seen += 1;
@@ -374,7 +374,7 @@ impl Learner {
     /// Closes parameter `id` after its gradient was put; updates its bin when that is full and not held to the end.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when a gradient is no number.
     pub fn close(&mut self, d: &dyn Device, id: usize) -> Result<()> {
         if !self.params[id].learns {
             return Ok(());
@@ -396,7 +396,8 @@ impl Learner {
     /// Ends a step: updates what was held to the end. Returns the squared norm of all gradients, before clipping.
     ///
     /// # Errors
-    /// The device's; a gradient that is no number (the parameters held to the end then stay as they were).
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when a gradient is no number
+    /// (the parameters held to the end then stay as they were).
     pub fn end(&mut self, d: &dyn Device) -> Result<f64> {
         if self.rules.hold == Hold::All {
             let ids: Vec<usize> = (0..self.params.len()).filter(|i| self.params[*i].learns).collect();
@@ -470,7 +471,7 @@ impl Learner {
     /// and the parameter alone.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn perturb(&mut self, d: &dyn Device, by: f32) -> Result<()> {
         for id in (0..self.params.len()).filter(|id| self.params[*id].learns).collect::<Vec<_>>() {
             let (g, p) = (self.direction(id), &mut self.params[id]);
@@ -485,7 +486,7 @@ impl Learner {
     /// Updates everything that learns by the gradient `slope` times the direction of this step.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn step_along(&mut self, d: &dyn Device, slope: f32) -> Result<()> {
         let Clip { by, at: limit } = self.rules.clip;
         let clamp = if by == ClipBy::Value { limit } else { f32::INFINITY };

@@ -40,15 +40,17 @@ pub fn fullest(train: &Train) -> Batch {
 /// a machine of `rates`, zeros where none are known.
 ///
 /// # Errors
-/// Over budget, where `ledger` has one; a choice that this shape forbids.
+/// [`Error::OverBudget`] when `ledger` has a budget, and no room in it; [`Error::Refused`] for a choice that this shape
+/// forbids.
 pub fn walk(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>, rates: Option<Rates>) -> Result<Spent> {
     walk_by(config, shape, ledger, rates, Techniques::of(config)?)
 }
 
-/// As [`walk`], by these techniques.
+/// [`walk`] by techniques that are built already.
 ///
 /// # Errors
-/// As there.
+/// [`Error::OverBudget`] when `ledger` has a budget, and no room in it; [`Error::Refused`] for a choice that this shape
+/// forbids.
 pub(super) fn walk_by(
     config: &Config,
     shape: &ModelShape,
@@ -77,7 +79,8 @@ pub(super) fn walk_by(
 /// What learns in a run of `config`, without values: the parameters of a trainer that is only planned.
 ///
 /// # Errors
-/// As [`walk`].
+/// [`Error::OverBudget`] when `ledger` has a budget, and no room in it; [`Error::Refused`] for a choice that this shape
+/// forbids.
 pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Result<Vec<Param>> {
     let train = section(config)?;
     check(config, shape)?;
@@ -88,10 +91,10 @@ pub fn learning(config: &Config, shape: &ModelShape, ledger: &Arc<Ledger>) -> Re
     Ok(trainer.learner.into_params())
 }
 
-/// What a shape forbids.
+/// Checks that a model of this shape can be trained as `config` says.
 ///
 /// # Errors
-/// The first thing that cannot work, with its reason.
+/// [`Error::Config`] or [`Error::Refused`] for the first thing that cannot work, with its reason.
 pub fn check(config: &Config, shape: &ModelShape) -> Result<()> {
     let train = section(config)?;
     let held = Formats::new(config)?.held(shape)?;

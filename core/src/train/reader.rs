@@ -34,7 +34,8 @@ impl Params for Nothing {
 /// hears of the bytes of each tensor read.
 ///
 /// # Errors
-/// Over budget; what reading meets; what training's forward pass does not know.
+/// [`crate::Error::OverBudget`]; [`crate::Error::Io`] or [`crate::Error::Model`] when the file cannot be read;
+/// [`crate::Error::Refused`] for what training's forward pass does not know.
 pub fn open(
     d: Box<dyn Device>,
     ledger: &Arc<Ledger>,

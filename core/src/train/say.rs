@@ -69,7 +69,7 @@ impl Right {
 /// the passes done.
 ///
 /// # Errors
-/// The device's, or what `gate` says.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails; what `gate` says.
 pub fn say(
     trainer: &mut Trainer,
     prompts: &[Vec<u32>],

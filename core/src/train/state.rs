@@ -33,11 +33,11 @@ pub struct Standing {
     pub step: u64,
     /// Rows of the data that were drawn.
     pub cursor: u64,
-    /// Of the run.
+    /// `run.seed`.
     pub seed: u64,
-    /// [`super::batch::Rows::fingerprint`].
+    /// What data it learns from, by [`super::batch::Rows::fingerprint`].
     pub data: String,
-    /// The model's hash.
+    /// The hash of the model that training began from.
     pub model: String,
     /// The choices that the next losses depend on, as TOML.
     pub choices: String,

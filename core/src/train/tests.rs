@@ -751,22 +751,9 @@ fn every_architectures_gradients_are_pytorchs() {
     assert!(seen.iter().any(|n| n == "llama"), "{seen:?}");
 }
 
-/// `tests/scripts/make_dora.py`: PEFT's DoRA over the same small model, float64.
-#[test]
-fn dora_learns_as_peft_has_it() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/adapters/dora.json"));
-    let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
-    let reference = &all["train"];
-    let mut shape = shape(BlockType::F32, true);
-    shape.ropes[0].interleaved = false;
-    let config = config(&[
-        ("train.params", "{ use = \"dora\", r = 4, lora_alpha = 8 }"),
-        ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.0 }"),
-        ("train.clip", "{ by = \"global\", at = 0.5 }"),
-    ]);
-    // The base from the formula: through a file, as its tensors are no parameters.
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("base.gguf");
+/// A file in `folder` of `shape`'s tensors in f32, with the values of `tests/scripts/make_dora.py`.
+fn waves(shape: &ModelShape, folder: &std::path::Path) -> crate::model::Source {
+    let path = folder.join("base.gguf");
     let mut out = crate::model::gguf::GgufWriter::new("llama");
     let names: Vec<&TensorShape> = shape.tensors().collect();
     for t in &names {
@@ -784,30 +771,29 @@ fn dora_learns_as_peft_has_it() {
         sink.put(bytemuck::cast_slice(&values))
     })
     .unwrap();
-    let source = crate::model::Source::Gguf(crate::model::gguf::Gguf::open(&path).unwrap());
-    let train = config.train.as_ref().unwrap();
-    let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
-    let techniques = Techniques::of(&config).unwrap();
-    let sizes = techniques.sizes(train, &shape, 2);
-    let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
-    let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 0 };
-    let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
-    let same = |what: &str, got: &[f32], want: &serde_json::Value| {
-        let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-        let exact = want["norm"].as_f64().unwrap();
-        assert!((norm / exact - 1.0).abs() < 1e-4, "{what}: norm {norm}, {exact} in PEFT");
-        let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
-        let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-        for (a, b) in got.iter().step_by((got.len() / 4).max(1)).zip(&some) {
-            assert!((f64::from(*a) - b).abs() <= 2e-4 * size, "{what}: {a}, {b} in PEFT (of {size})");
-        }
-    };
-    let (mut linear, mut magnitudes) = (0, 0);
+    crate::model::Source::Gguf(crate::model::gguf::Gguf::open(&path).unwrap())
+}
+
+/// Compares numbers with the norm and some of the numbers that PEFT has.
+fn is_pefts(what: &str, got: &[f32], want: &serde_json::Value) {
+    let norm: f64 = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let exact = want["norm"].as_f64().unwrap();
+    assert!((norm / exact - 1.0).abs() < 1e-4, "{what}: norm {norm}, {exact} in PEFT");
+    let some: Vec<f64> = want["some"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let size = some.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    for (a, b) in got.iter().step_by((got.len() / 4).max(1)).zip(&some) {
+        assert!((f64::from(*a) - b).abs() <= 2e-4 * size, "{what}: {a}, {b} in PEFT (of {size})");
+    }
+}
+
+/// Puts the values of `tests/scripts/make_dora.py` into the matrices that learn; the magnitudes that begin must be PEFT's.
+fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) {
+    let mut linear = 0;
     for id in 0..t.learner.params().len() {
         let (name, len) = (t.learner.params()[id].name.clone(), t.learner.params()[id].len());
         if name.ends_with("lora_magnitude") {
-            same(&name, &values(&t, id), &reference["begin"][&name]);
-            (linear, magnitudes) = (linear + 1, magnitudes + 1);
+            is_pefts(&name, &values(t, id), &reference["begin"][&name]);
+            linear += 1;
             continue;
         }
         let (at, size) = if name.ends_with("lora_a") { (40 + linear, 0.1) } else { (70 + linear, 0.05) };
@@ -816,7 +802,33 @@ fn dora_learns_as_peft_has_it() {
         let (d, learner) = t.parts();
         d.upload(bytemuck::cast_slice(&numbers), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
     }
-    assert_eq!(magnitudes, 21);
+    assert_eq!(linear, 21);
+}
+
+/// `tests/scripts/make_dora.py`: PEFT's DoRA over the same small model, float64.
+#[test]
+fn dora_learns_as_peft_has_it() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/adapters/dora.json"));
+    let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let reference = &all["train"];
+    let mut shape = shape(BlockType::F32, true);
+    shape.ropes[0].interleaved = false;
+    let config = config(&[
+        ("train.params", "{ use = \"dora\", r = 4, lora_alpha = 8 }"),
+        ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.0 }"),
+        ("train.clip", "{ by = \"global\", at = 0.5 }"),
+    ]);
+    // The base from the formula: through a file, as its tensors are no parameters.
+    let dir = tempfile::tempdir().unwrap();
+    let source = waves(&shape, dir.path());
+    let train = config.train.as_ref().unwrap();
+    let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+    let techniques = Techniques::of(&config).unwrap();
+    let sizes = techniques.sizes(train, &shape, 2);
+    let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+    let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 0 };
+    let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
+    wave_adapters(&mut t, reference);
     for step in 1..=5u64 {
         let n = 60usize;
         let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
@@ -832,11 +844,11 @@ fn dora_learns_as_peft_has_it() {
         for (id, p) in t.learner.params().iter().enumerate() {
             let mut g = vec![0.0f32; p.len()];
             t.device().download(t.learner.gradient(id).unwrap(), bytemuck::cast_slice_mut(&mut g)).unwrap();
-            same(&format!("gradient of {}", p.name), &g, &reference["gradients"][&p.name]);
+            is_pefts(&format!("gradient of {}", p.name), &g, &reference["gradients"][&p.name]);
         }
     }
     for (id, p) in t.learner.params().iter().enumerate() {
-        same(&p.name, &values(&t, id), &reference["weights"][&p.name]);
+        is_pefts(&p.name, &values(&t, id), &reference["weights"][&p.name]);
     }
 }
 

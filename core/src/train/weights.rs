@@ -25,25 +25,25 @@ const STREAM: u64 = 1 << 61;
 /// Where a tensor's values are.
 #[derive(Debug)]
 pub enum Held {
-    /// As the file stores them.
+    /// In a buffer of its own, as the file or `weights.format` has them.
     Frozen(Buf),
-    /// Parameter of this number.
+    /// The learner's parameter of this number.
     Param(usize),
 }
 
-/// A tensor of the base.
+/// A tensor of the base, `(rows, cols)`; norms and biases have one row.
 #[derive(Debug)]
 pub struct Tensor {
-    /// Where its values are.
+    /// Where its values are held.
     pub held: Held,
-    /// Outputs.
+    /// Rows: outputs; 1 for norms and biases.
     pub rows: usize,
-    /// Inputs.
+    /// Columns: inputs.
     pub cols: usize,
 }
 
 impl Tensor {
-    /// Its values.
+    /// Its values, its own or the learner's.
     pub fn buf<'a>(&'a self, learner: &'a Learner) -> &'a Buf {
         match &self.held {
             Held::Frozen(buf) => buf,
@@ -51,12 +51,12 @@ impl Tensor {
         }
     }
 
-    /// As a matrix.
+    /// Its values as the matrix `(rows, cols)` that products take.
     pub fn weight<'a>(&'a self, learner: &'a Learner) -> Weight<'a> {
         Weight::of(self.buf(learner), self.rows, self.cols)
     }
 
-    /// Its parameter, where it learns.
+    /// The number of its parameter; `None` where it is frozen.
     pub fn param(&self) -> Option<usize> {
         match self.held {
             Held::Frozen(_) => None,
@@ -67,9 +67,9 @@ impl Tensor {
 
 /// A linear: its base, a bias where there is one, and what a technique has put on it.
 pub struct Linear {
-    /// The base.
+    /// The weight `(rows, cols)`.
     pub w: Tensor,
-    /// Added to every row.
+    /// The bias `(1, rows)`, added to every token's output.
     pub bias: Option<Tensor>,
     /// What is put on it, and its parameters.
     pub on: Option<(Box<dyn Adapted>, Vec<usize>)>,
@@ -86,10 +86,10 @@ impl Linear {
         self.w.param().is_some() || self.bias.as_ref().is_some_and(|b| b.param().is_some()) || self.on.is_some()
     }
 
-    /// `y (+)= linear(x)` for `m` rows.
+    /// `y (m, rows) (+)= linear(x (m, cols))`.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn forward(
         &self,
         d: &dyn Device,
@@ -109,7 +109,7 @@ impl Linear {
     /// Puts the gradients of what learns in it.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn grads(
         &self,
         d: &dyn Device,
@@ -135,7 +135,7 @@ impl Linear {
     /// `dx (+)= ∂linear/∂xᵀ dy`; after [`Self::grads`], whose scratch it may read.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     pub fn dx(
         &self,
         d: &dyn Device,
@@ -155,7 +155,7 @@ impl Linear {
     /// Lets go of its gradients, which may update its parameters.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when a gradient is no number.
     pub fn close(&self, d: &dyn Device, learner: &mut Learner) -> Result<()> {
         let own = self.w.param().into_iter().chain(self.bias.as_ref().and_then(Tensor::param));
         for id in own.chain(self.on.iter().flat_map(|(_, params)| params.iter().copied())) {
@@ -165,7 +165,7 @@ impl Linear {
     }
 }
 
-/// One layer.
+/// A layer's tensors, and what its attention and feed-forward are.
 #[allow(missing_docs)]
 pub struct Layer {
     pub attention: Attention,
@@ -187,7 +187,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Its linears.
+    /// Its linears, in the order of [`Role::LINEARS`].
     pub fn linears(&self) -> [&Linear; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
@@ -200,37 +200,37 @@ impl Layer {
     }
 }
 
-/// A whole model.
+/// The tensors of a whole model.
 pub struct Weights {
-    /// `(vocab, hidden)`.
+    /// The embedding `(vocab, hidden)`.
     pub embedding: Tensor,
-    /// In order.
+    /// The layers, from the first to the last.
     pub layers: Vec<Layer>,
-    /// `(1, hidden)`.
+    /// The norm after the last layer, `(1, hidden)`.
     pub output_norm: Tensor,
-    /// `(vocab, hidden)`; none where it is the embedding.
+    /// The output head `(vocab, hidden)`; `None` where it is the embedding.
     pub head: Option<Tensor>,
 }
 
 /// Builds [`Weights`], reading values from a source where there is one.
 pub struct Builder<'a> {
-    /// The machine.
+    /// The device that holds them.
     pub d: &'a dyn Device,
     /// Where values come from; without one, buffers are only reserved.
     pub source: Option<&'a Source>,
-    /// Nothing will be computed.
+    /// Whether it is a plan's: nothing is read or computed.
     pub plan: bool,
-    /// What learns.
+    /// The technique that says what learns.
     pub params: &'a dyn Params,
     /// In what type matrices that learn are held.
     pub ty: BlockType,
     /// How those that do not are held.
     pub formats: &'a Formats,
-    /// Bytes of conversion scratch.
+    /// Bytes of scratch that a conversion takes, see [`load_bytes`].
     pub load: usize,
-    /// Of initial values.
+    /// `run.seed`, of initial values.
     pub seed: u64,
-    /// Takes parameters in.
+    /// Takes in what learns.
     pub learner: &'a mut Learner,
     /// Told after each tensor, with the bytes read.
     pub progress: &'a mut dyn FnMut(u64),
@@ -365,10 +365,10 @@ impl Builder<'_> {
         Ok(self.learner.add(param))
     }
 
-    /// The whole model.
+    /// Builds the tensors of `shape`, in the order of the model.
     ///
     /// # Errors
-    /// Over budget; what reading meets.
+    /// [`Error::OverBudget`]; [`Error::Io`] or [`Error::Model`] when the file cannot be read.
     pub fn build(&mut self, shape: &ModelShape) -> Result<Weights> {
         check(shape)?;
         let last = shape.layers.len() + 1;

@@ -219,13 +219,24 @@ fn card(key: &str, title: &str, sentence: &str, variants: Vec<Variant>) -> Card 
 }
 
 pub fn sections() -> Vec<Section> {
-    let kv = 8192 * TOKEN;
+    let section = |title: &str, cards| Section { title: title.into(), cards };
+    vec![
+        section("Weights", vec![weights()]),
+        section("KV cache", vec![tokens(), precision(), layout()]),
+        section("Where it lives", vec![place()]),
+    ]
+}
+
+/// Bytes of the whole cache in f16.
+const CACHE: u64 = 8192 * TOKEN;
+
+fn tokens() -> Card {
     let select = vec![
         variant("full", "All", 0, 95.1, "", "Every token stays.", ""),
         variant(
             "h2o",
             "Heavy hitters (H2O)",
-            kv / 5 * 4,
+            CACHE / 5 * 4,
             118.0,
             "same next token 98.7 %",
             "Each layer keeps the tokens that were attended to most, and the newest.",
@@ -234,7 +245,7 @@ pub fn sections() -> Vec<Section> {
         variant(
             "window",
             "Sliding window",
-            kv / 5 * 4,
+            CACHE / 5 * 4,
             121.0,
             "same next token 91.2 %",
             "The newest tokens stay, and the first few.",
@@ -243,7 +254,7 @@ pub fn sections() -> Vec<Section> {
         variant(
             "snapkv",
             "What the prompt’s end looks at (SnapKV)",
-            kv / 2,
+            CACHE / 2,
             104.0,
             "",
             "The prompt's last queries choose what stays.",
@@ -254,7 +265,7 @@ pub fn sections() -> Vec<Section> {
             ..variant(
                 "scissorhands",
                 "Scissorhands",
-                kv / 5 * 4,
+                CACHE / 5 * 4,
                 117.0,
                 "",
                 "Tokens that mattered keep mattering.",
@@ -271,12 +282,16 @@ pub fn sections() -> Vec<Section> {
     tokens.knobs = vec![knob("kv.budget.ratio", "Share kept", Kind::Float { min: 0.0, max: 1.0 }, "0.2", "0.2", "")];
     tokens.variants[0].knobs =
         vec![knob("kv.select.n_sink", "Sink tokens", Kind::Int { min: 0, max: 4096 }, "8", "4", "tokens")];
+    tokens
+}
+
+fn precision() -> Card {
     let format = vec![
         variant("f16", "f16", 0, 95.1, "", "Two bytes an element.", ""),
         variant(
             "q8_0",
             "q8_0",
-            kv / 32 * 15,
+            CACHE / 32 * 15,
             99.0,
             "same next token 99.6 %",
             "A byte an element and a scale for 32.",
@@ -285,23 +300,31 @@ pub fn sections() -> Vec<Section> {
         variant(
             "q4_0",
             "q4_0",
-            kv / 32 * 23,
+            CACHE / 32 * 23,
             104.0,
             "same next token 96.4 %",
             "Four bits an element and a scale for 32.",
             "ggml",
         ),
     ];
+    card("kv.format", "Precision", "How an element of the cache is kept.", format)
+}
+
+fn weights() -> Card {
     let weights = vec![
         variant("original", "As in the file", 0, 95.1, "", "Weights stay as they are.", ""),
         variant("q4_0", "q4_0", 9 * MIB, 101.0, "", "Four bits an element and a scale for 32.", "ggml"),
     ];
+    card("weights.format", "Format", "How weights are kept.", weights)
+}
+
+fn place() -> Card {
     let place = vec![
         variant("resident", "All in memory", 0, 95.1, "", "Every layer stays where it is computed.", ""),
         Variant {
             price: Some(Price {
-                before: peak(&bars(kv, None, false)),
-                after: peak(&bars(kv, None, false)) - 60 * MIB,
+                before: peak(&bars(CACHE, None, false)),
+                after: peak(&bars(CACHE, None, false)) - 60 * MIB,
                 elsewhere: (60 * MIB as i64, 0),
                 speed: (95.1, 31.0),
                 fits: false,
@@ -317,6 +340,10 @@ pub fn sections() -> Vec<Section> {
             )
         },
     ];
+    card("place.weights", "Weights", "Where weights wait until they are needed.", place)
+}
+
+fn layout() -> Card {
     let mut alloc = card(
         "kv.alloc",
         "Cache layout",
@@ -327,20 +354,7 @@ pub fn sections() -> Vec<Section> {
         ],
     );
     alloc.advanced = true;
-    vec![
-        Section {
-            title: "Weights".into(),
-            cards: vec![card("weights.format", "Format", "How weights are kept.", weights)],
-        },
-        Section {
-            title: "KV cache".into(),
-            cards: vec![tokens, card("kv.format", "Precision", "How an element of the cache is kept.", format), alloc],
-        },
-        Section {
-            title: "Where it lives".into(),
-            cards: vec![card("place.weights", "Weights", "Where weights wait until they are needed.", place)],
-        },
-    ]
+    alloc
 }
 
 pub fn running() -> Status {

@@ -88,7 +88,7 @@ impl Drop for Alive {
 }
 
 impl Bound {
-    /// Where it adds up.
+    /// Where bytes held now and at most add up.
     pub fn account(&self) -> Arc<Account> {
         Arc::clone(&self.account)
     }

@@ -76,7 +76,7 @@ impl Candle {
     /// whether the job was cancelled.
     ///
     /// # Errors
-    /// Over budget; a device that this build or machine does not have.
+    /// [`Error::OverBudget`]; [`Error::Refused`] for a device that this build or machine does not have.
     pub fn open(name: &str, ledger: &Arc<Ledger>, team: &Arc<ThreadTeam>, threads: usize, bound: u64) -> Result<Self> {
         let device = device(name)?;
         let row = ledger.reserve(GUEST, bound)?;

@@ -31,7 +31,7 @@ impl Gpu {
     /// Opens `device` for training, taking its scratch.
     ///
     /// # Errors
-    /// Over budget; the driver's and cuBLAS's.
+    /// [`Error::OverBudget`]; [`Error::Device`] with what the driver or cuBLAS says.
     pub fn new(
         device: &Arc<Device>,
         ledger: &Arc<Ledger>,

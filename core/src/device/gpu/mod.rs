@@ -40,7 +40,7 @@ impl Precision {
         }
     }
 
-    /// The type that activations have.
+    /// The type of activations and of their gradients.
     pub fn activations(self) -> BlockType {
         match self {
             Self::F32 => BlockType::F32,

@@ -8,7 +8,7 @@ pub const EMBED_ROWS: usize = 32768;
 /// What the scratch of a GPU holds at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
-    /// What products are taken in.
+    /// The type that products are taken in: f32 or bf16.
     pub ty: BlockType,
     /// Bytes of the panel of decoded weights.
     pub panel: usize,

@@ -35,11 +35,11 @@ pub trait KvTiles: Sync {
 /// The shape of one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
-    /// Query heads.
+    /// Query heads: `q` and `out` are `(tokens, heads · dim)`.
     pub heads: usize,
-    /// Key–value heads; divides `heads`.
+    /// Key–value heads, a divisor of `heads`: each is shared by `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head, of queries, keys and values alike.
     pub dim: usize,
     /// Multiplied onto every score, usually `1 / √dim`.
     pub scale: f32,
@@ -187,75 +187,22 @@ pub(crate) fn attend_with(
         return Ok(());
     }
     let rows = shape.check(team.threads(), q, kv, out, scratch)?;
-    let (group, dim, block) = (shape.group(), shape.dim, shape.block());
-    let block_rows = block * group;
+    let one = shape.worker(shape.block() * shape.group());
     let aligned = scratch.as_ptr().align_offset(64).min(16);
-    let (workers, rest) = scratch[aligned..].split_at_mut(team.threads() * shape.worker(block_rows));
+    let (workers, rest) = scratch[aligned..].split_at_mut(team.threads() * one);
     let (partials, rest) = rest.split_at_mut(shape.partials(rows));
     let stats = SharedMut::new(&mut rest[..2 * shape.tokens * shape.heads]);
-    let workers = SharedMut::new(workers);
-    let whole = Call { kernels, team, q, kv, shape };
-    let work = |worker: usize| {
-        // SAFETY: a worker runs one task at a time, so its scratch is its own.
-        let own = unsafe { workers.slice(worker * shape.worker(block_rows), shape.worker(block_rows)) };
-        Work::new(own, &shape)
-    };
-    let out = SharedMut::new(out);
-
+    let (workers, out) = (SharedMut::new(workers), SharedMut::new(out));
+    let call = Call { kernels, team, q, kv, shape, workers, one, out, stats };
     if shape.split() {
-        let segments = rows.div_ceil(SEGMENT);
-        let size = block_rows * (dim + 2);
-        let parts = SharedMut::new(partials);
-        team.run(shape.kv_heads * segments, &|task, worker| {
-            let (head, segment) = (task / segments, task % segments);
-            let mut work = work(worker);
-            whole.load_queries(&mut work, head, 0, block);
-            whole.segment(&mut work, head, 0, block, segment);
-            // SAFETY: every task has its own part.
-            let part = unsafe { parts.slice(task * size, size) };
-            part[..block_rows * dim].copy_from_slice(&work.sum[..block_rows * dim]);
-            part[block_rows * dim..].copy_from_slice(&work.stats[..2 * block_rows]);
-        })?;
-        let mut work = work(0);
-        for head in 0..shape.kv_heads {
-            work.clear_total();
-            for segment in 0..kv.rows(head).div_ceil(SEGMENT) {
-                // SAFETY: all tasks have ended.
-                let part = unsafe { parts.read((head * segments + segment) * size, size) };
-                let (sum, stats) = part.split_at(block_rows * dim);
-                work.merge(kernels, sum, stats, dim);
-            }
-            whole.finish(&work, head, 0, block, out, stats);
-        }
+        call.by_segments(rows, partials)?;
     } else {
-        let blocks = shape.tokens.div_ceil(block);
-        team.run(shape.kv_heads * blocks, &|task, worker| {
-            // Later queries see more rows: the longest tasks go first.
-            let (head, first) = (task % shape.kv_heads, (blocks - 1 - task / shape.kv_heads) * block);
-            let n = block.min(shape.tokens - first);
-            let mut work = work(worker);
-            whole.load_queries(&mut work, head, first, n);
-            work.clear_total();
-            let rows = kv.rows(head);
-            let segments = shape.first(rows, first) / SEGMENT..shape.visible(rows, first + n - 1).div_ceil(SEGMENT);
-            for segment in segments {
-                if team.cancelled() {
-                    return;
-                }
-                whole.segment(&mut work, head, first, n, segment);
-                let Work { sum, stats, .. } = &mut work;
-                let (sum, stats) = (std::mem::take(sum), std::mem::take(stats));
-                work.merge(kernels, sum, stats, dim);
-                (work.sum, work.stats) = (sum, stats);
-            }
-            whole.finish(&work, head, first, n, out, stats);
-        })?;
+        call.by_queries()?;
     }
     if team.cancelled() {
         return Err(Error::Cancelled);
     }
-    let Some(observe) = observe else { return Ok(()) };
-    whole.observe(observe, rows, &work, stats)
+    observe.map_or(Ok(()), |observe| call.observe(observe, rows))
 }
 
 /// A worker's scratch. Rows of a block are ordered token by token, the group's heads side by side.
@@ -336,6 +283,53 @@ impl<'a> Work<'a> {
     }
 }
 
+/// What an [`Observe`] asks for, as tasks write it.
+struct Seen {
+    columns: Option<SharedMut<f32>>,
+    kept: Option<SharedMut<f32>>,
+    /// Queries that `kept` takes.
+    last: usize,
+    /// Sums, and elements from one head's to the next's.
+    window: Option<(SharedMut<f32>, usize)>,
+    /// Queries of the call before this one do not count in `window`.
+    from: usize,
+    /// A query head and its cells.
+    map: Option<(usize, SharedMut<u8>)>,
+    aggregate: Aggregate,
+    stride: usize,
+}
+
+impl Seen {
+    /// [`Error::Internal`] where what is asked for does not fit a call over at most `rows` rows a head.
+    fn of(o: Observe<'_>, shape: &Attention, rows: usize) -> Result<Self> {
+        let Attention { heads, kv_heads, tokens, .. } = *shape;
+        let last = if o.rows.is_some() { o.last.min(tokens) } else { 0 };
+        let from = o.window.as_ref().map_or(tokens, |w| w.from);
+        let short = o.window.as_ref().is_some_and(|w| w.stride < rows || w.sums.len() < heads * w.stride);
+        let short = short
+            || o.columns.as_ref().is_some_and(|c| c.len() < kv_heads * o.stride)
+            || o.rows.as_ref().is_some_and(|r| r.len() < heads * last * o.stride)
+            || o.map.as_ref().is_some_and(|(head, m)| *head >= heads || m.len() < tokens * o.stride);
+        if o.stride < rows || short {
+            return Err(Error::Internal(format!(
+                "attention: what is observed does not fit, {rows} rows, {} apart",
+                o.stride
+            )));
+        }
+        let stride = o.stride;
+        Ok(Self {
+            columns: o.columns.map(SharedMut::new),
+            kept: o.rows.map(|r| SharedMut::new(&mut r[..heads * last * stride])),
+            last,
+            window: o.window.map(|w| (SharedMut::new(&mut w.sums[..heads * w.stride]), w.stride)),
+            from,
+            map: o.map.map(|(head, m)| (head, SharedMut::new(&mut m[..tokens * stride]))),
+            aggregate: o.aggregate,
+            stride,
+        })
+    }
+}
+
 /// What all tasks of a call share.
 struct Call<'a> {
     kernels: &'a Kernels,
@@ -343,9 +337,82 @@ struct Call<'a> {
     q: &'a [f32],
     kv: &'a dyn KvTiles,
     shape: Attention,
+    /// Scratch of every worker, `one` element after the other's.
+    workers: SharedMut<f32>,
+    one: usize,
+    /// `(tokens, heads · dim)`.
+    out: SharedMut<f32>,
+    /// Of each query and head, for an observer: its maximum, and 1 over its weight.
+    stats: SharedMut<f32>,
 }
 
 impl Call<'_> {
+    fn work(&self, worker: usize) -> Work<'_> {
+        // SAFETY: a worker runs one task at a time, so its scratch is its own.
+        Work::new(unsafe { self.workers.slice(worker * self.one, self.one) }, &self.shape)
+    }
+
+    /// Few queries: workers share the segments out, and what each came to is merged in order.
+    fn by_segments(&self, rows: usize, partials: &mut [f32]) -> Result<()> {
+        let Self { shape, kernels, .. } = *self;
+        let (dim, block) = (shape.dim, shape.block());
+        let block_rows = block * shape.group();
+        let segments = rows.div_ceil(SEGMENT);
+        let size = block_rows * (dim + 2);
+        let parts = SharedMut::new(partials);
+        self.team.run(shape.kv_heads * segments, &|task, worker| {
+            let (head, segment) = (task / segments, task % segments);
+            let mut work = self.work(worker);
+            self.load_queries(&mut work, head, 0, block);
+            self.segment(&mut work, head, 0, block, segment);
+            // SAFETY: every task has its own part.
+            let part = unsafe { parts.slice(task * size, size) };
+            part[..block_rows * dim].copy_from_slice(&work.sum[..block_rows * dim]);
+            part[block_rows * dim..].copy_from_slice(&work.stats[..2 * block_rows]);
+        })?;
+        let mut work = self.work(0);
+        for head in 0..shape.kv_heads {
+            work.clear_total();
+            for segment in 0..self.kv.rows(head).div_ceil(SEGMENT) {
+                // SAFETY: all tasks have ended.
+                let part = unsafe { parts.read((head * segments + segment) * size, size) };
+                let (sum, stats) = part.split_at(block_rows * dim);
+                work.merge(kernels, sum, stats, dim);
+            }
+            self.finish(&work, head, 0, block);
+        }
+        Ok(())
+    }
+
+    /// Many queries: workers share them out, and each walks its segments in order.
+    fn by_queries(&self) -> Result<()> {
+        let Self { shape, kernels, team, kv, .. } = *self;
+        let (dim, block) = (shape.dim, shape.block());
+        let blocks = shape.tokens.div_ceil(block);
+        team.run(shape.kv_heads * blocks, &|task, worker| {
+            // Later queries see more rows: the longest tasks go first.
+            let (head, first) = (task % shape.kv_heads, (blocks - 1 - task / shape.kv_heads) * block);
+            let n = block.min(shape.tokens - first);
+            let mut work = self.work(worker);
+            self.load_queries(&mut work, head, first, n);
+            work.clear_total();
+            let rows = kv.rows(head);
+            let segments = shape.first(rows, first) / SEGMENT..shape.visible(rows, first + n - 1).div_ceil(SEGMENT);
+            for segment in segments {
+                if team.cancelled() {
+                    return;
+                }
+                self.segment(&mut work, head, first, n, segment);
+                let Work { sum, stats, .. } = &mut work;
+                let (sum, stats) = (std::mem::take(sum), std::mem::take(stats));
+                work.merge(kernels, sum, stats, dim);
+                (work.sum, work.stats) = (sum, stats);
+            }
+            self.finish(&work, head, first, n);
+        })?;
+        Ok(())
+    }
+
     /// Queries `first..first + n` of the heads over `head`, scaled.
     fn load_queries(&self, work: &mut Work<'_>, head: usize, first: usize, n: usize) {
         let Attention { heads, dim, scale, .. } = self.shape;
@@ -417,14 +484,14 @@ impl Call<'_> {
     }
 
     /// Writes the outputs of queries `first..first + n`, and their maxima and weights for an observer.
-    fn finish(&self, work: &Work<'_>, head: usize, first: usize, n: usize, out: SharedMut<f32>, stats: SharedMut<f32>) {
+    fn finish(&self, work: &Work<'_>, head: usize, first: usize, n: usize) {
         let Attention { heads, dim, .. } = self.shape;
         let group = self.shape.group();
         let all = work.total_stats.len() / 2;
         for r in 0..n * group {
             let at = (first + r / group) * heads + head * group + r % group;
             // SAFETY: each query and head is written by one task.
-            let (out, stats) = unsafe { (out.slice(at * dim, dim), stats.slice(2 * at, 2)) };
+            let (out, stats) = unsafe { (self.out.slice(at * dim, dim), self.stats.slice(2 * at, 2)) };
             let weight = work.total_stats[all + r];
             let over = if weight > 0.0 { 1.0 / weight } else { 0.0 };
             for (out, total) in out.iter_mut().zip(&work.total[r * dim..][..dim]) {
@@ -435,40 +502,17 @@ impl Call<'_> {
     }
 
     /// The second pass: each tile's weights again, now that each query's maximum and total weight are known.
-    fn observe<'w>(
-        &self,
-        o: Observe<'_>,
-        rows: usize,
-        work: &(dyn Fn(usize) -> Work<'w> + Sync),
-        stats: SharedMut<f32>,
-    ) -> Result<()> {
+    fn observe(&self, o: Observe<'_>, rows: usize) -> Result<()> {
         let Attention { heads, kv_heads, tokens, .. } = self.shape;
         let (group, block) = (self.shape.group(), self.shape.block());
-        let last = if o.rows.is_some() { o.last.min(tokens) } else { 0 };
-        let from = o.window.as_ref().map_or(tokens, |w| w.from);
-        let short = o.window.as_ref().is_some_and(|w| w.stride < rows || w.sums.len() < heads * w.stride);
-        let short = short
-            || o.columns.as_ref().is_some_and(|c| c.len() < kv_heads * o.stride)
-            || o.rows.as_ref().is_some_and(|r| r.len() < heads * last * o.stride)
-            || o.map.as_ref().is_some_and(|(head, m)| *head >= heads || m.len() < tokens * o.stride);
-        if o.stride < rows || short {
-            return Err(Error::Internal(format!(
-                "attention: what is observed does not fit, {rows} rows, {} apart",
-                o.stride
-            )));
-        }
-        let every = o.columns.is_some();
-        let (stride, aggregate) = (o.stride, o.aggregate);
-        let columns = o.columns.map(SharedMut::new);
-        let kept = o.rows.map(|r| SharedMut::new(&mut r[..heads * last * stride]));
-        let window = o.window.map(|w| (SharedMut::new(&mut w.sums[..heads * w.stride]), w.stride));
-        let map = o.map.map(|(head, m)| (head, SharedMut::new(&mut m[..tokens * stride])));
+        let Seen { columns, kept, last, window, from, map, aggregate, stride } = Seen::of(o, &self.shape, rows)?;
+        let every = columns.is_some();
         let tiles = stride.div_ceil(TILE);
         self.team.run(kv_heads * tiles, &|task, worker| {
             let (head, start) = (task / tiles, task % tiles * TILE);
             let width = TILE.min(stride - start);
             let tile = TILE.min(self.kv.rows(head).saturating_sub(start));
-            let mut work = work(worker);
+            let mut work = self.work(worker);
             let mut sums = [0.0f32; TILE];
             let mapped = map.filter(|(of, _)| of / group == head);
             let begin = if every || mapped.is_some() { 0 } else { from.min(tokens - last) };
@@ -488,7 +532,7 @@ impl Call<'_> {
                         weights[seen..].fill(0.0);
                         weights[..before].fill(0.0);
                         // SAFETY: written by the first pass, only read now.
-                        let stats = unsafe { stats.read(2 * (token * heads + head * group + h), 2) };
+                        let stats = unsafe { self.stats.read(2 * (token * heads + head * group + h), 2) };
                         // SAFETY: the table's level runs here.
                         unsafe {
                             (self.kernels.lanes.exp_sum)(&mut weights[before..seen], stats[0]);

@@ -95,7 +95,7 @@ fn subtract(team: &ThreadTeam, done: &[f32], row: &mut [f32], along: &mut [f32])
 /// first: eigenvectors of `z zᵀ`, by Jacobi's method in f64.
 ///
 /// # Errors
-/// As [`orthonormalize`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when a slice or the scratch is too short.
 pub fn leading_vectors(
     team: &ThreadTeam,
     z: &[f32],

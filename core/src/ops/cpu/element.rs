@@ -21,11 +21,11 @@ pub enum RopeLayout {
 /// Cosines and sines `(positions, half)` of the angles by which pairs turn; `2 · half ≤ dim` elements of a head turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Angles<'a> {
-    /// Cosines.
+    /// Cosines, `(positions, half)`.
     pub cos: &'a [f32],
-    /// Sines.
+    /// Sines, `(positions, half)`.
     pub sin: &'a [f32],
-    /// Pairs of a head.
+    /// Pairs of a head that turn; a head has at least `2 · half` elements.
     pub half: usize,
 }
 
@@ -78,7 +78,7 @@ pub fn rms_norm(team: &ThreadTeam, x: &[f32], weight: &[f32], eps: f32, out: &mu
 /// `x = x / √(mean(x²) + eps) · weight` in place, for each row of `x (…, dim)`, `weight (dim)`: of whole rows, or of heads.
 ///
 /// # Errors
-/// As [`rms_norm`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
 pub fn rms_norm_in_place(team: &ThreadTeam, x: &mut [f32], weight: &[f32], eps: f32) -> Result<()> {
     let width = weight.len();
     same("rms norm, whole rows", x.len() % width.max(1), 0)?;
@@ -163,7 +163,7 @@ pub fn geglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
     runs(team, gate, up, &|gate, up| unsafe { (lanes.geglu)(gate, up) })
 }
 
-/// `x ← x + y`.
+/// `x ← x + y`, element by element.
 ///
 /// # Errors
 /// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.

@@ -59,7 +59,7 @@ impl<'a> Mat<'a> {
         Ok(Self { scheme, rows, cols, data, of: (0, rows) })
     }
 
-    /// How elements are stored.
+    /// How its elements are stored: a block type or a packed scheme.
     pub const fn scheme(&self) -> Scheme {
         self.scheme
     }
@@ -114,12 +114,12 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// Output features.
+    /// Rows: output features.
     pub const fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Input features.
+    /// Columns: input features.
     pub const fn cols(&self) -> usize {
         self.cols
     }
@@ -136,7 +136,7 @@ impl<'a> Mat<'a> {
 /// One product of a region: row `i` of the result goes to `y[i·ldy..][..w.rows()]`.
 #[derive(Debug)]
 pub struct Product<'a> {
-    /// The weights.
+    /// The weights, `(rows, cols)`.
     pub w: Mat<'a>,
     /// The output, `(m, ≥ rows)`.
     pub y: &'a mut [f32],
@@ -162,7 +162,7 @@ pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols:
 /// [`linear_many`] with activations as `compute` says. Matrices whose types round activations alike share a region.
 ///
 /// # Errors
-/// As [`linear_many`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when a slice or the scratch is too short.
 pub fn linear_many_as(
     compute: Compute,
     team: &ThreadTeam,
@@ -259,7 +259,7 @@ pub(crate) fn linear_with(
 /// `y (m, w.rows) += x · wᵀ`: [`linear`], adding to what is there.
 ///
 /// # Errors
-/// As [`linear`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when a slice or the scratch is too short.
 pub fn linear_add(
     team: &ThreadTeam,
     x: &[f32],

@@ -40,7 +40,7 @@ pub use element::{
 };
 pub use linear::{Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
 
-/// What instructions the kernels use.
+/// The instruction set that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Plain Rust.
@@ -117,9 +117,9 @@ pub(crate) type MulFn = unsafe fn(
 /// `dst[j·TILE + i] = src[i·dim + j]` for `i < n ≤ TILE`, `j < dim`; other elements of a row of `dst` become anything.
 pub(crate) type TransposeFn = unsafe fn(src: *const f32, n: usize, dim: usize, dst: *mut f32);
 
-/// One level's functions.
+/// The kernels of one instruction set.
 pub struct Kernels {
-    /// The level.
+    /// The instruction set that they need.
     pub level: Level,
     pub(crate) dot: DotFn,
     pub(crate) fused: fn(BlockType) -> Option<FusedFn>,

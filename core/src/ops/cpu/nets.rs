@@ -52,7 +52,7 @@ pub fn batched_product(team: &ThreadTeam, a: &[f32], b: &[f32], of: Batched, c: 
 /// `y (rows) ←` the sum, mean or maximum of each row of `x (rows, cols)`.
 ///
 /// # Errors
-/// As [`batched_product`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
 pub fn reduce(team: &ThreadTeam, x: &[f32], rows: usize, cols: usize, how: Reduction, y: &mut [f32]) -> Result<()> {
     check("reduction", x.len() >= rows * cols && y.len() >= rows && cols > 0)?;
     let (lanes, y) = (&kernels().lanes, SharedMut::new(y));
@@ -77,7 +77,7 @@ pub fn reduce(team: &ThreadTeam, x: &[f32], rows: usize, cols: usize, how: Reduc
 /// beyond the edges.
 ///
 /// # Errors
-/// As [`batched_product`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
 pub fn im2col(team: &ThreadTeam, x: &[f32], of: Window, y: &mut [f32]) -> Result<()> {
     check("im2col", of.fits() && x.len() >= of.image() * of.n && y.len() >= of.outputs() * of.patch())?;
     let y = SharedMut::new(y);
@@ -94,7 +94,7 @@ pub fn im2col(team: &ThreadTeam, x: &[f32], of: Window, y: &mut [f32]) -> Result
 /// The vector–Jacobian product of [`im2col`]: `dx (n, channels, height, width) ← Σ` of what `dy` has for each element.
 ///
 /// # Errors
-/// As [`batched_product`].
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
 pub fn col2im(team: &ThreadTeam, dy: &[f32], of: Window, dx: &mut [f32]) -> Result<()> {
     check("col2im", of.fits() && dx.len() >= of.image() * of.n && dy.len() >= of.outputs() * of.patch())?;
     let (dx, rows) = (SharedMut::new(dx), of.outputs() / of.n.max(1));

@@ -36,13 +36,13 @@ impl Drop for Blas {
 /// A side of a product: a row-major matrix of f32 or bf16 whose rows are `ld` elements apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {
-    /// From its first element on.
+    /// Its bytes, from the first element on.
     pub view: View<'a>,
-    /// f32 or bf16.
+    /// The type of its elements: f32 or bf16.
     pub ty: BlockType,
     /// Elements from one row to the next.
     pub ld: usize,
-    /// It stands transposed in memory.
+    /// It stands transposed in memory: columns are `ld` elements apart.
     pub turned: bool,
 }
 
@@ -62,7 +62,7 @@ impl Blas {
     /// Opens cuBLAS with `workspace` as its scratch.
     ///
     /// # Errors
-    /// cuBLAS's.
+    /// [`Error::Device`] with what cuBLAS says.
     pub fn new(device: &Arc<Device>, workspace: DeviceBuffer) -> Result<Self> {
         let before = device.used()?;
         let handle = result::create_handle().map_err(blas("start"))?;
@@ -86,7 +86,7 @@ impl Blas {
     /// `c (m, n) = a (m, k) · b (k, n)`, plus `c` where `add`; sums in f32. Rows of `c` are `c.ld` apart.
     ///
     /// # Errors
-    /// [`Error::Internal`] where a side is too short or of the wrong type; cuBLAS's.
+    /// [`Error::Internal`] where a side is too short or of the wrong type; [`Error::Device`] with what cuBLAS says.
     pub fn product(
         &self,
         (m, n, k): (usize, usize, usize),

@@ -94,7 +94,7 @@ impl Drop for Pool {
     }
 }
 
-/// A GPU of this job.
+/// The GPU of a job: its context, one stream, and the pool that its memory comes from.
 #[derive(Debug)]
 pub struct Device {
     pool: Pool,
@@ -132,7 +132,7 @@ impl Device {
     /// Loads a second set of kernels, and says how many bytes of the card outside the pool that took.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub(super) fn module(&self, image: &[u8]) -> Result<(Arc<CudaModule>, u64)> {
         let before = self.used()?;
         let module = load(&self.context, image)?;
@@ -142,7 +142,7 @@ impl Device {
     /// Bytes of the card in use, by anyone.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub(super) fn used(&self) -> Result<u64> {
         let (total, free) = self.memory()?;
         Ok(total - free)
@@ -158,7 +158,7 @@ impl Device {
     /// Bytes of the card, and how many of them nobody uses now.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub fn memory(&self) -> Result<(u64, u64)> {
         self.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
         let (free, total) = self.context.mem_get_info().map_err(driver("cannot read the GPU's memory"))?;
@@ -168,7 +168,7 @@ impl Device {
     /// Waits for everything that was asked of the GPU.
     ///
     /// # Errors
-    /// The driver's, also of operations asked before.
+    /// [`Error::Device`] when the driver fails, also of operations asked before.
     pub fn wait(&self) -> Result<()> {
         self.stream.synchronize().map_err(driver("the GPU failed"))
     }
@@ -176,7 +176,7 @@ impl Device {
     /// Zeroed memory of `len` bytes under `tag`, reserved in `ledger` first.
     ///
     /// # Errors
-    /// Over budget, by the ledger or by the pool.
+    /// [`Error::OverBudget`], by the ledger or by the pool; [`Error::Device`] with what the driver says.
     pub fn buffer(self: &Arc<Self>, ledger: &Arc<Ledger>, tag: Tag, len: usize) -> Result<DeviceBuffer> {
         let reservation = ledger.reserve(tag, len as u64)?;
         let mut buffer = DeviceBuffer { ptr: 0, len: 0, device: Arc::clone(self), _reservation: reservation };
@@ -206,7 +206,7 @@ impl Device {
     /// Bytes beside the budget and what the pool counted, by name.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub fn counts(&self) -> Result<Vec<(&'static str, u64)>> {
         self.wait()?;
         let read = |attribute| self.pool.read(attribute);
@@ -235,10 +235,10 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Zeroed, `len` bytes.
+    /// `len` bytes of zeros, reserved in `ledger` first.
     ///
     /// # Errors
-    /// Over budget; the driver's.
+    /// [`Error::OverBudget`]; [`Error::Device`] with what the driver says.
     pub fn new(device: &Arc<Device>, ledger: &Arc<Ledger>, len: usize) -> Result<Self> {
         let reservation = ledger.reserve(Tag::host(Category::Workspace, "pinned"), len as u64)?;
         device.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
@@ -250,13 +250,13 @@ impl Pinned {
         Ok(Self { at, len, device: Arc::clone(device), _reservation: reservation })
     }
 
-    /// All of it.
+    /// All `len` bytes, to read.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` initialized bytes that live as long as this value.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
     }
 
-    /// All of it, to write.
+    /// All `len` bytes, to write.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
@@ -302,7 +302,7 @@ impl DeviceBuffer {
         self.len == 0
     }
 
-    /// All of it.
+    /// All its bytes, as operations take them.
     pub fn view(&self) -> View<'_> {
         View { ptr: self.ptr, len: self.len, of: PhantomData }
     }
@@ -351,7 +351,7 @@ impl Device {
     /// Copies `from` to the GPU; `from` may be changed when this returns.
     ///
     /// # Errors
-    /// The driver's; [`Error::Internal`] when lengths differ.
+    /// [`Error::Internal`] when lengths differ; [`Error::Device`] with what the driver says.
     pub fn upload(&self, from: &[u8], to: View<'_>) -> Result<()> {
         same(from.len(), to.len)?;
         if from.is_empty() {
@@ -366,7 +366,7 @@ impl Device {
     /// Copies from the GPU, after everything asked before.
     ///
     /// # Errors
-    /// As [`Self::upload`].
+    /// [`Error::Internal`] when lengths differ; [`Error::Device`] with what the driver says.
     pub fn download(&self, from: View<'_>, to: &mut [u8]) -> Result<()> {
         same(from.len, to.len())?;
         if to.is_empty() {
@@ -381,7 +381,7 @@ impl Device {
     /// Copies on the GPU; the two do not overlap.
     ///
     /// # Errors
-    /// As [`Self::upload`].
+    /// [`Error::Internal`] when lengths differ; [`Error::Device`] with what the driver says.
     pub fn copy(&self, from: View<'_>, to: View<'_>) -> Result<()> {
         same(from.len, to.len)?;
         if from.len == 0 {

@@ -12,7 +12,7 @@ use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::ops::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
 
-/// The kernels of one device.
+/// The kernels of inference, loaded on one device.
 #[derive(Debug)]
 pub struct Kernels {
     device: Arc<Device>,
@@ -28,9 +28,9 @@ const TYPED: &[&str] = &["linear", "linear1", "lookup"];
 /// A table of angles: cosines `(tokens, half)`, and sines alike.
 #[derive(Clone, Copy, Debug)]
 pub struct RopeTable<'a> {
-    /// Cosines.
+    /// Cosines, f32 `(tokens, half)`.
     pub cosines: View<'a>,
-    /// Sines.
+    /// Sines, f32 `(tokens, half)`.
     pub sines: View<'a>,
     /// Pairs turned of each head.
     pub half: usize,
@@ -41,13 +41,13 @@ pub struct RopeTable<'a> {
 /// One layer's cache of one sequence: heads one after the other, each `capacity` keys, then as many values.
 #[derive(Clone, Copy, Debug)]
 pub struct Attend<'a> {
-    /// All heads.
+    /// The bytes of all its heads.
     pub cache: View<'a>,
-    /// Query heads.
+    /// Query heads: `q` and `out` are `(m, heads · dim)`.
     pub heads: usize,
-    /// KV heads.
+    /// Key–value heads, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// Elements of a head; at most 256.
     pub dim: usize,
     /// Multiplied onto every score.
     pub scale: f32,
@@ -115,7 +115,7 @@ impl Kernels {
     /// Looks every kernel up.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub fn new(device: Arc<Device>) -> Result<Self> {
         let mut functions = BTreeMap::new();
         let plain = PLAIN.iter().map(|kind| (*kind, None, (*kind).to_owned()));
@@ -127,7 +127,7 @@ impl Kernels {
         Ok(Self { device, functions, launched: AtomicU64::new(0) })
     }
 
-    /// The device they run on.
+    /// The GPU that they run on.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
@@ -173,7 +173,7 @@ impl Kernels {
     /// `y (m, ldy)[:, ..rows] = x (m, cols) · Wᵀ`, W `(rows, cols)` as `ty`. A row of `y` has the same bits whatever `m` is.
     ///
     /// # Errors
-    /// [`Error::Internal`] when a view is too short; the driver's.
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn linear(
         &self,
         ty: BlockType,
@@ -190,7 +190,7 @@ impl Kernels {
     /// `y (m, rows) += scale · x (m, cols) · Wᵀ`.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn linear_add(
         &self,
         ty: BlockType,
@@ -231,7 +231,7 @@ impl Kernels {
     /// `out (n, cols)` = rows of `table (.., cols)`; `ids (n)` are u32 below its number of rows, which the caller has checked.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn lookup(
         &self,
         ty: BlockType,
@@ -249,7 +249,7 @@ impl Kernels {
     /// `out = x / rms(x) · weight`, rows `(m, cols)`.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn rms_norm(&self, x: View<'_>, weight: View<'_>, eps: f32, m: usize, out: View<'_>) -> Result<()> {
         let cols = weight.len() / 4;
         floats("rms norm, x", x, m * cols)?;
@@ -266,7 +266,7 @@ impl Kernels {
     /// Fills `turn` with the angles of `n` positions from `first` on; `freqs (half)` are f64.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn angles(&self, freqs: View<'_>, turn: RopeTable<'_>, first: usize, n: usize) -> Result<()> {
         floats("angles, freqs", freqs, 2 * turn.half)?;
         floats("angles, cosines", turn.cosines, n * turn.half)?;
@@ -278,7 +278,7 @@ impl Kernels {
     /// Turns the heads of `x (m, heads · dim)` in place.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn rope(&self, x: View<'_>, (m, heads, dim): (usize, usize, usize), turn: RopeTable<'_>) -> Result<()> {
         floats("rope, x", x, m * heads * dim)?;
         floats("rope, cosines", turn.cosines, m * turn.half)?;
@@ -297,7 +297,7 @@ impl Kernels {
     /// `x += y`, `n` floats.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn add(&self, x: View<'_>, y: View<'_>, n: usize) -> Result<()> {
         self.elementwise("add", x, y, n)
     }
@@ -305,7 +305,7 @@ impl Kernels {
     /// `gate = silu(gate) · up`, `n` floats.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn swiglu(&self, gate: View<'_>, up: View<'_>, n: usize) -> Result<()> {
         self.elementwise("swiglu", gate, up, n)
     }
@@ -319,7 +319,7 @@ impl Kernels {
     /// Encodes `k` and `v`, `(m, kv_heads · dim)`, to rows `first..first + m` of every head.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn append(&self, at: Attend<'_>, k: View<'_>, v: View<'_>, first: usize, m: usize) -> Result<()> {
         let ((kb, vb), head) = (at.row_bytes()?, at.head_bytes()?);
         at.check(first + m)?;
@@ -344,7 +344,7 @@ impl Kernels {
     /// a long cache uses `parts`, [`parts_elements`] floats, where that is large enough: the same bits, sooner.
     ///
     /// # Errors
-    /// As [`Self::linear`].
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn attend(
         &self,
         at: Attend<'_>,

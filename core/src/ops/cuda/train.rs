@@ -123,7 +123,7 @@ impl TrainKernels {
     /// Loads every kernel.
     ///
     /// # Errors
-    /// The driver's.
+    /// [`Error::Device`] with what the driver says.
     pub fn new(device: &Arc<Device>) -> Result<Self> {
         let (module, outside) = device.module(include_bytes!(concat!(env!("OUT_DIR"), "/train.fatbin")))?;
         let mut keys: Vec<Key> = PLAIN.iter().map(|name| (*name, [None; 3])).collect();
@@ -159,7 +159,7 @@ impl TrainKernels {
         Ok(Self { device: Arc::clone(device), functions, _module: module, outside })
     }
 
-    /// The kernel of a rule.
+    /// The name of the kernel that carries the rule `name` out.
     ///
     /// # Errors
     /// [`Error::Internal`] for a rule that `build.rs` did not find.
@@ -168,7 +168,7 @@ impl TrainKernels {
         found.ok_or_else(|| Error::Internal(format!("there is no GPU kernel for the rule `{name}`")))
     }
 
-    /// The device they run on.
+    /// The GPU that they run on.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }

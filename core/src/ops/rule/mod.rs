@@ -28,11 +28,11 @@ pub type Sweep = unsafe fn(&mut [f32], &[f32], &mut [&mut [f32]], &[f32], f32, f
 pub struct Rule {
     /// Its name, lower_snake_case and its own.
     pub name: &'static str,
-    /// Names of its state.
+    /// Names of its state, each slot as long as the parameter.
     pub slots: &'static [&'static str],
     /// Names of the numbers that a call gives, in order.
     pub numbers: &'static [&'static str],
-    /// The text of its body.
+    /// The text of its body, from which GPU kernels are made.
     pub source: &'static str,
     /// Its loop at each level of the CPU: scalar, AVX2, AVX-512.
     pub sweeps: [Sweep; 3],
@@ -94,19 +94,19 @@ pub fn fma<const FMA: bool>(a: Num<FMA>, b: Num<FMA>, c: Num<FMA>) -> Num<FMA> {
     Num(if FMA { a.0.mul_add(b.0, c.0) } else { a.0 * b.0 + c.0 })
 }
 
-/// The root.
+/// `√x`.
 #[inline(always)]
 pub fn sqrt<const FMA: bool>(x: Num<FMA>) -> Num<FMA> {
     Num(x.0.sqrt())
 }
 
-/// −1, 0 or 1.
+/// The sign: −1, 0 or 1.
 #[inline(always)]
 pub fn sign<const FMA: bool>(x: Num<FMA>) -> Num<FMA> {
     Num(f32::from(u8::from(x.0 > 0.0)) - f32::from(u8::from(x.0 < 0.0)))
 }
 
-/// The size.
+/// `|x|`.
 #[inline(always)]
 pub fn abs<const FMA: bool>(x: Num<FMA>) -> Num<FMA> {
     Num(x.0.abs())

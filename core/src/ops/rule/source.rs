@@ -46,7 +46,7 @@ pub struct Body {
 /// A rule as it stands in a source file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// Its name.
+    /// The rule's name, as in `static NAME = "name"(…)`.
     pub name: String,
     /// Names of the parameter and of the gradient.
     pub operands: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Written {
     pub slots: Vec<String>,
     /// Names of its numbers.
     pub numbers: Vec<String>,
-    /// What it computes.
+    /// Its statements and the value of each thing it updates.
     pub body: Body,
 }
 

@@ -19,13 +19,13 @@ pub trait Inputs {
     /// Takes `x`, the input of segment `i`.
     ///
     /// # Errors
-    /// The device's; over budget.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::OverBudget`].
     fn put(&mut self, d: &dyn Device, i: usize, x: &Buf, len: usize) -> Result<()>;
 
     /// Gives the input of segment `i` back, and keeps it no longer.
     ///
     /// # Errors
-    /// The device's.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails.
     fn take(&mut self, d: &dyn Device, i: usize, x: &mut Buf, len: usize) -> Result<()>;
 }
 

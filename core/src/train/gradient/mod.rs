@@ -21,7 +21,8 @@ pub trait Gradient: Send + Sync {
     /// One step: gradients of the mean loss over the targets of all `batches`, and the update.
     ///
     /// # Errors
-    /// The device's; a loss that is no number.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails; [`crate::Error::Refused`] when the
+    /// loss is no number.
     fn step(
         &self,
         trainer: &mut Trainer,

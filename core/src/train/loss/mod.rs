@@ -20,12 +20,12 @@ pub const ENTRIES: &[&Entry<dyn Loss>] = &[&chunked::ENTRY, &cut::ENTRY, &full::
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 const STATISTICS: Tag = Tag::device(Category::Logits, "loss statistics");
 
-/// A tile of logits.
+/// A tile of logits, `(rows, vocab)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tile {
-    /// Tokens at once.
+    /// Tokens whose logits are computed at once.
     pub rows: usize,
-    /// Entries of the vocabulary at once.
+    /// Entries of the vocabulary computed at once.
     pub vocab: usize,
     /// Tiles whose every gradient is below this, before scaling, are skipped; 0 for none.
     pub eps: f32,
@@ -45,25 +45,25 @@ pub struct Head {
     picked: Buf,
 }
 
-/// What a head computes with.
+/// What a head is given, forward.
 pub struct HeadCall<'a> {
-    /// The machine.
+    /// The device that computes it.
     pub d: &'a dyn Device,
     /// Normed hidden states of the tokens that have a target, `(rows, hidden)`.
     pub x: &'a Buf,
     /// Their targets, ids `(rows)`.
     pub targets: &'a Buf,
-    /// How many there are.
+    /// Tokens that have a target.
     pub rows: usize,
-    /// Width of the residual stream.
+    /// Elements of a token in the residual stream.
     pub hidden: usize,
-    /// Rows of the head.
+    /// Entries of the vocabulary: rows of the head, which is `(vocab, hidden)`.
     pub vocab: usize,
 }
 
 /// What the backward half of a head needs beside.
 pub struct HeadGrad<'a> {
-    /// `∂loss/∂x`, overwritten.
+    /// `∂loss/∂x`, `(rows, hidden)`, overwritten.
     pub dx: &'a mut Buf,
     /// The head's parameter, where it learns.
     pub parameter: Option<usize>,
@@ -74,9 +74,9 @@ pub struct HeadGrad<'a> {
 /// The head's weights: a parameter, or frozen ones.
 #[derive(Clone, Copy)]
 pub enum HeadWeight<'a> {
-    /// Of the learner.
+    /// The learner's parameter of this number, `(vocab, hidden)`.
     Learns(usize),
-    /// Frozen, as stored.
+    /// A frozen `(vocab, hidden)`, as it is stored.
     Frozen(&'a Buf),
 }
 
@@ -93,7 +93,7 @@ impl Head {
     /// Buffers for at most `rows` tokens.
     ///
     /// # Errors
-    /// Over budget.
+    /// [`crate::Error::OverBudget`] when the budget has no room for it.
     pub fn new(d: &dyn Device, tile: Tile, rows: usize) -> Result<Self> {
         Ok(Self {
             tile,
@@ -107,7 +107,7 @@ impl Head {
     /// taken from every tile as it comes, so that it needs no logits beside it.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn run(
         &mut self,
         call: &HeadCall<'_>,

@@ -25,21 +25,21 @@ pub const ENTRIES: &[&Entry<dyn Optimizer>] =
 pub struct Slot {
     /// Its name in a training state, such as `m`.
     pub name: &'static str,
-    /// How its elements are stored.
+    /// The type that its elements are stored as.
     pub ty: BlockType,
-    /// Outputs.
+    /// Rows, as the optimizer wants them: those of the parameter, or fewer.
     pub rows: usize,
-    /// Inputs.
+    /// Columns, alike.
     pub cols: usize,
 }
 
 impl Slot {
-    /// Elements.
+    /// Elements: `rows · cols`.
     pub fn len(&self) -> usize {
         self.rows * self.cols
     }
 
-    /// True for no elements.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -50,9 +50,9 @@ impl Slot {
 pub struct Shape {
     /// Whether it is a matrix of a layer: embedding, head, norms and biases are none.
     pub linear: bool,
-    /// Outputs; 1 for norms and biases.
+    /// Rows: outputs; 1 for norms and biases.
     pub rows: usize,
-    /// Inputs.
+    /// Columns: inputs.
     pub cols: usize,
 }
 
@@ -89,7 +89,7 @@ impl OptimizerPlan {
 /// One step as an optimizer sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepInfo {
-    /// Steps from 1.
+    /// The step's number, from 1.
     pub step: u64,
     /// Learning rate now, of this parameter.
     pub lr: f32,
@@ -99,7 +99,7 @@ pub struct StepInfo {
     pub clamp: f32,
     /// Whether the parameter is a matrix: norms and biases are none.
     pub matrix: bool,
-    /// Of the run.
+    /// `run.seed`.
     pub seed: u64,
 }
 
@@ -112,9 +112,9 @@ impl StepInfo {
 
 /// One update of one parameter.
 pub struct Update<'a> {
-    /// Which parameter.
+    /// The parameter's shape.
     pub of: Shape,
-    /// Its values, updated in place.
+    /// Its values `(rows, cols)`, updated in place.
     pub p: &'a mut Buf,
     /// Its gradient, f32 (on a GPU bf16 too).
     pub g: Gradient<Dst<'a>>,
@@ -124,7 +124,7 @@ pub struct Update<'a> {
     pub scratch: &'a mut [Buf],
     /// How new values are stored.
     pub round: Round<'a>,
-    /// The step.
+    /// The step's number, learning rate and clipping.
     pub at: StepInfo,
 }
 
@@ -132,7 +132,7 @@ impl Update<'_> {
     /// Makes it in one pass of `rule`, whose numbers are these.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn apply(self, d: &dyn Device, rule: &'static Rule, numbers: &[f32]) -> Result<()> {
         let Self { p, g, state, round, at, .. } = self;
         let (len, g) = (p.len(), g.source());
@@ -143,13 +143,13 @@ impl Update<'_> {
 
 /// train.optimizer: a technique that turns gradients into steps.
 pub trait Optimizer: Send + Sync {
-    /// What it takes for a parameter.
+    /// What it holds and reads for a parameter of this shape.
     fn plan(&self, of: Shape) -> OptimizerPlan;
 
-    /// Makes one update.
+    /// Updates one parameter in place, and its state.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()>;
 }
 

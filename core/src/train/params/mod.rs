@@ -24,9 +24,9 @@ pub fn adapts(choice: &Choice) -> bool {
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Zeros.
+    /// All zeros.
     Zero,
-    /// Evenly in ± this.
+    /// Evenly distributed in ± this.
     Uniform(f32),
     /// The Euclidean length of each row of the base, `(1, rows)`; held in f32 as norms are.
     RowNorms,
@@ -37,15 +37,15 @@ pub enum Init {
 pub struct Spec {
     /// Added to the name of the tensor it belongs to, such as `lora_a`.
     pub suffix: &'static str,
-    /// Outputs.
+    /// Rows: outputs.
     pub rows: usize,
-    /// Inputs.
+    /// Columns: inputs.
     pub cols: usize,
-    /// At step 0.
+    /// Its values at step 0.
     pub init: Init,
     /// False for one that stays as it starts: it gets neither gradient nor state.
     pub learns: bool,
-    /// Multiplied onto the learning rate.
+    /// Multiplied onto the learning rate: LoRA+'s ratio (Hayou et al. 2024), else 1.
     pub lr: f32,
 }
 
@@ -53,9 +53,9 @@ pub struct Spec {
 /// own parameters.
 #[derive(Clone, Copy)]
 pub struct LinearCall<'a> {
-    /// What it wraps.
+    /// The linear that it wraps.
     pub base: Base<'a>,
-    /// Rows of the batch.
+    /// Tokens of the batch: rows of `x` and `y`.
     pub m: usize,
     /// Outputs of the base.
     pub rows: usize,
@@ -68,17 +68,17 @@ pub struct LinearCall<'a> {
 /// The linear that is wrapped: a frozen weight and its bias.
 #[derive(Clone, Copy)]
 pub struct Base<'a> {
-    /// `(rows, cols)`, in whatever scheme.
+    /// The weight `(rows, cols)`, in whatever scheme.
     pub w: &'a Tensor,
-    /// `(rows)`.
+    /// The bias `(rows)`, where there is one.
     pub bias: Option<&'a Tensor>,
 }
 
 impl Base<'_> {
-    /// `y (+)= W x + bias`.
+    /// `y (m, rows) (+)= x (m, cols) · Wᵀ + bias`.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn forward(
         &self,
         d: &dyn Device,
@@ -91,10 +91,10 @@ impl Base<'_> {
         d.linear(x, m, self.w.weight(learner), self.bias(learner), y, add)
     }
 
-    /// `dx (+)= Wᵀ dy`.
+    /// `dx (m, cols) (+)= dy (m, rows) · W`.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     pub fn dx(&self, d: &dyn Device, learner: &Learner, dy: Src<'_>, m: usize, dx: Dst<'_>, add: bool) -> Result<()> {
         d.linear_dx(dy, m, self.w.weight(learner), dx, add)
     }
@@ -108,18 +108,18 @@ impl Base<'_> {
 /// Elements of the parts of [`Scratch`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScratchSizes {
-    /// Of [`Scratch::low`].
+    /// Elements of [`Scratch::low`].
     pub low: usize,
-    /// Of [`Scratch::wide`].
+    /// Elements of [`Scratch::wide`].
     pub wide: usize,
-    /// Of [`Scratch::out`].
+    /// Elements of [`Scratch::out`].
     pub out: usize,
-    /// Of [`Scratch::norms`].
+    /// Elements of [`Scratch::norms`].
     pub norms: usize,
 }
 
 impl ScratchSizes {
-    /// The larger of each.
+    /// The larger of the two, part by part.
     pub fn max(self, other: Self) -> Self {
         Self {
             low: self.low.max(other.low),
@@ -132,13 +132,13 @@ impl ScratchSizes {
 
 /// Scratch of an adapter; what it holds stays from [`Adapted::grads`] to [`Adapted::dx`].
 pub struct Scratch {
-    /// Between thin matrices.
+    /// What stands between the thin matrices, `(m, r)`, and its gradient.
     pub low: Buf,
-    /// As wide as a linear's input.
+    /// As wide as a linear's input, `(m, cols)`.
     pub wide: Buf,
-    /// As wide as a linear's output.
+    /// As wide as a linear's output, `(m, rows)`.
     pub out: Buf,
-    /// A number for each output, f32.
+    /// f32, a number for each output, `(rows)`.
     pub norms: Buf,
 }
 
@@ -157,10 +157,10 @@ pub trait Adapted: Send + Sync {
     /// Elements of [`Scratch`] for `m` rows through a base of `rows` outputs and `cols` inputs.
     fn scratch(&self, m: usize, rows: usize, cols: usize) -> ScratchSizes;
 
-    /// `y (+)= adapted(x)`.
+    /// `y (m, rows) (+)= adapted(x (m, cols))`.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     fn forward(
         &self,
         d: &dyn Device,
@@ -175,7 +175,7 @@ pub trait Adapted: Send + Sync {
     /// Opens the parameters and puts their gradients there.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     fn grads(
         &self,
         d: &dyn Device,
@@ -186,10 +186,10 @@ pub trait Adapted: Send + Sync {
         scratch: &mut Scratch,
     ) -> Result<()>;
 
-    /// `dx (+)= ∂adapted/∂xᵀ dy`.
+    /// `dx (m, cols) (+)= ∂adapted/∂xᵀ dy (m, rows)`.
     ///
     /// # Errors
-    /// The device's.
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
     fn dx(
         &self,
         d: &dyn Device,

@@ -106,14 +106,8 @@ pub fn show(
     let (body, line) = with_readout(rect);
     let (body, legend) = body.split_left_right_at_x((body.right() - bar::WIDTH).max(body.left()));
     let full = matches!(source, Source::Full(_));
-    let whose = identity(data, head, full);
-    let map_state = &mut state.map;
-    if map_state.whose != whose {
-        (map_state.lens, map_state.cursor, map_state.whose) = (Lens::default(), None, whose);
-    }
-    map_state.gone.follow(data, head);
-    let mut complete = map_state.tiles.follow(&source, whose);
-    let code = code(data, head, full, map_state.tiles.largest());
+    let mut complete = state.map.follow(data, head, source);
+    let code = code(data, head, full, state.map.tiles.largest());
     let colors = table(ui.theme(), state.scale, code);
 
     // The room for words is always there, so that the map does not move when they begin to fit.
@@ -123,30 +117,20 @@ pub fn show(
     let points: [f32; 2] = inner.size().into();
 
     let response = ui.interact(inner, Id::unique("attention map"), Sense::click_and_drag());
-    navigate(ui, &response, inner, cells, map_state);
-    if keys(ui, &response, cells, points, map_state) && data.grid.is_some() {
+    navigate(ui, &response, inner, cells, &mut state.map);
+    if keys(ui, &response, cells, points, &mut state.map) && data.grid.is_some() {
         state.large = false;
     }
     let map_state = &mut state.map;
     let sight = map_state.lens.sight(cells, points);
-    let cell = sight.cell(inner);
-    let words_fit = [full && cell[0] >= 13.0, cell[1] >= 13.0];
-    let pointed = response.hover_pos().map(|at| sight.to_cell(inner, at).map(|c| c.max(0.0) as usize));
-    let pointed = pointed.filter(|c| c[0] < cells[0] && c[1] < cells[1]);
-    let shown = pointed.or(map_state.cursor.filter(|c| c[0] < cells[0] && c[1] < cells[1]));
+    let aim = Aim::of(&response, inner, sight, cells, map_state.cursor, linked.token);
     let said =
-        shown.map_or_else(|| summary(data, head, source), |c| describe(data, source, &map_state.gone, c[1], c[0]));
-    response.widget_info(|| {
-        let name = format!("Attention of layer {}, head {}", head.0, head.1);
-        let mut info = WidgetInfo::labeled(Role::Canvas, true, name);
-        info.current_text_value = Some(said.clone());
-        info
-    });
-    let marked = linked.token;
-    if let (Some(at), true) = (pointed, full) {
+        aim.shown.map_or_else(|| summary(data, head, source), |c| describe(data, source, &map_state.gone, c[1], c[0]));
+    name(&response, head, &said);
+    if let (Some(at), true) = (aim.pointed, full) {
         linked.token = Some(at[0]);
     }
-    if let (true, Some(at)) = (response.double_clicked(), pointed) {
+    if let (true, Some(at)) = (response.double_clicked(), aim.pointed) {
         scrub_to(data, source, at[1], actions);
     }
 
@@ -160,22 +144,62 @@ pub fn show(
         painter.rect_filled(inner, 0.0, palette.background.gamma_multiply(dim(key.bits)));
     }
     let last = scrubbed(data, linked).map(|step| rows_until(data, source, step));
-    if let Source::Full(map) = source {
-        strike(&painter, inner, data, map, sight, last, map_state, palette);
-        point(&painter, inner, data, map, sight, last, &map_state.gone, shown.map(|c| c[0]).or(marked), palette);
-    }
-    cover(&painter, inner, sight, last, palette);
-    if let (Some(column), true) = (marked, full && pointed.is_none()) {
-        mark(&painter, inner, sight, column, palette);
-    }
-    if let Some(at) = shown {
-        crosshair(&painter, inner, sight, at, palette);
-    }
+    let sheet = Sheet { painter: &painter, inner, data, source, sight, aim, last, palette };
+    sheet.marks(map_state);
     let frame = if response.has_focus() { palette.accent } else { palette.line };
     ui.painter().rect_stroke(inner, 0.0, Stroke::new(1.0, frame), StrokeKind::Outside);
-    axes(ui.painter(), body, inner, data, source, sight, words_fit, &map_state.gone, shown, palette);
+    sheet.axes(ui.painter(), body, &map_state.gone);
     bar::show(ui.painter(), legend, ui.theme(), state.scale, code, kept);
     readout(ui, line, &said);
+}
+
+impl State {
+    /// Turns to a head's map, takes in what is new of it; true when all of it is in.
+    fn follow(&mut self, data: &Attention, head: (usize, usize), source: Source<'_>) -> bool {
+        let whose = identity(data, head, matches!(source, Source::Full(_)));
+        if self.whose != whose {
+            (self.lens, self.cursor, self.whose) = (Lens::default(), None, whose);
+        }
+        self.gone.follow(data, head);
+        self.tiles.follow(&source, whose)
+    }
+}
+
+/// What is pointed at, cells as column and row.
+#[derive(Clone, Copy)]
+struct Aim {
+    /// The cell under the pointer.
+    pointed: Option<[usize; 2]>,
+    /// The cell told of: that, or the keyboard's.
+    shown: Option<[usize; 2]>,
+    /// The token pointed at elsewhere.
+    marked: Option<usize>,
+}
+
+impl Aim {
+    fn of(
+        response: &egui::Response,
+        inner: Rect,
+        sight: Sight,
+        cells: [usize; 2],
+        cursor: Option<[usize; 2]>,
+        marked: Option<usize>,
+    ) -> Self {
+        let there = |c: &[usize; 2]| c[0] < cells[0] && c[1] < cells[1];
+        let pointed = response.hover_pos().map(|at| sight.to_cell(inner, at).map(|c| c.max(0.0) as usize));
+        let pointed = pointed.filter(there);
+        Self { pointed, shown: pointed.or(cursor.filter(there)), marked }
+    }
+}
+
+/// Tells screen readers what the map is of, and what is pointed at.
+fn name(response: &egui::Response, head: (usize, usize), said: &str) {
+    response.widget_info(|| {
+        let name = format!("Attention of layer {}, head {}", head.0, head.1);
+        let mut info = WidgetInfo::labeled(Role::Canvas, true, name);
+        info.current_text_value = Some(said.to_owned());
+        info
+    });
 }
 
 /// The map of a head at full size where it is kept, else its small one; the head that is linked moves to the only one there is.
@@ -189,25 +213,6 @@ fn source<'a>(data: &'a Attention, head: (usize, usize), linked: &mut Linked) ->
         }
         (None, None) => None,
     }
-}
-
-/// Covers the rows after the moment scrubbed to.
-fn cover(painter: &Painter, inner: Rect, sight: Sight, last: Option<usize>, palette: &Palette) {
-    let Some(rows) = last else { return };
-    let y = sight.to_screen(inner, 0.0, rows as f64).y.clamp(inner.top(), inner.bottom());
-    painter.rect_filled(
-        Rect::from_min_max(pos2(inner.left(), y), inner.max),
-        0.0,
-        palette.background.gamma_multiply(0.75),
-    );
-    painter.hline(inner.x_range(), y, Stroke::new(1.0, palette.accent));
-}
-
-/// Lights the column of the token that is pointed at elsewhere.
-fn mark(painter: &Painter, inner: Rect, sight: Sight, column: usize, palette: &Palette) {
-    let [left, right] = [0.0, 1.0].map(|by| sight.to_screen(inner, column as f64 + by, 0.0).x);
-    let column = Rect::from_x_y_ranges(left..=right.max(left + 1.0), inner.y_range());
-    painter.rect_filled(column, 0.0, palette.accent.gamma_multiply(0.45));
 }
 
 fn identity(data: &Attention, head: (usize, usize), full: bool) -> u64 {
@@ -362,137 +367,165 @@ fn stripes(ink: Color32) -> ColorImage {
     ColorImage::new([8, 8], (0..64).map(pixel).collect())
 }
 
-/// Hatches what keys that left would have covered, from the step at which they went.
-fn strike(
-    painter: &Painter,
+/// A map as it lies on the screen in a frame, and what is pointed at in it.
+struct Sheet<'a> {
+    /// Clipped to the map.
+    painter: &'a Painter,
     inner: Rect,
-    data: &Attention,
-    map: &Map,
+    data: &'a Attention,
+    source: Source<'a>,
     sight: Sight,
+    aim: Aim,
+    /// Rows up to the moment scrubbed to.
     last: Option<usize>,
-    state: &mut State,
-    palette: &Palette,
-) {
-    let rows = last.unwrap_or(map.queries.len()).min(map.queries.len());
-    let first = sight.from[0].max(0.0) as usize;
-    let end = ((sight.from[0] + sight.size[0]).ceil() as usize).min(map.columns);
-    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
-    for column in first..end {
-        let Some(row) = state.gone.row(data, map, column).filter(|&r| r < rows) else { continue };
-        match runs.last_mut() {
-            Some((_, to, r)) if *to == column && *r == row => *to = column + 1,
-            _ => runs.push((column, column + 1, row)),
+    palette: &'a Palette,
+}
+
+impl Sheet<'_> {
+    /// What lies over the cells: keys that left, the future, what is pointed at.
+    fn marks(&self, state: &mut State) {
+        let Aim { pointed, shown, marked } = self.aim;
+        if let Source::Full(map) = self.source {
+            self.strike(map, state);
+            self.point(map, &state.gone, shown.map(|c| c[0]).or(marked));
+        }
+        self.cover();
+        if let (Some(column), Source::Full(_), None) = (marked, self.source, pointed) {
+            self.mark(column);
+        }
+        if let Some(at) = shown {
+            self.crosshair(at);
         }
     }
-    if runs.is_empty() {
-        return;
-    }
-    let ink = palette.weak_text.gamma_multiply(0.55);
-    if state.hatch.as_ref().is_none_or(|(color, _)| *color != ink) {
-        let texture = painter.ctx().load_texture("hatch", stripes(ink), TextureOptions::NEAREST_REPEAT);
-        state.hatch = Some((ink, texture));
-    }
-    let Some((_, hatch)) = &state.hatch else { return };
-    if crate::svg::wanted(painter.ctx()) {
-        crate::svg::remember(painter.ctx(), hatch.id(), Some(Arc::new(stripes(ink))));
-    }
-    let per_tile = 8.0 / painter.pixels_per_point();
-    let mut mesh = Mesh::with_texture(hatch.id());
-    let bottom = sight.to_screen(inner, 0.0, rows as f64).y.min(inner.bottom());
-    let edges = runs.len() < 400;
-    for (from, to, row) in runs {
-        let min = sight.to_screen(inner, from as f64, row as f64);
-        let area = Rect::from_min_max(
-            pos2(min.x.max(inner.left()), min.y.max(inner.top())),
-            pos2(sight.to_screen(inner, to as f64, 0.0).x.min(inner.right()), bottom),
-        );
-        if area.is_positive() {
-            let uv = Rect::from_min_max(
-                ((area.min - inner.min) / per_tile).to_pos2(),
-                ((area.max - inner.min) / per_tile).to_pos2(),
-            );
-            mesh.add_rect_with_uv(area, uv, Color32::WHITE);
-            if edges && min.y > inner.top() {
-                painter.hline(area.x_range(), min.y, Stroke::new(1.0, palette.weak_text));
+
+    /// Hatches what keys that left would have covered, from the step at which they went.
+    fn strike(&self, map: &Map, state: &mut State) {
+        let Self { painter, inner, data, sight, last, palette, .. } = *self;
+        let rows = last.unwrap_or(map.queries.len()).min(map.queries.len());
+        let first = sight.from[0].max(0.0) as usize;
+        let end = ((sight.from[0] + sight.size[0]).ceil() as usize).min(map.columns);
+        let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+        for column in first..end {
+            let Some(row) = state.gone.row(data, map, column).filter(|&r| r < rows) else { continue };
+            match runs.last_mut() {
+                Some((_, to, r)) if *to == column && *r == row => *to = column + 1,
+                _ => runs.push((column, column + 1, row)),
             }
         }
+        if runs.is_empty() {
+            return;
+        }
+        let ink = palette.weak_text.gamma_multiply(0.55);
+        if state.hatch.as_ref().is_none_or(|(color, _)| *color != ink) {
+            let texture = painter.ctx().load_texture("hatch", stripes(ink), TextureOptions::NEAREST_REPEAT);
+            state.hatch = Some((ink, texture));
+        }
+        let Some((_, hatch)) = &state.hatch else { return };
+        if crate::svg::wanted(painter.ctx()) {
+            crate::svg::remember(painter.ctx(), hatch.id(), Some(Arc::new(stripes(ink))));
+        }
+        let per_tile = 8.0 / painter.pixels_per_point();
+        let mut mesh = Mesh::with_texture(hatch.id());
+        let bottom = sight.to_screen(inner, 0.0, rows as f64).y.min(inner.bottom());
+        let edges = runs.len() < 400;
+        for (from, to, row) in runs {
+            let min = sight.to_screen(inner, from as f64, row as f64);
+            let area = Rect::from_min_max(
+                pos2(min.x.max(inner.left()), min.y.max(inner.top())),
+                pos2(sight.to_screen(inner, to as f64, 0.0).x.min(inner.right()), bottom),
+            );
+            if area.is_positive() {
+                let uv = Rect::from_min_max(
+                    ((area.min - inner.min) / per_tile).to_pos2(),
+                    ((area.max - inner.min) / per_tile).to_pos2(),
+                );
+                mesh.add_rect_with_uv(area, uv, Color32::WHITE);
+                if edges && min.y > inner.top() {
+                    painter.hline(area.x_range(), min.y, Stroke::new(1.0, palette.weak_text));
+                }
+            }
+        }
+        painter.add(Shape::mesh(mesh));
     }
-    painter.add(Shape::mesh(mesh));
-}
 
-/// Points from where a key was merged to the column of the one that took it up; all of them where they can be told apart, else that of
-/// the key pointed at.
-fn point(
-    painter: &Painter,
-    inner: Rect,
-    data: &Attention,
-    map: &Map,
-    sight: Sight,
-    last: Option<usize>,
-    gone: &Gone,
-    at: Option<usize>,
-    palette: &Palette,
-) {
-    let rows = last.unwrap_or(map.queries.len()).min(map.queries.len());
-    let all = sight.cell(inner)[0] >= 6.0;
-    let first = sight.from[0].max(0.0) as usize;
-    let end = ((sight.from[0] + sight.size[0]).ceil() as usize).min(map.columns);
-    for column in (first..end).filter(|c| all || at == Some(*c)) {
-        let Some(survivor) = gone.survivor(column).filter(|s| *s < map.columns) else { continue };
-        let Some(row) = gone.row(data, map, column).filter(|r| *r < rows) else { continue };
-        let marked = at == Some(column);
-        let ink = if marked { palette.accent } else { palette.text.gamma_multiply(0.8) };
-        let stroke = Stroke::new(if marked { 2.0 } else { 1.0 }, ink);
-        let [from, to] = [column, survivor].map(|c| sight.to_screen(inner, c as f64 + 0.5, row as f64));
-        painter.circle_filled(from, 2.0, ink);
-        painter.line_segment([from, to], stroke);
-        let (side, size) = (if to.x > from.x { -1.0 } else { 1.0 }, 4.0);
-        painter.line(vec![to + vec2(side * size, -size), to, to + vec2(side * size, size)], stroke);
+    /// Points from where a key was merged to the column of the one that took it up; all of them where they can be told apart, else
+    /// that of the key pointed at.
+    fn point(&self, map: &Map, gone: &Gone, at: Option<usize>) {
+        let Self { painter, inner, data, sight, last, palette, .. } = *self;
+        let rows = last.unwrap_or(map.queries.len()).min(map.queries.len());
+        let all = sight.cell(inner)[0] >= 6.0;
+        let first = sight.from[0].max(0.0) as usize;
+        let end = ((sight.from[0] + sight.size[0]).ceil() as usize).min(map.columns);
+        for column in (first..end).filter(|c| all || at == Some(*c)) {
+            let Some(survivor) = gone.survivor(column).filter(|s| *s < map.columns) else { continue };
+            let Some(row) = gone.row(data, map, column).filter(|r| *r < rows) else { continue };
+            let marked = at == Some(column);
+            let ink = if marked { palette.accent } else { palette.text.gamma_multiply(0.8) };
+            let stroke = Stroke::new(if marked { 2.0 } else { 1.0 }, ink);
+            let [from, to] = [column, survivor].map(|c| sight.to_screen(inner, c as f64 + 0.5, row as f64));
+            painter.circle_filled(from, 2.0, ink);
+            painter.line_segment([from, to], stroke);
+            let (side, size) = (if to.x > from.x { -1.0 } else { 1.0 }, 4.0);
+            painter.line(vec![to + vec2(side * size, -size), to, to + vec2(side * size, size)], stroke);
+        }
     }
-}
 
-fn crosshair(painter: &Painter, inner: Rect, sight: Sight, [column, row]: [usize; 2], palette: &Palette) {
-    let cell = Rect::from_two_pos(
-        sight.to_screen(inner, column as f64, row as f64),
-        sight.to_screen(inner, column as f64 + 1.0, row as f64 + 1.0),
-    );
-    let faint = Stroke::new(1.0, palette.text.gamma_multiply(0.35));
-    if cell.width() < 4.0 || cell.height() < 4.0 {
-        painter.vline(cell.center().x, inner.y_range(), faint);
-        painter.hline(inner.x_range(), cell.center().y, faint);
+    /// Covers the rows after the moment scrubbed to.
+    fn cover(&self) {
+        let Self { painter, inner, sight, palette, .. } = *self;
+        let Some(rows) = self.last else { return };
+        let y = sight.to_screen(inner, 0.0, rows as f64).y.clamp(inner.top(), inner.bottom());
+        let after = Rect::from_min_max(pos2(inner.left(), y), inner.max);
+        painter.rect_filled(after, 0.0, palette.background.gamma_multiply(0.75));
+        painter.hline(inner.x_range(), y, Stroke::new(1.0, palette.accent));
     }
-    painter.rect_stroke(cell.expand(1.0), 0.0, Stroke::new(1.5, palette.text), StrokeKind::Outside);
-}
 
-fn axes(
-    painter: &Painter,
-    body: Rect,
-    inner: Rect,
-    data: &Attention,
-    source: Source<'_>,
-    sight: Sight,
-    words_fit: [bool; 2],
-    gone: &Gone,
-    shown: Option<[usize; 2]>,
-    palette: &Palette,
-) {
-    let font = FontId::proportional(TEXT[0]);
-    let title_y = if words_fit[0] { body.top() + 2.0 * GRID } else { inner.top() - 7.0 * GRID };
-    let full = matches!(source, Source::Full(_));
-    let (down, across) = if full { ("query ↓", "key →") } else { ("query ↓", "oldest row held → newest") };
-    painter.text(pos2(body.left(), title_y), Align2::LEFT_CENTER, down, font.clone(), palette.weak_text);
-    if !words_fit[0] {
-        painter.text(pos2(inner.left(), title_y), Align2::LEFT_CENTER, across, font.clone(), palette.weak_text);
+    /// Lights the column of the token that is pointed at elsewhere.
+    fn mark(&self, column: usize) {
+        let Self { painter, inner, sight, palette, .. } = *self;
+        let [left, right] = [0.0, 1.0].map(|by| sight.to_screen(inner, column as f64 + by, 0.0).x);
+        let column = Rect::from_x_y_ranges(left..=right.max(left + 1.0), inner.y_range());
+        painter.rect_filled(column, 0.0, palette.accent.gamma_multiply(0.45));
     }
-    let range = |axis: usize, count: usize| {
-        let end = (sight.from[axis] + sight.size[axis]).ceil() as usize;
-        (sight.from[axis].max(0.0) as usize)..end.min(count)
-    };
-    let marked = |axis: usize| shown.map(|s| s[axis]);
-    let words = Words { painter, body, inner, data, sight, palette, font };
-    words.rows(range(1, source.rows()), |row| query(data, source, row), words_fit[1], marked(1));
-    if full {
-        words.columns(range(0, source.columns()), gone, words_fit[0], marked(0));
+
+    /// Frames the cell told of, with lines through it where it is too small to be seen.
+    fn crosshair(&self, [column, row]: [usize; 2]) {
+        let Self { painter, inner, sight, palette, .. } = *self;
+        let cell = Rect::from_two_pos(
+            sight.to_screen(inner, column as f64, row as f64),
+            sight.to_screen(inner, column as f64 + 1.0, row as f64 + 1.0),
+        );
+        let faint = Stroke::new(1.0, palette.text.gamma_multiply(0.35));
+        if cell.width() < 4.0 || cell.height() < 4.0 {
+            painter.vline(cell.center().x, inner.y_range(), faint);
+            painter.hline(inner.x_range(), cell.center().y, faint);
+        }
+        painter.rect_stroke(cell.expand(1.0), 0.0, Stroke::new(1.5, palette.text), StrokeKind::Outside);
+    }
+
+    /// What stands beside the rows and above the columns, each side in words where cells leave room for them.
+    fn axes(&self, painter: &Painter, body: Rect, gone: &Gone) {
+        let Self { inner, data, source, sight, palette, .. } = *self;
+        let full = matches!(source, Source::Full(_));
+        let cell = sight.cell(inner);
+        let words_fit = [full && cell[0] >= 13.0, cell[1] >= 13.0];
+        let font = FontId::proportional(TEXT[0]);
+        let title_y = if words_fit[0] { body.top() + 2.0 * GRID } else { inner.top() - 7.0 * GRID };
+        let (down, across) = if full { ("query ↓", "key →") } else { ("query ↓", "oldest row held → newest") };
+        painter.text(pos2(body.left(), title_y), Align2::LEFT_CENTER, down, font.clone(), palette.weak_text);
+        if !words_fit[0] {
+            painter.text(pos2(inner.left(), title_y), Align2::LEFT_CENTER, across, font.clone(), palette.weak_text);
+        }
+        let range = |axis: usize, count: usize| {
+            let end = (sight.from[axis] + sight.size[axis]).ceil() as usize;
+            (sight.from[axis].max(0.0) as usize)..end.min(count)
+        };
+        let marked = |axis: usize| self.aim.shown.map(|s| s[axis]);
+        let words = Words { painter, body, inner, data, sight, palette, font };
+        words.rows(range(1, source.rows()), |row| query(data, source, row), words_fit[1], marked(1));
+        if full {
+            words.columns(range(0, source.columns()), gone, words_fit[0], marked(0));
+        }
     }
 }
 

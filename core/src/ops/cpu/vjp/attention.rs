@@ -98,7 +98,7 @@ fn check_lengths(of: &Causal, q: usize, k: usize, log_sum_exp: usize, segments: 
 /// Forward: `q, o (m, heads · dim)`, `k, v (m, kv_heads · dim)`, `segments (m)` or empty, `log_sum_exp (m, heads)`.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or scratch is short.
 pub fn attention(
     team: &ThreadTeam,
     q: &[f32],
@@ -113,79 +113,16 @@ pub fn attention(
     check_lengths(&of, q.len().min(o.len()), k.len().min(v.len()), log_sum_exp.len(), segments.len())?;
     check("attention", scratch.len() >= attention_scratch(team.threads(), 0, 0), || "scratch is short".into())?;
     let call = Call { kernels: kernels(), segments, of };
-    let (dim, width, kv_width, tiles) = (of.dim, call.width(), call.kv_width(), call.tiles());
-    let (o, log_sum_exp) = (SharedMut::new(o), SharedMut::new(log_sum_exp));
     let aligned = scratch.as_ptr().align_offset(64).min(16);
-    let scratch = SharedMut::new(&mut scratch[aligned..]);
-    let lanes = &call.kernels.lanes;
-    team.run(of.sequences * of.heads * tiles, &|task, worker| {
-        if team.cancelled() {
-            return;
-        }
-        // Later tiles see more keys: the longest tasks go first.
-        let (tile, rest) = (tiles - 1 - task / (of.sequences * of.heads), task % (of.sequences * of.heads));
-        let (s, h) = (rest / of.heads, rest % of.heads);
-        let g = h / (of.heads / of.kv_heads);
-        let (query, m) = (tile * TILE, call.rows(tile));
-        // SAFETY: a worker runs one task at a time, so its scratch is its own.
-        let own = unsafe { scratch.slice(worker * OWN, OWN) };
-        let (scores, stats) = own.split_at_mut(2 * TILE * TILE);
-        let (max, sum) = stats[..2 * TILE].split_at_mut(TILE);
-        max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
-        let row = |t: usize| (s * of.length + t) * width + h * dim;
-        let kv = |t: usize| (s * of.length + t) * kv_width + g * dim;
-        for i in 0..m {
-            // SAFETY: each output row is one task's.
-            unsafe { o.slice(row(query + i), dim) }.fill(0.0);
-        }
-        for key in ((call.start(s, query) / TILE * TILE)..query + m).step_by(TILE) {
-            let n = TILE.min(of.length - key);
-            call.dot(&q[row(query)..], width, m, &k[kv(key)..], kv_width, n, scores);
-            if !call.whole(s, query, m, key, n) {
-                call.mask(s, query, m, key, n, scores);
-            }
-            for (i, p) in scores.chunks_exact_mut(TILE).take(m).enumerate() {
-                let p = &mut p[..n];
-                // SAFETY: the table's level runs here.
-                unsafe {
-                    (lanes.scale)(p, of.scale);
-                    let larger = (lanes.max)(p).max(max[i]);
-                    if larger == f32::NEG_INFINITY {
-                        p.fill(0.0);
-                        continue;
-                    }
-                    if larger > max[i] {
-                        let by = (max[i] - larger).exp();
-                        sum[i] *= by;
-                        (lanes.scale)(o.slice(row(query + i), dim), by);
-                        max[i] = larger;
-                    }
-                    sum[i] += (lanes.exp_sum)(p, larger);
-                }
-            }
-            o.at(row(query + m - 1) + dim - 1);
-            // SAFETY: `scores` holds m rows of n weights, `v` n rows of dim; the output rows are this task's.
-            unsafe {
-                let (a, b) = (scores.as_ptr(), v[kv(key)..].as_ptr());
-                (call.kernels.mul)(a, TILE, 1, m, b, kv_width, dim, n, o.at(row(query)), width, true);
-            }
-        }
-        for i in 0..m {
-            // SAFETY: each output row is one task's.
-            unsafe {
-                (lanes.scale)(o.slice(row(query + i), dim), 1.0 / sum[i]);
-                log_sum_exp.slice((s * of.length + query + i) * of.heads + h, 1)[0] = max[i] + sum[i].ln();
-            }
-        }
-    })?;
+    let workers = SharedMut::new(&mut scratch[aligned..]);
+    call.forward(team, [q, k, v], o, log_sum_exp, workers)?;
     ended(team)
 }
 
 /// Backward of [`attention`]: overwrites `dq`, `dk`, `dv`, those of keys and values summed over their group of heads.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ or scratch is short.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or scratch is short.
 pub fn attention_vjp(
     team: &ThreadTeam,
     q: &[f32],
@@ -246,6 +183,82 @@ struct Given<'a> {
 }
 
 impl Call<'_> {
+    /// `o = softmax(q · kᵀ · scale) · v` by query tile, and the log of each row's sum of exponentials.
+    fn forward(
+        &self,
+        team: &ThreadTeam,
+        [q, k, v]: [&[f32]; 3],
+        o: &mut [f32],
+        log_sum_exp: &mut [f32],
+        workers: SharedMut<f32>,
+    ) -> Result<()> {
+        let (of, lanes) = (self.of, &self.kernels.lanes);
+        let (dim, width, kv_width, tiles) = (of.dim, self.width(), self.kv_width(), self.tiles());
+        let (o, log_sum_exp) = (SharedMut::new(o), SharedMut::new(log_sum_exp));
+        team.run(of.sequences * of.heads * tiles, &|task, worker| {
+            if team.cancelled() {
+                return;
+            }
+            // Later tiles see more keys: the longest tasks go first.
+            let (tile, rest) = (tiles - 1 - task / (of.sequences * of.heads), task % (of.sequences * of.heads));
+            let (s, h) = (rest / of.heads, rest % of.heads);
+            let g = h / (of.heads / of.kv_heads);
+            let (query, m) = (tile * TILE, self.rows(tile));
+            // SAFETY: a worker runs one task at a time, so its scratch is its own.
+            let own = unsafe { workers.slice(worker * OWN, OWN) };
+            let (scores, stats) = own.split_at_mut(2 * TILE * TILE);
+            let (max, sum) = stats[..2 * TILE].split_at_mut(TILE);
+            max.fill(f32::NEG_INFINITY);
+            sum.fill(0.0);
+            let row = |t: usize| (s * of.length + t) * width + h * dim;
+            let kv = |t: usize| (s * of.length + t) * kv_width + g * dim;
+            for i in 0..m {
+                // SAFETY: each output row is one task's.
+                unsafe { o.slice(row(query + i), dim) }.fill(0.0);
+            }
+            for key in ((self.start(s, query) / TILE * TILE)..query + m).step_by(TILE) {
+                let n = TILE.min(of.length - key);
+                self.dot(&q[row(query)..], width, m, &k[kv(key)..], kv_width, n, scores);
+                if !self.whole(s, query, m, key, n) {
+                    self.mask(s, query, m, key, n, scores);
+                }
+                for (i, p) in scores.chunks_exact_mut(TILE).take(m).enumerate() {
+                    let p = &mut p[..n];
+                    // SAFETY: the table's level runs here.
+                    unsafe {
+                        (lanes.scale)(p, of.scale);
+                        let larger = (lanes.max)(p).max(max[i]);
+                        if larger == f32::NEG_INFINITY {
+                            p.fill(0.0);
+                            continue;
+                        }
+                        if larger > max[i] {
+                            let by = (max[i] - larger).exp();
+                            sum[i] *= by;
+                            (lanes.scale)(o.slice(row(query + i), dim), by);
+                            max[i] = larger;
+                        }
+                        sum[i] += (lanes.exp_sum)(p, larger);
+                    }
+                }
+                o.at(row(query + m - 1) + dim - 1);
+                // SAFETY: `scores` holds m rows of n weights, `v` n rows of dim; the output rows are this task's.
+                unsafe {
+                    let (a, b) = (scores.as_ptr(), v[kv(key)..].as_ptr());
+                    (self.kernels.mul)(a, TILE, 1, m, b, kv_width, dim, n, o.at(row(query)), width, true);
+                }
+            }
+            for i in 0..m {
+                // SAFETY: each output row is one task's.
+                unsafe {
+                    (lanes.scale)(o.slice(row(query + i), dim), 1.0 / sum[i]);
+                    log_sum_exp.slice((s * of.length + query + i) * of.heads + h, 1)[0] = max[i] + sum[i].ln();
+                }
+            }
+        })?;
+        Ok(())
+    }
+
     /// `dQ += dS · K · scale`, by query tile.
     fn queries(&self, team: &ThreadTeam, given: &Given<'_>, dq: &mut [f32], workers: SharedMut<f32>) -> Result<()> {
         let (of, lanes) = (self.of, &self.kernels.lanes);

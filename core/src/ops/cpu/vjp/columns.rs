@@ -15,11 +15,11 @@ const WIDE: usize = 64;
 /// A product of thin matrices beside a weight: `s · b · a`, `a (r, cols)`, `b (rows, r)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Low<'a> {
-    /// `(r, cols)`.
+    /// A of the update `s · B A`, `(r, cols)`.
     pub a: Mat<'a>,
-    /// `(rows, r)`.
+    /// B of it, `(rows, r)`.
     pub b: Mat<'a>,
-    /// s.
+    /// s: LoRA's `lora_alpha / r` (Hu et al. 2021, §4.1), over `√r` with rsLoRA.
     pub scale: f32,
 }
 

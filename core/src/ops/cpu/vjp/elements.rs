@@ -86,7 +86,7 @@ pub fn rms_norm_vjp(
 /// `y (+)= mask ⊙ x / (1 − rate)`, elementwise: dropout that keeps the expectation, and its own vector–Jacobian product.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn dropout(team: &ThreadTeam, x: &[f32], mask: Mask, y: &mut [f32], add: bool) -> Result<()> {
     check("dropout", x.len() == y.len(), || format!("{} and {} elements", x.len(), y.len()))?;
     let (random, threshold, scale) = (Philox::new(mask.seed).stream(mask.stream), mask.threshold(), mask.scale());
@@ -108,7 +108,7 @@ pub fn dropout(team: &ThreadTeam, x: &[f32], mask: Mask, y: &mut [f32], add: boo
 /// `db (rows) (+)= Σ_i dy (m, rows)`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn bias_vjp(team: &ThreadTeam, dy: &[f32], m: usize, rows: usize, db: &mut [f32], add: bool) -> Result<()> {
     check("bias vjp", dy.len() >= m * rows && db.len() >= rows, || format!("{} and {}", dy.len(), db.len()))?;
     let lanes = &kernels().lanes;
@@ -132,7 +132,7 @@ pub fn bias_vjp(team: &ThreadTeam, dy: &[f32], m: usize, rows: usize, db: &mut [
 /// Row `ids[i]` of `d (rows, cols)` += row `i` of `dy (m, cols)`, in order of `i`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`]; an id that has no row.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or an id has no row.
 pub fn embed_vjp(team: &ThreadTeam, dy: &[f32], ids: &[u32], rows: usize, cols: usize, d: &mut [f32]) -> Result<()> {
     let fits = dy.len() >= ids.len() * cols && d.len() >= rows * cols && ids.iter().all(|i| (*i as usize) < rows);
     check("embedding vjp", fits, || format!("{} gradients of {} ids in {rows} rows", dy.len(), ids.len()))?;
@@ -152,7 +152,7 @@ pub fn embed_vjp(team: &ThreadTeam, dy: &[f32], ids: &[u32], rows: usize, cols: 
 /// Row `i` of `y` ← row `ids[i]` of `x (…, cols)`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`]; an id that has no row.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or an id has no row.
 pub fn gather(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
     let fits = y.len() >= ids.len() * cols && ids.iter().all(|i| (*i as usize + 1) * cols <= x.len());
     check("gather", fits, || format!("{} ids, {} into {} elements", ids.len(), x.len(), y.len()))?;
@@ -166,7 +166,7 @@ pub fn gather(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [f
 /// Row `ids[i]` of `y (…, cols)` ← row `i` of `x`; ids rise.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`]; an id that has no row, or ids that do not rise.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ, an id has no row, or ids do not rise.
 pub fn scatter(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [f32]) -> Result<()> {
     let fits = x.len() >= ids.len() * cols && ids.iter().all(|i| (*i as usize + 1) * cols <= y.len());
     check("scatter", fits && ids.is_sorted_by(|a, b| a < b), || format!("{} ids into {}", ids.len(), y.len()))?;
@@ -180,7 +180,7 @@ pub fn scatter(team: &ThreadTeam, x: &[f32], ids: &[u32], cols: usize, y: &mut [
 /// `p = g · σ(g) · u`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn swiglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()> {
     check("swiglu", g.len() == u.len() && g.len() == p.len(), || format!("{}, {}, {}", g.len(), u.len(), p.len()))?;
     let (lanes, n, p) = (&kernels().lanes, g.len(), SharedMut::new(p));
@@ -191,7 +191,7 @@ pub fn swiglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Resu
 /// In place: `u ← dp · g σ(g)`, `g ← dp · u σ(g) (1 + g (1 − σ(g)))`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn swiglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Result<()> {
     check("swiglu", g.len() == u.len() && g.len() == dp.len(), || format!("{}, {}, {}", dp.len(), g.len(), u.len()))?;
     let (lanes, n, g, u) = (&kernels().lanes, dp.len(), SharedMut::new(g), SharedMut::new(u));
@@ -202,7 +202,7 @@ pub fn swiglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -
 /// `p = gelu(g) · u`, gelu by its tanh approximation.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn geglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Result<()> {
     check("geglu", g.len() == u.len() && g.len() == p.len(), || format!("{}, {}, {}", g.len(), u.len(), p.len()))?;
     let (lanes, n, p) = (&kernels().lanes, g.len(), SharedMut::new(p));
@@ -213,7 +213,7 @@ pub fn geglu_to(team: &ThreadTeam, g: &[f32], u: &[f32], p: &mut [f32]) -> Resul
 /// In place: `u ← dp · gelu(g)`, `g ← dp · u · gelu'(g)`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn geglu_vjp(team: &ThreadTeam, dp: &[f32], g: &mut [f32], u: &mut [f32]) -> Result<()> {
     check("geglu", g.len() == u.len() && g.len() == dp.len(), || format!("{}, {}, {}", dp.len(), g.len(), u.len()))?;
     let (lanes, n, g, u) = (&kernels().lanes, dp.len(), SharedMut::new(g), SharedMut::new(u));
@@ -263,7 +263,7 @@ pub fn squared_norm(team: &ThreadTeam, x: &[f32], scratch: &mut [f32]) -> Result
 /// `y ← y + a · x`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn axpy(team: &ThreadTeam, a: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
     check("axpy", x.len() == y.len(), || format!("{} and {}", x.len(), y.len()))?;
     let (lanes, n, y) = (&kernels().lanes, y.len(), SharedMut::new(y));
@@ -274,7 +274,7 @@ pub fn axpy(team: &ThreadTeam, a: f32, x: &[f32], y: &mut [f32]) -> Result<()> {
 /// Each row of `y (…, rows)` += `bias (rows)`.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn bias(team: &ThreadTeam, bias: &[f32], y: &mut [f32]) -> Result<()> {
     let width = bias.len();
     check("bias", width > 0 && y.len().is_multiple_of(width), || format!("{width} in {}", y.len()))?;
@@ -286,7 +286,7 @@ pub fn bias(team: &ThreadTeam, bias: &[f32], y: &mut [f32]) -> Result<()> {
 /// The vector–Jacobian product of [`crate::ops::cpu::rope`]: rotates by the opposite angles.
 ///
 /// # Errors
-/// As [`rms_norm_vjp`]; a position that has no angles.
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ or a position has no angles.
 pub fn rope_back(
     team: &ThreadTeam,
     x: &mut [f32],

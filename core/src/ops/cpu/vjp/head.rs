@@ -65,7 +65,7 @@ pub fn log_sum_exp(
 /// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `best (m)`.
 ///
 /// # Errors
-/// As [`log_sum_exp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn argmax(team: &ThreadTeam, a: &[f32], n: usize, first: usize, best: &mut [Best]) -> Result<()> {
     let m = best.len();
     check("argmax", a.len() >= m * n, || format!("{} logits for {m} × {n}", a.len()))?;
@@ -81,7 +81,7 @@ pub fn argmax(team: &ThreadTeam, a: &[f32], n: usize, first: usize, best: &mut [
 /// scaling is below `eps` in size.
 ///
 /// # Errors
-/// As [`log_sum_exp`].
+/// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
 pub fn cross_entropy_vjp(
     team: &ThreadTeam,
     a: &mut [f32],

@@ -184,9 +184,9 @@ impl SharedStored {
 /// Where the gradient of each element comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Gradients<'a> {
-    /// Held as f32.
+    /// Held as f32, an element for each of the parameter's.
     Held(&'a [f32]),
-    /// Held as bf16.
+    /// Held as the bits of bf16, an element for each of the parameter's.
     Halves(&'a [u16]),
     /// Made where it is needed, element `i` being number `i` of [`Philox::normals`].
     Normal(Philox),

@@ -171,7 +171,7 @@ impl Maker<'_> {
     /// counts nothing. A token's weight is what predicting it counts.
     ///
     /// # Errors
-    /// What encoding says.
+    /// What the tokenizer says of a text that it cannot encode.
     pub fn stretch(&mut self, n: usize) -> Result<Marked> {
         let mut at = self.dice.below(100);
         let mut kind = Document::Haystack;
@@ -467,7 +467,7 @@ impl Maker<'_> {
     /// An exam of at most `n` tokens, the fact that is asked for lying at `depth`; answers count 1, the rest nothing.
     ///
     /// # Errors
-    /// What encoding says.
+    /// What the tokenizer says of a text that it cannot encode.
     pub fn exam(&mut self, exam: Exam, n: usize, depth: f64) -> Result<Marked> {
         // Room for the first token and what rounding of depths adds.
         let n = n.saturating_sub(2);

@@ -214,6 +214,155 @@ fn capital(word: &str) -> String {
     rest.next().map_or_else(String::new, |c| c.to_uppercase().chain(rest.flat_map(char::to_lowercase)).collect())
 }
 
+/// Who a story tells of, where it happens, and the thing it turns on.
+struct Cast<'a> {
+    animal: &'a str,
+    name: &'a str,
+    helper_animal: &'a str,
+    helper: &'a str,
+    home: &'a str,
+    far: &'a str,
+    traits: [&'a str; 2],
+    colour: &'a str,
+    thing: &'a str,
+    food: &'a str,
+}
+
+impl<'a> Cast<'a> {
+    /// Draws all of it; the helper is of another kind and another name.
+    fn draw(d: &mut Dice, l: &'static Lexicon, animal: Option<&'a str>) -> Self {
+        let animal = animal.unwrap_or_else(|| d.pick(&l.animals).as_str());
+        let other = |d: &mut Dice, of: &'static [String], not: &str| loop {
+            // Lists hold more than one word, so this ends.
+            let word = d.pick(of).as_str();
+            if word != not {
+                break word;
+            }
+        };
+        let name = d.pick(&l.names).as_str();
+        let (helper_animal, helper) = (other(d, &l.animals, animal), other(d, &l.names, name));
+        let ((home, far), (t1, t2)) = (d.two(&l.places), d.two(&l.traits));
+        let (colour, thing, food) = (d.pick(&l.colours), d.pick(&l.things), d.pick(&l.foods));
+        Self { animal, name, helper_animal, helper, home, far, traits: [t1, t2], colour, thing, food }
+    }
+
+    /// Who it is, what they love, and where they go one day.
+    fn beginning(&self, d: &mut Dice) -> [String; 4] {
+        let Self { animal, name, home, far, traits: [t1, t2], colour, thing, food, .. } = self;
+        [
+            d.one([
+                format!("Once upon a time there was a {t1} {animal} named {name}."),
+                format!("Once upon a time, in a {home}, there lived a {t1} {animal} named {name}."),
+                format!("Long ago a {t1} {animal} named {name} lived near a {home}."),
+            ]),
+            d.one([
+                format!("{name} was very {t2} and liked to eat {food}."),
+                format!("Every morning {name} ate {food} and looked at the {home}."),
+                format!("Everyone in the {home} knew {name}, because {name} was so {t2}."),
+            ]),
+            d.one([
+                format!("{name} had a {colour} {thing} and took it everywhere."),
+                format!("The thing that {name} loved most was a {colour} {thing}."),
+            ]),
+            d.one([
+                format!("One day {name} walked to the {far}."),
+                format!("One day {name} went for a walk near the {far}."),
+                format!("One day {name} wanted to see the {far}."),
+            ]),
+        ]
+    }
+
+    /// The thing is lost.
+    fn loss(&self, d: &mut Dice) -> [String; 2] {
+        let Self { name, far, colour, thing, .. } = self;
+        [
+            d.one([
+                format!("When {name} came to the {far}, the {colour} {thing} was gone."),
+                format!("But on the way the {thing} fell down and was lost."),
+            ]),
+            d.one([
+                format!("\"Oh no!\" said {name}. \"Where is my {colour} {thing}?\""),
+                format!("{name} sat down and began to cry."),
+                format!("{name} looked under every stone, but the {thing} was not there."),
+            ]),
+        ]
+    }
+
+    /// The helper comes.
+    fn meeting(&self, d: &mut Dice) -> String {
+        let Self { name, helper_animal, helper, .. } = self;
+        d.one([
+            format!("Then a {helper_animal} named {helper} came by."),
+            format!("Just then {name} met a {helper_animal}. The name of the {helper_animal} was {helper}."),
+        ])
+    }
+
+    /// The helper finds what was lost.
+    fn search(&self, d: &mut Dice) -> [String; 4] {
+        let Self { name, helper_animal, helper, far, colour, thing, food, .. } = self;
+        [
+            d.one([
+                format!("\"Do not be sad,\" said {helper}. \"I will help you.\""),
+                format!("\"I can help you,\" said the {helper_animal}."),
+            ]),
+            d.one([
+                format!("Together they looked near the {far} and behind the trees."),
+                format!("{name} and {helper} looked all day long."),
+            ]),
+            d.one([
+                format!("At last {helper} found the {colour} {thing} under a tree."),
+                format!("In the evening they saw something {colour} in the grass. It was the {thing}!"),
+            ]),
+            d.one([
+                format!("\"Thank you, {helper}!\" said {name}."),
+                format!("{name} was so happy and gave {helper} some {food}."),
+            ]),
+        ]
+    }
+
+    /// The one who was sad is helped instead, and taken home.
+    fn welcome(&self, d: &mut Dice) -> [String; 3] {
+        let Self { name, helper_animal, helper, home, colour, thing, food, .. } = self;
+        [
+            d.one([
+                format!("\"I am so hungry,\" said {helper}."),
+                format!("\"I have no home,\" said the {helper_animal}."),
+                format!("\"I am all alone,\" said {helper}."),
+            ]),
+            d.one([
+                format!("\"Then come with me,\" said {name}. \"I have {food} for both of us.\""),
+                format!("{name} gave {helper} the {colour} {thing}, and {helper} smiled."),
+            ]),
+            format!("They walked back to the {home} and sat down to eat {food}."),
+        ]
+    }
+
+    /// They are friends, and the day ends.
+    fn evening(&self, d: &mut Dice) -> [String; 2] {
+        let Self { animal, name, helper_animal, helper, .. } = self;
+        [
+            d.one([
+                format!("From that day on {name} and {helper} were friends."),
+                format!("After that, the {animal} and the {helper_animal} played together every day."),
+            ]),
+            d.one([
+                "When the moon came up, they went home.",
+                "That night they slept very well.",
+                "And they were happy for a long time.",
+            ])
+            .into(),
+        ]
+    }
+}
+
+/// What a story teaches, where it teaches anything.
+fn moral(d: &mut Dice) -> Option<String> {
+    d.chance(0.5).then(|| {
+        d.one(["A friend is worth more than gold.", "It is good to help others.", "Those who share are never alone."])
+            .into()
+    })
+}
+
 /// Text by the words of a lexicon and the numbers of dice.
 pub(super) struct Writer<'a> {
     pub lexicon: &'static Lexicon,
@@ -234,107 +383,23 @@ impl Writer<'_> {
     /// A story of 120 to 250 words, in sentences: who, wish, trouble, helper, outcome, evening, moral.
     pub fn story(&mut self, animal: Option<&str>) -> Vec<String> {
         let (d, l) = (&mut *self.dice, self.lexicon);
-        let a = animal.unwrap_or_else(|| d.pick(&l.animals).as_str());
-        let other = |d: &mut Dice, of: &'static [String], not: &str| loop {
-            // Lists hold more than one word, so this ends.
-            let word = d.pick(of).as_str();
-            if word != not {
-                break word;
-            }
-        };
-        let name = d.pick(&l.names).as_str();
-        let (helper_a, helper) = (other(d, &l.animals, a), other(d, &l.names, name));
-        let ((home, far), (t1, t2)) = (d.two(&l.places), d.two(&l.traits));
-        let (colour, thing, food) = (d.pick(&l.colours), d.pick(&l.things), d.pick(&l.foods));
-        let mut s = vec![d.one([
-            format!("Once upon a time there was a {t1} {a} named {name}."),
-            format!("Once upon a time, in a {home}, there lived a {t1} {a} named {name}."),
-            format!("Long ago a {t1} {a} named {name} lived near a {home}."),
-        ])];
-        s.push(d.one([
-            format!("{name} was very {t2} and liked to eat {food}."),
-            format!("Every morning {name} ate {food} and looked at the {home}."),
-            format!("Everyone in the {home} knew {name}, because {name} was so {t2}."),
-        ]));
-        s.push(d.one([
-            format!("{name} had a {colour} {thing} and took it everywhere."),
-            format!("The thing that {name} loved most was a {colour} {thing}."),
-        ]));
-        s.push(d.one([
-            format!("One day {name} walked to the {far}."),
-            format!("One day {name} went for a walk near the {far}."),
-            format!("One day {name} wanted to see the {far}."),
-        ]));
+        let cast = Cast::draw(d, l, animal);
+        let mut s = Vec::from(cast.beginning(d));
         s.push(d.pick(&l.weather).clone());
         let lost = d.chance(0.6);
         if lost {
-            s.push(d.one([
-                format!("When {name} came to the {far}, the {colour} {thing} was gone."),
-                format!("But on the way the {thing} fell down and was lost."),
-            ]));
-            s.push(d.one([
-                format!("\"Oh no!\" said {name}. \"Where is my {colour} {thing}?\""),
-                format!("{name} sat down and began to cry."),
-                format!("{name} looked under every stone, but the {thing} was not there."),
-            ]));
+            s.extend(cast.loss(d));
         } else {
-            s.push(format!("There {name} saw someone who looked very sad."));
+            s.push(format!("There {} saw someone who looked very sad.", cast.name));
         }
-        s.push(d.one([
-            format!("Then a {helper_a} named {helper} came by."),
-            format!("Just then {name} met a {helper_a}. The name of the {helper_a} was {helper}."),
-        ]));
+        s.push(cast.meeting(d));
         if lost {
-            s.push(d.one([
-                format!("\"Do not be sad,\" said {helper}. \"I will help you.\""),
-                format!("\"I can help you,\" said the {helper_a}."),
-            ]));
-            s.push(d.one([
-                format!("Together they looked near the {far} and behind the trees."),
-                format!("{name} and {helper} looked all day long."),
-            ]));
-            s.push(d.one([
-                format!("At last {helper} found the {colour} {thing} under a tree."),
-                format!("In the evening they saw something {colour} in the grass. It was the {thing}!"),
-            ]));
-            s.push(d.one([
-                format!("\"Thank you, {helper}!\" said {name}."),
-                format!("{name} was so happy and gave {helper} some {food}."),
-            ]));
+            s.extend(cast.search(d));
         } else {
-            s.push(d.one([
-                format!("\"I am so hungry,\" said {helper}."),
-                format!("\"I have no home,\" said the {helper_a}."),
-                format!("\"I am all alone,\" said {helper}."),
-            ]));
-            s.push(d.one([
-                format!("\"Then come with me,\" said {name}. \"I have {food} for both of us.\""),
-                format!("{name} gave {helper} the {colour} {thing}, and {helper} smiled."),
-            ]));
-            s.push(format!("They walked back to the {home} and sat down to eat {food}."));
+            s.extend(cast.welcome(d));
         }
-        s.push(d.one([
-            format!("From that day on {name} and {helper} were friends."),
-            format!("After that, the {a} and the {helper_a} played together every day."),
-        ]));
-        s.push(
-            d.one([
-                "When the moon came up, they went home.",
-                "That night they slept very well.",
-                "And they were happy for a long time.",
-            ])
-            .into(),
-        );
-        if d.chance(0.5) {
-            s.push(
-                d.one([
-                    "A friend is worth more than gold.",
-                    "It is good to help others.",
-                    "Those who share are never alone.",
-                ])
-                .into(),
-            );
-        }
+        s.extend(cast.evening(d));
+        s.extend(moral(d));
         s.push("The end.".into());
         s
     }
