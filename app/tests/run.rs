@@ -30,6 +30,18 @@ fn without_a_command_the_bundled_model_tells_a_story_and_its_bytes() {
 }
 
 #[test]
+fn sequences_of_a_single_token_end_without_a_decoding_step() {
+    for (sequences, max_tokens) in [("1", "1"), ("2", "1"), ("3", "1"), ("2", "0")] {
+        let (sequences_key, max_key) = (format!("run.sequences={sequences}"), format!("run.max_tokens={max_tokens}"));
+        let report = Room::new().json(0, &["run", BUNDLED, "--set", &sequences_key, "--set", &max_key]);
+        let written = report["output"]["sequences"].as_array().unwrap();
+        let tokens: Vec<_> = written.iter().map(|s| s["tokens"].as_array().unwrap().len()).collect();
+        let expected: usize = if max_tokens == "0" { 0 } else { sequences.parse().unwrap() };
+        assert_eq!(tokens, vec![1; expected], "{sequences_key} {max_key}");
+    }
+}
+
+#[test]
 fn the_report_has_the_keys_of_the_contract() {
     let room = Room::new();
     let report = room.json(

@@ -79,7 +79,8 @@ fn harness(view: View) -> Harness<'static, Bench> {
 fn a_new_picture_has_its_tab_its_keys_its_menu_and_its_memory() {
     let mut view = samples::view();
     let token = |text: &str| Token { id: 0, text: text.into() };
-    std::sync::Arc::make_mut(&mut view.text).sequences = vec![Written { tokens: vec![token("to"), token(" be")], ..Written::default() }].into();
+    std::sync::Arc::make_mut(&mut view.text).sequences =
+        vec![Written { tokens: vec![token("to"), token(" be")], ..Written::default() }].into();
     let mut h = harness(view);
     h.key_press_modifiers(Modifiers::COMMAND, Key::Num2);
     h.run();

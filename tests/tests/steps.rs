@@ -122,9 +122,8 @@ fn a_timeline_names_each_step_as_it_runs() {
     rig.forward.meter().observe(Some(Box::new(move |span| sink.lock().unwrap().push(span.name))));
     rig.prefill(&ids(5, rig.forward.shape.vocab)).unwrap();
     let heard = heard.lock().unwrap();
-    let layer = [
-        "rms norm", "linears", "kv attend", "linears", "add", "rms norm", "linears", "swiglu", "linears", "add",
-    ];
+    let layer =
+        ["rms norm", "linears", "kv attend", "linears", "add", "rms norm", "linears", "swiglu", "linears", "add"];
     let mut expected = vec!["embedding"];
     model.shape.layers.iter().for_each(|_| expected.extend(layer));
     expected.extend(["rms norm", "logits"]);

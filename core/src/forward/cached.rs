@@ -370,19 +370,7 @@ impl Cached<'_> {
             watch.attention(place.0, l, windowed::without(shown, rows, gone), rows - gone);
         }
         if let (Some(head), Some(cells)) = (mapped, cells) {
-            let of = &layer.attention;
-            let shared = head / (of.heads / of.kv_heads.max(1)).max(1);
-            let seen = cache.rows(shared);
-            // A window's rows are those just before.
-            let oldest = (first + tokens).saturating_sub(seen);
-            let position = |row| match of.window {
-                Some(_) => (oldest + row) as u32,
-                None => cache.position_or_row(shared, row),
-            };
-            let weights = windowed::without(cells, rows, gone);
-            let position = &position as &dyn Fn(usize) -> u32;
-            let map = HeadRows { first, queries: tokens, rows: seen, weights, stride: rows - gone, position };
-            watch.map(place.0, map);
+            self.show_map(head, &call, cache, windowed::without(cells, rows, gone), watch);
         }
         if step {
             *s.read += read_bytes(cache, chosen, policy.lists);
@@ -392,6 +380,21 @@ impl Cached<'_> {
             cache.add_scores(h, &mut policy.sums[h * rows + gone..h * rows + gone + n]);
         }
         Ok(())
+    }
+
+    /// Tells one head's map: `weights (tokens, rows)`, without the rows that have left a window.
+    fn show_map(&self, head: usize, call: &Call, cache: &LayerCache, weights: &[u8], watch: &mut dyn PassObserver) {
+        let of = &self.shape.layers[self.l].attention;
+        let shared = head / (of.heads / of.kv_heads.max(1)).max(1);
+        let rows = cache.rows(shared);
+        // A window's rows are those just before.
+        let oldest = (call.first + call.tokens).saturating_sub(rows);
+        let position = |row| match of.window {
+            Some(_) => (oldest + row) as u32,
+            None => cache.position_or_row(shared, row),
+        };
+        let (stride, position) = (cache.max_rows(), &position as &dyn Fn(usize) -> u32);
+        watch.map(call.place.0, HeadRows { first: call.first, queries: call.tokens, rows, weights, stride, position });
     }
 
     /// The pages that each head of a single query reads, as lists in `policy.lists`: from one list to the next, and how many. `None`

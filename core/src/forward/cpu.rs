@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::adapter;
 use super::cached::{Cached, Projected, Scratch, Span};
 use super::layer::{self, Rows};
-use super::step::{self, Batch, Metered, Slot, Step};
 pub use super::observer::{HeadRows, PassObserver, Unwatched};
 use super::rotary::inverse_frequencies;
+use super::step::{self, Batch, Metered, Slot, Step};
 use super::workspace::RESIDUAL;
 pub use super::workspace::{BatchShape, Stage, Workspace};
 use crate::device::Meter;
@@ -23,7 +23,7 @@ use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::scale;
 use crate::ops::cpu::{Compute, Product, SEGMENT, add, linear_many_as, rms_norm};
 use crate::place::WeightSource;
-use crate::shape::ModelShape;
+use crate::shape::{ModelShape, Role};
 
 /// One sequence: its cache and how many tokens it has seen.
 #[derive(Debug)]
@@ -60,7 +60,17 @@ impl Forward {
         // A file's divisors belong to the first rotation.
         let divisors = |i: usize| weights.rope_freqs().filter(|_| i == 0);
         let freqs = shape.ropes.iter().enumerate().map(|(i, r)| inverse_frequencies(r, divisors(i))).collect();
-        Self { shape, pipeline, weights, adapter: None, ledger, freqs, observed: None, order: Vec::new(), meter: Meter::default() }
+        Self {
+            shape,
+            pipeline,
+            weights,
+            adapter: None,
+            ledger,
+            freqs,
+            observed: None,
+            order: Vec::new(),
+            meter: Meter::default(),
+        }
     }
 
     /// The same model with the adapter that its shape tells of.
@@ -412,21 +422,7 @@ impl Forward {
             metered.run(step, team, || match step {
                 Step::Norm { role, from: Slot::Stream, to } => rows.norm(role, x, &mut own[at(to)]),
                 Step::Norm { role, to, .. } => rows.norm_in_place(role, &mut own[at(to)]),
-                Step::Linears { from, to } => match *to {
-                    [(a, y)] => {
-                        let [x, y] = disjoint(own, [at(from), at(y)])?;
-                        rows.linears(x, [(a, y)], &mut scratch)
-                    }
-                    [(a, y), (b, z)] => {
-                        let [x, y, z] = disjoint(own, [at(from), at(y), at(z)])?;
-                        rows.linears(x, [(a, y), (b, z)], &mut scratch)
-                    }
-                    [(a, y), (b, z), (c, w)] => {
-                        let [x, y, z, w] = disjoint(own, [at(from), at(y), at(z), at(w)])?;
-                        rows.linears(x, [(a, y), (b, z), (c, w)], &mut scratch)
-                    }
-                    _ => Err(no_step(step)),
-                },
+                Step::Linears { from, to } => linears(&rows, own, &at, (from, to), &mut scratch),
                 Step::KvAttend => {
                     let [q, k, v, out] = disjoint(own, [Slot::Q, Slot::K, Slot::V, Slot::Context].map(at))?;
                     let scratch = Scratch {
@@ -461,6 +457,31 @@ impl Forward {
             })?;
         }
         Ok(())
+    }
+}
+
+/// Linears that read the same rows, from and to places of a workspace.
+fn linears(
+    rows: &Rows<'_>,
+    own: &mut [f32],
+    at: &dyn Fn(Slot) -> Range<usize>,
+    (from, to): (Slot, &[(Role, Slot)]),
+    scratch: &mut layer::Scratch<'_>,
+) -> Result<()> {
+    match *to {
+        [(a, y)] => {
+            let [x, y] = disjoint(own, [at(from), at(y)])?;
+            rows.linears(x, [(a, y)], scratch)
+        }
+        [(a, y), (b, z)] => {
+            let [x, y, z] = disjoint(own, [at(from), at(y), at(z)])?;
+            rows.linears(x, [(a, y), (b, z)], scratch)
+        }
+        [(a, y), (b, z), (c, w)] => {
+            let [x, y, z, w] = disjoint(own, [at(from), at(y), at(z), at(w)])?;
+            rows.linears(x, [(a, y), (b, z), (c, w)], scratch)
+        }
+        _ => Err(Error::Internal(format!("{} linears of the same rows", to.len()))),
     }
 }
 

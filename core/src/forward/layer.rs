@@ -108,13 +108,7 @@ impl Rows<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] where a tensor is missing or a slice too short.
-    pub fn experts(
-        &self,
-        x: &[f32],
-        wide: &mut [f32],
-        out: &mut [f32],
-        s: &mut Scratch<'_>,
-    ) -> Result<()> {
+    pub fn experts(&self, x: &[f32], wide: &mut [f32], out: &mut [f32], s: &mut Scratch<'_>) -> Result<()> {
         let (m, hidden, team, width) = (self.m, self.hidden, self.team, self.of.ffn.width());
         let Some((count, used)) = self.of.ffn.experts() else { return Ok(()) };
         let (scores, rest) = s.routed.split_at_mut(m * count);

@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::device::{Cost, Meter, buffer_bytes};
 use crate::error::Result;
 use crate::ops::ThreadTeam;
+use crate::ops::gpu::PART;
 use crate::shape::{Act, Ffn, Kind, LayerShape, LowRank, ModelShape, Role, TensorShape};
 
 /// Rows of activations in a workspace.
@@ -139,8 +140,7 @@ pub fn layer(of: &LayerShape) -> impl Iterator<Item = Step> + use<> {
 pub const BEGIN: Step = Step::Embed;
 
 /// What comes after the layers, over the last rows.
-pub const END: [Step; 2] =
-    [Step::Norm { role: Role::OutputNorm, from: Slot::Stream, to: Slot::Normed }, Step::Logits];
+pub const END: [Step; 2] = [Step::Norm { role: Role::OutputNorm, from: Slot::Stream, to: Slot::Normed }, Step::Logits];
 
 /// How many rows a step is carried out on, and over how much of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -188,8 +188,9 @@ impl Step {
             Self::KvAttend => {
                 let Some(of) = layer.map(|of| &of.attention) else { return Cost::default() };
                 let seen = of.window.map_or(batch.cached, |w| batch.cached.min(w as f64));
-                // Rotations, appends, and attention: of single queries in parts, which are joined.
-                let each = if batch.rows == batch.sequences { 6 } else { 5 };
+                // Rotations, appends, and attention: of single queries over a long cache in parts, which are joined.
+                let parts = batch.rows == batch.sequences && batch.cached > PART as f64;
+                let each = 5 + usize::from(parts);
                 Cost {
                     flops: 4.0 * of.q() as f64 * seen * batch.rows as f64,
                     launches: each * batch.sequences,

@@ -441,6 +441,20 @@ struct Writing {
     filter: StopFilter,
 }
 
+/// Sequences decoded side by side, and how it went so far.
+struct Decoding<R: Runner> {
+    seqs: Vec<Sequence<R::Layer>>,
+    workspace: R::Workspace,
+    /// Steps at most.
+    total: usize,
+    steps: usize,
+    seconds: f64,
+    /// Of all sequences.
+    tokens: usize,
+    /// When memory was last told.
+    last: Instant,
+}
+
 impl<R: Runner> Engine<'_, R> {
     /// At a step's edge: takes commands, waits while paused.
     fn await_command(&mut self) -> Result<()> {
@@ -506,16 +520,60 @@ impl<R: Runner> Engine<'_, R> {
 
     fn generate(&mut self, prompt: &[u32]) -> Result<Speed> {
         let config = &self.order.config;
-        let run = &config.run;
-        let vocab = self.runner.shape().vocab;
+        let (run, vocab) = (&config.run, self.runner.shape().vocab);
+        let (max_tokens, sequences) = (run.max_tokens, run.sequences);
+        let pass = Workload::generate(config, prompt.len(), self.endless(prompt.len())).passes[0];
         let mut sampler = Sampler::new(&run.sampling, run.seed, vocab, config.cpu_tier(), &self.ledger)?;
+        let (seq, workspace, mut speed) = self.prefill(prompt)?;
+        if max_tokens == 0 {
+            return Ok(speed);
+        }
+        let mut writing: Vec<Writing> = (0..sequences)
+            .map(|id| {
+                let next = sampler.choose(self.runner.logits(&workspace, 0), id, 0);
+                let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
+                Writing { id, step: 0, next, decoder, filter: StopFilter::default() }
+            })
+            .collect();
+        drop(workspace);
+        let mut decoding = match pass.decode {
+            0 => None,
+            n => Some(self.decoding(seq, prompt.len(), n, sequences)?),
+        };
+        loop {
+            // Tell the chosen tokens; sequences that end leave the batch.
+            let mut i = 0;
+            while i < writing.len() {
+                let Some((stop, text)) = self.emit(&mut writing[i], prompt.len()) else {
+                    i += 1;
+                    continue;
+                };
+                if let Some(decoding) = &mut decoding {
+                    decoding.seqs.remove(i);
+                }
+                let done = writing.remove(i);
+                self.tell.event(Event::Ended { sequence: done.id, stop, text });
+            }
+            let Some(decoding) = decoding.as_mut().filter(|_| !writing.is_empty()) else { break };
+            self.step(decoding, &mut writing, &mut sampler)?;
+        }
+        if let Some(Decoding { steps, seconds, tokens, .. }) = decoding.filter(|d| d.steps > 0) {
+            speed.decode_tokens_per_second = tokens as f64 / seconds;
+            speed.step_seconds = seconds / steps as f64;
+            speed.steps = steps;
+        }
+        Ok(speed)
+    }
+
+    /// Reads the prompt that is generated from: its sequence, the workspace with the logits after it, and how long it took.
+    fn prefill(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Workspace, Speed)> {
         self.await_command()?;
         self.tell.event(Event::Phase { phase: Phase::Prefill });
         let load_seconds = self.tell.seconds();
         let start = Instant::now();
         let (seq, workspace) = self.read(prompt)?;
         let prefill = start.elapsed().as_secs_f64();
-        let mut speed = Speed {
+        let speed = Speed {
             load_seconds,
             prefill_tokens_per_second: prompt.len() as f64 / prefill,
             prompt_tokens: prompt.len(),
@@ -525,85 +583,64 @@ impl<R: Runner> Engine<'_, R> {
         if let Some(dump) = &mut self.dump {
             dump.row(LOGITS, self.runner.logits(&workspace, 0))?;
         }
-        if run.max_tokens == 0 {
-            return Ok(speed);
-        }
+        Ok((seq, workspace, speed))
+    }
+
+    /// Copies the prompt's sequence into as many as are wanted, and makes room for `total` decoding steps.
+    fn decoding(
+        &mut self,
+        seq: Sequence<R::Layer>,
+        prompt: usize,
+        total: usize,
+        sequences: usize,
+    ) -> Result<Decoding<R>> {
+        self.ledger.enter(Phase::Decode);
+        self.tell.event(Event::Phase { phase: Phase::Decode });
         let mut seqs = vec![seq];
-        let mut writing = Vec::with_capacity(run.sequences);
-        for id in 0..run.sequences {
-            let next = sampler.choose(self.runner.logits(&workspace, 0), id, 0);
-            let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
-            writing.push(Writing { id, step: 0, next, decoder, filter: StopFilter::default() });
+        for _ in 1..sequences {
+            seqs.push(self.runner.sequence(prompt)?);
         }
-        drop(workspace);
-        let pass = Workload::generate(config, prompt.len(), self.endless(prompt.len())).passes[0];
-        if pass.decode > 0 {
-            self.ledger.enter(Phase::Decode);
-            self.tell.event(Event::Phase { phase: Phase::Decode });
-            for _ in 1..run.sequences {
-                seqs.push(self.runner.sequence(prompt.len())?);
-            }
-            self.runner.fork(&mut seqs)?;
+        self.runner.fork(&mut seqs)?;
+        let workspace = self.decode_workspace(prompt, prompt + total, sequences)?;
+        Ok(Decoding { seqs, workspace, total, steps: 0, seconds: 0.0, tokens: 0, last: Instant::now() })
+    }
+
+    /// Feeds each sequence its chosen token and chooses the next.
+    fn step(&mut self, d: &mut Decoding<R>, writing: &mut [Writing], sampler: &mut Sampler) -> Result<()> {
+        self.await_command()?;
+        let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
+        let begin = Instant::now();
+        let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
+        let mut watch =
+            Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(d.steps, d.total, d.seconds);
+        self.runner.decode(&mut d.seqs, &ids, &mut d.workspace, &self.team, &mut watch)?;
+        watch.flush();
+        for (i, w) in writing.iter_mut().enumerate() {
+            w.step += 1;
+            w.next = sampler.choose(self.runner.logits(&d.workspace, i), w.id, w.step);
         }
-        let mut workspace = match pass.decode {
-            0 => None,
-            n => Some(self.decode_workspace(prompt.len(), prompt.len() + n, run.sequences)?),
-        };
-        let (mut steps, mut seconds, mut tokens, mut last) = (0, 0.0, 0, Instant::now());
-        loop {
-            // Tell the chosen tokens; sequences that end leave the batch.
-            let mut i = 0;
-            while i < writing.len() {
-                match self.emit(&mut writing[i], &seqs[i]) {
-                    None => i += 1,
-                    Some((stop, text)) => {
-                        let done = writing.remove(i);
-                        seqs.remove(i);
-                        self.tell.event(Event::Ended { sequence: done.id, stop, text });
-                    }
-                }
-            }
-            let Some(workspace) = workspace.as_mut().filter(|_| !writing.is_empty()) else { break };
-            self.await_command()?;
-            let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
-            let begin = Instant::now();
-            let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
-            let mut watch =
-                Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(steps, pass.decode, seconds);
-            self.runner.decode(&mut seqs, &ids, workspace, &self.team, &mut watch)?;
-            watch.flush();
-            for (i, w) in writing.iter_mut().enumerate() {
-                w.step += 1;
-                w.next = sampler.choose(self.runner.logits(workspace, i), w.id, w.step);
-            }
-            seconds += begin.elapsed().as_secs_f64();
-            steps += 1;
-            tokens += writing.len();
-            if let Some(dump) = &mut self.dump {
-                dump.row(LOGITS, self.runner.logits(workspace, 0))?;
-            }
-            if last.elapsed() >= SNAPSHOT {
-                last = Instant::now();
-                self.tell.snapshot(Event::Memory { step: steps, held: self.ledger.now() });
-                let (done, total) = (steps as u64, pass.decode as u64);
-                let left = seconds / steps as f64 * (pass.decode - steps.min(pass.decode)) as f64;
-                self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "decoding".into() });
-            }
+        d.seconds += begin.elapsed().as_secs_f64();
+        d.steps += 1;
+        d.tokens += writing.len();
+        if let Some(dump) = &mut self.dump {
+            dump.row(LOGITS, self.runner.logits(&d.workspace, 0))?;
         }
-        if steps > 0 {
-            speed.decode_tokens_per_second = tokens as f64 / seconds;
-            speed.step_seconds = seconds / steps as f64;
-            speed.steps = steps;
+        if d.last.elapsed() >= SNAPSHOT {
+            d.last = Instant::now();
+            self.tell.snapshot(Event::Memory { step: d.steps, held: self.ledger.now() });
+            let (done, total) = (d.steps as u64, d.total as u64);
+            let left = d.seconds / d.steps as f64 * (d.total - d.steps.min(d.total)) as f64;
+            self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: "decoding".into() });
         }
-        Ok(speed)
+        Ok(())
     }
 
     fn endless(&self, prompt: usize) -> bool {
         self.runner.pipeline().endless(prompt)
     }
 
-    /// Tells the token chosen for a sequence; returns why and with which text it ends, if it does.
-    fn emit(&mut self, w: &mut Writing, seq: &Sequence<R::Layer>) -> Option<(Stop, String)> {
+    /// Tells the token chosen for a sequence after a prompt of `prompt` tokens; returns why and with which text it ends, if it does.
+    fn emit(&mut self, w: &mut Writing, prompt: usize) -> Option<(Stop, String)> {
         let run = &self.order.config.run;
         if !run.ignore_eos && self.words.ends(w.next) {
             let text = w.decoder.as_mut().and_then(Decoder::finish).unwrap_or_default();
@@ -621,7 +658,7 @@ impl<R: Runner> Engine<'_, R> {
             Some(Stop::Text)
         } else if w.step + 1 >= run.max_tokens {
             Some(Stop::Length)
-        } else if seq.seen >= run.context && !self.endless(seq.prompt) {
+        } else if prompt + w.step >= run.context && !self.endless(prompt) {
             Some(Stop::Context)
         } else {
             None

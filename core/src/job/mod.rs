@@ -8,6 +8,8 @@ pub mod bench;
 pub(crate) mod candle;
 pub mod dump;
 pub mod fault;
+#[cfg(all(test, feature = "cuda"))]
+mod gpu_tests;
 pub mod infer;
 pub(crate) mod reference;
 pub mod train;

@@ -203,7 +203,7 @@ mod tests {
         };
         // Decoding one sequence is bound by reading the weights: a token takes bytes over bandwidth, and on a GPU what
         // launching its kernels takes.
-        let step = pass_cost(&shape, Batch { rows: 1, sequences: 1, cached: 100.0 }, true);
+        let step = pass_cost(&shape, Batch { rows: 1, sequences: 1, cached: 200.0 }, true);
         let launching = super::super::launch_guess() * step.launches as f64;
         for (id, bandwidth) in [("rtx-4090-24", 1008e9), ("h100-80", 3350e9)] {
             for (device, beside) in [("cpu", 0.0), ("cuda:0", launching)] {

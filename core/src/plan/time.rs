@@ -76,8 +76,7 @@ pub(super) fn times(
     let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
     let prefill = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read)
         + pieces * launch * piece.launches as f64;
-    let seconds =
-        moved.max(decode_bytes as f64 / read).max(step.flops / flops) + launch * step.launches as f64;
+    let seconds = moved.max(decode_bytes as f64 / read).max(step.flops / flops) + launch * step.launches as f64;
     Times {
         load_seconds,
         prefill_seconds: prefill,

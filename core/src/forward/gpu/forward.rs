@@ -82,7 +82,16 @@ impl GpuForward {
         let weights = weights::load(source, model, device, ledger, team, progress)?;
         let adapter = adapter.map(|file| adapter::Held::load(file, model.held, device, ledger)).transpose()?;
         let shape = model.held.clone();
-        Ok(Self { shape, pipeline, formats, weights, adapter, ledger: Arc::clone(ledger), kernels, meter: Meter::default() })
+        Ok(Self {
+            shape,
+            pipeline,
+            formats,
+            weights,
+            adapter,
+            ledger: Arc::clone(ledger),
+            kernels,
+            meter: Meter::default(),
+        })
     }
 
     /// What it has been asked for, step by step.
@@ -253,7 +262,9 @@ impl GpuForward {
         seqs: &[Sequence<DeviceLayer>],
         (rows, sequences): (usize, usize),
     ) -> Metered<'_> {
-        let cached = seqs.iter().map(|s| s.seen).max().unwrap_or(0) as f64;
+        // Those seen before, and their own.
+        let seen = seqs.iter().map(|s| s.seen).max().unwrap_or(0);
+        let cached = (seen + rows / sequences.max(1)) as f64;
         Metered { meter: &self.meter, shape: &self.shape, layer, batch: Batch { rows, sequences, cached } }
     }
 }
