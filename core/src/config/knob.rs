@@ -74,6 +74,20 @@ pub struct Knob {
     pub sentence: &'static str,
 }
 
+impl Knob {
+    /// A number from 0 to 1, without a unit.
+    pub const fn share(
+        id: &'static str,
+        label: &'static str,
+        paper_name: &'static str,
+        default: f64,
+        sentence: &'static str,
+    ) -> Self {
+        let kind = KnobKind::Float { min: 0.0, max: 1.0 };
+        Self { id, label, paper_name, kind, default: Default::Float(default), unit: "", sentence }
+    }
+}
+
 impl KnobKind {
     /// What is allowed, as an error says it.
     pub fn allowed(&self) -> String {

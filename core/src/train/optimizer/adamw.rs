@@ -7,17 +7,6 @@ use crate::error::{Error, Result};
 use crate::ops::rule::rule;
 use crate::schema::{About, Candidate, Cost, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 
-const fn share(
-    id: &'static str,
-    label: &'static str,
-    paper_name: &'static str,
-    default: f64,
-    sentence: &'static str,
-) -> Knob {
-    let kind = KnobKind::Float { min: 0.0, max: 1.0 };
-    Knob { id, label, paper_name, kind, default: Default::Float(default), unit: "", sentence }
-}
-
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
     about: About {
@@ -27,10 +16,10 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
         paper: "AdamW (arXiv 1711.05101)",
         sentence: "Steps by the running mean of the gradient over the root of that of its square: two numbers a parameter.",
         knobs: &[
-            share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
-            share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-            share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
-            share(
+            Knob::share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+            Knob::share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
+            Knob::share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
+            Knob::share(
                 "weight_decay",
                 "Weight decay",
                 "λ",

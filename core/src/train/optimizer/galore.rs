@@ -21,17 +21,6 @@ const SPARE: usize = 8;
 /// Philox streams of the first directions, apart from those of other uses.
 const STREAM: u64 = 5 << 60;
 
-const fn share(
-    id: &'static str,
-    label: &'static str,
-    paper_name: &'static str,
-    default: f64,
-    sentence: &'static str,
-) -> Knob {
-    let kind = KnobKind::Float { min: 0.0, max: 1.0 };
-    Knob { id, label, paper_name, kind, default: Default::Float(default), unit: "", sentence }
-}
-
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
     about: About {
@@ -61,7 +50,7 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
             Knob {
                 kind: KnobKind::Float { min: 0.0, max: 100.0 },
-                ..share("scale", "Scale", "α", 0.25, "Multiplied onto what comes back from the projection.")
+                ..Knob::share("scale", "Scale", "α", 0.25, "Multiplied onto what comes back from the projection.")
             },
             Knob {
                 id: "proj_type",
@@ -81,10 +70,10 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
                 unit: "",
                 sentence: "How often the directions are multiplied with the gradient before they are taken: more are closer to the singular vectors.",
             },
-            share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
-            share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-            share("eps", "Epsilon", "ε", 1e-6, "Added to the root."),
-            share(
+            Knob::share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
+            Knob::share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
+            Knob::share("eps", "Epsilon", "ε", 1e-6, "Added to the root."),
+            Knob::share(
                 "weight_decay",
                 "Weight decay",
                 "λ",

@@ -7,11 +7,6 @@ use crate::ops::rule::rule;
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 
-const fn share(id: &'static str, paper_name: &'static str, default: f64, sentence: &'static str) -> Knob {
-    let kind = KnobKind::Float { min: 0.0, max: 1.0 };
-    Knob { id, label: id, paper_name, kind, default: Default::Float(default), unit: "", sentence }
-}
-
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
     about: About {
@@ -21,12 +16,15 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
         paper: "Lion (arXiv 2302.06675)",
         sentence: "Steps by the sign of a mean of gradients: one number a parameter; wants a learning rate 3 to 10 times below AdamW's.",
         knobs: &[
-            Knob { label: "Beta 1", ..share("beta1", "β₁", 0.9, "Share of the mean in what is stepped by.") },
-            Knob { label: "Beta 2", ..share("beta2", "β₂", 0.99, "Decay of the mean.") },
-            Knob {
-                label: "Weight decay",
-                ..share("weight_decay", "λ", 0.0, "Each step also shrinks parameters by this times the learning rate.")
-            },
+            Knob::share("beta1", "Beta 1", "β₁", 0.9, "Share of the mean in what is stepped by."),
+            Knob::share("beta2", "Beta 2", "β₂", 0.99, "Decay of the mean."),
+            Knob::share(
+                "weight_decay",
+                "Weight decay",
+                "λ",
+                0.0,
+                "Each step also shrinks parameters by this times the learning rate.",
+            ),
             Knob {
                 id: "state_dtype",
                 label: "State",

@@ -10,11 +10,6 @@ use crate::error::{Error, Result};
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::optimizer::{Optimizer, OptimizerPlan, Shape, Update, state_dtype};
 
-const fn share(id: &'static str, label: &'static str, paper_name: &'static str, sentence: &'static str) -> Knob {
-    let (kind, default) = (KnobKind::Float { min: 0.0, max: 1.0 }, Default::Float(0.0));
-    Knob { id, label, paper_name, kind, default, unit: "", sentence }
-}
-
 /// The catalogue entry.
 pub static ENTRY: Entry<dyn Optimizer> = Entry {
     about: About {
@@ -26,13 +21,13 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
         knobs: &[
             Knob {
                 kind: KnobKind::Float { min: 0.0001, max: 0.9999 },
-                default: Default::Float(0.9),
-                ..share("momentum", "Momentum", "β", "What of the last step goes on.")
+                ..Knob::share("momentum", "Momentum", "β", 0.9, "What of the last step goes on.")
             },
-            share(
+            Knob::share(
                 "dampening",
                 "Dampening",
                 "τ",
+                0.0,
                 "What of each gradient after the first is left out of the sum; 1 − β makes it a mean.",
             ),
             Knob {
@@ -44,7 +39,7 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
                 unit: "",
                 sentence: "Look one step of momentum ahead.",
             },
-            share("weight_decay", "Weight decay", "λ", "Added to the gradient times the parameter."),
+            Knob::share("weight_decay", "Weight decay", "λ", 0.0, "Added to the gradient times the parameter."),
             Knob {
                 id: "state_dtype",
                 label: "State",
