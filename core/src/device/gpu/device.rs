@@ -207,7 +207,7 @@ impl Gpu {
     }
 
     /// Queues a product of matrices.
-    fn multiply(
+    pub(super) fn multiply(
         &self,
         sizes: (usize, usize, usize),
         a: Operand<'_>,
