@@ -67,7 +67,7 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
 fn three_steps_on_candle_are_the_cpus() {
     let sgd: &[(&str, &str)] = &[("train.params", "full"), ("train.optimizer", "sgd"), ("train.loss", "full")];
     let cut: &[(&str, &str)] = &[("train.params", "full"), ("train.optimizer", "sgd"), ("train.loss", "cut")];
-    let dropping = "{ use = \"lora\", rank = 4, dropout = 0.3 }";
+    let dropping = "{ use = \"lora\", r = 4, lora_dropout = 0.3 }";
     let lora: &[(&str, &str)] =
         &[("train.params", dropping), ("train.optimizer", "adamw"), ("train.clip", "{ by = \"global\", at = 0.05 }")];
     for (sets, ty, tied) in [(sgd, BlockType::F32, true), (cut, BlockType::F32, false), (lora, BlockType::Q8_0, false)]
