@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::backend::{Backend, Cpu, Cuda};
 use crate::catalog::{entries, from_toml};

@@ -79,6 +79,7 @@ fn weights_pass_to_the_gpu_in_whole_rows() {
 mod cuda {
     use std::sync::Arc;
 
+    use super::*;
     use crate::device::gpu::Gpu;
     use crate::device::gpu::*;
     use crate::ops::{ThreadTeam, cuda};

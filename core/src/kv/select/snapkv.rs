@@ -7,7 +7,7 @@ use crate::schema::{About, Default, Entry, Knob, KnobKind, axes};
 pub static ENTRY: Entry<dyn Select> = Entry {
     about: About {
         id: "snapkv",
-        title: "What the end looks at (SnapKV)",
+        title: "Prompt's end (SnapKV)",
         common: true,
         paper: "Li et al., SnapKV: LLM Knows What You are Looking for Before Generation, NeurIPS 2024, arXiv 2404.14469",
         sentence: "Keeps the prompt's tokens that its last ones look at, with their neighbours; what is generated is added and stays.",
