@@ -417,7 +417,7 @@ impl Gpu {
                     n.into(),
                     first.into(),
                 ];
-                self.launch("lse", &[a.buf.ty()], (m, 1), 512, &args)
+                self.launch("log_sum_exp", &[a.buf.ty()], (m, 1), 512, &args)
             }
             Op::Argmax { a, n, first, best } => self.argmax(a, n, first, best),
             // Whether it matters would cost a wait.
@@ -430,7 +430,7 @@ impl Gpu {
                     first.into(),
                     scale.into(),
                 ];
-                self.launch("softmax_back", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)
+                self.launch("cross_entropy_vjp", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)
             }
             Op::Elementwise { .. } => self.update(op),
             op => Err(op.stray()),
