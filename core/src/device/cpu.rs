@@ -7,10 +7,11 @@ use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
 use crate::device::{Buf, Cost, Device, Dst, Gradient, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
+use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::basis::{basis_scratch, leading_vectors, orthonormalize};
+use crate::ops::cpu::basis::{decomposition_bytes, leading_vectors, orthonormalize};
 use crate::ops::cpu::nets;
 use crate::ops::cpu::vjp::{self, Gradients, Moments, Stored};
 use crate::ops::cpu::{Angles, Mat, add, embed, linear, linear_add, linear_scratch, rms_norm, rope};
@@ -22,6 +23,9 @@ use crate::weights::load;
 /// The ledger row of a device's scratch.
 pub const SCRATCH: Tag = Tag::device(Category::Workspace, "kernel scratch");
 
+/// What nalgebra makes for itself while it decomposes; its bound is reserved for as long.
+pub const DECOMPOSITION: Tag = Tag::device(Category::Workspace, "decomposition");
+
 /// Bytes of scratch that the CPU's ops need on `threads` threads, none being larger than `sizes`.
 pub fn scratch_bytes(threads: usize, sizes: &Sizes) -> usize {
     let elements = [
@@ -30,7 +34,7 @@ pub fn scratch_bytes(threads: usize, sizes: &Sizes) -> usize {
         vjp::dw_scratch(threads),
         vjp::attention_scratch(threads, sizes.rows, sizes.heads),
         vjp::rms_norm_vjp_scratch(sizes.rows),
-        basis_scratch(sizes.basis),
+        sizes.basis,
         vjp::square_sum_scratch(),
     ];
     4 * elements.into_iter().max().unwrap_or(0)
@@ -285,7 +289,8 @@ impl Cpu {
             }
             Op::LeadingVectors { z, rows, cols, rank, vectors } => {
                 let (z, vectors) = (floats(z, rows * cols)?, floats_mut(vectors, rank * rows)?);
-                leading_vectors(team, z, rows, cols, rank, vectors, scratch.as_mut_slice())
+                let _held = self.ledger.reserve(DECOMPOSITION, decomposition_bytes(rows) as u64)?;
+                scoped(Scope::Guest, || leading_vectors(team, z, rows, cols, rank, vectors))
             }
             op => Err(op.stray()),
         }

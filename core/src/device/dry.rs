@@ -5,13 +5,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
-use crate::device::cpu::SCRATCH;
+use crate::device::cpu::{self, SCRATCH};
 use crate::device::gpu::tiling::Tiling;
 use crate::device::gpu::{self, Precision};
 use crate::device::{Buf, Cost, Device, Dst, Lowering, Meter, Op, Sizes, Spent, Src, buffer_bytes};
 use crate::error::Result;
 use crate::ledger::{Ledger, Phase, Reservation, Tag};
 use crate::model::Source;
+use crate::ops::cpu::basis::decomposition_bytes;
 use crate::shape::TensorShape;
 
 /// What a machine does in a second.
@@ -129,7 +130,11 @@ impl Device for Dry {
         self.tiling.map_or(Lowering::Direct, Lowering::Tiled)
     }
 
-    fn execute(&self, _: Op<'_>, cost: &Cost) -> Result<()> {
+    fn execute(&self, op: Op<'_>, cost: &Cost) -> Result<()> {
+        if let Op::LeadingVectors { rows, .. } = op {
+            let tag = if self.tiling.is_some() { gpu::DECOMPOSITION } else { cpu::DECOMPOSITION };
+            drop(self.ledger.reserve(tag, decomposition_bytes(rows) as u64)?);
+        }
         let (seconds, mut spent) = (self.seconds(cost), self.spent.get());
         // Norms and updates come once a step, however many micro-batches it has.
         match self.ledger.phase() {

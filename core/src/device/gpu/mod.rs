@@ -18,7 +18,6 @@ use crate::config::train::{Arithmetic, Train};
 use crate::device::Sizes;
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
-use crate::ops::cpu::basis::basis_scratch;
 use crate::ops::gpu::WEIGHT_TYPES;
 use crate::shape::{Act, ModelShape, TensorShape};
 
@@ -90,6 +89,8 @@ const PARTS: usize = 64;
 const BLAS: (Tag, usize) = (Tag::device(Category::Workspace, "cublas workspace"), 32 << 20);
 /// A basis on its way through the host.
 const BASIS: Tag = Tag::host(Category::Workspace, "projection staging");
+/// As [`crate::device::cpu::DECOMPOSITION`], on a GPU's host.
+pub const DECOMPOSITION: Tag = Tag::host(Category::Workspace, "decomposition");
 const PANEL: Tag = Tag::device(Category::Workspace, "decoded weights");
 const STAGE: Tag = Tag::device(Category::Workspace, "converted activations");
 const SCRATCH: Tag = Tag::device(Category::Workspace, "kernel scratch");
@@ -128,12 +129,8 @@ pub fn tiling(sizes: &Sizes, precision: Precision) -> tiling::Tiling {
 /// What a GPU keeps on the host for operations that are computed there; none where there are none.
 pub fn host_scratch(sizes: &Sizes) -> Option<(Tag, usize)> {
     let side = sizes.cols.max(sizes.hidden);
-    (sizes.basis > 0).then(|| {
-        (
-            BASIS,
-            4 * (sizes.basis * side + basis_scratch(sizes.basis).next_multiple_of(2)) + 4 * sizes.basis * sizes.basis,
-        )
-    })
+    // The rows, and beside them a line of products or the vectors that are found.
+    (sizes.basis > 0).then(|| (BASIS, 4 * sizes.basis * (side + sizes.basis)))
 }
 
 /// What loading a tensor holds while it lasts: its pieces on the host, and `load` bytes where its type changes.

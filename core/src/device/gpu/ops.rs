@@ -2,15 +2,16 @@
 
 use crate::blocks::BlockType;
 use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
-use crate::device::gpu::load_scratch;
 use crate::device::gpu::tiling::EMBED_ROWS;
+use crate::device::gpu::{DECOMPOSITION, load_scratch};
 use crate::device::op::Family;
 use crate::device::{Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
+use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Source;
 use crate::ops::cpu::RopeLayout;
-use crate::ops::cpu::basis::{leading_vectors, orthonormalize};
+use crate::ops::cpu::basis::{decomposition_bytes, leading_vectors, orthonormalize};
 use crate::ops::cuda::{Arg, Operand, TrainKernels, View};
 use crate::ops::descriptors::{Batched, Reduction, Window};
 use crate::ops::rule::{MOST_NUMBERS, MOST_SLOTS};
@@ -275,12 +276,11 @@ impl Gpu {
                 self.upload(bytemuck::cast_slice(room), y.again())
             }
             Op::LeadingVectors { z, rows, cols, rank, vectors } => {
-                // The f64 of the method first, so that they lie aligned.
-                let (method, rest) = split(host.as_mut_slice::<f32>(), 4 * rows * rows)?;
-                let (room, rest) = split(rest, rows * cols)?;
+                let (room, rest) = split(host.as_mut_slice::<f32>(), rows * cols)?;
                 let (found, _) = split(rest, rank * rows)?;
                 self.download(z, bytemuck::cast_slice_mut(room))?;
-                leading_vectors(&self.team, room, rows, cols, rank, found, bytemuck::cast_slice_mut(method))?;
+                let _held = self.ledger.reserve(DECOMPOSITION, decomposition_bytes(rows) as u64)?;
+                scoped(Scope::Guest, || leading_vectors(&self.team, room, rows, cols, rank, found))?;
                 self.upload(bytemuck::cast_slice(found), vectors)
             }
             op => Err(op.stray()),

@@ -1,7 +1,10 @@
 //! Orthonormal rows, and the leading singular vectors of a short, wide matrix: what a low-rank projection is found by.
 //!
-//! Written here and not taken from a library: the one that does both well takes six minutes to compile, and its products
-//! allocate megabytes that no ledger sees. Bits do not depend on the number of threads.
+//! The decomposition is nalgebra's, of a small matrix on one thread. Rows of thousands of numbers are made orthonormal here: on
+//! every thread, in place, and with no memory of their own. Bits do not depend on the number of threads.
+
+use nalgebra::linalg::SymmetricEigen;
+use nalgebra::{DMatrix, DVector};
 
 use crate::ops::cpu::kernels;
 use crate::ops::team::{SharedMut, ThreadTeam};
@@ -9,13 +12,12 @@ use crate::{Error, Result};
 
 /// Columns of a task.
 const RUN: usize = 256;
-/// Sweeps of Jacobi's method at most; it converges quadratically, so a dozen are enough for any size.
-const SWEEPS: usize = 40;
+/// Steps of the decomposition for each row at most: two or three are what it takes.
+const STEPS: usize = 64;
 
-/// Elements of f32 scratch that both need for `rows`.
-pub const fn basis_scratch(rows: usize) -> usize {
-    // A Gram matrix and its eigenvectors in f64.
-    4 * rows * rows + rows + 2
+/// Bytes that [`leading_vectors`] holds while it runs: a Gram matrix and its eigenvectors in f64, and some vectors beside them.
+pub const fn decomposition_bytes(rows: usize) -> usize {
+    16 * rows * rows + 64 * rows
 }
 
 /// Makes the rows of `y (rows, cols)`, `rows ≤ cols`, orthonormal, each of what it adds to those before it (Gram–Schmidt, twice
@@ -45,10 +47,7 @@ pub fn orthonormalize(team: &ThreadTeam, y: &mut [f32], rows: usize, cols: usize
                     break;
                 }
             } else if !before.is_finite() {
-                return Err(Error::refused(
-                    "the gradient's projection",
-                    "the gradient is no longer a number; lower train.lr",
-                ));
+                return Err(diverged());
             }
             if axis >= i + cols {
                 return Err(Error::Internal(format!("no direction is left for row {i} of {rows}")));
@@ -92,10 +91,10 @@ fn subtract(team: &ThreadTeam, done: &[f32], row: &mut [f32], along: &mut [f32])
 }
 
 /// `vectors (rank, rows)`: the left singular vectors of `z (rows, cols)` that belong to its largest singular values, largest
-/// first: eigenvectors of `z zᵀ`, by Jacobi's method in f64.
+/// first: eigenvectors of `z zᵀ` in f64. Holds [`decomposition_bytes`] while it runs.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; [`Error::Internal`] when a slice or the scratch is too short.
+/// [`Error::Cancelled`]; [`Error::Refused`] where `z` is not finite; [`Error::Internal`] when a slice is too short.
 pub fn leading_vectors(
     team: &ThreadTeam,
     z: &[f32],
@@ -103,88 +102,44 @@ pub fn leading_vectors(
     cols: usize,
     rank: usize,
     vectors: &mut [f32],
-    scratch: &mut [f64],
 ) -> Result<()> {
-    if z.len() < rows * cols || scratch.len() < 2 * rows * rows || rank > rows || vectors.len() < rank * rows {
+    if z.len() < rows * cols || rank > rows || vectors.len() < rank * rows {
         return Err(Error::Internal(format!("{rank} leading vectors of {rows} × {cols}, {} elements", z.len())));
     }
-    let (gram, turned) = scratch.split_at_mut(rows * rows);
-    let turned = &mut turned[..rows * rows];
     let line = |i: usize| &z[i * cols..][..cols];
+    let mut gram = DMatrix::<f64>::zeros(rows, rows);
     {
-        let gram = SharedMut::new(&mut *gram);
+        let gram = SharedMut::new(gram.as_mut_slice());
         team.run(rows, &|i, _| {
-            // SAFETY: each row is one task's.
+            // SAFETY: each column is one task's.
             let own = unsafe { gram.slice(i * rows, rows) };
-            for (j, to) in own.iter_mut().enumerate().take(i + 1) {
+            for (j, to) in own.iter_mut().enumerate().skip(i) {
                 *to = line(i).iter().zip(line(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             }
         })?;
     }
-    for i in 0..rows {
-        for j in 0..i {
-            gram[j * rows + i] = gram[i * rows + j];
-        }
+    // The method reads the lower triangle alone, and does not end on what is not a number.
+    if !gram.iter().all(|x| x.is_finite()) {
+        return Err(diverged());
     }
-    turned.fill(0.0);
-    (0..rows).for_each(|i| turned[i * rows + i] = 1.0);
-    jacobi(team, gram, turned, rows)?;
-    // Selected one by one, ties going to the first: no list to allocate.
-    for k in 0..rank {
-        let mut best = k;
-        for i in k + 1..rows {
-            if gram[i * rows + i] > gram[best * rows + best] {
-                best = i;
-            }
-        }
-        gram.swap(k * rows + k, best * rows + best);
-        for j in 0..rows {
-            turned.swap(k * rows + j, best * rows + j);
-            vectors[k * rows + j] = turned[k * rows + j] as f32;
-        }
+    let SymmetricEigen { eigenvectors, mut eigenvalues } =
+        SymmetricEigen::try_new(gram, f64::EPSILON, STEPS * rows.max(1)).ok_or_else(diverged)?;
+    for row in vectors.chunks_exact_mut(rows.max(1)).take(rank) {
+        let k = take_largest(&mut eigenvalues);
+        row.iter_mut().zip(eigenvectors.column(k).iter()).for_each(|(to, from)| *to = *from as f32);
     }
     Ok(())
 }
 
-/// Turns the symmetric `a (n, n)` until it is diagonal, and the rows of `v` with it (Golub and Van Loan, Matrix Computations,
-/// §8.5).
-fn jacobi(team: &ThreadTeam, a: &mut [f64], v: &mut [f64], n: usize) -> Result<()> {
-    let size: f64 = a.iter().map(|x| x * x).sum();
-    for _ in 0..SWEEPS {
-        if team.cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let off: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| a[i * n + j] * a[i * n + j]).sum();
-        if off <= 1e-28 * size {
-            break;
-        }
-        for p in 0..n {
-            for q in p + 1..n {
-                let (app, aqq, apq) = (a[p * n + p], a[q * n + q], a[p * n + q]);
-                if apq * apq <= 1e-32 * (app * aqq).abs() || apq == 0.0 {
-                    continue;
-                }
-                let tau = (aqq - app) / (2.0 * apq);
-                let t = tau.signum() / (tau.abs() + (1.0 + tau * tau).sqrt());
-                let c = 1.0 / (1.0 + t * t).sqrt();
-                rotate(a, n, p, q, c, t * c);
-                for k in 0..n {
-                    let (x, y) = (a[k * n + p], a[k * n + q]);
-                    (a[k * n + p], a[k * n + q]) = (c * x - t * c * y, t * c * x + c * y);
-                }
-                rotate(v, n, p, q, c, t * c);
-            }
-        }
-    }
-    Ok(())
+/// Where the largest value stands, ties going to the first; it counts no more after that.
+fn take_largest(values: &mut DVector<f64>) -> usize {
+    let best = (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0);
+    values[best] = f64::NEG_INFINITY;
+    best
 }
 
-/// Rows `p < q` of `a` become `c·p − s·q` and `s·p + c·q`.
-fn rotate(a: &mut [f64], n: usize, p: usize, q: usize, c: f64, s: f64) {
-    let (head, tail) = a.split_at_mut(q * n);
-    for (x, y) in head[p * n..][..n].iter_mut().zip(&mut tail[..n]) {
-        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-    }
+fn diverged() -> Error {
+    Error::refused("the gradient's projection", "the gradient is no longer a number; lower train.lr")
 }
 
 #[cfg(test)]
@@ -239,8 +194,8 @@ mod tests {
             .map(|i| (0..rows).map(|k| sigma(k) * u[k * rows + i / cols] * v[k * cols + i % cols]).sum())
             .collect();
         let mut vectors = vec![0.0; rank * rows];
-        let mut room = vec![0.0f64; 2 * rows * rows];
-        leading_vectors(&team, &z, rows, cols, rank, &mut vectors, &mut room).unwrap();
+        leading_vectors(&team, &z, rows, cols, rank, &mut vectors).unwrap();
+        assert!(leading_vectors(&team, &[f32::NAN; 300], rows, cols, rank, &mut vectors.clone()).is_err());
         for k in 0..rank {
             let along = dot(&vectors[k * rows..][..rows], &u[k * rows..][..rows]).abs();
             assert!((along - 1.0).abs() < 1e-5, "{k}: {along}");

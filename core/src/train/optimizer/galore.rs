@@ -2,7 +2,7 @@
 //!
 //! `P (r, side)` has orthonormal rows: the leading singular vectors of the gradient on one side. They are found anew every
 //! `update_proj_gap` steps by subspace iteration (Halko, Martinsson and Tropp 2011, Algorithm 4.4): `r + 8` random directions,
-//! multiplied with the gradient and its transpose, orthonormalized in between, then turned to the singular vectors by the
+//! multiplied with the gradient and its transpose, orthonormalized in between, then turned to the singular vectors by nalgebra's
 //! eigenvectors of a small Gram matrix. With `r + 8` of the side or more that is the exact decomposition. Moments stay as they
 //! are when the projection changes, as in the paper.
 
