@@ -43,6 +43,7 @@ fn a_decoding_step_takes_what_is_counted_by_hand_and_what_the_plan_said() {
         let mut rig = Rig::new(&model, &config).unwrap();
         let tokens = ids(21, rig.forward.shape.vocab);
         let mut seq = rig.prefill(&tokens[..20]).unwrap().0;
+        rig.forward.meter().observe(Some(Box::new(|_| ())));
         let before = (rig.forward.meter().total(), rig.forward.meter().operations());
         rig.decode(&mut seq, &tokens[20..]).unwrap();
         let after = (rig.forward.meter().total(), rig.forward.meter().operations());

@@ -41,7 +41,12 @@ impl Meter {
         self.operations.get()
     }
 
-    /// What all operations that ran took by their descriptions.
+    /// Whether somebody observes: what a step of inference takes is worked out only then.
+    pub fn observed(&self) -> bool {
+        self.observer.borrow().is_some()
+    }
+
+    /// What all operations that ran took by their descriptions; of inference, those that ran while somebody observed.
     pub fn total(&self) -> Cost {
         self.total.get()
     }
@@ -95,8 +100,7 @@ impl Meter {
             self.fail_at.set(None);
             return Err(Error::Device(format!("operation {number} ({name}) failed")));
         }
-        let observed = self.observer.borrow().is_some();
-        let begin = observed.then(Instant::now);
+        let begin = self.observed().then(Instant::now);
         work()?;
         let mut total = self.total.get();
         total += cost;

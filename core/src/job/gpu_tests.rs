@@ -113,6 +113,7 @@ fn launches_of_a_pass_are_those_that_its_steps_say() {
     let on_gpu = config(&[("machine.device", "cuda:0")]);
     let Some(cuda) = gpu(&on_gpu) else { return };
     let (mut r, team) = load(cuda, &model("random:smollm2-135m@q4_0"), &on_gpu).unwrap();
+    r.meter().observe(Some(Box::new(|_| ())));
     // The cache grows past what a single query's attention reads in one part.
     let counted = |r: &crate::forward::gpu::GpuForward| (r.launched(), r.meter().total().launches as u64);
     let before = counted(&r);
