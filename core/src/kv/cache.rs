@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::region::Region;
-use super::room::{HeadLayout, REGIONS, SideLayout};
-use super::{Alloc, Choose, Learn, Read, RowMeta};
+use super::room::{HeadLayout, REGIONS, RowLayout, SideLayout};
+use super::{Alloc, Choose, Learn, Read};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 
@@ -19,26 +19,6 @@ pub const ROWS: Tag = Tag::device(Category::KvCache, "kv rows");
 pub const STAGING: Tag = Tag::device(Category::KvCache, "kv staging");
 /// The ledger row of the positions that are kept for an observed head.
 pub const TRAIL: Tag = Tag::host(Category::Observation, "row positions");
-
-/// Bytes of one open row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowLayout {
-    /// Elements of a head.
-    pub d: usize,
-    /// Bytes of a key.
-    pub k: usize,
-    /// Bytes of a value.
-    pub v: usize,
-    /// What lies beside them.
-    pub meta: RowMeta,
-}
-
-impl RowLayout {
-    /// Bytes of one row, metadata included.
-    pub fn bytes(&self) -> usize {
-        self.k + self.v + 4 * usize::from(self.meta.score) + 4 * usize::from(self.meta.position)
-    }
-}
 
 /// Positions of one head's rows, kept beside the cache only to be shown.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::cache::{LayerCache, ROWS, RowLayout};
-use super::room::{HeadLayout, SideLayout};
+use super::cache::{LayerCache, ROWS};
+use super::room::{HeadLayout, RowLayout, SideLayout};
 use super::{Alloc, Channels, Format, Merge, Needs, Read, Rhythm, Select, Share, Side, Split};
 use crate::config::{Config, KvBudget};
 use crate::error::{Error, Result};

@@ -2,8 +2,27 @@
 
 use std::sync::Arc;
 
-use super::cache::RowLayout;
-use super::{Alloc, Format, Page, Seal};
+use super::{Alloc, Format, Page, RowMeta, Seal};
+
+/// Bytes of one open row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLayout {
+    /// Elements of a head.
+    pub d: usize,
+    /// Bytes of a key.
+    pub k: usize,
+    /// Bytes of a value.
+    pub v: usize,
+    /// What lies beside them.
+    pub meta: RowMeta,
+}
+
+impl RowLayout {
+    /// Bytes of one row, metadata included.
+    pub fn bytes(&self) -> usize {
+        self.k + self.v + 4 * usize::from(self.meta.score) + 4 * usize::from(self.meta.position)
+    }
+}
 
 /// Rows of one side of a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

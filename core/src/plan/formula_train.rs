@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::formula::{Factor, Kinds, Term, n, named, value};
 use super::pieces::Live;
+use super::terms::{Factor, Kinds, Term, n, named, value};
 use crate::blocks::BlockType;
 use crate::config::Config;
 use crate::config::train::{Hold, Train};

@@ -10,18 +10,21 @@ pub mod guest;
 mod pieces;
 mod solve;
 mod solve_train;
+mod terms;
 mod time;
+mod way_back;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{Change, WayBack, cheapest_change, ways_back};
+pub use change::{cheapest_change, ways_back};
 pub use formula::{Formula, formula};
 pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
 pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
+pub use way_back::{Change, WayBack};
 
 use crate::catalog;
 use crate::config::{Config, Engine};

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, WayBack, fitting};
 use super::solve::{fits, largest};
+use super::way_back::{Change, WayBack, fitting};
 use super::{Plan, Workload, plan};
 use crate::catalog;
 use crate::config::train::{ClipBy, Hold, Train};

@@ -9,6 +9,15 @@
 pub mod bound;
 mod ops;
 mod rule;
+
+/// An operation that candle is not taught.
+fn unknown(op: &Op<'_>) -> Error {
+    Error::refused(
+        format!("run.engine = candle with {}", op.name()),
+        "this operation is not written as calls of candle; run it with run.engine=ullage",
+    )
+}
+
 #[cfg(test)]
 mod tests;
 

@@ -2,8 +2,7 @@
 
 use candle_core::{DType, Result as Candled, Tensor};
 
-use super::{Candle, Target, flat, matrix, rule, sent};
-use crate::blocks::BlockType;
+use super::{Candle, Target, flat, matrix, rule, sent, unknown};
 use crate::device::op::{Family, sides};
 use crate::device::{Causal, Dst, Mask, Op, RopeLayout, RopeTable, Src, Weight};
 use crate::error::{Error, Result};
@@ -18,14 +17,6 @@ pub(super) fn execute(on: &Candle, op: Op<'_>) -> Result<()> {
         Family::Head => heads(on, op),
         Family::Net => nets(on, op),
     }
-}
-
-/// An operation that candle is not taught.
-pub(super) fn unknown(op: &Op<'_>) -> Error {
-    Error::refused(
-        format!("run.engine = candle with {}", op.name()),
-        "this operation is not written as calls of candle; run it with run.engine=ullage",
-    )
 }
 
 /// `value`, or with `add` what is there and `value`, `(rows, cols)`.
@@ -458,15 +449,4 @@ fn sources(of: Window, device: &candle_core::Device) -> Candled<Tensor> {
     let none = of.n * of.image();
     let at = |row| (0..cols).map(move |col| of.source(row, col).unwrap_or(none) as u32);
     sent((0..rows).flat_map(at).collect(), device)
-}
-
-/// An update's buffers must be f32 here: how bf16 is rounded is a matter of its own.
-pub(super) fn full_precision(name: &str, ty: BlockType) -> Result<()> {
-    if ty == BlockType::F32 {
-        return Ok(());
-    }
-    Err(Error::refused(
-        format!("run.engine = candle with {name} of {ty} values"),
-        "candle updates f32 only; set train.dtype=f32 and f32 state",
-    ))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result as Candled, Tensor};
 
-use super::ops::{full_precision, unknown};
-use super::{Candle, Target, flat, sent};
+use super::{Candle, Target, flat, sent, unknown};
+use crate::blocks::BlockType;
 use crate::device::{Gradient, Op, Round};
 use crate::error::{Error, Result};
 use crate::ops::rule::source::{Body, Expr};
@@ -140,4 +140,15 @@ fn call(name: &str, values: &[Value]) -> Candled<Value> {
         }
         _ => candle_core::bail!("`{name}` with {} arguments in a rule", values.len()),
     })
+}
+
+/// An update's buffers must be f32 here: how bf16 is rounded is a matter of its own.
+fn full_precision(name: &str, ty: BlockType) -> Result<()> {
+    if ty == BlockType::F32 {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("run.engine = candle with {name} of {ty} values"),
+        "candle updates f32 only; set train.dtype=f32 and f32 state",
+    ))
 }
