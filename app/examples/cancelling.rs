@@ -65,6 +65,7 @@ fn stop(model: &str, phase: &str, i: usize) -> Option<f64> {
         open: Some(Start::Config(Box::new(from_toml(&config, &[]).unwrap()))),
         ask,
         wake: Arc::new(|| ()),
+        probe: false,
     });
     let until = |session: &mut Session, wanted: &dyn Fn(&View) -> bool| {
         loop {

@@ -212,6 +212,7 @@ fn in_window(config: &Config, tab: &str) -> (f64, Vec<[f64; 2]>, f64) {
         open: Some(Start::Config(Box::new(config.clone()))),
         ask,
         wake: ullage::window::waker(&context),
+        probe: false,
     });
     let mut app = App::new(&context, session, &serde_json::json!({ "tab": tab }));
     let begin = Instant::now();

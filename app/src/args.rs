@@ -67,6 +67,9 @@ pub struct Source {
     /// What to complete or answer (the key run.prompt)
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
+    /// Allow budgets beyond what is free here (the key budget.overcommit)
+    #[arg(long)]
+    pub overcommit: bool,
 }
 
 impl Source {
@@ -246,6 +249,13 @@ pub struct CheckPlan {
     /// Where: cpu, or cuda:0, whose memory pool is then the second account; what it does not run is passed over
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
+    /// Only configurations whose name has this in it
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
+    /// Run each in a control group of this many times what it is planned to need and the program needs beside it, where the
+    /// system lets us make one
+    #[arg(long, value_name = "TIMES")]
+    pub group: Option<f64>,
 }
 
 /// Both read the first tokens of the prompt, and of the evaluation text after it. Our engine keeps the full cache in f32 and
@@ -274,6 +284,9 @@ pub struct Verify {
 
 #[derive(Debug, ClapArgs)]
 pub struct Probe {
+    /// Two or three seconds instead of ten
+    #[arg(long)]
+    pub quick: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

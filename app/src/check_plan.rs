@@ -1,6 +1,10 @@
 //! `ullage check-plan`: planned against measured over a matrix of configurations, and random budgets against the wall.
+//!
+//! Each configuration runs as a program of its own, so that what its allocator and the system say of it is of nothing else: they
+//! are the third account, and what they hold beyond the ledger is unexplained.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,7 +16,7 @@ use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
 use ullage_core::plan::{COMBINED, Workload, plan};
-use ullage_core::report::ByteReport;
+use ullage_core::report::{ByteReport, Report};
 use ullage_core::rng::Philox;
 use ullage_core::schema::{self, About, Default, KnobKind};
 use ullage_core::{Error, Result};
@@ -32,7 +36,19 @@ struct Row {
     /// Payload by the counting allocator, or by a GPU's memory pool, less by the ledger; 0 when the two accounts agree.
     unaccounted: i64,
     escaped: u64,
+    /// Bytes by the system's allocator, and of the resident set, less by the ledger, each at its peak.
+    obtained: i64,
+    resident: Option<i64>,
+    /// What of that may be unexplained.
+    tolerated: u64,
     ok: bool,
+}
+
+impl Row {
+    /// The larger of the two, whichever way it goes.
+    fn unexplained(&self) -> u64 {
+        self.obtained.unsigned_abs().max(self.resident.map_or(0, i64::unsigned_abs))
+    }
 }
 
 /// One random budget.
@@ -86,6 +102,38 @@ fn matrix() -> Vec<Sets> {
     all.extend(with_each(&cached, &axes::PLACE_WEIGHTS));
     let host = sets(&[("place.weights.use", "stream"), ("place.weights.from", "host")]);
     all.extend(with_each(&bases, &axes::KV_SELECT).into_iter().map(|s| [s, host.clone()].concat()));
+    all
+}
+
+/// Sizes at their edges: pages, prompts, sequences, tokens, evaluations.
+fn edges() -> Vec<Sets> {
+    let base = sets(&[("run.prompt", "x"), ("run.max_tokens", "4"), ("run.ignore_eos", "true")]);
+    let pages: [&[(&str, &str)]; 5] = [
+        &[("kv.alloc", "{ use = \"paged\", block = 1 }")],
+        &[("kv.alloc", "{ use = \"paged\", block = 3 }")],
+        &[("kv.alloc", "{ use = \"paged\", block = 16 }")],
+        &[("kv.alloc", "{ use = \"paged\", block = 256 }")],
+        &[],
+    ];
+    let formats: [&[(&str, &str)]; 2] = [&[("kv.format", "q4_0")], &[("kv.format", "f32")]];
+    let depths: [&[(&str, &str)]; 2] = [&[("run.context", "2304")], &[("run.context", "2304"), ("run.sequences", "8")]];
+    let mut all = cross(cross(cross(vec![base.clone()], &pages), &formats), &depths);
+    all.iter_mut().for_each(|s| s.push(("prompt".into(), "2200".into())));
+    for tokens in ["1", "2", "31", "33", "1000", "8192", "32768"] {
+        let context = (tokens.parse::<usize>().unwrap_or(0) + 8).to_string();
+        let sized = sets(&[("prompt", tokens), ("run.context", &context)]);
+        all.push([base.clone(), sized.clone()].concat());
+        all.push([base.clone(), sized, sets(&[("kv.select", "snapkv"), ("kv.budget.rows", "64")])].concat());
+    }
+    let sequences = ["1", "7", "100", "1000"].map(|n| vec![("run.sequences".to_owned(), n.to_owned())]);
+    let short = sets(&[("prompt", "9"), ("run.context", "48")]);
+    let alloc: [&[(&str, &str)]; 2] = [&[("kv.alloc", "paged")], &[("kv.alloc", "contiguous")]];
+    all.extend(cross(sequences.iter().map(|s| [base.clone(), short.clone(), s.clone()].concat()).collect(), &alloc));
+    for (most, context) in [("0", "64"), ("1", "64"), ("0", "40"), ("1", "40"), ("64", "64")] {
+        all.push(
+            [base.clone(), sets(&[("prompt", "40"), ("run.max_tokens", most), ("run.context", context)])].concat(),
+        );
+    }
     all
 }
 
@@ -165,11 +213,11 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
         let (all, without) = chosen(&model, &machine, args);
         passed_over += without;
         let Some(first) = all.first() else { continue };
-        // Warm-up: threads, code and file cache.
-        execute(order(&model, &machine, first)?, None, true, &mut |_| ())?;
+        // Warm-up: the file cache.
+        measure(&model, &machine, path, first, None)?;
         let before = rows.len();
         for sets in &all {
-            let row = measure(&model, &machine, path, sets)?;
+            let row = measure(&model, &machine, path, sets, args.group)?;
             if !args.json {
                 row.say(rows.is_empty());
             }
@@ -193,55 +241,140 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
 /// The configurations of the matrix that the device runs, with the prompt of `model`; and how many it does not.
 fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec<Sets>, usize) {
     let text = prompt(model, 200);
-    let mut all = if args.train { training() } else { matrix() };
-    all.iter_mut().for_each(|s| s[0].1 = format!("{text:?}"));
-    all.iter_mut().for_each(|s| s.push(("machine.device".into(), args.device.clone())));
+    let mut all = if args.train { training() } else { [matrix(), edges()].concat() };
+    for s in &mut all {
+        // An edge names its tokens; everything else has the same prompt.
+        let own = s.iter().position(|(key, _)| key == "prompt").map(|i| s.remove(i).1);
+        s[0].1 = format!("{:?}", own.and_then(|n| n.parse().ok()).map_or(text.clone(), |n| prompt(model, n)));
+        s.push(("machine.device".into(), args.device.clone()));
+    }
+    all.retain(|s| label(&model.path, &s[1..].to_vec()).contains(&args.only));
     let every = all.len();
     all.retain(|sets| runs(model, machine, sets));
     let without = every - all.len();
     (all, without)
 }
 
+/// What a run of the program needs beside its plan: code, threads' stacks, words and headers.
+const PROGRAM: u64 = 24 << 20;
+
+/// Runs a configuration as a program of its own, in a control group of `within` bytes where there are some; its report.
+fn child(config: &Path, within: Option<u64>) -> Result<Report> {
+    let io = |action: &str, e: &std::io::Error| Error::io(config, action, e);
+    let own = std::env::current_exe().map_err(|e| io("cannot find this program", &e))?;
+    let mut command = match within {
+        None => Command::new(&own),
+        Some(bytes) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", GROUP]).arg(&own).arg(bytes.to_string());
+            shell
+        }
+    };
+    let done = command.arg("run").arg(config).arg("--json").output().map_err(|e| io("cannot run this program", &e))?;
+    serde_json::from_slice(&done.stdout).map_err(|_| {
+        let said = String::from_utf8_lossy(&done.stderr);
+        let why = if done.status.code().is_none() { "it was killed" } else { said.trim() };
+        Error::Internal(format!("a run ended without a report ({}): {why}", done.status))
+    })
+}
+
+/// Makes a control group of so many bytes, of either version, and becomes the program in it.
+const GROUP: &str = r#"
+    bytes=$1; shift
+    if [ -d /sys/fs/cgroup/memory ]; then top=/sys/fs/cgroup/memory limit=memory.limit_in_bytes
+    else top=/sys/fs/cgroup limit=memory.max; fi
+    own=$top/ullage-$$
+    mkdir "$own" && echo "$bytes" > "$own/$limit" && echo $$ > "$own/cgroup.procs" || exit 1
+    "$0" "$@"; code=$?
+    echo $$ > "$top/cgroup.procs"; rmdir "$own"; exit $code
+"#;
+
 /// Runs one configuration, and holds what was measured against its plan.
-fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets) -> Result<Row> {
-    let report = execute(order(model, machine, sets)?, None, true, &mut |_| ())?;
+fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets, group: Option<f64>) -> Result<Row> {
+    let order = order(model, machine, sets)?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), "cannot make a folder", &e))?;
+    let config = folder.path().join("config.toml");
+    let text = order.config.to_toml()?;
+    std::fs::write(&config, text).map_err(|e| Error::io(&config, "cannot write a configuration", &e))?;
+    let within = match group {
+        None => None,
+        Some(times) => {
+            let workload = workload_of(&order)?;
+            let planned = plan(&model.shape, &workload, &order.config, machine)?;
+            Some((times * (planned.bytes.together + PROGRAM) as f64) as u64)
+        }
+    };
+    let report = child(&config, within)?;
     if let Some(error) = report.error {
         if error.kind == "cancelled" {
             return Err(Error::Cancelled);
         }
         return Err(Error::Internal(format!("{}: {}", label(path, sets), error.message)));
     }
-    let peak = |r: &ByteReport| r.peak.get(&Tier::Device).copied().unwrap_or(0);
-    let (planned, measured) = (peak(&report.plan), peak(&report.measured));
-    let gap = planned as i64 - measured as i64;
-    let allowed = (measured / 50).max(256 << 10);
-    let both = measured + report.measured.peak.get(&Tier::Host).copied().unwrap_or(0);
-    // Tiers peak at their own instants, so their sum is an upper bound of what the allocator saw at once.
-    let unaccounted = match report.measured.rows.get("beside.pool used at most") {
-        Some(pool) => (*pool as i64 - measured as i64).max(0),
-        None => (report.program.payload_peak as i64 - both as i64).max(0),
-    };
-    Ok(Row {
-        configuration: label(path, &sets[1..].to_vec()),
-        planned,
-        measured,
-        gap,
-        allowed,
-        unaccounted,
-        escaped: report.program.escaped,
-        ok: gap >= 0 && gap as u64 <= allowed && unaccounted == 0 && report.program.escaped == 0,
-    })
+    Ok(Row::of(label(path, &sets[1..].to_vec()), &report))
+}
+
+/// What a configuration computes.
+fn workload_of(order: &Order) -> Result<Workload> {
+    if order.config.train.is_some() {
+        return Ok(Workload::default());
+    }
+    Ok(ullage_core::job::infer::prepare(&order.model, &order.config, &order.base)?.workload)
+}
+
+impl Row {
+    fn of(configuration: String, report: &Report) -> Self {
+        let peak = |r: &ByteReport| r.peak.get(&Tier::Device).copied().unwrap_or(0);
+        let (planned, measured) = (peak(&report.plan), peak(&report.measured));
+        let gap = planned as i64 - measured as i64;
+        let allowed = (measured / 50).max(256 << 10);
+        let on_cpu = report.machine.device == "cpu";
+        // What the program's own memory holds: a GPU's is the driver's.
+        let host = report.measured.peak.get(&Tier::Host).copied().unwrap_or(0);
+        let held = if on_cpu { report.measured.together } else { host };
+        let unaccounted = match report.measured.rows.get("beside.pool used at most") {
+            Some(pool) => (*pool as i64 - measured as i64).max(0),
+            None => (report.program.payload_peak as i64 - (measured + host) as i64).max(0),
+        };
+        let escaped = report.program.escaped;
+        let (obtained, resident) = (
+            report.program.obtained as i64 - held as i64,
+            report.program.resident.filter(|_| on_cpu).map(|r| r as i64 - held as i64),
+        );
+        let tolerated = (held / 100).max(2 << 20);
+        let mut row = Self {
+            configuration,
+            planned,
+            measured,
+            gap,
+            allowed,
+            unaccounted,
+            escaped,
+            obtained,
+            resident,
+            tolerated,
+            ok: gap >= 0 && gap as u64 <= allowed && unaccounted == 0 && escaped == 0,
+        };
+        row.ok &= !on_cpu || row.unexplained() <= tolerated;
+        row
+    }
 }
 
 impl Row {
     /// A line of the table, below its head where it is the first.
     fn say(&self, first: bool) {
         if first {
-            say(&format!("{:>12} {:>12} {:>9} {:>7}  configuration\n", "planned", "measured", "gap", ""));
+            say(&format!(
+                "{:>12} {:>12} {:>9} {:>10} {:>10} {:>7}  configuration\n",
+                "planned", "measured", "gap", "allocator", "resident", ""
+            ));
         }
-        let Self { planned, measured, gap, configuration, .. } = self;
+        let Self { planned, measured, gap, configuration, obtained, .. } = self;
+        let resident = self.resident.map_or_else(String::new, |r| format!("{r:+}"));
         let mark = if self.ok { "ok" } else { "FAILED" };
-        say(&format!("{planned:>12} {measured:>12} {gap:>+9} {mark:>7}  {configuration}\n"));
+        say(&format!(
+            "{planned:>12} {measured:>12} {gap:>+9} {obtained:>+10} {resident:>10} {mark:>7}  {configuration}\n"
+        ));
     }
 }
 
@@ -250,6 +383,18 @@ fn summary(args: &args::CheckPlan, rows: &[Row], wall: &Wall, bad: usize, passed
     let worst = rows.iter().map(|r| r.gap).max().unwrap_or(0);
     let least = rows.iter().map(|r| r.gap).min().unwrap_or(0);
     say(&format!("\n{} configurations, {bad} failed; gaps from {least:+} to {worst:+} B\n", rows.len()));
+    // By the share of what is tolerated, so that a small run counts as a large one does.
+    let share = |r: &&Row| r.unexplained() as f64 / r.tolerated.max(1) as f64;
+    if let Some(most) = rows.iter().max_by(|a, b| share(a).total_cmp(&share(b))) {
+        say(&format!(
+            "largest unexplained difference: allocator {:+} B, resident set {} B of {} B ({} B tolerated): {}\n",
+            most.obtained,
+            most.resident.map_or_else(|| "?".into(), |r| format!("{r:+}")),
+            most.measured,
+            most.tolerated,
+            most.configuration
+        ));
+    }
     if passed_over > 0 {
         say(&format!("{passed_over} configurations that {} does not run are passed over\n", args.device));
     }

@@ -13,8 +13,8 @@ use ullage_core::job::infer;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{self, Machine};
 use ullage_core::model::Model;
-use ullage_core::plan::{Inverse, TrainInverse, Workload, cheapest_change, plan as plan_of};
-use ullage_core::report::{ByteReport, bytes_table, folder, llama, summary};
+use ullage_core::plan::{Inverse, TrainInverse, Workload, cheapest_change, notes, plan as plan_of};
+use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
 use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result};
 
@@ -85,6 +85,9 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let order = source::order(&loaded)?;
     let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
+    for note in notes(config, shape, machine) {
+        eprintln!("note: {note}");
+    }
     if config.train.is_some() {
         return plan_training(shape, config, machine, args.json);
     }
@@ -116,7 +119,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
             out += &format!("  {name:<40} {b:>14}\n");
         }
         let t = &plan.time;
-        out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        out += &format!("\nlimit    {} on the device\n", limit(config, Some(&plan.walls)));
         let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
         let passes = match t.decode_tokens_per_second {
             0.0 => "this GPU is not measured".to_owned(),
@@ -126,8 +129,9 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
             ),
         };
         out += &format!("time     load {:.2} s, {passes}{guess}\n", t.load_seconds);
+        let beyond = if inverse.longest_context > shape.context { ", beyond the trained one" } else { "" };
         out += &format!(
-            "fits     longest context {}, most sequences {}\n",
+            "fits     longest context {}{beyond}, most sequences {}\n",
             inverse.longest_context, inverse.most_sequences
         );
         out += &format!("\n{}", llama::command(config));
@@ -178,7 +182,7 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
         for (name, b) in &bytes.rows {
             out += &format!("  {name:<40} {b:>14}\n");
         }
-        out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        out += &format!("\nlimit    {} on the device\n", limit(config, Some(&plan.walls)));
         for (phase, tiers) in &bytes.phases {
             let peak = tiers.get(&Tier::Device).map_or(0, |a| a.peak);
             out += &format!("phase    {phase:<9} peak {peak:>14}\n");
@@ -274,7 +278,9 @@ pub fn probe(args: &args::Probe) -> Result<u8> {
     on_interrupt(Arc::clone(&cancel));
     let mut bar = Progress::new(false);
     let start = std::time::Instant::now();
+    let effort = if args.quick { machine::Effort::QUICK } else { machine::Effort::THOROUGH };
     let machine = machine::probe(
+        effort,
         &mut |what, done| {
             let left = start.elapsed().as_secs_f64() / f64::from(done.max(0.01)) * f64::from(1.0 - done);
             bar.set(what, (done * 100.0) as u64, 100, left);

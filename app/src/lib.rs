@@ -16,9 +16,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use ullage_core::Result;
+use ullage_core::ledger::alloc::give_back_large_blocks;
 
 /// Does what the command line says; exit 0 ok, 1 the run failed, 2 bad arguments or input, 3 over budget.
 pub fn main() -> ExitCode {
+    give_back_large_blocks();
     let args = args::Args::parse();
     match dispatch(args) {
         Ok(code) => ExitCode::from(code),

@@ -12,6 +12,7 @@ use ullage_core::Result;
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
 use ullage_core::job::{Event, Job, Order};
+use ullage_core::plan::notes;
 use ullage_core::report::folder::Folder;
 use ullage_core::report::{Report, summary};
 
@@ -139,6 +140,9 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
 pub fn run(args: &args::Run) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let mut order = source::order(&loaded)?;
+    for note in notes(&order.config, &order.model.shape, &order.machine) {
+        eprintln!("note: {note}");
+    }
     if args.dump {
         order.dump = Some(args.out.clone().unwrap_or_else(|| PathBuf::from("dump")));
     }

@@ -42,6 +42,7 @@ pub fn load(source: &Source, more: &[(String, String)]) -> Result<Loaded> {
     let mut sets: Vec<_> = source.sets.iter().map(|s| key_value(s)).collect::<Result<_>>()?;
     // Quoted, so that a prompt such as `3` stays a text.
     sets.extend(source.short().map(|(key, value)| (key.to_owned(), toml_text(value))));
+    sets.extend(source.overcommit.then(|| ("budget.overcommit".to_owned(), "true".to_owned())));
     sets.extend(more.iter().cloned());
     if source.source.ends_with(".toml") {
         let path = Path::new(&source.source);

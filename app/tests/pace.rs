@@ -42,6 +42,7 @@ fn a_run_asks_for_one_frame_each_time_it_has_something_to_tell() {
             count.fetch_add(1, Ordering::Relaxed);
             wake();
         }),
+        probe: false,
     });
     let mut app = App::new(&context, session, &serde_json::Value::Null);
     let begin = Instant::now();

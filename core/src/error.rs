@@ -80,14 +80,18 @@ pub struct OverBudget {
     pub available: u64,
     /// The cheapest change that fits, as a `--set` argument and its effect.
     pub hint: Option<String>,
+    /// True where that is what the machine has free, and no budget of the configuration's.
+    #[serde(default)]
+    pub machine: bool,
 }
 
 impl std::fmt::Display for OverBudget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tier, category, name, needed, budget, available, hint } = self;
+        let Self { tier, category, name, needed, budget, available, hint, machine } = self;
+        let wall = if *machine { "this machine has free for it" } else { "the budget is" };
         write!(
             f,
-            "over budget: {tier} needs {} ({needed} B) for {name} ({category}), the budget is {} ({budget} B), {} of it still free",
+            "over budget: {tier} needs {} ({needed} B) for {name} ({category}), {wall} {} ({budget} B), {} of it still free",
             Bytes(*needed),
             Bytes(*budget),
             Bytes(*available)

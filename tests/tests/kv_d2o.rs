@@ -26,7 +26,6 @@ fn d2o(how: &str, self_weight: f64) -> Pipeline {
 struct Head {
     p: Pipeline,
     cache: LayerCache,
-    ledger: Arc<Ledger>,
     state: [u8; 4],
 }
 
@@ -35,13 +34,13 @@ impl Head {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         // Its last layer, which the merge leaves whole, has room for every row.
         let cache = p.sequence(&ledger, N).unwrap().pop().unwrap();
-        Self { p, cache, ledger, state: [0; 4] }
+        Self { p, cache, state: [0; 4] }
     }
 
     fn append(&mut self, k: &[f32], v: &[f32], first: usize) {
         let (d, rows) = (TINY.2, k.len() / TINY.2);
         let held = self.cache.rows(0);
-        self.cache.ensure(&self.ledger, 0, held + rows).unwrap();
+        self.cache.ensure(0, held + rows).unwrap();
         self.cache.append(0, k, v, d, first, rows);
     }
 

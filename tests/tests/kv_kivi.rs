@@ -26,13 +26,13 @@ fn filled(p: &Pipeline, k: &[f32], v: &[f32], prompt: usize, decoded: usize) -> 
     let view = HeadView { rows: prompt, scores: &[], quota: usize::MAX, newcomers: 0, prompt };
     assert_eq!(p.select.keep(view, &mut keep), prompt);
     let mut scratch = vec![0.0; p.layout(0).scratch()];
-    cache.settle(&ledger, &stage, 0, &keep, (&[], 0, 1), &mut scratch).unwrap();
+    cache.settle(&stage, 0, &keep, (&[], 0, 1), &mut scratch).unwrap();
     let sealed = |cache: &LayerCache| [cache.sealed(0).0, cache.sealed(0).1];
     let mut lengths = vec![sealed(&cache)];
     for row in prompt..prompt + decoded {
-        cache.ensure(&ledger, 0, row + 1).unwrap();
+        cache.ensure(0, row + 1).unwrap();
         cache.append(0, &k[row * d..], &v[row * d..], d, row, 1);
-        cache.seal(&ledger, 0, &mut scratch).unwrap();
+        cache.seal(0, &mut scratch).unwrap();
         lengths.push(sealed(&cache));
     }
     (cache, lengths)

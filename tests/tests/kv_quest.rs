@@ -28,7 +28,7 @@ fn filled(p: &Pipeline, n: usize, piece: usize) -> LayerCache {
     for first in (0..n).step_by(piece) {
         let rows = piece.min(n - first);
         for h in 0..kv {
-            cache.ensure(&ledger, h, first + rows).unwrap();
+            cache.ensure(h, first + rows).unwrap();
             let at = (first * kv + h) * d;
             cache.append(h, &k[at..], &v[at..], kv * d, first, rows);
             cache.describe(&*p.read, h, &mut scratch);

@@ -36,7 +36,7 @@ fn settled(p: &Pipeline, q: &[f32], k: &[f32]) -> LayerCache {
     for h in 0..kv {
         stage.append(h, &k[h * d..], &k[h * d..], kv * d, 0, N);
         let own = &q[h * heads / kv * d..];
-        cache.settle(&ledger, &stage, h, &keep, (own, heads * d, heads / kv), &mut scratch).unwrap();
+        cache.settle(&stage, h, &keep, (own, heads * d, heads / kv), &mut scratch).unwrap();
     }
     cache
 }

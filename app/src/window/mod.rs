@@ -199,7 +199,7 @@ pub fn run(open: Option<Start>) -> Result<u8, String> {
     let create: eframe::AppCreator<'_> = Box::new(move |creation| {
         there.store(true, Ordering::Relaxed);
         let wake = waker(&creation.egui_ctx);
-        let session = Session::new(Setup { data, remembered, open, ask: files::system_dialogs(), wake });
+        let session = Session::new(Setup { data, remembered, open, ask: files::system_dialogs(), wake, probe: true });
         Ok(Box::new(App::new(&creation.egui_ctx, session, &layout)))
     });
     // A library that gives up by panicking must not take the program's own way out with it.

@@ -18,9 +18,9 @@ use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
 use ullage_core::config::train::Train;
 use ullage_core::job::Command;
-use ullage_core::machine;
 use ullage_core::machine::Machine;
 use ullage_core::machine::cards::CARDS;
+use ullage_core::machine::{self, Effort};
 use ullage_core::model::discover;
 use ullage_panels::Action;
 use ullage_panels::view::{Notice, Sets, View};
@@ -58,6 +58,8 @@ pub struct Setup {
     pub ask: Asker,
     /// Asks for a frame.
     pub wake: Wake,
+    /// Whether a machine that was never measured is measured at once, in the background.
+    pub probe: bool,
 }
 
 /// The first start: the bundled model under a limit that it exceeds.
@@ -87,6 +89,8 @@ pub struct Session {
     series: SeriesLabel,
     /// Ends a merge that goes on.
     merge: Option<CancelOnDrop>,
+    /// Whether an unmeasured machine is measured as soon as that is known.
+    probes: bool,
     next_notice: u64,
     effects: Vec<Effect>,
     view: View,
@@ -104,7 +108,7 @@ pub struct Session {
 impl Session {
     /// Starts the workers and what they do first; returns at once.
     pub fn new(setup: Setup) -> Self {
-        let Setup { data, remembered: (remembered, damage), open, ask, wake } = setup;
+        let Setup { data, remembered: (remembered, damage), open, ask, wake, probe } = setup;
         let (outbox, inbox) = Outbox::new(wake);
         let (runs, file, exports) = (data.join("runs"), store::file(&data), data.join("exports"));
         let files = Worker::start("ullage-files", outbox.clone(), move |r, out: &Outbox<Message>| {
@@ -127,6 +131,7 @@ impl Session {
             pace: Pace::default(),
             series: SeriesLabel::default(),
             merge: None,
+            probes: probe,
             next_notice: 1,
             effects: Vec::new(),
             view: View::default(),
@@ -251,7 +256,7 @@ impl Session {
                 self.dialog(DialogRequest::SaveFile { name, content: content.into_bytes() })
             }
             Action::SavePng { name, rect } => self.effects.push(Effect::Shoot { name, rect }),
-            Action::Probe => self.probe(),
+            Action::Probe => self.probe(Effort::THOROUGH),
             Action::PutAway(id) => self.state.notices.retain(|n| n.id != id),
         }
     }
@@ -386,15 +391,15 @@ impl Session {
         }
     }
 
-    fn probe(&mut self) {
+    fn probe(&mut self, effort: Effort) {
         if self.run.is_some() || self.state.probing.is_some() {
             self.notice("This machine cannot be measured now", "A run would disturb it; stop it first.", false);
             return;
         }
         let out = self.outbox.clone();
         let run = move || {
-            let done =
-                machine::probe(&mut |what, part| out.send(Message::ProbeProgress(what.to_owned(), part)), &|| false);
+            let mut tell = |what: &str, part| out.send(Message::ProbeProgress(what.to_owned(), part));
+            let done = machine::probe(effort, &mut tell, &|| false);
             let saved = done.and_then(|m| m.save().map(|_| Box::new(m)));
             out.send(Message::ProbeResult(saved.map_err(|e| e.to_string())));
         };

@@ -25,7 +25,7 @@ pub fn session(room: &Path, open: Option<Start>) -> (Session, Answers) {
     let ask: Asker = Arc::new(move |_: &Ask| mine.lock().unwrap().pop().unwrap_or(Answer::Cancelled));
     let data = room.join("data");
     let remembered = store::load(&store::file(&data));
-    let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()) });
+    let session = Session::new(Setup { data, remembered, open, ask, wake: Arc::new(|| ()), probe: false });
     (session, answers)
 }
 

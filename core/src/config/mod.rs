@@ -122,11 +122,13 @@ pub struct Budget {
     pub host: Bytes,
     /// Files.
     pub disk: Bytes,
+    /// Whether budgets may be more than the machine has free.
+    pub overcommit: bool,
 }
 
 impl std::default::Default for Budget {
     fn default() -> Self {
-        Self { device: Bytes::UNLIMITED, host: Bytes::UNLIMITED, disk: Bytes::UNLIMITED }
+        Self { device: Bytes::UNLIMITED, host: Bytes::UNLIMITED, disk: Bytes::UNLIMITED, overcommit: false }
     }
 }
 

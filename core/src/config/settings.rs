@@ -111,6 +111,8 @@ settings! {
     "machine.threads" "Threads" int(0, 1024), "", "Threads of the engine; 0 for one a core.", |c| whole(c.machine.threads);
     "budget.host" "RAM limit" KnobKind::Text, "", "How much RAM beside the device may be used.", |c| word(&c.budget.host);
     "budget.disk" "Disk limit" KnobKind::Text, "", "How much of the disk may be used.", |c| word(&c.budget.disk);
+    "budget.overcommit" "Beyond what is free" KnobKind::Bool, "",
+        "Let budgets be more than the machine has free: the system may end the program.", |c| flag(c.budget.overcommit);
     "run.context" "Context" int(1, 1 << 24), "tokens", "Room of one sequence, prompt included.", |c| whole(c.run.context);
     "run.sequences" "Sequences" int(1, 1024), "", "Decoded side by side, each with its own cache.", |c| whole(c.run.sequences);
     "run.max_tokens" "Tokens to generate" int(0, 1 << 24), "tokens", "Most tokens to generate a sequence.", |c| whole(c.run.max_tokens);

@@ -102,9 +102,11 @@ impl Meter {
         }
         let begin = self.observed().then(Instant::now);
         work()?;
-        let mut total = self.total.get();
-        total += cost;
-        self.total.set(total);
+        if cost != Cost::default() {
+            let mut total = self.total.get();
+            total += cost;
+            self.total.set(total);
+        }
         if let (Some(begin), Some(observer)) = (begin, self.observer.borrow_mut().as_mut()) {
             observer(Span { name, cost, seconds: begin.elapsed().as_secs_f64() });
         }

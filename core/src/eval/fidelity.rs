@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::perplexity::TEXT_KNOBS;
-use super::{Case, Material, Task, metrics, text, windows};
+use super::{Case, Material, Task, beginning, metrics, windows};
 use crate::error::Result;
 use crate::model::sampling::Sampler;
 use crate::schema::{About, Entry, ON_ALL, axes};
@@ -48,7 +48,8 @@ struct Fidelity {
 
 impl Task for Fidelity {
     fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
-        let ids = m.words.encode(&text("eval.fidelity.file", &self.file, m.base)?, true)?;
+        let need = self.windows.saturating_mul(self.prompt + self.tokens);
+        let ids = beginning(m, "eval.fidelity.file", &self.file, need)?;
         windows("eval.fidelity.prompt", &ids, self.prompt, self.tokens, self.windows)
     }
 

@@ -12,6 +12,7 @@ mod recall;
 pub mod reference;
 mod task;
 
+use std::io::Read as _;
 use std::path::Path;
 
 use crate::config::{Choice, Config};
@@ -100,14 +101,39 @@ pub fn prepare(config: &Config, words: &Words, base: &Path) -> Result<Vec<Prepar
 /// The text that evaluations use when no file is named: public domain, in plain English.
 pub(crate) const TEXT: &str = include_str!("../../../assets/text/plain.txt");
 
-/// Reads the text of an evaluation: a file, or the bundled one for an empty name.
-fn text(key: &str, file: &str, base: &Path) -> Result<String> {
+/// Bytes of a text that are read at once for a first try.
+const PIECE: usize = 64 << 10;
+/// Tokens beyond those asked for that must stand in what was read: a token never reaches so far back.
+const MARGIN: usize = 64;
+
+/// The first `need` tokens of an evaluation's text, or all where there are fewer: of a file, or of the bundled text for an empty
+/// name. No more of a file is read than that takes, however long it is.
+fn beginning(m: &Material<'_>, key: &str, file: &str, need: usize) -> Result<Vec<u32>> {
     if file.is_empty() {
-        return Ok(TEXT.to_owned());
+        return m.words.encode(TEXT, true);
     }
-    let path = base.join(file);
-    let bytes = std::fs::read(&path).map_err(|e| Error::config(key, format!("cannot read {}: {e}", path.display())))?;
-    String::from_utf8(bytes).map_err(|_| Error::config(key, format!("{} is not UTF-8 text", path.display())))
+    let path = m.base.join(file);
+    let unread = |e: std::io::Error| Error::config(key, format!("cannot read {}: {e}", path.display()));
+    let mut file = std::fs::File::open(&path).map_err(unread)?;
+    let (mut bytes, mut size) = (Vec::new(), PIECE.max(need.saturating_mul(4)));
+    loop {
+        let more = size - bytes.len();
+        let whole = file.by_ref().take(more as u64).read_to_end(&mut bytes).map_err(unread)? < more;
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(text) => text,
+            // The last character is cut.
+            Err(e) if !whole && e.error_len().is_none() => std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or(""),
+            Err(_) => return Err(Error::config(key, format!("{} is not UTF-8 text", path.display()))),
+        };
+        // Cut where a word begins, so that none is encoded in part.
+        let end = if whole { text.len() } else { text.rfind(char::is_whitespace).unwrap_or(text.len()) };
+        let mut ids = m.words.encode(&text[..end], true)?;
+        if whole || ids.len() >= need.saturating_add(MARGIN) {
+            ids.truncate(need);
+            return Ok(ids);
+        }
+        size = size.saturating_mul(2);
+    }
 }
 
 /// Windows of a text: `prompt` tokens read, `forced` tokens scored, as many as `limit` asks for.
@@ -126,4 +152,30 @@ fn windows(key: &str, ids: &[u32], prompt: usize, forced: usize, limit: usize) -
         .collect();
     out.truncate(limit.max(1));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+
+    #[test]
+    fn the_beginning_of_a_long_text_is_that_of_the_whole() {
+        let words = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let m = Material { words: &words, base: dir.path(), seed: 0, context: 64 };
+        let texts = [TEXT.repeat(9), "Ἰλιάδος μῆνιν ἄειδε, θεά. \n\n 日本語の文章。".repeat(3000), "a".repeat(200_000)];
+        for text in texts {
+            std::fs::write(dir.path().join("text"), &text).unwrap();
+            let whole = words.encode(&text, true).unwrap();
+            for need in [1, 100, PIECE / 5, PIECE, whole.len() - 1, whole.len(), whole.len() + 9] {
+                let some = beginning(&m, "eval.x.file", "text", need).unwrap();
+                assert!(some == whole[..need.min(whole.len())], "{need} of {}", whole.len());
+            }
+        }
+        std::fs::write(dir.path().join("text"), [b"fine ".repeat(30_000), vec![0xff, 0xfe]].concat()).unwrap();
+        assert!(beginning(&m, "eval.x.file", "text", 10).is_ok(), "no more is read than is needed");
+        let error = beginning(&m, "eval.x.file", "text", 1 << 20).unwrap_err().to_string();
+        assert!(error.contains("UTF-8"), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Case, Material, Task, metrics, text, windows};
+use super::{Case, Material, Task, beginning, metrics, windows};
 use crate::error::Result;
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
@@ -79,7 +79,8 @@ struct Perplexity {
 
 impl Task for Perplexity {
     fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
-        let ids = m.words.encode(&text("eval.perplexity.file", &self.file, m.base)?, true)?;
+        let need = self.windows.saturating_mul(self.prompt + self.tokens);
+        let ids = beginning(m, "eval.perplexity.file", &self.file, need)?;
         windows("eval.perplexity.prompt", &ids, self.prompt, self.tokens, self.windows)
     }
 

@@ -142,6 +142,8 @@ pub(super) struct Projected<'a> {
 pub(super) struct Scratch<'a> {
     /// Angles of a batch.
     pub(super) turns: &'a mut [f32],
+    /// What they are of, from one layer to the next: [`super::workspace::Workspace::turned`].
+    pub(super) turned: &'a mut Option<[usize; 3]>,
     /// Cut by [`PolicySizes`].
     pub(super) policy: &'a mut [f32],
     pub(super) sizes: PolicySizes,
@@ -260,7 +262,7 @@ impl Cached<'_> {
             let gone = windowed::gone(of.window, first, cache.max_rows());
             self.turn(gone + cache.max_rows(), first, q, k, &mut s, team)?;
             for h in 0..of.kv_heads {
-                cache.ensure(self.ledger, h, cache.rows(h) + span.rows)?;
+                cache.ensure(h, cache.rows(h) + span.rows)?;
                 cache.append(h, &k[h * d..], &v[h * d..], nkv, first, span.rows);
             }
             let staged = staging.is_some();
@@ -278,7 +280,7 @@ impl Cached<'_> {
             } else if !staged {
                 self.make_less(cache, prompt, &mut policy, place, watch)?;
                 for h in 0..if p.layout(l).seals() { of.kv_heads } else { 0 } {
-                    let moved = cache.seal(self.ledger, h, policy.scratch)?;
+                    let moved = cache.seal(h, policy.scratch)?;
                     self.ledger.moved("cache shift", moved);
                 }
             }
@@ -300,7 +302,11 @@ impl Cached<'_> {
         let (d, half, tokens) = (of.dim, self.freqs.len(), q.len() / of.q());
         let reindex = self.pipeline.select.positions() == Positions::Reindex;
         let turned = &mut s.turns[..2 * tokens * half];
-        fill_angles(if reindex { held } else { first }, self.freqs, turned);
+        let start = if reindex { held } else { first };
+        // Layers of the same rotation turn by the same angles.
+        if s.turned.replace([of.rope, start, tokens]) != Some([of.rope, start, tokens]) {
+            fill_angles(start, self.freqs, turned);
+        }
         let (pairs, positions) = (pairs(&self.shape.ropes[of.rope]), &s.order[..tokens]);
         rope(team, q, d, pairs, angles(turned, half), positions)?;
         if !reindex {
@@ -523,10 +529,10 @@ impl Forward {
             report(stage, h, rows, kept, (index, l), watch);
             if shared.is_some() {
                 let capacity = n + p.context().saturating_sub(prompt);
-                cache.open(&self.ledger, &*p.alloc, h, n, capacity)?;
+                cache.open(&*p.alloc, h, n, capacity)?;
             }
             let own = &queries[(h * group * layer.attention.dim).min(queries.len())..];
-            let moved = cache.settle(&self.ledger, stage, h, kept, (own, stride, group), scratch)?;
+            let moved = cache.settle(stage, h, kept, (own, stride, group), scratch)?;
             self.ledger.moved("cache shift", moved);
         }
         Ok(())
@@ -540,7 +546,7 @@ impl Forward {
         let Some((first, rest)) = seqs.split_first_mut() else { return Ok(()) };
         for seq in rest {
             for (from, to) in first.layers.iter().zip(&mut seq.layers) {
-                to.copy_from(&self.ledger, from)?;
+                to.copy_from(from)?;
             }
             seq.seen = first.seen;
         }

@@ -427,6 +427,7 @@ impl Forward {
                     let [q, k, v, out] = disjoint(own, [Slot::Q, Slot::K, Slot::V, Slot::Context].map(at))?;
                     let scratch = Scratch {
                         turns: &mut *turns,
+                        turned: &mut workspace.turned,
                         policy: workspace.policy.as_mut_slice(),
                         sizes: s.policy,
                         table,

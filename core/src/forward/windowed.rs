@@ -85,7 +85,7 @@ pub(super) fn keep_last(
     ledger: &Arc<Ledger>,
 ) -> Result<()> {
     let rows = stage.rows(h);
-    layer.ensure(ledger, h, rows.min(window))?;
+    layer.ensure(h, rows.min(window))?;
     let moved = (rows.saturating_sub(window)..rows).map(|row| layer.append_from(h, stage, row)).sum();
     ledger.moved("cache shift", moved);
     Ok(())

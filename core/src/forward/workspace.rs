@@ -9,7 +9,7 @@ use super::rotary::fill_angles;
 use super::step::Places;
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
-use crate::kv::cache::LayerCache;
+use crate::kv::cache::{LayerCache, TABLES};
 use crate::kv::{Pipeline, Positions};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
 use crate::ops::cpu::{Compute, linear_scratch_as};
@@ -91,6 +91,8 @@ pub(super) struct Sizes {
     pub(super) map: usize,
     /// In bytes.
     window: usize,
+    /// What finding the rows of those stages takes.
+    tables: usize,
     pub(super) compute: Compute,
 }
 
@@ -120,12 +122,13 @@ impl Sizes {
             seen: if e.observe { shape.widest(|l| l.attention.heads) * e.rows } else { 0 },
             map: if e.map { e.batch * e.rows } else { 0 },
             window: pipeline.window_stage_bytes(e.rows, stretch(e)),
+            tables: pipeline.window_stage_tables(e.rows, stretch(e)) as usize,
             compute: e.compute,
         }
     }
 
     /// By ledger row, in bytes.
-    fn rows(&self) -> [(Tag, usize); 9] {
+    fn rows(&self) -> [(Tag, usize); 10] {
         [
             (RESIDUAL, 4 * self.residual),
             (LAYER, 4 * (self.places.all() + self.angles + self.low + self.routed)),
@@ -136,6 +139,7 @@ impl Sizes {
             (SEEN, 4 * self.seen),
             (MAP, self.map),
             (WINDOW, self.window),
+            (TABLES, self.tables),
         ]
     }
 }
@@ -211,6 +215,8 @@ pub struct Workspace {
     pub(super) last: bool,
     /// Bytes of the cache that the pass has read, where it decodes.
     pub(super) read: u64,
+    /// What the angles of the batch are of: the rotation's number, the first position, and how many.
+    pub(super) turned: Option<[usize; 3]>,
 }
 
 impl Workspace {
@@ -223,7 +229,7 @@ impl Workspace {
         ledger: &Arc<Ledger>,
     ) -> Result<Self> {
         let sizes = Sizes::new(shape, pipeline, threads, e);
-        let [rows @ .., _] = sizes.rows();
+        let [rows @ .., _, _] = sizes.rows();
         let [residual, layer, kernels, policy, table, logits, seen, map] =
             rows.map(|(tag, bytes): (Tag, usize)| ledger.buffer(tag, bytes));
         let mut windows = Vec::new();
@@ -243,6 +249,7 @@ impl Workspace {
             windows,
             last: true,
             read: 0,
+            turned: None,
         };
         if sizes.table > 0 {
             let all = workspace.table.as_mut_slice::<f32>();

@@ -19,7 +19,7 @@ use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::ops::ThreadTeam;
-use crate::plan::{Pass, Resolved, Workload, plan};
+use crate::plan::{Pass, Resolved, Workload, plan, walls};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -91,8 +91,7 @@ impl Bench<'_> {
                 "it goes back and forth in the cache, and this kv.format or kv.channels seals older rows for good; measure with `run` instead",
             ));
         }
-        let budget = &self.config.budget;
-        let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+        let ledger = Ledger::within(walls(self.config, &Machine::default_guess()));
         let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(self.cancel))?;
         let forward = backend.load(self.model, resolved, &ledger, &team, &mut |_| ())?;
         let vocab = forward.shape().vocab;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::account::Baseline;
 #[cfg(feature = "cuda")]
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
@@ -20,14 +21,13 @@ use crate::forward::runner::Runner;
 use crate::job::dump::{Dump, LOGITS};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase, Tag};
-use crate::machine;
 use crate::model::Model;
 use crate::model::sampling::Sampler;
 use crate::model::text::{StopFilter, Words};
 use crate::model::tokenizer::Decoder;
 use crate::ops::ThreadTeam;
 use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
-use crate::report::protocol::{Command, Event, ModelCard, Program, Speed, Stop};
+use crate::report::protocol::{Command, Event, ModelCard, Speed, Stop};
 
 /// Least seconds between two snapshots of one kind.
 pub(super) const SNAPSHOT: Duration = Duration::from_millis(50);
@@ -166,9 +166,8 @@ fn run_on<B: Backend>(
         return Err(Error::OverBudget(Box::new(over)));
     }
     reference::ensure(order, &mut tasks, &team, tell)?;
-    alloc::reset_peaks();
-    let budget = &config.budget;
-    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    let baseline = Baseline::here();
+    let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
     tell.event(Event::Phase { phase: Phase::Load });
     let start = Instant::now();
     let mut last = start;
@@ -210,24 +209,10 @@ fn run_on<B: Backend>(
     }
     let mut measured = ledger.measured();
     measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
-    let program = program();
+    let program = baseline.program();
     drop(runner);
     tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
     Ok(())
-}
-
-/// What the allocator and the system say now.
-pub(super) fn program() -> Program {
-    let heap = alloc::counts();
-    let rss = machine::rss_bytes().unwrap_or(0);
-    Program {
-        engine_peak: heap.engine_peak.max(0) as u64,
-        heap: heap.program.max(0) as u64,
-        rss,
-        rest: rss as i64 - heap.payload - heap.engine - heap.program - heap.guest,
-        payload_peak: heap.payload_peak.max(0) as u64,
-        escaped: heap.escaped,
-    }
 }
 
 /// The model as a report names it.

@@ -3,6 +3,7 @@
 //! One compute job at a time, on named threads. A panic in a job ends the job, not the program. Channels are bounded: what
 //! only shows the present (progress, memory) may be dropped when nobody reads, what adds up (tokens, evictions) may not.
 
+mod account;
 pub(crate) mod backend;
 pub mod bench;
 pub(crate) mod candle;

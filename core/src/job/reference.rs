@@ -16,7 +16,7 @@ use crate::forward::cpu::{Forward, Unwatched, Workspace};
 use crate::ledger::{Ledger, Tier};
 use crate::machine;
 use crate::ops::ThreadTeam;
-use crate::plan::{Pass, Resolved, Workload};
+use crate::plan::{self, Pass, Resolved, Workload};
 
 /// Makes or finds the reference of every task that compares, under the same budgets as the run: nothing is compressed, and
 /// where the whole model does not fit it is streamed, which gives the same bits.
@@ -88,7 +88,7 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
         ));
         return Err(Error::OverBudget(Box::new(over)));
     }
-    let ledger = Ledger::new(config.budget.device.0, config.budget.host.0, config.budget.disk.0);
+    let ledger = Ledger::within(plan::walls(&config, &order.machine));
     let mut forward = Cpu.load(&order.model, resolved, &ledger, team, &mut |_| ())?;
     let io = |e: std::io::Error| Error::io(path, "cannot write reference logits", &e);
     let mut out = BufWriter::with_capacity(32 << 10, fs::File::create(path).map_err(io)?);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::infer::{SNAPSHOT, card, program};
+use super::account::Baseline;
+use super::infer::{SNAPSHOT, card};
 use super::train_data;
 use super::train_place::Place;
 use super::train_show::{Samples, progress};
@@ -52,9 +53,8 @@ pub(super) fn run(
     let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);
     let place = Place::open(config)?;
     let step_seconds = planned.time.train_step_seconds;
-    begin(order, planned, place.card(config, machine, threads), tell)?;
-    let budget = &config.budget;
-    let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
+    let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
     let trainer = load(order, train, place, &ledger, &team, tell)?;
     let out = folder(order, train)?;
     let standing = Standing {
@@ -72,6 +72,7 @@ pub(super) fn run(
         techniques: Techniques::new(train)?,
         trainer,
         ledger,
+        baseline,
         rows,
         samples,
         tell,
@@ -116,7 +117,7 @@ fn planned(order: &Order) -> Result<Plan> {
 }
 
 /// Tells what begins, and refuses what is over budget. What is measured counts from here.
-fn begin(order: &Order, planned: Plan, machine: MachineCard, tell: &mut EventSender) -> Result<()> {
+fn begin(order: &Order, planned: Plan, machine: MachineCard, tell: &mut EventSender) -> Result<Baseline> {
     let over = planned.over.clone();
     alloc::scoped(Scope::Program, || {
         tell.event(Event::Started {
@@ -129,8 +130,7 @@ fn begin(order: &Order, planned: Plan, machine: MachineCard, tell: &mut EventSen
     if let Some(over) = over {
         return Err(Error::OverBudget(Box::new(over)));
     }
-    alloc::reset_peaks();
-    Ok(())
+    Ok(Baseline::here())
 }
 
 /// Loads the model onto its device, and tells now and then how far that is.
@@ -199,6 +199,7 @@ struct Run<'a> {
     techniques: Techniques,
     trainer: Trainer,
     ledger: Arc<Ledger>,
+    baseline: Baseline,
     rows: Box<dyn Rows>,
     samples: Samples,
     tell: &'a mut EventSender,
@@ -403,8 +404,8 @@ impl Run<'_> {
 
     /// Tells the end, with what was measured while everything is still held.
     fn finish(self, speed: Speed) -> Result<()> {
-        let Self { trainer, ledger, tell, .. } = self;
-        let (mut measured, program) = (ledger.measured(), program());
+        let Self { trainer, ledger, tell, baseline, .. } = self;
+        let (mut measured, program) = (ledger.measured(), baseline.program());
         let beside = trainer.device().beside()?;
         measured.rows.extend(beside.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
         drop(trainer);

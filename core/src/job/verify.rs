@@ -18,10 +18,11 @@ use crate::forward::cpu::{BatchShape, PassObserver, Stage, Unwatched};
 use crate::forward::runner::Runner as _;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Tag};
+use crate::machine::Machine;
 use crate::model::Model;
 use crate::model::text::Words;
 use crate::ops::ThreadTeam;
-use crate::plan::Resolved;
+use crate::plan::{Resolved, walls};
 use crate::weights::format::Formats;
 
 /// Logits of one side, `(tokens, vocab)`.
@@ -243,7 +244,7 @@ fn compare(
 ) -> Result<Verified> {
     alloc::reset_peaks();
     let (shape, vocab, n) = (&model.shape, model.shape.vocab, ids.len());
-    let ledger = Ledger::new(config.budget.device.0, config.budget.host.0, config.budget.disk.0);
+    let ledger = Ledger::within(walls(config, &Machine::default_guess()));
     let team = Arc::new(ThreadTeam::with_cancel(config.threads(), Arc::clone(cancel))?);
     let (tier, each) = (config.cpu_tier(), n * shape.hidden);
     let buffer = |tag: Tag, elements: usize| ledger.buffer(Tag { tier, ..tag }, 4 * elements);

@@ -8,15 +8,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::region::Region;
-use super::room::{HeadLayout, REGIONS, RowLayout, SideLayout};
+use super::room::{HeadLayout, RECORDS, REGIONS, RowLayout, SideLayout};
 use super::{Alloc, Choose, Learn, Read};
 use crate::error::{Error, Result};
-use crate::ledger::{Buffer, Category, Ledger, Tag};
+use crate::ledger::{BlockAccount, Buffer, Category, Ledger, Tag};
 
 /// The ledger row of cache payload.
 pub const ROWS: Tag = Tag::device(Category::KvCache, "kv rows");
 /// The ledger row of the staging layer that holds a whole prompt before it is compressed.
 pub const STAGING: Tag = Tag::device(Category::KvCache, "kv staging");
+/// The ledger row of what finds rows: the heads' own records, and the lists of their chunks.
+pub const TABLES: Tag = Tag::device(Category::Workspace, "cache tables");
 /// The ledger row of the positions that are kept for an observed head.
 pub const TRAIL: Tag = Tag::host(Category::Observation, "row positions");
 
@@ -128,9 +130,12 @@ pub struct LayerCache {
     heads: Vec<Head>,
     /// What is remembered of each head: of its keys, of its values, and by the merge.
     state: Option<Buffer>,
-    tag: Tag,
     trail: Option<Trail>,
+    account: BlockAccount,
 }
+
+// What the plan counts for them is no less than they take.
+const _: () = assert!(size_of::<LayerCache>() <= RECORDS[0] && size_of::<Head>() <= RECORDS[1]);
 
 impl LayerCache {
     /// An empty layer of `heads` heads without room, counted under `tag`.
@@ -139,9 +144,10 @@ impl LayerCache {
     /// Over budget: what is remembered of each head is taken at once.
     pub fn new(layout: Arc<HeadLayout>, heads: usize, tag: Tag, ledger: &Arc<Ledger>) -> Result<Self> {
         let bytes = layout.state() * heads;
+        let account = BlockAccount::new(ledger, tag, TABLES, layout.tables(heads))?;
         let state = if bytes > 0 { Some(ledger.buffer(tag, bytes)?) } else { None };
         let heads = (0..heads).map(|_| Head::new(&layout, [1; REGIONS])).collect();
-        Ok(Self { layout, heads, state, tag, trail: None })
+        Ok(Self { layout, heads, state, trail: None, account })
     }
 
     /// Says how an empty head makes room: it keeps `prompt` rows of its prompt and may hold `capacity`. Takes that room where the
@@ -149,20 +155,15 @@ impl LayerCache {
     ///
     /// # Errors
     /// Over budget.
-    pub fn open(
-        &mut self,
-        ledger: &Arc<Ledger>,
-        alloc: &dyn Alloc,
-        head: usize,
-        prompt: usize,
-        capacity: usize,
-    ) -> Result<()> {
+    pub fn open(&mut self, alloc: &dyn Alloc, head: usize, prompt: usize, capacity: usize) -> Result<()> {
+        for region in self.heads[head].regions_mut() {
+            region.trim(&mut self.account, 0);
+        }
         self.heads[head] = Head::new(&self.layout, self.layout.chunks(alloc, prompt, capacity));
         if alloc.upfront() {
             let units = self.layout.units(prompt, capacity);
-            let tag = self.tag;
             for (region, unit) in self.heads[head].regions_mut().into_iter().zip(units) {
-                region.ensure(ledger, tag, unit.count)?;
+                region.ensure(&mut self.account, unit.count)?;
             }
         }
         Ok(())
@@ -245,21 +246,21 @@ impl LayerCache {
     ///
     /// # Errors
     /// Over budget; room made before stays.
-    pub fn ensure(&mut self, ledger: &Arc<Ledger>, head: usize, rows: usize) -> Result<()> {
+    pub fn ensure(&mut self, head: usize, rows: usize) -> Result<()> {
         let page = self.layout.page.map_or(1, |p| p.rows);
-        let (tag, h) = (self.tag, &mut self.heads[head]);
-        h.scores.ensure(ledger, tag, rows)?;
-        h.positions.ensure(ledger, tag, rows)?;
-        h.k.open.ensure(ledger, tag, rows - h.k.sealed_rows)?;
-        h.v.open.ensure(ledger, tag, rows - h.v.sealed_rows)?;
-        h.pages.ensure(ledger, tag, rows.div_ceil(page))
+        let (account, h) = (&mut self.account, &mut self.heads[head]);
+        h.scores.ensure(account, rows)?;
+        h.positions.ensure(account, rows)?;
+        h.k.open.ensure(account, rows - h.k.sealed_rows)?;
+        h.v.open.ensure(account, rows - h.v.sealed_rows)?;
+        h.pages.ensure(account, rows.div_ceil(page))
     }
 
     /// Gives back chunks that hold no row.
     fn trim(&mut self, head: usize) {
         let filled = self.heads[head].filled(&self.layout);
         for (region, units) in self.heads[head].regions_mut().into_iter().zip(filled) {
-            region.trim(units);
+            region.trim(&mut self.account, units);
         }
     }
 
@@ -398,7 +399,6 @@ impl LayerCache {
     /// Over budget.
     pub fn settle(
         &mut self,
-        ledger: &Arc<Ledger>,
         stage: &Self,
         head: usize,
         keep: &[u32],
@@ -413,7 +413,7 @@ impl LayerCache {
         }
         let h = &mut self.heads[head];
         let source = &stage.heads[head];
-        let tag = self.tag;
+        let account = &mut self.account;
         for (which, side) in [&layout.k, &layout.v].into_iter().enumerate() {
             let sealed = side.at_prompt(keep.len());
             let (to, from) = if which == 0 { (&mut h.k, &source.k) } else { (&mut h.v, &source.v) };
@@ -429,21 +429,21 @@ impl LayerCache {
                 let learn = Learn { rows: keep.len(), read: &mut read, queries, stride, group };
                 seal.learn(learn, state, scratch);
                 let g = seal.group();
-                to.sealed.ensure(ledger, tag, sealed / g)?;
+                to.sealed.ensure(account, sealed / g)?;
                 for at in 0..sealed / g {
                     read(at * g, g, &mut scratch[..g * d]);
                     seal.encode(&scratch[..g * d], state, to.sealed.unit_mut(at));
                 }
             }
             to.sealed_rows = sealed;
-            to.open.ensure(ledger, tag, keep.len() - sealed)?;
+            to.open.ensure(account, keep.len() - sealed)?;
             for (i, row) in keep[sealed..].iter().enumerate() {
                 to.open.unit_mut(i).copy_from_slice(from.open.unit(*row as usize));
             }
         }
-        h.scores.ensure(ledger, tag, keep.len())?;
-        h.positions.ensure(ledger, tag, keep.len())?;
-        h.pages.ensure(ledger, tag, keep.len().div_ceil(layout.page.map_or(1, |p| p.rows)))?;
+        h.scores.ensure(account, keep.len())?;
+        h.positions.ensure(account, keep.len())?;
+        h.pages.ensure(account, keep.len().div_ceil(layout.page.map_or(1, |p| p.rows)))?;
         for (i, row) in keep.iter().enumerate() {
             h.scores.unit_mut(i).copy_from_slice(source.scores.unit(*row as usize));
             h.positions.unit_mut(i).copy_from_slice(source.positions.unit(*row as usize));
@@ -456,7 +456,7 @@ impl LayerCache {
     ///
     /// # Errors
     /// Over budget.
-    pub fn seal(&mut self, ledger: &Arc<Ledger>, head: usize, scratch: &mut [f32]) -> Result<u64> {
+    pub fn seal(&mut self, head: usize, scratch: &mut [f32]) -> Result<u64> {
         let layout = Arc::clone(&self.layout);
         let d = layout.row.d;
         let mut moved = 0;
@@ -472,7 +472,7 @@ impl LayerCache {
                 continue;
             }
             h.stale = h.stale.min(rows.sealed_rows);
-            rows.sealed.ensure(ledger, self.tag, (rows.sealed_rows + n) / group)?;
+            rows.sealed.ensure(&mut self.account, (rows.sealed_rows + n) / group)?;
             for first in (0..n).step_by(group) {
                 let x = &mut scratch[..group * d];
                 rows.open.runs(first, group, |bytes, at, take| {
@@ -522,16 +522,15 @@ impl LayerCache {
     ///
     /// # Errors
     /// Over budget.
-    pub fn copy_from(&mut self, ledger: &Arc<Ledger>, from: &Self) -> Result<()> {
+    pub fn copy_from(&mut self, from: &Self) -> Result<()> {
         for (head, source) in from.heads.iter().enumerate() {
             for row in 0..source.rows {
                 self.note(head, row, from.position_or_row(head, row));
             }
             let filled = source.filled(&self.layout);
-            let tag = self.tag;
             let h = &mut self.heads[head];
             for (i, region) in h.regions_mut().into_iter().enumerate() {
-                region.copy_from(ledger, tag, source.regions()[i], filled[i])?;
+                region.copy_from(&mut self.account, source.regions()[i], filled[i])?;
             }
             (h.rows, h.stale) = (source.rows, source.stale);
             (h.k.sealed_rows, h.v.sealed_rows) = (source.k.sealed_rows, source.v.sealed_rows);

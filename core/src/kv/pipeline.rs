@@ -83,6 +83,19 @@ fn layouts(
         .collect()
 }
 
+/// How a staging layer makes room.
+struct OnePiece;
+
+impl Alloc for OnePiece {
+    fn chunk_rows(&self, capacity: usize) -> usize {
+        capacity.max(1)
+    }
+
+    fn upfront(&self) -> bool {
+        true
+    }
+}
+
 impl Pipeline {
     /// Resolves the cache axes of `config` for `shape`.
     ///
@@ -379,6 +392,43 @@ impl Pipeline {
         (0..self.heads.len()).map(|l| self.layer_bytes(l, prompt, seen)).sum()
     }
 
+    /// Bytes that one layer of one sequence takes to find its rows: as [`Self::layer_bytes`].
+    fn layer_tables(&self, layer: usize, prompt: usize, seen: usize) -> u64 {
+        let (heads, layout) = (self.heads[layer], &self.layouts[layer]);
+        let chunks = match self.shared(layer, prompt) {
+            Some(_) if seen < prompt => 0,
+            Some(_) => {
+                let rows = |seen: usize| heads * self.rows_at(layer, 0, prompt, seen);
+                let rows = rows(if self.alloc.upfront() { self.context } else { seen });
+                layout.chunk_tables_shared(&*self.alloc, heads, rows)
+            }
+            None => (0..heads)
+                .map(|h| {
+                    let (kept, rows) = (self.rows_at(layer, h, prompt, prompt), self.rows_at(layer, h, prompt, seen));
+                    layout.chunk_tables(&*self.alloc, kept, rows, self.capacity(layer, h, prompt))
+                })
+                .sum(),
+        };
+        layout.tables(heads) + chunks
+    }
+
+    /// Bytes that one sequence's cache takes to find its rows, when it has seen `seen` tokens, `prompt` of them its prompt: the
+    /// heads' records and the lists of their chunks, with what the allocator puts beside each.
+    pub fn sequence_tables(&self, prompt: usize, seen: usize) -> u64 {
+        (0..self.heads.len()).map(|l| self.layer_tables(l, prompt, seen)).sum()
+    }
+
+    /// The same of a staging layer for `rows` rows, shaped like `layer`.
+    fn stage_tables(&self, layer: usize, rows: usize) -> u64 {
+        let (heads, layout) = (self.heads[layer], self.layouts[layer].staged());
+        layout.tables(heads) + heads as u64 * layout.chunk_tables(&OnePiece, rows, rows, rows)
+    }
+
+    /// The same of the staging layer of [`Self::staging_bytes`].
+    pub fn staging_tables(&self, rows: usize) -> u64 {
+        (0..self.heads.len()).map(|l| self.stage_tables(l, rows)).max().unwrap_or(0)
+    }
+
     /// Rows that (layer, head) has room for when the sequence has seen `seen` tokens, `prompt` of them its prompt.
     pub fn held_rows(&self, layer: usize, head: usize, prompt: usize, seen: usize) -> usize {
         let capacity = self.capacity(layer, head, prompt);
@@ -440,7 +490,7 @@ impl Pipeline {
             let mut cache = LayerCache::new(Arc::clone(&self.layouts[l]), *heads, ROWS, ledger)?;
             for h in 0..if self.shared(l, prompt).is_some() { 0 } else { *heads } {
                 let kept = self.rows_at(l, h, prompt, prompt);
-                cache.open(ledger, &*self.alloc, h, kept, self.capacity(l, h, prompt))?;
+                cache.open(&*self.alloc, h, kept, self.capacity(l, h, prompt))?;
             }
             layers.push(cache);
         }
@@ -469,24 +519,20 @@ impl Pipeline {
         self.window_stages(rows, batch).iter().map(|(l, rows)| self.heads[*l] * rows * self.rows[*l].bytes()).sum()
     }
 
+    /// Bytes that finding the rows of [`Self::window_stages`] takes.
+    pub fn window_stage_tables(&self, rows: usize, batch: usize) -> u64 {
+        self.window_stages(rows, batch).iter().map(|(l, rows)| self.stage_tables(*l, *rows)).sum()
+    }
+
     /// A staging layer for `rows` rows, shaped like `layer`, counted under `tag`.
     ///
     /// # Errors
     /// Over budget.
     pub fn staging(&self, ledger: &Arc<Ledger>, layer: usize, rows: usize, tag: Tag) -> Result<LayerCache> {
-        struct OnePiece;
-        impl Alloc for OnePiece {
-            fn chunk_rows(&self, capacity: usize) -> usize {
-                capacity.max(1)
-            }
-            fn upfront(&self) -> bool {
-                true
-            }
-        }
         let heads = self.heads[layer];
         let mut cache = LayerCache::new(Arc::new(self.layouts[layer].staged()), heads, tag, ledger)?;
         for h in 0..heads {
-            cache.open(ledger, &OnePiece, h, rows, rows)?;
+            cache.open(&OnePiece, h, rows, rows)?;
         }
         Ok(cache)
     }

@@ -1,11 +1,9 @@
 //! Units of equal size in chunks of equal number: the room that rows, groups, positions or pages of one head stand in.
 
-use std::sync::Arc;
-
 use bytemuck::Pod;
 
 use crate::error::Result;
-use crate::ledger::{Buffer, Ledger, Tag};
+use crate::ledger::{BlockAccount, Blocks};
 
 /// Chunks of `per_chunk` units of `unit` bytes each. Unit `i` is unit `i mod per_chunk` of chunk `i / per_chunk`.
 #[derive(Debug, Default)]
@@ -14,56 +12,58 @@ pub(super) struct Region {
     pub unit: usize,
     /// Units of a chunk.
     pub per_chunk: usize,
-    chunks: Vec<Buffer>,
+    chunks: Blocks,
 }
 
 impl Region {
     /// An empty region.
     pub fn new(unit: usize, per_chunk: usize) -> Self {
-        Self { unit, per_chunk: per_chunk.max(1), chunks: Vec::new() }
+        let per_chunk = per_chunk.max(1);
+        Self { unit, per_chunk, chunks: Blocks::new(unit * per_chunk) }
     }
 
     /// Bytes of its chunks.
     pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|b| b.len() as u64).sum()
+        (self.chunks.len() * self.unit * self.per_chunk) as u64
     }
 
     /// Makes room for `units` units.
     ///
     /// # Errors
     /// Over budget; room made before stays.
-    pub fn ensure(&mut self, ledger: &Arc<Ledger>, tag: Tag, units: usize) -> Result<()> {
+    pub fn ensure(&mut self, account: &mut BlockAccount, units: usize) -> Result<()> {
         if self.unit == 0 {
             return Ok(());
         }
         while self.chunks.len() * self.per_chunk < units {
-            self.chunks.push(ledger.buffer(tag, self.unit * self.per_chunk)?);
+            self.chunks.push(account)?;
         }
         Ok(())
     }
 
     /// Gives back the chunks after the first `units` units.
-    pub fn trim(&mut self, units: usize) {
-        self.chunks.truncate(units.div_ceil(self.per_chunk.max(1)));
+    pub fn trim(&mut self, account: &mut BlockAccount, units: usize) {
+        self.chunks.truncate(units.div_ceil(self.per_chunk.max(1)), account);
     }
 
     /// One unit's bytes; empty where there is no room for it.
     pub fn unit(&self, i: usize) -> &[u8] {
         let at = i % self.per_chunk.max(1) * self.unit;
         let chunk = self.chunks.get(i / self.per_chunk.max(1));
-        chunk.and_then(|c| c.as_slice::<u8>().get(at..at + self.unit)).unwrap_or(&[])
+        chunk.and_then(|c| c.get(at..at + self.unit)).unwrap_or(&[])
     }
 
     /// As [`Self::unit`], for writing.
     pub fn unit_mut(&mut self, i: usize) -> &mut [u8] {
         let at = i % self.per_chunk.max(1) * self.unit;
+        let unit = self.unit;
         let chunk = self.chunks.get_mut(i / self.per_chunk.max(1));
-        chunk.and_then(|c| c.as_mut_slice::<u8>().get_mut(at..at + self.unit)).unwrap_or(&mut [])
+        chunk.and_then(|c| c.get_mut(at..at + unit)).unwrap_or(&mut [])
     }
 
     /// Its units as numbers, for writing.
     pub fn cells_mut<T: Pod>(&mut self) -> impl Iterator<Item = &mut T> {
-        self.chunks.iter_mut().flat_map(Buffer::as_mut_slice::<T>)
+        self.chunks.cells_mut()
     }
 
     /// Calls `f` with the bytes of each run of units `start..start + n` that lies in one chunk, its first unit counted from
@@ -74,7 +74,7 @@ impl Region {
             let i = start + done;
             let at = i % self.per_chunk;
             let take = (self.per_chunk - at).min(n - done);
-            let bytes = self.chunks[i / self.per_chunk].as_slice::<u8>();
+            let bytes = self.chunks.get(i / self.per_chunk).unwrap_or(&[]);
             f(&bytes[at * self.unit..(at + take) * self.unit], done, take);
             done += take;
         }
@@ -91,12 +91,10 @@ impl Region {
             let (source, target) = (f % size * unit, t % size * unit);
             let bytes = take * unit;
             let (cf, ct) = (f / size, t / size);
-            if cf == ct {
-                self.chunks[cf].as_mut_slice::<u8>().copy_within(source..source + bytes, target);
-            } else {
-                let (low, high) = self.chunks.split_at_mut(cf);
-                let from = &high[0].as_slice::<u8>()[source..source + bytes];
-                low[ct].as_mut_slice::<u8>()[target..target + bytes].copy_from_slice(from);
+            if let Some((to, from)) = self.chunks.pair(ct, cf) {
+                to[target..target + bytes].copy_from_slice(&from[source..source + bytes]);
+            } else if let Some(chunk) = self.chunks.get_mut(cf) {
+                chunk.copy_within(source..source + bytes, target);
             }
             done += take;
         }
@@ -127,11 +125,11 @@ impl Region {
     ///
     /// # Errors
     /// Over budget.
-    pub fn copy_from(&mut self, ledger: &Arc<Ledger>, tag: Tag, from: &Self, units: usize) -> Result<()> {
+    pub fn copy_from(&mut self, account: &mut BlockAccount, from: &Self, units: usize) -> Result<()> {
         if self.chunks.is_empty() {
-            (self.unit, self.per_chunk) = (from.unit, from.per_chunk);
+            *self = Self::new(from.unit, from.per_chunk);
         }
-        self.ensure(ledger, tag, units)?;
+        self.ensure(account, units)?;
         for i in 0..if self.unit == 0 { 0 } else { units } {
             self.unit_mut(i).copy_from_slice(from.unit(i));
         }

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use super::{Alloc, Format, Page, RowMeta, Seal};
+use crate::ledger::{ALIGN, Blocks};
+
+/// Bytes of a layer's own record and of a head's, what the allocator puts beside them included.
+pub(super) const RECORDS: [usize; 2] = [448, 400];
 
 /// Bytes of one open row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,5 +176,40 @@ impl HeadLayout {
             ((rows + heads * (whole - 1)) / whole * chunk * u.bytes) as u64
         };
         self.units(rows, rows).map(of).iter().sum()
+    }
+
+    /// Bytes of the records of a layer of `heads` heads.
+    pub fn tables(&self, heads: usize) -> u64 {
+        let [layer, head] = RECORDS;
+        (layer + heads * head) as u64
+    }
+
+    /// Bytes that finding the chunks of [`Self::bytes`] takes.
+    pub fn chunk_tables(&self, alloc: &dyn Alloc, prompt: usize, rows: usize, capacity: usize) -> u64 {
+        let most = self.units(prompt, capacity);
+        let now = if alloc.upfront() { most } else { self.units(prompt, rows.min(capacity)) };
+        let chunks = self.chunks(alloc, prompt, capacity);
+        let of = |i: usize| match now[i].bytes {
+            0 => 0,
+            bytes => now[i].count.min(most[i].count).div_ceil(chunks[i]) * Blocks::table_bytes(bytes * chunks[i]),
+        };
+        (0..REGIONS).map(of).sum::<usize>() as u64
+    }
+
+    /// The most that finding the chunks of [`Self::bytes_shared`] takes.
+    pub fn chunk_tables_shared(&self, alloc: &dyn Alloc, heads: usize, rows: usize) -> u64 {
+        let of = |u: &Units| {
+            if u.bytes == 0 {
+                return 0;
+            }
+            if alloc.upfront() {
+                // One chunk a head, of a size that is known later.
+                return heads * (Blocks::table_bytes(0) + ALIGN);
+            }
+            let chunk = alloc.chunk_rows(rows).div_ceil(u.rows).max(1);
+            let whole = chunk * u.rows;
+            (rows + heads * (whole - 1)) / whole * Blocks::table_bytes(chunk * u.bytes)
+        };
+        self.units(rows, rows).iter().map(of).sum::<usize>() as u64
     }
 }

@@ -3,6 +3,9 @@
 //! Payload goes through [`payload_alloc`], everything else through [`CountingAlloc`] (installed by the program as its
 //! global allocator). Each thread has a scope: `Engine` on a job's threads, `Program` everywhere else. A block remembers
 //! the scope it was made under in a header before it, so freeing it on another thread is counted right.
+//!
+//! Beside what was asked for, a third account counts what the system's allocator really took for it, headers and rounding
+//! included: [`HeapCounts::obtained`].
 #![allow(unsafe_code, reason = "a global allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -34,6 +37,8 @@ thread_local! {
 
 static HEAP: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
 static HEAP_PEAK: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
+static OBTAINED: AtomicI64 = AtomicI64::new(0);
+static OBTAINED_PEAK: AtomicI64 = AtomicI64::new(0);
 static PAYLOAD: AtomicI64 = AtomicI64::new(0);
 static PAYLOAD_PEAK: AtomicI64 = AtomicI64::new(0);
 static ESCAPED_COUNT: AtomicU64 = AtomicU64::new(0);
@@ -52,6 +57,12 @@ pub struct HeapCounts {
     pub engine_peak: i64,
     /// Live heap bytes made under [`Scope::Program`].
     pub program: i64,
+    /// Most of them at once since [`reset_peaks`].
+    pub program_peak: i64,
+    /// What the system's allocator holds for all of this, buffers included, with its headers and rounding.
+    pub obtained: i64,
+    /// Most of it at once since [`reset_peaks`].
+    pub obtained_peak: i64,
     /// Live heap bytes made under [`Scope::Guest`].
     pub guest: i64,
     /// Most of them at once since [`reset_peaks`].
@@ -70,6 +81,9 @@ pub fn counts() -> HeapCounts {
         engine: HEAP[1].load(Relaxed),
         engine_peak: HEAP_PEAK[1].load(Relaxed),
         program: HEAP[0].load(Relaxed),
+        program_peak: HEAP_PEAK[0].load(Relaxed),
+        obtained: OBTAINED.load(Relaxed),
+        obtained_peak: OBTAINED_PEAK.load(Relaxed),
         guest: HEAP[2].load(Relaxed),
         guest_peak: HEAP_PEAK[2].load(Relaxed),
         escaped: ESCAPED_COUNT.load(Relaxed),
@@ -80,6 +94,7 @@ pub fn counts() -> HeapCounts {
 /// Starts the peaks and the escape count anew, at a job's start.
 pub fn reset_peaks() {
     PAYLOAD_PEAK.store(PAYLOAD.load(Relaxed), Relaxed);
+    OBTAINED_PEAK.store(OBTAINED.load(Relaxed), Relaxed);
     for (peak, now) in HEAP_PEAK.iter().zip(&HEAP) {
         peak.store(now.load(Relaxed), Relaxed);
     }
@@ -105,25 +120,100 @@ pub fn scoped<T>(scope: Scope, f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Zeroed payload memory of `size` bytes aligned to `align`, or null, and the block it lies in. Only [`super::Buffer`] calls
-/// this, after reserving against the budget. An aligned `calloc` does not exist, and clearing by hand would touch every page:
-/// so a little more is taken and aligned here.
-pub(super) fn payload_alloc(size: usize, align: usize) -> (*mut u8, *mut u8) {
+/// Bytes of a page of memory at most that is backed on its own.
+const PAGE: usize = 4096;
+/// Blocks from this size on are mapped by themselves and go back to the system when they are freed.
+const MAPPED: i32 = 1 << 20;
+
+/// Lets the system's allocator give large blocks back as soon as they are freed, where it can be told. By default it keeps
+/// blocks of up to 32 MiB once it has seen one freed, and then holds more than anyone has asked for.
+pub fn give_back_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets a number of the allocator, which any thread may do at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
+    }
+}
+
+/// Gives what is free at the ends of the allocator's heaps back to the system, where it can be told.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: touches only memory that nobody holds.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+pub(super) use obtained as obtained_by;
+
+/// Bytes that the system's allocator took for the block at `base`, of which `asked` were asked for.
+fn obtained(base: *mut u8, asked: usize) -> i64 {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let _ = asked;
+        // SAFETY: `base` is a live block of this allocator. Its header has the size of a word.
+        (unsafe { libc::malloc_usable_size(base.cast()) } + size_of::<usize>()) as i64
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        let _ = base;
+        asked as i64
+    }
+}
+
+/// Adds to what is live, and to its peak; most calls need no second write.
+fn raise(now: &AtomicI64, peak: &AtomicI64, bytes: i64) {
+    let now = now.fetch_add(bytes, Relaxed) + bytes;
+    if now > peak.load(Relaxed) {
+        peak.fetch_max(now, Relaxed);
+    }
+}
+
+/// Pages that are backed between two looks at whether anybody still wants them.
+const LOOK: usize = 4096;
+
+/// Makes the system back the pages of a block of zeros: until a page is written to, it is only promised. Ends early where
+/// `stop` says so.
+///
+/// # Safety
+/// `base` is a live block of `size` bytes.
+unsafe fn back(base: *mut u8, size: usize, stop: &dyn Fn() -> bool) {
+    for (i, at) in (0..size).step_by(PAGE).chain(size.checked_sub(1)).enumerate() {
+        // A page takes about a microsecond.
+        if i % LOOK == LOOK - 1 && stop() {
+            return;
+        }
+        // SAFETY: `at` lies within the block, which is zero already.
+        unsafe { base.add(at).write_volatile(0) };
+    }
+}
+
+/// Zeroed payload memory of `size` bytes aligned to `align`, every page of it backed, or null, and the block it lies in. Only
+/// the ledger's buffers and blocks call this, after reserving against the budget. An aligned `calloc` does not exist: so where
+/// more than the allocator's own alignment is wanted, a little more is taken and aligned here. A block that is given up for
+/// `stop` is freed by the one who asked.
+pub(super) fn payload_alloc(size: usize, align: usize, stop: &dyn Fn() -> bool) -> (*mut u8, *mut u8) {
     let null = (std::ptr::null_mut(), std::ptr::null_mut());
     let Some(layout) = payload_layout(size, align) else { return null };
-    // SAFETY: the layout's size is at least `align`, so not zero.
+    // SAFETY: the caller asks for at least a byte.
     let base = unsafe { System.alloc_zeroed(layout) };
     if base.is_null() {
         return null;
     }
-    let now = PAYLOAD.fetch_add(size as i64, Relaxed) + size as i64;
-    PAYLOAD_PEAK.fetch_max(now, Relaxed);
-    // SAFETY: the offset is below `align`, and the block has `align` bytes more than `size`.
+    raise(&PAYLOAD, &PAYLOAD_PEAK, size as i64);
+    raise(&OBTAINED, &OBTAINED_PEAK, obtained(base, layout.size()));
+    if layout.size() >= PAGE {
+        // SAFETY: the block has just been made.
+        unsafe { back(base, layout.size(), stop) };
+    }
+    // SAFETY: the offset is below `align`, and the block has `align` bytes more than `size` where it is not 0.
     (unsafe { base.add(base.align_offset(align)) }, base)
 }
 
 fn payload_layout(size: usize, align: usize) -> Option<Layout> {
-    Layout::from_size_align(size.checked_add(align)?, HEADER).ok()
+    let more = if align > HEADER { align } else { 0 };
+    Layout::from_size_align(size.checked_add(more)?, HEADER).ok()
 }
 
 /// Frees what [`payload_alloc`] gave.
@@ -133,6 +223,7 @@ fn payload_layout(size: usize, align: usize) -> Option<Layout> {
 pub(super) unsafe fn payload_free(base: *mut u8, size: usize, align: usize) {
     PAYLOAD.fetch_sub(size as i64, Relaxed);
     if let Some(layout) = payload_layout(size, align) {
+        OBTAINED.fetch_sub(obtained(base, layout.size()), Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(base, layout) }
     }
@@ -149,12 +240,10 @@ fn with_header(layout: Layout) -> Option<(Layout, usize)> {
     Some((whole, offset))
 }
 
-fn count(scope: u8, size: usize) {
+fn count(scope: u8, size: usize, obtained: i64) {
     let i = usize::from(scope);
-    let now = HEAP[i].fetch_add(size as i64, Relaxed) + size as i64;
-    if scope != Scope::Program as u8 {
-        HEAP_PEAK[i].fetch_max(now, Relaxed);
-    }
+    raise(&HEAP[i], &HEAP_PEAK[i], size as i64);
+    raise(&OBTAINED, &OBTAINED_PEAK, obtained);
     if scope == Scope::Engine as u8 && size > ESCAPE_BYTES {
         ESCAPED_COUNT.fetch_add(1, Relaxed);
         ESCAPED_LARGEST.fetch_max(size as u64, Relaxed);
@@ -172,7 +261,7 @@ unsafe impl GlobalAlloc for CountingAlloc {
             return base;
         }
         let scope = SCOPE.try_with(Cell::get).unwrap_or(0);
-        count(scope, layout.size());
+        count(scope, layout.size(), obtained(base, whole.size()));
         // SAFETY: offset ≥ 16 bytes lie before the block inside the allocation.
         unsafe {
             *base.add(offset - 1) = scope;
@@ -189,7 +278,7 @@ unsafe impl GlobalAlloc for CountingAlloc {
                 return base;
             }
             let scope = SCOPE.try_with(Cell::get).unwrap_or(0);
-            count(scope, layout.size());
+            count(scope, layout.size(), obtained(base, whole.size()));
             *base.add(offset - 1) = scope;
             base.add(offset)
         }
@@ -201,7 +290,9 @@ unsafe impl GlobalAlloc for CountingAlloc {
         unsafe {
             let scope = *ptr.sub(1);
             HEAP[usize::from(scope).min(2)].fetch_sub(layout.size() as i64, Relaxed);
-            System.dealloc(ptr.sub(offset), whole);
+            let base = ptr.sub(offset);
+            OBTAINED.fetch_sub(obtained(base, whole.size()), Relaxed);
+            System.dealloc(base, whole);
         }
     }
 }

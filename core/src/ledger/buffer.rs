@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use super::{Ledger, Tag, alloc};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Alignment of every buffer: one cache line, and enough for any vector register.
 pub const ALIGN: usize = 64;
@@ -36,6 +36,33 @@ impl Reservation {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Counts `bytes` more under the same tag, or fails without counting anything.
+    ///
+    /// # Errors
+    /// [`crate::Error::OverBudget`] when the tier has no room.
+    pub fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.ledger.take(self.tag, bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Whether the job is to end.
+    pub(super) fn cancelled(&self) -> bool {
+        self.ledger.cancelled()
+    }
+
+    /// The error of a system that has no `bytes` left for what was granted.
+    pub(super) fn none_left(&self, bytes: u64) -> crate::Error {
+        self.ledger.over(self.tag, bytes, Some("the system has no memory left; lower the budget".into()))
+    }
+
+    /// Gives back `bytes` of what is counted.
+    pub fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.ledger.give(self.tag, bytes);
+    }
 }
 
 impl Drop for Reservation {
@@ -62,18 +89,19 @@ impl Buffer {
     /// Reserves `len` bytes under `tag` and allocates them.
     ///
     /// # Errors
-    /// [`crate::Error::OverBudget`] when the tier has no room, or when the system itself has none.
+    /// [`crate::Error::OverBudget`] when the tier has no room, or when the system itself has none; [`crate::Error::Cancelled`].
     pub fn new(ledger: &Arc<Ledger>, tag: Tag, len: usize) -> Result<Self> {
-        let reservation = ledger.reserve(tag, len as u64)?;
+        let mut reservation = ledger.reserve(tag, len as u64)?;
         if len == 0 {
             return Ok(Self { ptr: NonNull::dangling(), base: std::ptr::null_mut(), len, _reservation: reservation });
         }
-        let (ptr, base) = alloc::payload_alloc(len, ALIGN);
+        let (ptr, base) = alloc::payload_alloc(len, ALIGN, &|| ledger.cancelled());
         let Some(ptr) = NonNull::new(ptr) else {
-            drop(reservation);
-            return Err(ledger.over(tag, len as u64, Some("the system has no memory left; lower the budget".into())));
+            reservation.shrink(len as u64);
+            return Err(reservation.none_left(len as u64));
         };
-        Ok(Self { ptr, base, len, _reservation: reservation })
+        let made = Self { ptr, base, len, _reservation: reservation };
+        if ledger.cancelled() { Err(Error::Cancelled) } else { Ok(made) }
     }
 
     /// Length in bytes.

@@ -5,18 +5,50 @@
 //! was ever held, and the composition of each tier at its peak.
 
 pub mod alloc;
+mod blocks;
 mod buffer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+pub use blocks::{BlockAccount, Blocks};
 pub use buffer::{ALIGN, Buffer, Reservation};
 
 pub use crate::accounts::{Category, Phase, Tier};
 use crate::error::{Error, OverBudget, Result};
+
+/// What may be held at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// By tier, in the order of [`Tier::ALL`]; `u64::MAX` for no limit.
+    pub tiers: [u64; TIERS],
+    /// On device and host together, where both are the same memory.
+    pub together: u64,
+    /// Whether each is what the machine has, and not what the configuration grants.
+    pub machine: [bool; TIERS],
+}
+
+impl Walls {
+    /// Those of budgets alone.
+    pub const fn of(device: u64, host: u64, disk: u64) -> Self {
+        Self { tiers: [device, host, disk], together: u64::MAX, machine: [false; TIERS] }
+    }
+
+    /// That of a tier.
+    pub fn at(&self, tier: Tier) -> u64 {
+        self.tiers[tier as usize]
+    }
+}
+
+impl Default for Walls {
+    fn default() -> Self {
+        Self::of(u64::MAX, u64::MAX, u64::MAX)
+    }
+}
 
 const TIERS: usize = 3;
 const CATEGORIES: usize = 9;
@@ -69,6 +101,9 @@ pub struct Measured {
     pub rows: BTreeMap<String, u64>,
     /// Bytes moved: read from disk, copied between tiers, shifted inside the cache.
     pub moved: BTreeMap<String, u64>,
+    /// Most bytes on device and host together, whatever is kept only to be shown included.
+    #[serde(default)]
+    pub together: u64,
 }
 
 /// One thing that happened to a traced account.
@@ -138,41 +173,51 @@ struct State {
     operations: u64,
     trace: Option<Vec<Step>>,
     crossed: Option<OverBudget>,
+    /// On device and host: now, and at most.
+    together: (u64, u64),
 }
 
 /// The account of one job. Shared by its threads; cheap, because payload is reserved by phases, layers and pages, not by
 /// operations.
 pub struct Ledger {
-    budget: [u64; TIERS],
+    walls: Walls,
     /// False for a draft: what would be refused is noted and granted.
     firm: bool,
+    /// Set when the job is to end: large buffers take a while to be had.
+    cancel: OnceLock<Arc<AtomicBool>>,
     state: Mutex<State>,
 }
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ledger").field("budget", &self.budget).finish_non_exhaustive()
+        f.debug_struct("Ledger").field("walls", &self.walls).finish_non_exhaustive()
     }
 }
 
 impl Ledger {
     /// A fresh account with a budget for each tier (`u64::MAX`: no limit).
     pub fn new(device: u64, host: u64, disk: u64) -> Arc<Self> {
-        Self::start([device, host, disk], true, None)
+        Self::within(Walls::of(device, host, disk))
+    }
+
+    /// A fresh account within `walls`.
+    pub fn within(walls: Walls) -> Arc<Self> {
+        Self::start(walls, true, None)
     }
 
     /// An account for drawing up a plan: what would cross a budget is granted all the same, and the first time is noted
     /// ([`Self::first_crossing`]). A traced one remembers every step ([`Self::trace`]).
-    pub fn draft(device: u64, host: u64, disk: u64, traced: bool) -> Arc<Self> {
-        Self::start([device, host, disk], false, traced.then(Vec::new))
+    pub fn draft(walls: Walls, traced: bool) -> Arc<Self> {
+        Self::start(walls, false, traced.then(Vec::new))
     }
 
-    fn start(budget: [u64; TIERS], firm: bool, trace: Option<Vec<Step>>) -> Arc<Self> {
+    fn start(walls: Walls, firm: bool, trace: Option<Vec<Step>>) -> Arc<Self> {
         let mut phases = BTreeMap::new();
         phases.insert(Phase::Load, [High::default(); TIERS]);
         Arc::new(Self {
-            budget,
+            walls,
             firm,
+            cancel: OnceLock::new(),
             state: Mutex::new(State {
                 phase: Phase::Load,
                 cells: [Cell::default(); TIERS],
@@ -183,8 +228,21 @@ impl Ledger {
                 operations: 0,
                 trace,
                 crossed: None,
+                together: (0, 0),
             }),
         })
+    }
+
+    /// The same, whose buffers are not made any more once `cancel` is set.
+    #[must_use]
+    pub fn heeding(self: Arc<Self>, cancel: &Arc<AtomicBool>) -> Arc<Self> {
+        // Only the first is heeded; a ledger is one job's.
+        let _ = self.cancel.set(Arc::clone(cancel));
+        self
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.get().is_some_and(|flag| flag.load(Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -199,73 +257,92 @@ impl Ledger {
 
     /// Counts `bytes` under `tag`, or fails without counting anything.
     pub fn reserve(self: &Arc<Self>, tag: Tag, bytes: u64) -> Result<Reservation> {
-        let (t, c) = (tag.tier as usize, tag.category as usize);
-        let id = {
-            let mut state = self.lock();
-            let total = state.cells[t].total;
-            let fits = total.checked_add(bytes).is_some_and(|sum| sum <= self.budget[t]);
-            // What is kept only to be shown is bounded by its own knob, not by the wall.
-            if !fits && tag.category != Category::Observation {
-                // A sum that no number holds cannot be granted even in a draft.
-                if self.firm || total.checked_add(bytes).is_none() {
-                    drop(state);
-                    return Err(self.over(tag, bytes, None));
-                }
-                if state.crossed.is_none() {
-                    state.crossed = Some(self.crossing(tag, bytes, total, None));
-                }
-            }
-            state.cells[t].now[c] += bytes;
-            state.cells[t].total += if tag.category == Category::Observation { 0 } else { bytes };
-            let cell = state.cells[t];
-            state.high[t].raise(&cell);
-            let phase = state.phase;
-            if let Some(highs) = state.phases.get_mut(&phase) {
-                highs[t].raise(&cell);
-            }
-            let row = state.rows.entry(tag).or_default();
-            row.0 += bytes;
-            row.1 = row.1.max(row.0);
-            state.operations += 1;
-            let id = state.operations;
-            if let Some(trace) = &mut state.trace {
-                trace.push(Step::Reserve { tag, bytes, id });
-            }
-            id
-        };
+        let id = self.take(tag, bytes)?;
         Ok(Reservation::new(Arc::clone(self), tag, bytes, id))
     }
 
-    fn release(&self, tag: Tag, bytes: u64, id: u64) {
+    /// Counts `bytes` under `tag` and says by which number, or fails without counting anything.
+    fn take(&self, tag: Tag, bytes: u64) -> Result<u64> {
         let (t, c) = (tag.tier as usize, tag.category as usize);
         let mut state = self.lock();
+        let total = state.cells[t].total;
+        let memory = tag.tier != Tier::Disk;
+        let both = if memory { state.cells[0].total + state.cells[1].total } else { 0 };
+        let within = |held: u64, wall: u64| held.checked_add(bytes).is_some_and(|sum| sum <= wall);
+        let fits = within(total, self.walls.tiers[t]) && within(both, self.walls.together);
+        // What is kept only to be shown is bounded by its own knob, not by the wall.
+        if !fits && tag.category != Category::Observation {
+            // A sum that no number holds cannot be granted even in a draft.
+            if self.firm || total.checked_add(bytes).is_none() {
+                return Err(Error::OverBudget(Box::new(self.crossing(&state, tag, bytes, None))));
+            }
+            if state.crossed.is_none() {
+                state.crossed = Some(self.crossing(&state, tag, bytes, None));
+            }
+        }
+        if memory {
+            state.together.0 += bytes;
+            state.together.1 = state.together.1.max(state.together.0);
+        }
+        state.cells[t].now[c] += bytes;
+        state.cells[t].total += if tag.category == Category::Observation { 0 } else { bytes };
+        let cell = state.cells[t];
+        state.high[t].raise(&cell);
+        let phase = state.phase;
+        if let Some(highs) = state.phases.get_mut(&phase) {
+            highs[t].raise(&cell);
+        }
+        let row = state.rows.entry(tag).or_default();
+        row.0 += bytes;
+        row.1 = row.1.max(row.0);
+        state.operations += 1;
+        let id = state.operations;
+        if let Some(trace) = &mut state.trace {
+            trace.push(Step::Reserve { tag, bytes, id });
+        }
+        Ok(id)
+    }
+
+    /// Gives `bytes` under `tag` back.
+    fn give(&self, tag: Tag, bytes: u64) {
+        let (t, c) = (tag.tier as usize, tag.category as usize);
+        let mut state = self.lock();
+        state.together.0 -= if tag.tier == Tier::Disk { 0 } else { bytes };
         state.cells[t].now[c] -= bytes;
         state.cells[t].total -= if tag.category == Category::Observation { 0 } else { bytes };
         if let Some(row) = state.rows.get_mut(&tag) {
             row.0 -= bytes;
         }
         state.operations += 1;
-        if let Some(trace) = &mut state.trace {
+    }
+
+    fn release(&self, tag: Tag, bytes: u64, id: u64) {
+        self.give(tag, bytes);
+        if let Some(trace) = &mut self.lock().trace {
             trace.push(Step::Release { id });
         }
     }
 
     /// The over-budget error of asking for `bytes` more under `tag`.
     pub fn over(&self, tag: Tag, bytes: u64, hint: Option<String>) -> Error {
-        let held = self.lock().cells[tag.tier as usize].total;
-        Error::OverBudget(Box::new(self.crossing(tag, bytes, held, hint)))
+        Error::OverBudget(Box::new(self.crossing(&self.lock(), tag, bytes, hint)))
     }
 
-    fn crossing(&self, tag: Tag, bytes: u64, held: u64, hint: Option<String>) -> OverBudget {
-        let budget = self.budget[tag.tier as usize];
+    fn crossing(&self, state: &State, tag: Tag, bytes: u64, hint: Option<String>) -> OverBudget {
+        let t = tag.tier as usize;
+        let (own, both) = (state.cells[t].total, state.cells[0].total + state.cells[1].total);
+        let left = |wall: u64, held: u64| wall.saturating_sub(held);
+        let shared = tag.tier != Tier::Disk && left(self.walls.together, both) < left(self.walls.tiers[t], own);
+        let (budget, held) = if shared { (self.walls.together, both) } else { (self.walls.tiers[t], own) };
         OverBudget {
             tier: tag.tier,
             category: tag.category,
             name: tag.name.to_owned(),
             needed: held.saturating_add(bytes),
             budget,
-            available: budget.saturating_sub(held),
+            available: left(budget, held),
             hint,
+            machine: shared || self.walls.machine[t],
         }
     }
 
@@ -315,9 +392,14 @@ impl Ledger {
         self.lock().cells[tier as usize].total
     }
 
+    /// What it may hold at most.
+    pub fn walls(&self) -> Walls {
+        self.walls
+    }
+
     /// The budget of `tier`.
     pub fn budget(&self, tier: Tier) -> u64 {
-        self.budget[tier as usize]
+        self.walls.at(tier)
     }
 
     /// Everything held now, by tier and category.
@@ -354,6 +436,7 @@ impl Ledger {
                 .map(|(t, (_, max))| (format!("{}.{}.{}", t.tier, t.category, t.name), *max))
                 .collect(),
             moved: state.moved.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            together: state.together.1,
         }
     }
 }
@@ -400,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_draft_grants_what_a_firm_account_refuses_and_notes_the_first() {
-        let (draft, firm) = (Ledger::draft(1000, 50, 0, true), Ledger::new(1000, 50, 0));
+        let (draft, firm) = (Ledger::draft(Walls::of(1000, 50, 0), true), Ledger::new(1000, 50, 0));
         let host = Tag { tier: Tier::Host, ..KV };
         let mut refused = None;
         let mut held = Vec::new();
@@ -425,6 +508,22 @@ mod tests {
     }
 
     #[test]
+    fn device_and_host_of_one_memory_share_its_wall() {
+        let walls = Walls { together: 1000, machine: [true, false, false], ..Walls::of(900, u64::MAX, 5000) };
+        let (ledger, host) = (Ledger::within(walls), Tag { tier: Tier::Host, ..KV });
+        let device = ledger.buffer(KV, 700).unwrap();
+        let Error::OverBudget(over) = ledger.buffer(host, 301).unwrap_err() else { panic!() };
+        assert_eq!((over.needed, over.budget, over.available, over.machine), (1001, 1000, 300, true));
+        let Error::OverBudget(over) = ledger.buffer(KV, 201).unwrap_err() else { panic!() };
+        assert_eq!((over.needed, over.budget, over.available, over.machine), (901, 900, 200, true));
+        let disk = Tag { tier: Tier::Disk, ..KV };
+        let kept = (ledger.buffer(host, 300).unwrap(), ledger.reserve(disk, 5000).unwrap());
+        drop(device);
+        assert_eq!((ledger.measured().together, ledger.held(Tier::Host)), (1000, 300));
+        drop(kept);
+    }
+
+    #[test]
     fn buffers_are_zeroed_and_aligned() {
         let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
         let mut b = ledger.buffer(KV, 4 * 33).unwrap();
@@ -434,6 +533,17 @@ mod tests {
         b.as_mut_slice::<f32>()[32] = 1.0;
         assert_eq!(b.as_slice::<f32>()[32], 1.0);
         assert!(ledger.buffer(KV, 0).unwrap().as_slice::<f32>().is_empty());
+    }
+
+    #[test]
+    fn a_job_that_is_to_end_gets_no_more_buffers() {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX).heeding(&cancel);
+        let held = ledger.buffer(KV, 100).unwrap();
+        cancel.store(true, Relaxed);
+        assert!(matches!(ledger.buffer(KV, 256 << 20), Err(Error::Cancelled)));
+        assert_eq!(ledger.held(Tier::Device), 100);
+        drop(held);
     }
 
     #[test]

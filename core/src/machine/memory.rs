@@ -36,11 +36,51 @@ impl Memory {
     pub fn room(&self) -> u64 {
         self.cgroup_available.map_or(self.available, |room| room.min(self.available))
     }
+
+    /// What a job may take of it: what the program itself still needs stays, for a window's pictures, threads' stacks, and
+    /// the rounding of its own heap.
+    pub fn grant(&self) -> u64 {
+        let room = self.room();
+        room.saturating_sub((room / 50).max(OWN))
+    }
 }
 
-/// Bytes this program can still take now, control groups respected: the ground for default budgets.
-pub fn available_memory() -> u64 {
-    Memory::now().room()
+/// What the program itself may still come to need beside a job.
+const OWN: u64 = 32 << 20;
+
+/// How much of the process is in memory, by the system's own account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Most bytes at once since the process began, or since [`reset_resident_peak`].
+    pub peak: u64,
+    /// Bytes now that no file backs: heaps and stacks.
+    pub anonymous: u64,
+    /// Bytes now that a file or shared memory backs: code, and what is mapped.
+    pub files: u64,
+}
+
+/// What the system says of this process; none where it does not say.
+pub fn resident() -> Option<Resident> {
+    resident_at(Path::new("/"))
+}
+
+fn resident_at(root: &Path) -> Option<Resident> {
+    let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(Resident {
+        peak: field("VmHWM")?,
+        anonymous: field("RssAnon")?,
+        files: field("RssFile")? + field("RssShmem").unwrap_or(0),
+    })
+}
+
+/// Lets [`Resident::peak`] begin anew where the system allows it.
+pub fn reset_resident_peak() {
+    // Documented in proc(5); a system that has no such file keeps its peak.
+    let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// (total, available) bytes of the whole system; zeros where the system does not say.
@@ -280,7 +320,7 @@ mod tests {
     #[test]
     fn this_process_is_there_and_grows_with_what_it_touches() {
         let now = Memory::now();
-        assert!(now.room() > 0 && now.room() <= now.total && available_memory() > 0);
+        assert!(now.room() > 0 && now.room() <= now.total && now.grant() < now.room());
         // Other tests of this process allocate and free meanwhile: one clean try out of several is enough.
         let clean = (0..10).any(|_| {
             let before = rss_bytes().unwrap();
@@ -291,6 +331,16 @@ mod tests {
             block.len() == 64 << 20 && grown > 60 << 20 && grown < 68 << 20 && other.abs_diff(after) < 4 << 20
         });
         assert!(clean, "{:?} {:?}", rss_bytes(), rss_by_sysinfo());
+    }
+
+    #[test]
+    fn the_systems_account_of_a_process_is_read() {
+        let status =
+            "Name:\tx\nVmHWM:\t    5000 kB\nRssAnon:\t     300 kB\nRssFile:\t     20 kB\nRssShmem:\t       4 kB\n";
+        let dir = root(&[("proc/self/status", status)]);
+        let k = |n: u64| n * 1024;
+        assert_eq!(resident_at(dir.path()), Some(Resident { peak: k(5000), anonymous: k(300), files: k(24) }));
+        assert_eq!(resident_at(root(&[("proc/self/status", "VmHWM: 1 kB")]).path()), None);
     }
 
     #[test]

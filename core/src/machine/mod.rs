@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use cards::Card;
 pub use disk::Disk;
 pub use link::Link;
-pub use memory::{Memory, available_memory, rss_bytes};
-pub use probe::probe;
+pub use memory::{Memory, Resident, reset_resident_peak, resident, rss_bytes};
+pub use probe::{Effort, probe};
 pub use speed::Speed;
 pub use store::{cache_dir, config_dir};
 
@@ -206,6 +206,12 @@ impl Machine {
             // What was measured stands; what another process can change since is read again.
             Ok(Some(saved)) => (Self { memory: here.memory, cpu: here.cpu, ..saved }, None),
         }
+    }
+
+    /// The same machine with the memory that is free at this moment: for a job, which runs here.
+    #[must_use]
+    pub fn now(&self) -> Self {
+        Self { memory: Memory::now(), ..self.clone() }
     }
 
     /// Saves to the user's configuration folder (or `$ULLAGE_MACHINE`), whole or not at all.

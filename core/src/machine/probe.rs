@@ -9,10 +9,24 @@ use super::{Cpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
 use crate::error::Result;
 use crate::ledger::{Category, Ledger, Tag};
 
-/// What one loop may take; there are six. A slow machine makes three rounds all the same.
-const LOOP: Duration = Duration::from_millis(400);
-/// What the disk may take.
-const DISK: Duration = Duration::from_secs(5);
+/// How long a probe may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// What one loop may take; there are six. A slow machine makes three rounds all the same.
+    each: Duration,
+    /// What the disk may take.
+    disk: Duration,
+    /// Most bytes of the buffer that is read and copied.
+    buffer: u64,
+}
+
+impl Effort {
+    /// Some ten seconds.
+    pub const THOROUGH: Self = Self { each: Duration::from_millis(400), disk: Duration::from_secs(5), buffer: 2 << 30 };
+    /// Two or three seconds: what a first start takes in the background.
+    pub const QUICK: Self =
+        Self { each: Duration::from_millis(120), disk: Duration::from_millis(900), buffer: 512 << 20 };
+}
 
 /// Measures this machine. `progress` hears what is going on and how much is done (0 … 1), `cancelled` is asked at least
 /// every few hundred milliseconds. Takes at most an eighth of the free memory and 256 MiB of the cache folder's disk.
@@ -20,17 +34,17 @@ const DISK: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`crate::Error::Cancelled`], [`crate::Error::Io`] when the cache folder cannot be written, and
 /// [`crate::Error::OverBudget`] when not even the smallest buffers can be had.
-pub fn probe(progress: &mut dyn FnMut(&str, f32), cancelled: &dyn Fn() -> bool) -> Result<Machine> {
-    probe_within(&cache_dir(), LOOP, DISK, progress, cancelled)
+pub fn probe(effort: Effort, progress: &mut dyn FnMut(&str, f32), cancelled: &dyn Fn() -> bool) -> Result<Machine> {
+    probe_within(&cache_dir(), effort, progress, cancelled)
 }
 
 fn probe_within(
     folder: &Path,
-    each: Duration,
-    disk_limit: Duration,
+    effort: Effort,
     progress: &mut dyn FnMut(&str, f32),
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Machine> {
+    let each = effort.each;
     progress("processor", 0.0);
     let cpu = Cpu::here();
     let memory = Memory::now();
@@ -38,7 +52,7 @@ fn probe_within(
     let ledger = Ledger::new(0, memory.room() / 8, 0);
     let n = cpu.threads;
     let speed = {
-        let len = buffer_bytes(memory.room(), last_cache_bytes(Path::new("/")));
+        let len = buffer_bytes(memory.room(), last_cache_bytes(Path::new("/")), effort.buffer);
         progress("memory: first touch", 0.02);
         let mut buffer = ledger.buffer(Tag::host(Category::Workspace, "memory probe"), len)?;
         let words = buffer.as_mut_slice::<u64>();
@@ -63,7 +77,8 @@ fn probe_within(
         let pair = |one: f64, all: f64| [one, all.max(one)];
         Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n) }
     };
-    let disk = disk::probe(folder, &ledger, disk_limit, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
+    let disk =
+        disk::probe(folder, &ledger, effort.disk, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
     #[cfg(feature = "cuda")]
     let gpus = super::gpu::probe(&mut |what, part| progress(what, 0.9 + 0.1 * part), cancelled)?;
     #[cfg(not(feature = "cuda"))]
@@ -74,9 +89,9 @@ fn probe_within(
 }
 
 /// Length of the memory buffer, which is read whole and copied half over half: 256 MiB or four times the last cache, at
-/// most 2 GiB, and an eighth of the room less what the disk probe needs. A multiple of two pages.
-fn buffer_bytes(room: u64, last_cache: u64) -> usize {
-    let wanted = (256 << 20).max(4 * last_cache).min(2 << 30);
+/// most `most`, and an eighth of the room less what the disk probe needs. A multiple of two pages.
+fn buffer_bytes(room: u64, last_cache: u64, most: u64) -> usize {
+    let wanted = (256 << 20).max(4 * last_cache).min(most);
     let affordable = (room / 8).saturating_sub(disk::scratch_bytes() as u64);
     (wanted.min(affordable) / 8192 * 8192).max(1 << 20) as usize
 }
@@ -119,14 +134,9 @@ mod tests {
     fn a_short_probe_measures_this_machine() {
         let dir = tempfile::tempdir().unwrap();
         let (short, mut seen) = (Duration::from_millis(10), Vec::new());
-        let machine = probe_within(
-            dir.path(),
-            short,
-            Duration::from_millis(200),
-            &mut |what, part| seen.push((what.to_owned(), part)),
-            &|| false,
-        )
-        .unwrap();
+        let effort = Effort { each: short, disk: Duration::from_millis(200), ..Effort::QUICK };
+        let machine =
+            probe_within(dir.path(), effort, &mut |what, part| seen.push((what.to_owned(), part)), &|| false).unwrap();
         assert!(machine.probed && machine.defect().is_none(), "{machine:?}");
         assert!(seen.is_sorted_by(|a, b| a.1 <= b.1) && seen.last().unwrap().1 == 1.0, "{seen:?}");
         // A copy reads and writes: it cannot outrun reading by much. Any processor does more than one flop a nanosecond.
@@ -139,17 +149,19 @@ mod tests {
     fn cancelling_is_heard_early() {
         let dir = tempfile::tempdir().unwrap();
         let hour = Duration::from_secs(3600);
-        let result = probe_within(dir.path(), hour, hour, &mut |_, _| {}, &|| true);
+        let effort = Effort { each: hour, disk: hour, ..Effort::QUICK };
+        let result = probe_within(dir.path(), effort, &mut |_, _| {}, &|| true);
         assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
     }
 
     #[test]
     fn buffers_exceed_the_cache_and_keep_to_an_eighth() {
-        assert_eq!(buffer_bytes(64 << 30, 32 << 20), 256 << 20);
-        assert_eq!(buffer_bytes(256 << 30, 128 << 20), 512 << 20);
-        assert_eq!(buffer_bytes(256 << 30, 1 << 30), 2 << 30);
+        assert_eq!(buffer_bytes(64 << 30, 32 << 20, 2 << 30), 256 << 20);
+        assert_eq!(buffer_bytes(256 << 30, 128 << 20, 2 << 30), 512 << 20);
+        assert_eq!(buffer_bytes(256 << 30, 1 << 30, 2 << 30), 2 << 30);
+        assert_eq!(buffer_bytes(256 << 30, 1 << 30, 512 << 20), 512 << 20);
         for room in [128 << 20, 1 << 30, 5_000_000_001u64] {
-            let all = buffer_bytes(room, 32 << 20) as u64 + disk::scratch_bytes() as u64;
+            let all = buffer_bytes(room, 32 << 20, 2 << 30) as u64 + disk::scratch_bytes() as u64;
             assert!(all <= room / 8 && (all > room / 8 - 8192 || all > 256 << 20), "{room}");
         }
     }

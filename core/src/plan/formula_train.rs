@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::config::train::{Hold, Train};
 use crate::device::gpu::Precision;
 use crate::error::Result;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Walls};
 use crate::shape::ModelShape;
 use crate::train::block::Widths;
 use crate::train::engine::Techniques;
@@ -55,7 +55,7 @@ struct Facts<'a> {
 /// A choice this shape forbids.
 pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Result<Vec<Term>> {
     let train = section(config)?;
-    let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, false);
+    let ledger: Arc<Ledger> = Ledger::draft(Walls::default(), false);
     let learner = learning(config, stored, &ledger)?;
     let of = |p: &crate::train::learner::Param| Learns {
         adapter: p.adapter,

@@ -12,6 +12,7 @@ mod solve;
 mod solve_train;
 mod terms;
 mod time;
+mod walls;
 mod way_back;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
 pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
+pub use walls::{beyond, notes, walls};
 pub use way_back::{Change, WayBack};
 
 use crate::catalog;
@@ -34,8 +36,8 @@ use crate::forward::cpu::{BatchShape, Forward};
 use crate::forward::gpu;
 use crate::forward::workspace;
 use crate::kv::Pipeline;
-use crate::kv::cache::{ROWS, STAGING, TRAIL};
-use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier};
+use crate::kv::cache::{ROWS, STAGING, TABLES, TRAIL};
+use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier, Walls};
 use crate::machine::Machine;
 use crate::model::sampling::{SAMPLER, SAMPLER_BYTES};
 use crate::place::{self, Placement};
@@ -92,6 +94,9 @@ pub struct Plan {
     pub workload: Workload,
     /// The wall it would hit, if any.
     pub over: Option<OverBudget>,
+    /// What may be held at most.
+    #[serde(default)]
+    pub walls: Walls,
 }
 
 /// What a step of a plan's walk stands for.
@@ -153,7 +158,7 @@ impl Resolved {
     /// # Errors
     /// What the placement forbids.
     pub fn plan(&self, config: &Config, stored: &ModelShape, workload: &Workload, machine: &Machine) -> Result<Plan> {
-        let draft = draft(config);
+        let draft = draft(config, machine);
         self.walk(config, stored, workload, &draft, &mut |_| ())?;
         let own = time::times(stored, self, workload, config, machine);
         let time = if config.run.engine == Engine::Candle { guest::times(own, self, workload) } else { own };
@@ -212,12 +217,15 @@ impl Resolved {
                     None => workspace::plan_workspace(&self.held, p, self.threads, e.with(config, i == 0), ledger),
                 }
             };
-            let depths = [0, prompt, seen].map(|at| (at, p.sequence_bytes(prompt, at)));
-            let grow = |from: Option<usize>, to: usize, note: &mut dyn FnMut(Note)| {
+            // A GPU's cache is one block; what finds rows there lies in its kernels' arguments.
+            let tables = |at| if self.gpu.is_some() { 0 } else { p.sequence_tables(prompt, at) };
+            let depths = [0, prompt, seen].map(|at| (at, [p.sequence_bytes(prompt, at), tables(at)]));
+            let grow = |from: Option<usize>, to: usize, note: &mut dyn FnMut(Note)| -> Result<_> {
                 note(Note::Rows { prompt, from, to });
                 // Every sequence grows by the same steps: each depth is computed once, however many they are.
-                let bytes = |at: usize| depths.iter().find(|(d, _)| *d == at).map_or(0, |(_, bytes)| *bytes);
-                ledger.reserve(ROWS, bytes(to) - from.map_or(0, bytes))
+                let bytes = |at: usize| depths.iter().find(|(d, _)| *d == at).map_or([0; 2], |(_, bytes)| *bytes);
+                let (to, from) = (bytes(to), from.map_or([0; 2], bytes));
+                Ok([ledger.reserve(ROWS, to[0] - from[0])?, ledger.reserve(TABLES, to[1] - from[1])?])
             };
             let trail = || {
                 let followed = self.followed.filter(|_| i == 0);
@@ -227,8 +235,10 @@ impl Resolved {
             let prefill = workspace(Forward::prefill_shape(p, prompt, config.run.batch), note)?;
             let empty = grow(None, 0, note)?;
             let mut trails = vec![trail()?];
-            let staging = if p.stages(pass.prompt) { p.staging_bytes(pass.prompt) } else { 0 };
-            let staging = ledger.reserve(STAGING, staging)?;
+            let stages = p.stages(prompt);
+            let staging = ledger.reserve(STAGING, if stages { p.staging_bytes(prompt) } else { 0 })?;
+            let listed = stages && self.gpu.is_none();
+            let staging = (staging, ledger.reserve(TABLES, if listed { p.staging_tables(prompt) } else { 0 })?);
             let mut cache = vec![empty, grow(Some(0), prompt, note)?];
             drop((staging, prefill));
             if pass.decode > 0 {
@@ -257,15 +267,14 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
         return Resolved::new(config, stored)?.plan(config, stored, workload, machine);
     };
     catalog::check_platform(config)?;
-    let draft = draft(config);
+    let draft = draft(config, machine);
     let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
     Ok(made(&draft, time::training(stored, train, spent, machine), workload))
 }
 
 /// An account without walls that remembers where those of `config` would have been crossed.
-fn draft(config: &Config) -> Arc<Ledger> {
-    let budget = &config.budget;
-    Ledger::draft(budget.device.0, budget.host.0, budget.disk.0, false)
+fn draft(config: &Config, machine: &Machine) -> Arc<Ledger> {
+    Ledger::draft(walls(config, machine), false)
 }
 
 /// The plan of what was reserved on `draft`.
@@ -276,7 +285,7 @@ fn made(draft: &Ledger, time: Times, workload: &Workload) -> Plan {
         let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
         OverBudget { needed, ..over }
     });
-    Plan { bytes, time, workload: workload.clone(), over }
+    Plan { bytes, time, workload: workload.clone(), over, walls: draft.walls() }
 }
 
 impl Plan {

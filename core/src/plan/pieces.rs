@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::forward::cpu::BatchShape;
 use crate::kv::cache::{ROWS, STAGING};
-use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier};
+use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier, Walls};
 use crate::place::{Content, Part, rows};
 use crate::shape::{ModelShape, TensorShape};
 use crate::train;
@@ -69,7 +69,7 @@ impl Draft {
     /// # Errors
     /// A choice this shape forbids.
     pub fn new(stored: &ModelShape, workload: &Workload, config: &Config) -> Result<Self> {
-        let ledger: Arc<Ledger> = Ledger::draft(u64::MAX, u64::MAX, u64::MAX, true);
+        let ledger: Arc<Ledger> = Ledger::draft(Walls::default(), true);
         if config.train.is_some() {
             train::plan::walk(config, stored, &ledger, None)?;
             let resolved = Resolved::new(&Config::default(), stored)?;

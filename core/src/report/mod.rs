@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::ledger::{Account, ByCategory, Held, Measured, Phase, Tier};
+use crate::ledger::{Account, ByCategory, Held, Measured, Phase, Tier, Walls};
 use crate::plan::Plan;
 use crate::report::protocol::{Event, Failure, MachineCard, ModelCard, Numbered, Program, Speed, Stop};
 
-pub use table::{bytes_table, summary};
+pub use table::{bytes_table, limit, summary};
 
 /// Bytes as a report shows them, planned or measured alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct ByteReport {
     pub rows: BTreeMap<String, u64>,
     /// Bytes moved between tiers and inside the cache.
     pub moved: BTreeMap<String, u64>,
+    /// Most on device and host together.
+    #[serde(default)]
+    pub together: u64,
 }
 
 impl From<&Measured> for ByteReport {
@@ -43,6 +46,7 @@ impl From<&Measured> for ByteReport {
             phases: m.phases.clone(),
             rows: m.rows.clone(),
             moved: m.moved.clone(),
+            together: m.together,
         }
     }
 }
@@ -208,6 +212,9 @@ pub struct Report {
     pub machine: MachineCard,
     /// On which model.
     pub model: ModelCard,
+    /// What might be held at most.
+    #[serde(default)]
+    pub walls: Option<Walls>,
     /// What was predicted.
     pub plan: ByteReport,
     /// Predicted times.
@@ -249,6 +256,7 @@ impl Report {
             Event::Started { config, plan, model, machine } => {
                 self.config = Some((**config).clone());
                 self.begin(plan);
+                self.walls = Some(plan.walls);
                 self.model = model.clone();
                 self.machine = machine.clone();
             }

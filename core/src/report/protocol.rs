@@ -103,16 +103,23 @@ pub struct Speed {
 pub struct Program {
     /// Small bookkeeping of the engine's threads at its peak.
     pub engine_peak: u64,
-    /// Heap of everything else: tokenizer, headers, window.
+    /// Heap of everything else at its peak: tokenizer, headers, window.
     pub heap: u64,
-    /// Resident set of the process; 0 where the system does not say.
+    /// Resident set of the process at its peak; 0 where the system does not say.
     pub rss: u64,
-    /// Resident set less buffers and heaps: code, stacks, allocator rounding.
+    /// That less what the allocator held at its own peak: code and stacks.
     pub rest: i64,
     /// Payload by the allocator's own count; must equal the ledger's.
     pub payload_peak: u64,
     /// Engine allocations above 64 KiB that were no buffer; must be 0.
     pub escaped: u64,
+    /// Most that the system's allocator took for the program since the job began to hold memory, buffers, headers and
+    /// rounding included.
+    #[serde(default)]
+    pub obtained: u64,
+    /// Most that the system says the program had in memory beyond what it had then, files left out; none where it does not say.
+    #[serde(default)]
+    pub resident: Option<u64>,
 }
 
 /// The `error` of a report.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::{ByteReport, Report};
 use crate::bytes::Bytes;
-use crate::ledger::{Category, Tier};
+use crate::config::Config;
+use crate::ledger::{Category, Tier, Walls};
 
 /// Planned and measured bytes by tier and category; `measured` is absent for a plan alone.
 pub fn bytes_table(planned: &ByteReport, measured: Option<&ByteReport>) -> String {
@@ -79,6 +80,20 @@ fn training(out: &mut String, report: &Report, t: &super::Trained) {
     }
 }
 
+/// The limit of the device in words: what was granted, or what the machine has.
+pub fn limit(config: &Config, walls: Option<&Walls>) -> String {
+    match walls {
+        Some(walls) if walls.machine[0] => format!("{} (what is free here)", Bytes(walls.at(Tier::Device))),
+        _ => config.budget.device.to_string(),
+    }
+}
+
+/// How far another account of the same bytes is from the ledger's.
+fn apart(account: u64, held: u64) -> String {
+    let (sign, by) = if account >= held { ('+', account - held) } else { ('-', held - account) };
+    format!("{sign}{}", Bytes(by))
+}
+
 /// A finished run in a screenful.
 pub fn summary(report: &Report) -> String {
     let mut out = String::new();
@@ -90,17 +105,29 @@ pub fn summary(report: &Report) -> String {
     out.push_str(&bytes_table(&report.plan, Some(&report.measured)));
     if let Some(config) = &report.config {
         let peak = report.measured.peak.get(&Tier::Device).copied().unwrap_or(0);
-        let _ = writeln!(out, "\nlimit    {} on the device, peak {} ({peak} B)", config.budget.device, Bytes(peak));
+        let limit = limit(config, report.walls.as_ref());
+        let _ = writeln!(out, "\nlimit    {limit} on the device, peak {} ({peak} B)", Bytes(peak));
     }
     let p = &report.program;
     let _ = writeln!(
         out,
-        "beside   engine heap {}, program heap {}, resident set {}, of it code, stacks and rounding {}",
+        "beside   engine heap {}, program heap {}, resident set {} at most, of it code and stacks {}",
         Bytes(p.engine_peak),
         Bytes(p.heap),
         Bytes(p.rss),
         Bytes(p.rest.max(0) as u64)
     );
+    if report.machine.device == "cpu" && p.obtained > 0 {
+        let held = report.measured.together;
+        let resident =
+            p.resident.map_or_else(String::new, |r| format!(", in memory {} ({})", Bytes(r), apart(r, held)));
+        let _ = writeln!(
+            out,
+            "obtained {} from the system's allocator ({}){resident}",
+            Bytes(p.obtained),
+            apart(p.obtained, held)
+        );
+    }
     for (name, bytes) in &report.measured.rows {
         if let Some(name) = name.strip_prefix("beside.") {
             let _ = writeln!(out, "beside   {name}: {} ({bytes} B)", Bytes(*bytes));

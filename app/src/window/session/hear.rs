@@ -10,6 +10,7 @@ use super::super::opened::{OpenedItem, Wanted};
 use super::super::store::Recent;
 use super::super::{history, show};
 use super::Session;
+use ullage_core::machine::Effort;
 
 impl Session {
     /// Takes in what workers have told; true when there was more than what a run going on tells.
@@ -139,8 +140,14 @@ impl Session {
         match message {
             FileMessage::Machine(machine, why) => {
                 self.state.machine = Arc::from(machine);
+                let known = why.is_some() || self.state.machine.probed;
                 if let Some(why) = why {
+                    let why = format!("{why}. \"Measure this machine\" stands in the menu of machines.");
                     self.notice("This machine's figures are guesses", &why, false);
+                }
+                // A first start measures for two or three seconds beside everything else.
+                if std::mem::take(&mut self.probes) && !known {
+                    self.probe(Effort::QUICK);
                 }
                 self.ask();
             }

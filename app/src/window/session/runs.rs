@@ -87,7 +87,7 @@ impl Session {
         let order = Order {
             config,
             model: Arc::clone(&opened.model),
-            machine: (*self.state.machine).clone(),
+            machine: self.state.machine.now(),
             base: PathBuf::from("."),
             dump: None,
             keep,

@@ -12,7 +12,7 @@
 // Kernels index several arrays of registers by the same number; an iterator over one of them reads worse.
 #![allow(clippy::needless_range_loop)]
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use crate::blocks::BlockType;
 
@@ -156,31 +156,30 @@ impl Kernels {
     }
 }
 
-const UNSET: u8 = u8::MAX;
-static CHOSEN: AtomicU8 = AtomicU8::new(UNSET);
+/// The table in use, null until it is chosen: asked for hundreds of times a token, which detecting features each time is not.
+static CHOSEN: AtomicPtr<Kernels> = AtomicPtr::new(std::ptr::null_mut());
+
+fn choose(kernels: &'static Kernels) -> &'static Kernels {
+    CHOSEN.store(std::ptr::from_ref(kernels).cast_mut(), Relaxed);
+    kernels
+}
 
 /// The kernels in use: the forced level, else `ULLAGE_KERNELS`, else the best this processor runs.
 pub fn kernels() -> &'static Kernels {
-    let chosen = CHOSEN.load(Relaxed);
-    if let Some(kernels) = Level::ALL.get(usize::from(chosen)).and_then(|l| Kernels::at(*l)) {
+    // SAFETY: null, or one of the tables, which live as long as the program and never change.
+    if let Some(kernels) = unsafe { CHOSEN.load(Relaxed).as_ref() } {
         return kernels;
     }
     let asked = std::env::var("ULLAGE_KERNELS").ok();
     let level = asked.and_then(|name| Level::ALL.into_iter().find(|l| l.as_str() == name));
-    let kernels = level.and_then(Kernels::at).unwrap_or_else(Kernels::best);
-    CHOSEN.store(kernels.level as u8, Relaxed);
-    kernels
+    choose(level.and_then(Kernels::at).unwrap_or_else(Kernels::best))
 }
 
 /// Uses `level` from now on in the whole process, or with `None` chooses anew; returns whether this processor can.
 pub fn force(level: Option<Level>) -> bool {
     let Some(level) = level else {
-        CHOSEN.store(UNSET, Relaxed);
+        CHOSEN.store(std::ptr::null_mut(), Relaxed);
         return true;
     };
-    let can = Kernels::at(level).is_some();
-    if can {
-        CHOSEN.store(level as u8, Relaxed);
-    }
-    can
+    Kernels::at(level).map(choose).is_some()
 }
