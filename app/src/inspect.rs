@@ -81,6 +81,11 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
     Ok(0)
 }
 
+/// Choices without effect, a line each.
+fn notes(config: &Config) -> String {
+    config.without_effect().iter().map(|note| format!("note     {note}\n")).collect()
+}
+
 pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let order = source::order(&loaded)?;
@@ -98,7 +103,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     if args.json {
         say_json(&json!({
             "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
-            "over": plan.over, "inverse": inverse, "llama_cpp": llama::command(config),
+            "over": plan.over, "notes": config.without_effect(), "inverse": inverse, "llama_cpp": llama::command(config),
         }))?;
     } else {
         let pass = prepared.workload.passes[0];
@@ -117,6 +122,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
         }
         let t = &plan.time;
         out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        out += &notes(config);
         let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
         let passes = match t.decode_tokens_per_second {
             0.0 => "this GPU is not measured".to_owned(),
@@ -155,7 +161,7 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
     if as_json {
         say_json(&json!({
             "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
-            "over": plan.over, "inverse": inverse,
+            "over": plan.over, "notes": config.without_effect(), "inverse": inverse,
         }))?;
     } else {
         let mut out = String::new();
@@ -179,6 +185,7 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
             out += &format!("  {name:<40} {b:>14}\n");
         }
         out += &format!("\nlimit    {} on the device\n", config.budget.device);
+        out += &notes(config);
         for (phase, tiers) in &bytes.phases {
             let peak = tiers.get(&Tier::Device).map_or(0, |a| a.peak);
             out += &format!("phase    {phase:<9} peak {peak:>14}\n");

@@ -104,6 +104,9 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
     let mut progress = Progress::new(quiet);
     while let Ok(event) = job.events.recv() {
         match &event.event {
+            Event::Started { plan, .. } if !quiet => {
+                plan.notes.iter().for_each(|note| progress.line(&format!("note: {note}")));
+            }
             Event::Token { sequence: 0, text: piece, .. } | Event::Ended { sequence: 0, text: piece, .. } => {
                 progress.clear();
                 text(piece);
@@ -186,7 +189,12 @@ fn show(order: Order, out: Option<&PathBuf>, json: bool) -> Result<u8> {
             say(&format!("written  {}\n", dir.display()));
         }
     }
-    Ok(0)
+    // What was asked for has no figure.
+    let diverged = report.diverged();
+    for (what, place) in &diverged {
+        eprintln!("error: {what} diverged: {place}");
+    }
+    Ok(u8::from(!diverged.is_empty()))
 }
 
 /// What the bundled demo asks: a story of its own grammar.

@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub mod bench;
+mod broken;
 pub(crate) mod candle;
 pub mod dump;
 pub mod fault;

@@ -92,6 +92,9 @@ pub struct Plan {
     pub workload: Workload,
     /// The wall it would hit, if any.
     pub over: Option<OverBudget>,
+    /// Choices without effect, a line each; filled in by the run, since they cost nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What a step of a plan's walk stands for.
@@ -276,7 +279,7 @@ fn made(draft: &Ledger, time: Times, workload: &Workload) -> Plan {
         let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
         OverBudget { needed, ..over }
     });
-    Plan { bytes, time, workload: workload.clone(), over }
+    Plan { bytes, time, workload: workload.clone(), over, notes: Vec::new() }
 }
 
 impl Plan {

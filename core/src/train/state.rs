@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::Trainer;
+use super::engine::{REMEDY, Trainer};
 use super::learner::Param;
 use crate::blocks::BlockType;
 use crate::device::{Buf, Device};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 
 /// The file's name in a run's folder.
@@ -94,10 +94,62 @@ fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, [usize; 2])>
     })
 }
 
+/// The first element of the `len` of `buf`, f32 or bf16, that is no number, with its value.
+///
+/// # Errors
+/// The device's.
+pub(super) fn first_broken(d: &dyn Device, buf: &Buf, len: usize) -> Result<Option<(usize, f32)>> {
+    let mut room = [0u8; 4096];
+    let size = buf.ty().block_bytes();
+    for at in (0..len).step_by(room.len() / size) {
+        let bytes = &mut room[..(len - at).min(4096 / size) * size];
+        d.download(buf.at(at), bytes)?;
+        if let Some((i, value)) = broken_in(buf.ty(), bytes) {
+            return Ok(Some((at + i, value)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first element among `bytes` that is no number; of other types than f32 and bf16 none is looked for.
+fn broken_in(ty: BlockType, bytes: &[u8]) -> Option<(usize, f32)> {
+    let wrong = |(_, v): &(usize, f32)| !v.is_finite();
+    match ty {
+        BlockType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).enumerate().find(wrong),
+        BlockType::Bf16 => {
+            let wide = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            bytes.as_chunks().0.iter().map(wide).enumerate().find(wrong)
+        }
+        _ => None,
+    }
+}
+
+/// The file beside a state that holds the one before it.
+fn before(path: &Path) -> PathBuf {
+    path.with_extension("safetensors.before")
+}
+
+/// Keeps the state at `path`, where there is one, beside the next that is saved there: until a step has shown that the next is
+/// good. A link, so that it takes no room and no time; on a file system without them nothing is kept.
+pub fn keep_before(path: &Path) {
+    let _ = std::fs::remove_file(before(path));
+    let _ = std::fs::hard_link(path, before(path));
+}
+
+/// The state at `path` is good: the one before it may go.
+pub fn proven(path: &Path) {
+    let _ = std::fs::remove_file(before(path));
+}
+
+/// The state at `path` leads to no number: the one before it takes its place again. True where there was one.
+pub fn take_back(path: &Path) -> bool {
+    std::fs::rename(before(path), path).is_ok()
+}
+
 /// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place.
 ///
 /// # Errors
-/// The file system's or the device's; what was there before stays.
+/// The file system's or the device's, or [`Error::Diverged`] when a value of it is no number; what was there before stays.
 pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let part = path.with_extension("safetensors.part");
     // A file's header and what passes through it are the program's, as everything that is written.
@@ -131,9 +183,14 @@ fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let mut file = BufWriter::with_capacity(CARRY, File::create(path).map_err(io)?);
     file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(io)?;
     let mut room = vec![0u8; CARRY];
-    for (_, buf, _) in tensors(trainer.learner.params()) {
+    for (name, buf, _) in tensors(trainer.learner.params()) {
         carry(buf, |at, n| {
             trainer.device().download(buf.at(at), &mut room[..n])?;
+            if let Some((_, value)) = broken_in(buf.ty(), &room[..n]) {
+                let of = format!("{} of the training state", name.trim_start_matches("param."));
+                let place = Diverged { step: Some(standing.step), ..Diverged::new(of, f64::from(value)) };
+                return Err(Error::diverged(place, REMEDY));
+            }
             file.write_all(&room[..n]).map_err(io)
         })?;
     }
