@@ -1,7 +1,7 @@
 //! Numbers in JSON that come back as they were. JSON has no word for what is no number: `null` would hide it, and no reader of
 //! a number takes it back. So an infinite value is written `"infinite"` or `"-infinite"`, what is no number `"NaN"`.
 //!
-//! As serde's `with`: [`one`] for a number, [`pairs`] and [`rows`] for the tables of a report.
+//! As serde's `with`: [`one`] for a number, [`list`] for several, [`pairs`] and [`rows`] for the tables of a report.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -88,6 +88,14 @@ form!(
     one, f64, Number, |v: &f64| Number(*v), |n: Number| n.0
 );
 form!(
+    /// A list of numbers.
+    list,
+    Vec<f64>,
+    Vec<Number>,
+    |all: &Vec<f64>| all.iter().map(|v| Number(*v)).collect(),
+    |all: Vec<Number>| all.into_iter().map(|n| n.0).collect()
+);
+form!(
     /// Numbers by step.
     pairs, Vec<(u64, f64)>, Vec<(u64, Number)>,
     |all: &Vec<(u64, f64)>| all.iter().map(|(i, v)| (*i, Number(*v))).collect(),
@@ -111,16 +119,20 @@ mod tests {
         struct Of {
             #[serde(with = "one")]
             one: f64,
+            #[serde(with = "list")]
+            list: Vec<f64>,
             #[serde(with = "pairs")]
             pairs: Vec<(u64, f64)>,
             #[serde(with = "rows")]
             rows: Vec<(u64, f64, f64, f64)>,
         }
         for v in [0.0, -1.5, 1e300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let text = serde_json::to_string(&Of { one: v, pairs: vec![(3, v)], rows: vec![(4, v, 1.0, v)] }).unwrap();
+            let text =
+                serde_json::to_string(&Of { one: v, list: vec![v], pairs: vec![(3, v)], rows: vec![(4, v, 1.0, v)] })
+                    .unwrap();
             assert!(!text.contains("null"), "{text}");
             let back: Of = serde_json::from_str(&text).unwrap();
-            for got in [back.one, back.pairs[0].1, back.rows[0].1, back.rows[0].3] {
+            for got in [back.one, back.list[0], back.pairs[0].1, back.rows[0].1, back.rows[0].3] {
                 assert!(got == v || got.is_nan() && v.is_nan(), "{text}");
             }
         }

@@ -327,3 +327,31 @@ fn tooltip(response: &Response, series: &Series, dot: &Dot, axis: &Axis) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_point_is_on_no_front_however_good_it_looks() {
+        let axis = Axis { id: "fidelity.kl_mean".into(), label: "KL".into(), unit: "nats".into(), up: false };
+        let dot = |mib: u64, value: f64, diverged: &str| Dot {
+            bytes: mib << 20,
+            values: vec![(axis.id.clone(), value)],
+            diverged: diverged.into(),
+            ..Dot::default()
+        };
+        let ends = |diverged: &str| {
+            let dots = vec![dot(8, 0.0, diverged), dot(12, f64::INFINITY, ""), dot(16, 0.5, ""), dot(32, 0.25, "")];
+            let series = Series { name: "formats".into(), machine: String::new(), dots };
+            let mark = marks::mark(Palette::of(egui::Theme::Dark), 0, false);
+            let shown = [Shown { index: 0, series: &series, mark }];
+            let scale = Scale::around(&shown, &axis, true);
+            let front = front(&shown, &scale);
+            let mib = |at: &[f64; 2]| (scale.bytes.value(at[0]) / 1_048_576.0).round();
+            (front.first().map(mib), front.len())
+        };
+        assert_eq!(ends("fidelity diverged: NaN in the logits"), (Some(16.0), 4));
+        assert_eq!(ends(""), (Some(8.0), 2), "a figure of 0 that was measured is the best");
+    }
+}
