@@ -371,7 +371,9 @@ impl Run<'_> {
                     self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
                 }
             }
-            Err(Error::Diverged { .. }) if made > 0 && self.train.grad_hold == Hold::All && !just_saved => {
+            // The loss was a number: what was saved last is good.
+            Err(Error::Diverged { .. }) if just_saved => state::proven(&path),
+            Err(Error::Diverged { .. }) if made > 0 && self.train.grad_hold == Hold::All => {
                 // The rows of this step are still to be learned from.
                 self.standing.cursor = cursor;
                 self.save()?;

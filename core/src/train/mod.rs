@@ -23,4 +23,6 @@ pub mod state;
 pub mod weights;
 
 #[cfg(test)]
+mod broken_tests;
+#[cfg(test)]
 pub(crate) mod tests;

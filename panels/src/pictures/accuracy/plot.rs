@@ -224,9 +224,13 @@ fn names(
     for (_, dot) in dots().filter(|_| paper) {
         if let Some(at) = scale.at(dot, transform) {
             if scale.broken(dot) {
-                // Above it, since it lies on the edge.
-                let why = format!("{}: {}", dot.label, broken(dot, scale.axis));
-                write(at + vec2(2.0 * GRID, -5.0), Align2::LEFT_BOTTOM, &why);
+                // Above it, since it lies on the edge, on the side with more room.
+                let state = if dot.diverged.is_empty() { "infinite" } else { "diverged" };
+                let (side, anchor) = match at.x > frame.center().x {
+                    true => (-2.0 * GRID, Align2::RIGHT_BOTTOM),
+                    false => (2.0 * GRID, Align2::LEFT_BOTTOM),
+                };
+                write(at + vec2(side, -5.0), anchor, &format!("{}: {state}", dot.label));
             } else {
                 write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label);
             }
