@@ -100,7 +100,6 @@ fn an_evaluation_that_asks_nothing_is_refused() {
 
 fn training(more: &[&str]) -> Vec<String> {
     let sets = [
-        "train.data=tokens:6",
         "train.batch=1",
         "train.length=8",
         "train.params=full",
@@ -126,6 +125,7 @@ fn state_of(room: &Room) -> Option<u64> {
 fn a_training_whose_loss_is_no_number_stops_at_its_step_and_keeps_the_last_good_state() {
     let room = Room::new();
     let args = training(&[
+        "train.data=tokens:6",
         "train.lr=100",
         "train.optimizer={ use = \"sgd\", momentum = 0.0 }",
         "train.steps=40",
@@ -151,12 +151,12 @@ fn a_training_whose_loss_is_no_number_stops_at_its_step_and_keeps_the_last_good_
 #[test]
 fn a_training_that_comes_to_nothing_says_so() {
     let room = Room::new();
-    let args = training(&["train.lr=0.3", "train.steps=16"]);
+    let args = training(&["train.data=tokens:6", "train.lr=0.3", "train.steps=8"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let said = room.run(0, &args);
-    assert!(said.out.contains("warning  collapsed: through the last 4 of 16 steps the loss was"), "{}", said.out);
+    assert!(said.out.contains("warning  collapsed: through the last 2 of 8 steps the loss was"), "{}", said.out);
     let room = Room::new();
-    let args = training(&["train.lr=0.0003", "train.steps=16"]);
+    let args = training(&["train.data=tokens:1", "train.lr=0.001", "train.steps=8"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let report = room.json(0, &args);
     assert!(report["train"].get("collapsed").is_none(), "{}", report["train"]);
@@ -166,7 +166,7 @@ fn a_training_that_comes_to_nothing_says_so() {
 fn a_choice_without_effect_is_named_in_the_plan_and_the_report() {
     let room = Room::new();
     let idle = ["kv.select=h2o", "run.sequences=2", "eval.recall.pairs=4", "train.lr_end=0.5"];
-    let args = training(&[&["train.steps=1"], &idle[..]].concat());
+    let args = training(&[&["train.data=tokens:6", "train.steps=1"], &idle[..]].concat());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let notes = [
         "has no effect on a training: eval.recall, kv.select, run.sequences",
