@@ -53,12 +53,12 @@ fn a_loss_that_is_no_number_names_its_step_and_layer_within_what_was_planned() {
 }
 
 #[test]
-fn a_gradient_that_is_no_number_names_its_layer_and_nothing_has_learned() {
-    let shape = shape(BlockType::F32, true);
+fn a_gradient_that_is_no_number_is_named_and_nothing_has_learned() {
+    let shape = shape(BlockType::F32, false);
     let sets = [("train.params", "full"), ("train.optimizer", "{ use = \"sgd\", momentum = 0.0 }")];
     let (mut t, _) = trainer(&config(&sets), &shape, 2, u64::MAX).unwrap();
-    // Products of it stay within f32 on the way forward, where a norm follows, and their squares do not on the way back.
-    let id = t.learner.params().iter().position(|p| p.name == "blk.2.attn_output.weight").unwrap();
+    // Logits of a huge head stay within f32, and so does their loss; squares of the gradients that come back do not.
+    let id = t.learner.params().iter().position(|p| p.name == "output.weight").unwrap();
     let huge: Vec<f32> = values(&t, id).iter().map(|v| v * 1e22).collect();
     let (d, learner) = t.parts();
     d.upload(bytemuck::cast_slice(&huge), learner.param_mut(id).unwrap().buf.at_mut(0)).unwrap();
@@ -66,14 +66,8 @@ fn a_gradient_that_is_no_number_names_its_layer_and_nothing_has_learned() {
         (0..t.learner.params().len()).flat_map(|id| values(t, id)).map(f32::to_bits).collect()
     };
     let before = all(&t);
-    match t.backprop(&[batch(3, 1)], 2, 0.01, &mut |_| ()) {
-        Err(e) => {
-            let place = place(e);
-            assert_eq!(place.step, Some(2));
-            assert!(place.of.starts_with("the gradient of ") || place.of == "the loss", "{place}");
-        }
-        Ok(stepped) => panic!("{stepped:?}"),
-    }
+    let place = place(t.backprop(&[batch(3, 1)], 2, 0.01, &mut |_| ()).unwrap_err());
+    assert!(place.of.starts_with("the gradient of ") && place.step == Some(2) && place.value == "inf", "{place}");
     assert!(before == all(&t), "a step that diverged has changed nothing");
 }
 
