@@ -168,6 +168,15 @@ impl Error {
         Self::Diverged { place: Box::new(place), remedy: remedy.into() }
     }
 
+    /// The same, of what diverged in step `step` of a training.
+    #[must_use]
+    pub fn at_step(self, step: u64) -> Self {
+        match self {
+            Self::Diverged { place, remedy } => Self::diverged(Diverged { step: Some(step), ..*place }, remedy),
+            other => other,
+        }
+    }
+
     /// A file-system error while doing `action` to `path`.
     pub fn io(path: impl AsRef<Path>, action: impl Into<String>, error: &std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_path_buf(), action: action.into(), message: error.to_string() }

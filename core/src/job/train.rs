@@ -22,7 +22,7 @@ use crate::ops::ThreadTeam;
 use crate::plan::{self, Plan, Workload};
 use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
-use crate::train::engine::{LOSS, Progress, Setup, Stepped, Techniques, Trainer};
+use crate::train::engine::{GRADIENT, LOSS, Progress, Setup, Stepped, Techniques, Trainer};
 use crate::train::export::export;
 use crate::train::plan::{check, section};
 use crate::train::say::{Right, say};
@@ -361,22 +361,23 @@ impl Run<'_> {
     /// state in the folder: the model's own where only a gradient was no number and nothing has learned from it; otherwise
     /// the one saved before this step, or, where that is the one the step began from, the one before it.
     fn good(&mut self, stepped: Result<Stepped>, saved: u64, cursor: u64) -> Result<Stepped> {
+        let held = self.train.grad_hold == Hold::All;
+        let untouched = |place: &Diverged| held && place.of.starts_with(GRADIENT);
         let path = self.out.as_ref().map(|dir| dir.join(state::FILE));
         let (Some(path), made) = (path, self.standing.step) else { return stepped };
         let just_saved = made > 0 && saved == made;
         match &stepped {
             Ok(_) if just_saved => state::proven(&path),
             Err(Error::Diverged { place, .. }) if place.of == LOSS => {
-                if just_saved && state::take_back(&path) {
-                    self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
-                }
+                // Where there is none before it, the one that was saved stays, with finite values.
+                let _ = just_saved && state::take_back(&path);
             }
             // The loss was a number: what was saved last is good.
             Err(Error::Diverged { .. }) if just_saved => state::proven(&path),
-            Err(Error::Diverged { .. }) if made > 0 && self.train.grad_hold == Hold::All => {
-                // The rows of this step are still to be learned from.
+            Err(Error::Diverged { place, .. }) if made > 0 && untouched(place) => {
+                // The rows of this step are still to be learned from. What fails here is less than what is told anyway.
                 self.standing.cursor = cursor;
-                self.save()?;
+                let _ = self.save();
                 state::proven(&path);
             }
             _ => {}

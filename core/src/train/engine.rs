@@ -38,6 +38,8 @@ const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 const HEAD_BLOCK: usize = 4096;
 /// What a loss that is no number is called.
 pub const LOSS: &str = "the loss";
+/// How the name of a gradient that is no number begins, found before anything learned from it.
+pub const GRADIENT: &str = "the gradient of";
 /// What to do about a loss or a gradient that is no number.
 pub(super) const REMEDY: &str = "lower train.lr or clip the gradients (train.clip)";
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");

@@ -5,7 +5,7 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
-use super::engine::REMEDY;
+use super::engine::{GRADIENT, REMEDY};
 use super::optimizer::{Optimizer, Shape, Slot, StepInfo, Update, sgd};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
@@ -423,7 +423,7 @@ impl Learner {
             let param = &self.params[ids[i]];
             // Groups are the embedding, the layers, then norm and head.
             let layer = (1..self.groups.saturating_sub(1)).contains(&param.group).then(|| param.group - 1);
-            let place = Diverged::new(format!("the gradient of {}", param.name), squares[i]);
+            let place = Diverged::new(format!("{GRADIENT} {}", param.name), squares[i]);
             return Err(Error::diverged(Diverged { step: Some(self.step), layer, ..place }, REMEDY));
         }
         for (id, s) in ids.iter().zip(&squares) {
@@ -456,7 +456,8 @@ impl Learner {
             let round = Param::round(p.copy.as_mut(), self.rules, self.step, *id);
             let g = Gradient::Held(gradients.at_mut(p.at));
             let (state, scratch) = (&mut p.state[..], &mut self.scratch[..]);
-            self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at })?;
+            let made = self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at });
+            made.map_err(|e| e.at_step(self.step))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::config::train::ClipBy;
-use crate::error::{Diverged, Error, Result};
+use crate::error::Result;
 use crate::ledger::Phase;
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, Settled, axes};
 use crate::train::batch::Batch;
@@ -85,10 +85,7 @@ impl Gradient for Mezo {
                 watch(Progress { phase: Phase::Forward, done, total });
             };
             let one = t.probe(batches, number, lr / self.directions as f32, self.eps, &mut within);
-            let one = one.map_err(|e| match e {
-                Error::Diverged { place, remedy } => Error::diverged(Diverged { step: Some(step), ..*place }, remedy),
-                other => other,
-            })?;
+            let one = one.map_err(|e| e.at_step(step))?;
             square += one.grad_norm * one.grad_norm;
             let share = 1.0 / self.directions as f64;
             all = Stepped { loss: all.loss + share * one.loss, tokens: all.tokens + one.tokens, ..one };
