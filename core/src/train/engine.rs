@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::activations::{Activations, Inputs};
 use super::batch::{Batch, NO_LOSS};
 use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
+use super::broken::{LOSS, REMEDY, first_broken};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
@@ -36,12 +37,6 @@ const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 
 /// Entries of the vocabulary whose logits are computed at once where only logits are wanted.
 const HEAD_BLOCK: usize = 4096;
-/// What a loss that is no number is called.
-pub const LOSS: &str = "the loss";
-/// How the name of a gradient that is no number begins, found before anything learned from it.
-pub const GRADIENT: &str = "the gradient of";
-/// What to do about a loss or a gradient that is no number.
-pub(super) const REMEDY: &str = "lower train.lr or clip the gradients (train.clip)";
 const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 
 /// The techniques of a configuration, built.
@@ -493,7 +488,7 @@ impl Trainer {
     pub fn first_broken(&mut self, batch: &Batch) -> Result<Option<usize>> {
         let (mut found, len) = (None, batch.rows() * self.widths.hidden);
         self.stream(batch, &mut |layer, d, stream| {
-            if found.is_none() && super::state::first_broken(d, stream, len)?.is_some() {
+            if found.is_none() && first_broken(d, stream, len)?.is_some() {
                 found = Some(layer);
             }
             Ok(())

@@ -5,7 +5,7 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
-use super::engine::{GRADIENT, REMEDY};
+use super::broken::{GRADIENT, REMEDY};
 use super::optimizer::{Optimizer, Shape, Slot, StepInfo, Update, sgd};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};

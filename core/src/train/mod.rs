@@ -7,6 +7,7 @@
 pub mod activations;
 pub mod batch;
 pub mod block;
+pub mod broken;
 pub mod data;
 pub mod engine;
 pub mod export;
