@@ -13,7 +13,7 @@ use ullage_core::job::infer;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{self, Machine};
 use ullage_core::model::Model;
-use ullage_core::plan::{Inverse, TrainInverse, Workload, cheapest_change, notes, plan as plan_of};
+use ullage_core::plan::{Inverse, TrainInverse, Workload, cautions, cheapest_change, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
 use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result};
@@ -81,11 +81,16 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
     Ok(0)
 }
 
+/// Choices without effect, a line each.
+fn notes(config: &Config) -> String {
+    config.without_effect().iter().map(|note| format!("note     {note}\n")).collect()
+}
+
 pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let order = source::order(&loaded)?;
     let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
-    for note in notes(config, shape, machine) {
+    for note in cautions(config, shape, machine) {
         eprintln!("note: {note}");
     }
     if config.train.is_some() {
@@ -101,7 +106,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     if args.json {
         say_json(&json!({
             "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
-            "over": plan.over, "inverse": inverse, "llama_cpp": llama::command(config),
+            "over": plan.over, "notes": config.without_effect(), "inverse": inverse, "llama_cpp": llama::command(config),
         }))?;
     } else {
         let pass = prepared.workload.passes[0];
@@ -120,6 +125,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
         }
         let t = &plan.time;
         out += &format!("\nlimit    {} on the device\n", limit(config, Some(&plan.walls)));
+        out += &notes(config);
         let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
         let passes = match t.decode_tokens_per_second {
             0.0 => "this GPU is not measured".to_owned(),
@@ -159,7 +165,7 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
     if as_json {
         say_json(&json!({
             "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
-            "over": plan.over, "inverse": inverse,
+            "over": plan.over, "notes": config.without_effect(), "inverse": inverse,
         }))?;
     } else {
         let mut out = String::new();
@@ -183,6 +189,7 @@ fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json
             out += &format!("  {name:<40} {b:>14}\n");
         }
         out += &format!("\nlimit    {} on the device\n", limit(config, Some(&plan.walls)));
+        out += &notes(config);
         for (phase, tiers) in &bytes.phases {
             let peak = tiers.get(&Tier::Device).map_or(0, |a| a.peak);
             out += &format!("phase    {phase:<9} peak {peak:>14}\n");

@@ -12,7 +12,7 @@ use ullage_core::Result;
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
 use ullage_core::job::{Event, Job, Order};
-use ullage_core::plan::notes;
+use ullage_core::plan::cautions;
 use ullage_core::report::folder::Folder;
 use ullage_core::report::{Report, summary};
 
@@ -105,6 +105,9 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
     let mut progress = Progress::new(quiet);
     while let Ok(event) = job.events.recv() {
         match &event.event {
+            Event::Started { plan, .. } if !quiet => {
+                plan.notes.iter().for_each(|note| progress.line(&format!("note: {note}")));
+            }
             Event::Token { sequence: 0, text: piece, .. } | Event::Ended { sequence: 0, text: piece, .. } => {
                 progress.clear();
                 text(piece);
@@ -140,7 +143,7 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
 pub fn run(args: &args::Run) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
     let mut order = source::order(&loaded)?;
-    for note in notes(&order.config, &order.model.shape, &order.machine) {
+    for note in cautions(&order.config, &order.model.shape, &order.machine) {
         eprintln!("note: {note}");
     }
     if args.dump {
@@ -190,7 +193,12 @@ fn show(order: Order, out: Option<&PathBuf>, json: bool) -> Result<u8> {
             say(&format!("written  {}\n", dir.display()));
         }
     }
-    Ok(0)
+    // What was asked for has no figure.
+    let diverged = report.diverged();
+    for (what, place) in &diverged {
+        eprintln!("error: {what} diverged: {place}");
+    }
+    Ok(u8::from(!diverged.is_empty()))
 }
 
 /// What the bundled demo asks: a story of its own grammar.

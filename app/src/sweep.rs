@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use ullage_core::number::INFINITE;
 use ullage_core::report::folder::write_whole;
 use ullage_core::report::protocol::Failure;
 use ullage_core::{Bytes, Error, Result};
@@ -66,12 +67,12 @@ fn folder_name(i: usize, point: &Point) -> String {
     format!("{i:03}-{safe}")
 }
 
-/// The figures of a report that a table shows, by column name.
-fn figures(report: &Value) -> Vec<(String, f64)> {
+/// The figures of a report that a table shows, by column name: numbers, or the word of what is infinite.
+fn figures(report: &Value) -> Vec<(String, Value)> {
     let mut out = Vec::new();
     let mut add = |name: &str, v: Option<&Value>| {
-        if let Some(v) = v.and_then(Value::as_f64) {
-            out.push((name.to_owned(), v));
+        if let Some(v) = v.filter(|v| v.is_number() || v.as_str() == Some(INFINITE)) {
+            out.push((name.to_owned(), v.clone()));
         }
     };
     add("planned_peak", report.pointer("/plan/peak/device"));
@@ -88,6 +89,21 @@ fn figures(report: &Value) -> Vec<(String, f64)> {
         }
     }
     out
+}
+
+/// What of a report ended as diverged, with where: evaluations by their task, a text as `text`.
+fn diverged(report: &Value) -> Vec<(String, Value)> {
+    let place = |of: &Value| of.get("diverged").filter(|place| place.is_object()).cloned();
+    let tasks = report.get("eval").and_then(Value::as_object).into_iter().flatten();
+    let tasks = tasks.filter_map(|(task, result)| Some((task.clone(), place(result)?)));
+    let texts = report.pointer("/output/sequences").and_then(Value::as_array).into_iter().flatten();
+    tasks.chain(texts.filter_map(place).next().map(|place| ("text".to_owned(), place))).collect()
+}
+
+/// How a point ended: its kind of error, `diverged` where a measurement was no number, or nothing.
+fn state(report: &Value) -> &str {
+    let error = report.pointer("/error/kind").and_then(Value::as_str);
+    error.unwrap_or(if diverged(report).is_empty() { "" } else { "diverged" })
 }
 
 pub fn sweep(args: &args::Sweep) -> Result<u8> {
@@ -115,8 +131,8 @@ pub fn sweep(args: &args::Sweep) -> Result<u8> {
     }
     write(args, &reports)?;
     // A sweep of which nothing ran has failed as its first point did.
-    let codes: Vec<_> =
-        reports.iter().map(|(_, r)| r.pointer("/error/code").and_then(Value::as_u64).unwrap_or(0)).collect();
+    let code = |r: &Value| r.pointer("/error/code").and_then(Value::as_u64);
+    let codes: Vec<_> = reports.iter().map(|(_, r)| code(r).unwrap_or(u64::from(!diverged(r).is_empty()))).collect();
     let failed = codes.iter().all(|c| *c != 0).then(|| codes.first().copied()).flatten();
     Ok(failed.and_then(|c| u8::try_from(c).ok()).unwrap_or(0))
 }
@@ -140,7 +156,7 @@ fn one(dir: &Path, loaded: &Loaded, head: &str) -> Result<Value> {
             return Err(Error::Cancelled);
         }
         Some(e) => eprintln!("{head}: {}", e.message),
-        None => {}
+        None => report.diverged().iter().for_each(|(what, place)| eprintln!("{head}: {what} diverged: {place}")),
     }
     read(&path).ok_or_else(|| Error::Internal(format!("{} was not written", path.display())))
 }
@@ -160,7 +176,7 @@ fn write(args: &args::Sweep, reports: &[(Point, Value)]) -> Result<()> {
     let csv = table(reports)?;
     write_whole(&args.out.join("sweep.csv"), csv.as_bytes())?;
     let accuracy = curves(&args.out, reports);
-    if !accuracy.series.is_empty() {
+    if !accuracy.series.is_empty() && !accuracy.axes.is_empty() {
         let picture = pictures::accuracy::svg(&accuracy, pictures::accuracy::ENTRY.question, SIZE);
         write_whole(&args.out.join("sweep.svg"), picture.as_bytes())?;
     }
@@ -170,8 +186,9 @@ fn write(args: &args::Sweep, reports: &[(Point, Value)]) -> Result<()> {
     }
     let row = |(point, report): &(Point, Value)| {
         let point: serde_json::Map<_, _> = point.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
-        let figures: serde_json::Map<_, _> = figures(report).into_iter().map(|(k, v)| (k, Value::from(v))).collect();
-        serde_json::json!({ "point": point, "figures": figures, "error": report.get("error") })
+        let figures: serde_json::Map<_, _> = figures(report).into_iter().collect();
+        let diverged: serde_json::Map<_, _> = diverged(report).into_iter().collect();
+        serde_json::json!({ "point": point, "figures": figures, "error": report.get("error"), "diverged": diverged })
     };
     say_json(&reports.iter().map(row).collect::<Vec<_>>())
 }
@@ -191,10 +208,10 @@ fn table(reports: &[(Point, Value)]) -> Result<String> {
     out.write_record(head).map_err(|e| wrong(&e))?;
     for (point, report) in reports {
         let figures = figures(report);
-        let get = |name: &String| figures.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_string());
+        let cell = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        let get = |name: &String| figures.iter().find(|(n, _)| n == name).map(|(_, v)| cell(v));
         let cells = point.iter().map(|(_, v)| v.clone()).chain(columns.iter().map(|c| get(c).unwrap_or_default()));
-        let error = report.pointer("/error/kind").and_then(Value::as_str).unwrap_or_default();
-        out.write_record(cells.chain([error.to_owned()])).map_err(|e| wrong(&e))?;
+        out.write_record(cells.chain([state(report).to_owned()])).map_err(|e| wrong(&e))?;
     }
     let bytes = out.into_inner().map_err(|e| wrong(&e))?;
     String::from_utf8(bytes).map_err(|e| wrong(&e))
@@ -220,7 +237,7 @@ fn curves(out: &Path, reports: &[(Point, Value)]) -> Accuracy {
         runs.push(run);
     }
     if runs.iter().all(|run| run.values.is_empty()) {
-        for run in &mut runs {
+        for run in runs.iter_mut().filter(|run| run.diverged.is_empty()) {
             run.values.extend(run.line.speed.map(|speed| (history::SPEED.to_owned(), speed)));
         }
     }

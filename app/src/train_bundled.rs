@@ -49,6 +49,10 @@ pub fn train_bundled(args: &args::TrainBundled) -> Result<u8> {
                 eprintln!("error: the examination: {}", error.message);
                 code = error.code;
             }
+            for (what, place) in report.diverged() {
+                eprintln!("error: the examination: {what} diverged: {place}");
+                code = 1;
+            }
             serde_json::to_value(&report.eval).unwrap_or_default()
         }
     };

@@ -116,11 +116,9 @@ pub fn check(config: &Config) -> Result<()> {
 /// The first choice that it does not run, with those of its axis that it does.
 pub fn check_platform(config: &Config) -> Result<()> {
     let platform = Platform::of(config);
-    let of_training = |axis: &Axis| axis.key.starts_with("train.");
     for (axis, key, choice) in chosen(config) {
-        // A training has no cache of its own.
-        let unused = if config.train.is_some() { axis.key.starts_with("kv.") } else { of_training(axis) };
-        if unused || find(axis, &key, &choice.id)?.runs(platform) {
+        // What this kind of run does not read is not asked for: a training has no cache of its own.
+        if !axis.read_by().is(config) || find(axis, &key, &choice.id)?.runs(platform) {
             continue;
         }
         let runs: Vec<_> = variants(axis).filter(|e| e.runs(platform)).map(|e| e.id).collect();

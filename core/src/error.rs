@@ -55,6 +55,14 @@ pub enum Error {
     /// The GPU or its driver said no.
     #[error("device: {0}")]
     Device(String),
+    /// What was computed is no number any more.
+    #[error("diverged: {place}; {remedy}")]
+    Diverged {
+        /// What, and where.
+        place: Box<Diverged>,
+        /// What to do about it.
+        remedy: String,
+    },
     /// The user cancelled the job.
     #[error("cancelled")]
     Cancelled,
@@ -83,6 +91,46 @@ pub struct OverBudget {
     /// True where that is what the machine has free, and no budget of the configuration's.
     #[serde(default)]
     pub machine: bool,
+}
+
+/// Where a measurement ended because a value in it was no number: a state of its result, in place of figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diverged {
+    /// What the value is of: `the logits`, `the loss`, `the gradient of NAME`, the name of a figure.
+    pub of: String,
+    /// The value: `NaN`, `inf` or `-inf`.
+    pub value: String,
+    /// The evaluation's case, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub case: Option<usize>,
+    /// The forced token of the case, or the generated one, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<usize>,
+    /// The training's step, from 1; where held-out rows were read, the updates made before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// The first layer that gave such a value, from 0, where that could be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+}
+
+impl Diverged {
+    /// `value` in what `of` names.
+    pub fn new(of: impl Into<String>, value: f64) -> Self {
+        Self { of: of.into(), value: value.to_string(), ..Self::default() }
+    }
+}
+
+impl std::fmt::Display for Diverged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { of, value, case, token, step, layer } = self;
+        let part = |name: &str, at: &Option<usize>| at.map(|at| format!("{name} {at}"));
+        let step = step.map(|step| format!("step {step}"));
+        let first = layer.map(|layer| format!("first in layer {layer}"));
+        let at: Vec<_> = [part("case", case), part("token", token), step, first].into_iter().flatten().collect();
+        let at = if at.is_empty() { String::new() } else { format!(" at {}", at.join(", ")) };
+        write!(f, "{value} in {of}{at}")
+    }
 }
 
 impl std::fmt::Display for OverBudget {
@@ -119,6 +167,20 @@ impl Error {
         Self::Refused { what: what.into(), reason: reason.into() }
     }
 
+    /// What was computed is no number any more: where, and what to do.
+    pub fn diverged(place: Diverged, remedy: impl Into<String>) -> Self {
+        Self::Diverged { place: Box::new(place), remedy: remedy.into() }
+    }
+
+    /// The same, of what diverged in step `step` of a training.
+    #[must_use]
+    pub fn at_step(self, step: u64) -> Self {
+        match self {
+            Self::Diverged { place, remedy } => Self::diverged(Diverged { step: Some(step), ..*place }, remedy),
+            other => other,
+        }
+    }
+
     /// A file-system error while doing `action` to `path`.
     pub fn io(path: impl AsRef<Path>, action: impl Into<String>, error: &std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_path_buf(), action: action.into(), message: error.to_string() }
@@ -133,6 +195,7 @@ impl Error {
             Self::OverBudget(_) => "over_budget",
             Self::Io { .. } => "io",
             Self::Device(_) => "device",
+            Self::Diverged { .. } => "diverged",
             Self::Cancelled => "cancelled",
             Self::Internal(_) => "internal",
         }
@@ -143,7 +206,7 @@ impl Error {
         match self {
             Self::Config { .. } | Self::Model { .. } | Self::Refused { .. } => 2,
             Self::OverBudget(_) => 3,
-            Self::Io { .. } | Self::Device(_) | Self::Cancelled | Self::Internal(_) => 1,
+            Self::Io { .. } | Self::Device(_) | Self::Diverged { .. } | Self::Cancelled | Self::Internal(_) => 1,
         }
     }
 }

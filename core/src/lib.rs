@@ -18,6 +18,7 @@ pub mod kv;
 pub mod ledger;
 pub mod machine;
 pub mod model;
+pub mod number;
 pub mod ops;
 pub mod place;
 pub mod plan;
@@ -29,4 +30,4 @@ pub mod train;
 pub mod weights;
 
 pub use bytes::Bytes;
-pub use error::{Error, OverBudget, Result};
+pub use error::{Diverged, Error, OverBudget, Result};

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&str] = &[
     "accounts",
     "bytes",
+    "number",
     "rng",
     "error",
     "ledger",

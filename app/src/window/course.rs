@@ -45,6 +45,24 @@ pub fn add(course: &mut Arc<Course>, event: &Numbered, peak: u64) -> bool {
     true
 }
 
+/// What there is to say of a training that is over: that it diverged, or came to nothing; empty where all is well.
+fn verdict(report: &Report) -> String {
+    let diverged = report.error.as_ref().filter(|e| e.diverged.is_some()).map(|e| e.message.clone());
+    let collapsed = report.train.as_ref().and_then(|t| t.collapsed.as_ref()).map(|why| format!("collapsed: {why}"));
+    diverged.or(collapsed).unwrap_or_default()
+}
+
+/// Takes in what `report`, which has heard `event`, says of a training at its end.
+pub fn judge(course: &mut Arc<Course>, event: &Numbered, report: &Report) {
+    if !matches!(event.event, Event::Finished { .. } | Event::Failed { .. }) {
+        return;
+    }
+    let verdict = verdict(report);
+    if !verdict.is_empty() {
+        Arc::make_mut(course).verdict = verdict;
+    }
+}
+
 /// Points of a loss that a course of the history keeps.
 const KEPT: usize = 512;
 
@@ -65,6 +83,7 @@ pub fn of(report: &Report, run: &str) -> Option<Course> {
     Some(Course {
         run: run.to_owned(),
         label: choices(config),
+        verdict: verdict(report),
         steps: train.steps as u64,
         loss: loss.into_iter().step_by(every).collect(),
         held_out: marks("validation", &mut t.validation.iter().copied()),
@@ -150,5 +169,39 @@ mod tests {
         assert!(course.step_seconds == Some(0.25) && course.predicted_step_seconds.is_some_and(|s| s > 0.0));
         assert!(course.predicted_peak.is_some_and(|p| p > 0) && course.predicted_peak == from_report.predicted_peak);
         assert_eq!(seconds(&from_report), seconds(&course));
+    }
+
+    #[test]
+    fn a_training_that_collapsed_or_diverged_says_so_live_and_in_history() {
+        let with = |end: &dyn Fn(&mut Vec<Numbered>)| {
+            let mut events = events();
+            end(&mut events);
+            let (mut course, mut report) = (Arc::new(Course::default()), Report::default());
+            for e in &events {
+                report.add(e);
+                add(&mut course, e, 50);
+                judge(&mut course, e, &report);
+            }
+            let history = of(&report, "run").unwrap();
+            assert_eq!(course.verdict, history.verdict);
+            history.verdict
+        };
+        assert_eq!(with(&|_| ()), "");
+        let collapsed = with(&|events| {
+            for e in events {
+                if let Event::TrainStep { step: 20.., loss, .. } = &mut e.event {
+                    *loss = 5.0;
+                }
+            }
+        });
+        assert!(collapsed.starts_with("collapsed: through the last 7 of 30 steps"), "{collapsed}");
+        let diverged = with(&|events| {
+            let place = ullage_core::Diverged { step: Some(9), ..ullage_core::Diverged::new("the loss", f64::NAN) };
+            let error = ullage_core::Error::diverged(place, "lower train.lr");
+            if let Some(last) = events.last_mut() {
+                last.event = Event::Failed { error: (&error).into() };
+            }
+        });
+        assert_eq!(diverged, "diverged: NaN in the loss at step 9; lower train.lr");
     }
 }

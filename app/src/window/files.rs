@@ -295,6 +295,7 @@ pub fn export(
             "measured   prefill {:.1} tok/s, decode {:.1} tok/s",
             s.prefill_tokens_per_second, s.decode_tokens_per_second
         ));
+        head.extend(r.diverged().iter().map(|(what, place)| format!("measured   {what} diverged: {place}")));
         for (task, result) in &r.eval {
             for (name, value) in result.as_object().into_iter().flatten() {
                 let said = value.as_f64().map(|v| history::said(&format!("{task}.{name}"), v)).unwrap_or_default();

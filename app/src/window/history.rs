@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use ullage_core::config::Config;
 use ullage_core::ledger::Tier;
+use ullage_core::number::INFINITE;
 use ullage_core::report::Report;
 use ullage_core::report::folder;
 use ullage_core::{Error, Result};
@@ -34,7 +35,9 @@ pub struct RunSummary {
     pub machine: String,
     /// Which line it belongs to.
     pub series: SeriesLabel,
-    /// Figures by `task.figure`.
+    /// What of it ended as diverged, in words; empty where nothing did.
+    pub diverged: String,
+    /// Figures by `task.figure`; of what is infinite, infinity.
     pub values: Vec<(String, f64)>,
     /// One standard error of each.
     pub errors: Vec<(String, f64)>,
@@ -53,6 +56,16 @@ fn json<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
+fn infinite(value: &Value) -> Option<f64> {
+    (value.as_str() == Some(INFINITE)).then_some(f64::INFINITY)
+}
+
+/// What of a run ended as diverged: `fidelity diverged: NaN in the logits at case 0, token 3`.
+fn diverged(report: &Report) -> String {
+    let said = |(what, place)| format!("{} diverged: {place}", str::strip_prefix(what, "eval.").unwrap_or(what));
+    report.diverged().iter().map(|(what, place)| said((what.as_str(), place))).collect::<Vec<_>>().join(" · ")
+}
+
 /// Figures of an evaluation that make an axis, and what is known of their spread as one standard error.
 fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
     let (mut values, mut errors) = (Vec::new(), Vec::new());
@@ -62,7 +75,7 @@ fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
         values.extend(t.task_accuracy.last().map(|(_, right)| ("train.answers".to_owned(), *right)));
     }
     for (task, result) in &report.eval {
-        let get = |name: &str| result.get(name).and_then(Value::as_f64);
+        let get = |name: &str| result.get(name).and_then(|v| v.as_f64().or_else(|| infinite(v)));
         for name in result.as_object().into_iter().flat_map(|o| o.keys()) {
             let (Some(value), Some(_)) = (get(name), words::figure(task, name)) else { continue };
             let id = format!("{task}.{name}");
@@ -85,6 +98,7 @@ fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
 pub fn said(id: &str, value: f64) -> String {
     let (task, name) = id.split_once('.').unwrap_or((id, ""));
     match words::figure(task, name) {
+        Some((label, ..)) if value.is_infinite() => format!("{label} {INFINITE}"),
         Some((label, "%", _)) => format!("{label} {}", figures::percent(value)),
         Some((label, unit, _)) => format!("{label} {} {unit}", figures::number(value)).trim_end().to_owned(),
         None => String::new(),
@@ -114,13 +128,15 @@ pub fn summary(dir: &Path) -> Option<RunSummary> {
         (None, None) => String::new(),
     };
     let course = super::course::of(&report, &name).map(Arc::new);
+    let diverged = diverged(&report);
+    let broken = Some(diverged.clone()).filter(|said| !said.is_empty());
     let line = RunLine {
         when: clock::shown(&name),
         model: report.model.name.clone(),
         choices: report.config.as_ref().map(choices).unwrap_or_default(),
         peak: report.measured.peak.get(&Tier::Device).copied(),
         speed: Some(super::live::rate(&report)).filter(|s| *s > 0.0),
-        accuracy: values.iter().map(|(id, v)| said(id, *v)).collect::<Vec<_>>().join(" · "),
+        accuracy: values.iter().map(|(id, v)| said(id, *v)).chain(broken).collect::<Vec<_>>().join(" · "),
         error,
         bytes: bytes_of(dir),
         name,
@@ -137,6 +153,7 @@ pub fn summary(dir: &Path) -> Option<RunSummary> {
         model: report.model.hash,
         machine,
         series,
+        diverged,
         values,
         errors,
     })
@@ -255,7 +272,7 @@ pub fn accuracy(runs: &[RunSummary], model: &str) -> (Vec<Axis>, Vec<Series>) {
 /// As [`accuracy`], of any runs that ended well and have a figure.
 pub fn curves<'a>(runs: impl Iterator<Item = &'a RunSummary>) -> (Vec<Axis>, Vec<Series>) {
     let (mut axes, mut series): (Vec<Axis>, Vec<Series>) = (Vec::new(), Vec::new());
-    let mine = runs.filter(|c| c.line.error.is_empty() && !c.values.is_empty());
+    let mine = runs.filter(|c| c.line.error.is_empty() && !(c.values.is_empty() && c.diverged.is_empty()));
     for run in mine {
         let Some(bytes) = run.line.peak else { continue };
         for (id, _) in &run.values {
@@ -275,6 +292,7 @@ pub fn curves<'a>(runs: impl Iterator<Item = &'a RunSummary>) -> (Vec<Axis>, Vec
             values: run.values.clone(),
             errors: run.errors.clone(),
             planned: false,
+            diverged: run.diverged.clone(),
             sets: run.sets.clone(),
         };
         match series.iter_mut().find(|s| s.name == name) {
@@ -298,7 +316,7 @@ pub fn measured(runs: &[RunSummary], model: &str, config: &Config) -> String {
     };
     let run = runs.iter().find(|run| {
         run.model == model
-            && !run.values.is_empty()
+            && !(run.values.is_empty() && run.diverged.is_empty())
             && run.line.error.is_empty()
             && run.config.as_ref().is_some_and(same)
     });

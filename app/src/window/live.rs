@@ -85,6 +85,7 @@ fn stop(stop: Stop) -> &'static str {
         Stop::Text => "a stop text came",
         Stop::Length => "as long as asked for",
         Stop::Context => "the context is full",
+        Stop::Diverged => "its logits are no numbers any more",
     }
 }
 
@@ -184,6 +185,7 @@ impl Live {
         let seconds = event.seconds;
         let most = self.peak.0.get(&Tier::Device).map_or(0, |by| by.values().sum());
         super::course::add(&mut self.course, event, most);
+        super::course::judge(&mut self.course, event, &self.report);
         match &event.event {
             Event::Started { config, .. } => self.started(config),
             Event::Phase { phase } => {
@@ -208,9 +210,10 @@ impl Live {
                 }
                 self.sequence(*sequence).tokens.push(Token { id: *id, text: text.clone() });
             }
-            Event::Ended { sequence, stop: why, text } => {
+            Event::Ended { sequence, stop: why, text, diverged } => {
                 let written = self.sequence(*sequence);
-                written.stop = stop(*why).into();
+                let place = diverged.as_ref().map_or(String::new(), |place| format!(": {place}"));
+                written.stop = format!("{}{place}", stop(*why));
                 if let Some(last) = written.tokens.last_mut() {
                     last.text.push_str(text);
                 }

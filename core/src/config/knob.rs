@@ -30,7 +30,7 @@ pub enum KnobKind {
         /// The words.
         of: &'static [&'static str],
     },
-    /// A list of whole numbers between two bounds.
+    /// A list of whole numbers between two bounds, at least one.
     Ints {
         /// Least.
         min: i64,
@@ -96,7 +96,7 @@ impl KnobKind {
             Self::Float { min, max } => format!("a number from {min} to {max}"),
             Self::Bool => "true or false".into(),
             Self::Word { of } => format!("one of: {}", of.join(", ")),
-            Self::Ints { min, max } => format!("a list of whole numbers from {min} to {max}"),
+            Self::Ints { min, max } => format!("a list of whole numbers from {min} to {max}, at least one"),
             Self::Text => "a text in quotes".into(),
         }
     }
@@ -115,7 +115,7 @@ impl KnobKind {
             }
             (Self::Bool, KnobValue::Bool(_)) | (Self::Text, KnobValue::Text(_)) => true,
             (Self::Word { of }, KnobValue::Text(v)) => of.contains(&v.as_str()),
-            (Self::Ints { min, max }, KnobValue::List(vs)) => vs.iter().all(|v| whole(v, min, max)),
+            (Self::Ints { min, max }, KnobValue::List(vs)) => !vs.is_empty() && vs.iter().all(|v| whole(v, min, max)),
             _ => false,
         };
         if fits {

@@ -8,6 +8,7 @@ mod choice;
 mod engine;
 pub(crate) mod knob;
 mod parse;
+pub mod reads;
 mod sections;
 pub mod settings;
 pub mod train;

@@ -159,13 +159,13 @@ settings! {
     "train.batch" "Batch" int(1, 4096), "rows", "Rows of a micro-batch.", |c| whole(c.train.as_ref()?.batch);
     "train.length" "Length" int(2, 1 << 20), "tokens", "Tokens of a row.", |c| whole(c.train.as_ref()?.length);
     "train.lr" "Learning rate" float(0.0, 100.0), "", "The highest learning rate.", |c| double(c.train.as_ref()?.lr);
-    "train.warmup" "Warm-up" int(0, 1 << 32), "steps", "Steps over which it rises from zero.", |c| whole(c.train.as_ref()?.warmup);
+    "train.warmup" "Warm-up" int(0, 1 << 32), "steps", "Steps over which it rises, evenly; the first is no step of zero.", |c| whole(c.train.as_ref()?.warmup);
     "train.decay" "Decay" words(&["constant", "linear", "cosine"]), "",
         "How it falls afterwards.", |c| word(&c.train.as_ref()?.decay);
     "train.decay_from" "Falls from" SHARE, "",
         "What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.",
         |c| double(c.train.as_ref()?.decay_from);
-    "train.lr_end" "Falls to" SHARE, "", "What is left of it at the last step, as a share.", |c| double(c.train.as_ref()?.lr_end);
+    "train.lr_end" "Falls to" SHARE, "", "What share of it the decay leads to; the last step lies just above.", |c| double(c.train.as_ref()?.lr_end);
     "train.accumulate" "Accumulate" int(1, 65536), "micro-batches",
         "Micro-batches whose gradients make one update.", |c| whole(c.train.as_ref()?.accumulate);
     "train.grad_hold" "Gradients held" words(&["all", "layer", "matrix"]), "",

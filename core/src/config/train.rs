@@ -44,13 +44,13 @@ section! {
             accumulate: usize = 1;
             /// Highest learning rate.
             lr: f64 = 2e-4;
-            /// Steps over which it rises from zero.
+            /// Steps over which it rises, evenly: the first has 1 / warmup of it, the last all of it.
             warmup: usize = 0;
             /// How it falls afterwards.
             decay: Decay = Decay::Constant;
             /// What share of the steps it waits before it falls; 0 falls from the end of the warm-up on.
             decay_from: f64 = 0.0;
-            /// What is left of it at the last step, as a share.
+            /// What share of it the decay leads to: reached by the step after the last, so that no step has a rate of zero.
             lr_end: f64 = 0.0;
             /// How long gradients are held.
             grad_hold: Hold = Hold::All;
@@ -262,15 +262,20 @@ impl From<ClipForm> for Clip {
 }
 
 impl Train {
-    /// The learning rate of step `t` (from 1) as a share of the highest: a rise over the warm-up, a plateau up to
-    /// `decay_from`, then the decay.
+    /// The learning rate of step `t` (from 1) as a share of the highest, above 0 for every step of the run: a rise over the
+    /// warm-up, a plateau up to `decay_from`, then the decay.
+    ///
+    /// Plateau and decay are those of PyTorch's `LinearLR` and `CosineAnnealingLR` and of Hugging Face's schedules, whose
+    /// step index is `t − 1`: the first step after the warm-up has the whole rate, and `lr_end` would be that of the step
+    /// after the last. The warm-up is PyTorch's `LinearLR(1 / warmup, 1, warmup − 1)`; Hugging Face's begins at a rate of
+    /// zero, which wastes the first step, and is a step behind it.
     pub fn share(&self, t: u64) -> f64 {
         let (t, warm, steps) = (t as f64, self.warmup as f64, self.steps as f64);
         if t <= warm {
             return t / warm;
         }
         let from = warm.max(self.decay_from * steps);
-        let done = ((t - from) / (steps - from).max(1.0)).clamp(0.0, 1.0);
+        let done = ((t - 1.0 - from) / (steps - from).max(1.0)).clamp(0.0, 1.0);
         let left = match self.decay {
             Decay::Constant => return 1.0,
             Decay::Linear => 1.0 - done,
@@ -420,14 +425,46 @@ mod tests {
         let mut t = Train { steps: 110, warmup: 10, lr_end: 0.1, ..Train::default() };
         assert_eq!((t.share(1), t.share(10), t.share(110)), (0.1, 1.0, 1.0));
         t.decay = Decay::Linear;
-        assert!((t.share(60) - 0.55).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
+        assert!((t.share(61) - 0.55).abs() < 1e-12 && (t.share(110) - 0.109).abs() < 1e-12);
         t.decay = Decay::Cosine;
         assert!(
-            (t.share(60) - 0.55).abs() < 1e-12 && (t.share(35) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9
+            (t.share(61) - 0.55).abs() < 1e-12 && (t.share(36) - (0.1 + 0.9 * 0.853_553_390_593_273_8)).abs() < 1e-9
         );
         assert!((11..=110).all(|i| t.share(i) >= t.share(i + 1)));
         (t.decay, t.decay_from) = (Decay::Linear, 0.5);
-        assert_eq!((t.share(11), t.share(55)), (1.0, 1.0));
-        assert!((t.share(66) - (0.1 + 0.9 * 0.8)).abs() < 1e-12 && (t.share(110) - 0.1).abs() < 1e-12);
+        assert_eq!((t.share(11), t.share(56)), (1.0, 1.0));
+        assert!((t.share(67) - (0.1 + 0.9 * 0.8)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn no_step_is_wasted_and_the_first_without_a_warm_up_has_the_whole_rate() {
+        for decay in [Decay::Constant, Decay::Linear, Decay::Cosine] {
+            for (steps, warmup, decay_from) in [(1, 0, 0.0), (1, 1, 0.0), (2, 0, 0.0), (5, 5, 1.0), (9, 2, 0.95)] {
+                let t = Train { steps, warmup, decay, decay_from, ..Train::default() };
+                assert!((1..=steps as u64).all(|i| t.share(i) > 0.0 && t.share(i) <= 1.0), "{t:?}");
+                assert!(warmup > 1 || t.share(1) == 1.0, "{t:?}");
+            }
+        }
+    }
+
+    /// `tests/scripts/make_schedule.py`: PyTorch's and Hugging Face's own schedulers.
+    #[test]
+    fn learning_rates_are_those_of_pytorch_and_hugging_face() {
+        let path = format!("{}/../tests/fixtures/train/schedule.json", env!("CARGO_MANIFEST_DIR"));
+        let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        for case in all["cases"].as_array().unwrap() {
+            let whole = |key: &str| case[key].as_u64().unwrap() as usize;
+            let share = |key: &str| case[key].as_f64().unwrap();
+            let (steps, warmup) = (whole("steps"), whole("warmup"));
+            let decay = serde_json::from_value(case["decay"].clone()).unwrap();
+            let (decay_from, lr_end) = (share("decay_from"), share("lr_end"));
+            let t = Train { steps, warmup, decay, decay_from, lr_end, ..Train::default() };
+            let theirs = case["shares"].as_array().unwrap();
+            assert_eq!(theirs.len(), steps);
+            for (i, theirs) in theirs.iter().enumerate().skip(whole("skip")) {
+                let (ours, theirs) = (t.share(i as u64 + 1), theirs.as_f64().unwrap());
+                assert!((ours - theirs).abs() < 1e-12, "{} step {}: {ours} {theirs}", case["source"], i + 1);
+            }
+        }
     }
 }

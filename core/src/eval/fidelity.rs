@@ -75,18 +75,20 @@ impl Task for Fidelity {
         sorted.sort_by(f64::total_cmp);
         let (delta_p, _) = metrics::mean(&self.delta_p);
         let rms = (self.delta_p.iter().map(|v| v * v).sum::<f64>() / n).sqrt();
+        let figure = metrics::figure;
+        let quantile = |q| figure(metrics::quantile(&sorted, q));
         json!({
-            "kl_mean": kl,
-            "kl_se": kl_se,
-            "kl_median": metrics::quantile(&sorted, 0.5),
-            "kl_90": metrics::quantile(&sorted, 0.9),
-            "kl_99": metrics::quantile(&sorted, 0.99),
-            "kl_max": sorted.last().copied(),
-            "same_next_token": self.same as f64 / n,
-            "delta_p_mean": delta_p,
-            "delta_p_rms": rms,
-            "perplexity": (self.loss[1] / n).exp(),
-            "perplexity_reference": (self.loss[0] / n).exp(),
+            "kl_mean": figure(kl),
+            "kl_se": figure(kl_se),
+            "kl_median": quantile(0.5),
+            "kl_90": quantile(0.9),
+            "kl_99": quantile(0.99),
+            "kl_max": quantile(1.0),
+            "same_next_token": figure(self.same as f64 / n),
+            "delta_p_mean": figure(delta_p),
+            "delta_p_rms": figure(rms),
+            "perplexity": figure((self.loss[1] / n).exp()),
+            "perplexity_reference": figure((self.loss[0] / n).exp()),
             "tokens": self.kl.len(),
         })
     }

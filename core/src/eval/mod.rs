@@ -16,7 +16,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::config::{Choice, Config};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::model::text::Words;
 use crate::schema::{self, Entry};
 
@@ -65,7 +65,7 @@ pub trait Task: Send {
     }
     /// Scores forced token `step` of case `case`: `logits`, `(vocab)`, are those before it.
     fn score(&mut self, case: usize, step: usize, logits: &[f32], target: u32, reference: Option<&[f32]>);
-    /// The figures.
+    /// The figures. One that is null is no number: the evaluation then counts as diverged (see [`metrics::figure`]).
     fn finish(&mut self) -> serde_json::Value;
 }
 
@@ -79,6 +79,71 @@ pub struct Prepared {
     pub cases: Vec<Case>,
     /// The logits it compares with, when it does.
     pub reference: Option<reference::File>,
+    /// Where a value was no number: nothing is scored after that.
+    pub diverged: Option<Diverged>,
+}
+
+impl Prepared {
+    /// A task with the cases it makes of `material`.
+    ///
+    /// # Errors
+    /// What its cases say; cases that ask nothing, which would be right or wrong whatever the model is.
+    pub fn new(id: &str, mut task: Box<dyn Task>, material: &Material<'_>) -> Result<Self> {
+        let cases = task.cases(material)?;
+        let key = format!("eval.{id}");
+        if cases.is_empty() {
+            return Err(Error::config(key, "asks nothing: its keys make no case; ask for at least one"));
+        }
+        if let Some(i) = cases.iter().position(|c| c.prompt.is_empty() || c.forced.is_empty()) {
+            let what = if cases[i].prompt.is_empty() { "has no prompt to read" } else { "asks for no token" };
+            return Err(Error::config(key, format!("case {i} {what}; change what its cases are made from")));
+        }
+        let reference = task.compares().then(|| reference::File::new(&cases));
+        Ok(Self { id: id.to_owned(), task, cases, reference, diverged: None })
+    }
+
+    /// Scores as [`Task::score`] does; logits that are no distribution end the evaluation as diverged, and are not scored.
+    /// `layer` is the first whose output was no number, where known.
+    pub fn score(
+        &mut self,
+        (case, step): (usize, usize),
+        logits: &[f32],
+        target: u32,
+        reference: Option<&[f32]>,
+        layer: Option<usize>,
+    ) {
+        let sides = [("the reference's logits", reference.unwrap_or_default(), None), ("the logits", logits, layer)];
+        let broken = sides.into_iter().filter(|(_, row, _)| !row.is_empty());
+        let mut broken = broken.filter_map(|(of, row, layer)| metrics::broken(row).map(|(_, v)| (of, v, layer)));
+        match broken.next() {
+            _ if self.diverged.is_some() => {}
+            Some((of, value, layer)) => {
+                let place = Diverged::new(of, f64::from(value));
+                self.diverged = Some(Diverged { case: Some(case), token: Some(step), layer, ..place });
+            }
+            None => self.task.score(case, step, logits, target, reference),
+        }
+    }
+
+    /// The figures, or `{ "diverged": where }` in their place.
+    pub fn finish(&mut self) -> serde_json::Value {
+        let result = if self.diverged.is_none() { self.task.finish() } else { serde_json::Value::Null };
+        let place = self.diverged.clone().or_else(|| no_number(&self.id, &result));
+        match place {
+            Some(place) => serde_json::json!({ "diverged": place }),
+            None => result,
+        }
+    }
+}
+
+/// The first figure under `name` that is no number.
+fn no_number(name: &str, figures: &serde_json::Value) -> Option<Diverged> {
+    match figures {
+        serde_json::Value::Null => Some(Diverged::new(name, f64::NAN)),
+        serde_json::Value::Array(all) => all.iter().find_map(|v| no_number(name, v)),
+        serde_json::Value::Object(all) => all.iter().find_map(|(key, v)| no_number(&format!("{name}.{key}"), v)),
+        _ => None,
+    }
 }
 
 /// Builds every evaluation of `config`.
@@ -90,10 +155,8 @@ pub fn prepare(config: &Config, words: &Words, base: &Path) -> Result<Vec<Prepar
     let mut out = Vec::new();
     for (id, knobs) in &config.eval {
         let key = format!("eval.{id}");
-        let mut task = schema::build(ENTRIES, &key, &Choice { id: id.clone(), knobs: knobs.clone() })?;
-        let cases = task.cases(&material)?;
-        let reference = task.compares().then(|| reference::File::new(&cases));
-        out.push(Prepared { id: id.clone(), task, cases, reference });
+        let task = schema::build(ENTRIES, &key, &Choice { id: id.clone(), knobs: knobs.clone() })?;
+        out.push(Prepared::new(id, task, &material)?);
     }
     Ok(out)
 }
@@ -144,14 +207,113 @@ fn windows(key: &str, ids: &[u32], prompt: usize, forced: usize, limit: usize) -
             format!("the text has {} tokens; {} are needed for a prompt of {prompt}", ids.len(), prompt + 2),
         ));
     }
-    let mut out: Vec<Case> = ids
-        .chunks(prompt + forced)
-        .filter(|w| w.len() > prompt + 1)
-        .take(limit)
-        .map(|w| Case { prompt: w[..prompt].to_vec(), forced: w[prompt..].to_vec() })
-        .collect();
-    out.truncate(limit.max(1));
-    Ok(out)
+    // The rest of a text makes a window too where it has at least two tokens to score, or all that are asked for.
+    let least = prompt + forced.min(2);
+    let whole = ids.chunks(prompt + forced).filter(|w| w.len() >= least).take(limit);
+    Ok(whole.map(|w| Case { prompt: w[..prompt].to_vec(), forced: w[prompt..].to_vec() }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{KnobValue, Knobs};
+    use crate::model::Model;
+
+    /// Every task of the catalogue by its smallest knobs, with its cases on the bundled model.
+    fn all(more: &[(&str, &str, KnobValue)]) -> Result<Vec<Prepared>> {
+        let model = Model::open("bundled:recall", Path::new(".")).unwrap();
+        let words = Words::of(&model).unwrap();
+        let mut config = Config::default();
+        for entry in ENTRIES {
+            let small = [("prompt", 16), ("tokens", 3), ("samples", 2), ("pairs", 3), ("questions", 2)];
+            let mut knobs = Knobs::default();
+            for (id, value) in small.into_iter().filter(|(id, _)| entry.knobs.iter().any(|k| k.id == *id)) {
+                knobs.0.insert(id.to_owned(), KnobValue::Int(value));
+            }
+            if entry.id == "needle" {
+                knobs.0.insert("lengths".into(), KnobValue::List(vec![KnobValue::Int(256)]));
+            }
+            for (_, knob, value) in more.iter().filter(|(task, ..)| *task == entry.id) {
+                knobs.0.insert((*knob).to_owned(), value.clone());
+            }
+            config.eval.insert(entry.id.to_owned(), knobs);
+        }
+        prepare(&config, &words, Path::new("."))
+    }
+
+    #[test]
+    fn every_evaluation_of_logits_that_are_no_numbers_has_diverged_and_says_where() {
+        let vocab = 512;
+        for bad in [f32::NAN, f32::INFINITY] {
+            for mut task in all(&[]).unwrap() {
+                let id = task.id.clone();
+                let compares = task.reference.is_some();
+                let good = vec![0.5f32; vocab];
+                let mut broken = good.clone();
+                broken[vocab - 1] = bad;
+                let forced: Vec<Vec<u32>> = task.cases.iter().map(|c| c.forced.clone()).collect();
+                for (case, tokens) in forced.iter().enumerate() {
+                    for (step, target) in tokens.iter().enumerate() {
+                        // From the second token of the first case on, and then never again a good one.
+                        let logits = if (case, step) == (0, 1) { &broken } else { &good };
+                        task.score((case, step), logits, *target % vocab as u32, compares.then_some(&good), Some(3));
+                    }
+                }
+                let result = task.finish();
+                let place: Diverged = serde_json::from_value(result["diverged"].clone()).unwrap();
+                assert_eq!((place.case, place.token, place.layer), (Some(0), Some(1), Some(3)), "{id}: {result}");
+                assert_eq!(result.as_object().unwrap().len(), 1, "no figure beside it: {result}");
+                let said = place.to_string();
+                assert!(said.contains("the logits at case 0, token 1, first in layer 3"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_good_evaluation_has_figures_and_one_against_a_broken_reference_diverges_by_it() {
+        for mut task in all(&[]).unwrap() {
+            let (good, nan) = (vec![0.5f32; 512], vec![f32::NAN; 512]);
+            let compares = task.reference.is_some();
+            for (case, tokens) in task.cases.clone().iter().enumerate() {
+                for (step, target) in tokens.forced.iter().enumerate() {
+                    task.score((case, step), &good, *target % 512, compares.then_some(&good), None);
+                }
+            }
+            assert!(task.finish().get("diverged").is_none(), "{}", task.id);
+            if compares {
+                task.score((0, 0), &good, 0, Some(&nan), Some(2));
+                let said = task.finish()["diverged"].to_string();
+                assert!(said.contains("the reference's logits") && !said.contains("layer"), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_figure_that_is_no_number_is_no_figure() {
+        let place = no_number("recall", &serde_json::json!({ "n": 3, "grid": [{ "accuracy": null }] })).unwrap();
+        assert_eq!(place.of, "recall.grid.accuracy");
+        assert!(no_number("x", &serde_json::json!({ "kl_mean": "infinite", "n": 0 })).is_none());
+    }
+
+    #[test]
+    fn an_evaluation_that_asks_nothing_is_refused_by_its_key() {
+        let none = KnobValue::List(Vec::new());
+        for (task, knob, value) in [
+            ("needle", "lengths", none.clone()),
+            ("needle", "depths", none),
+            ("recall", "samples", KnobValue::Int(0)),
+            ("task", "samples", KnobValue::Int(0)),
+            ("fidelity", "windows", KnobValue::Int(0)),
+            ("perplexity", "tokens", KnobValue::Int(0)),
+        ] {
+            let error = all(&[(task, knob, value)]).err().map(|e| (e.kind(), e.to_string()));
+            let (kind, said) = error.unwrap_or_else(|| panic!("{task}.{knob}"));
+            assert!(kind == "config" && said.contains(&format!("eval.{task}.{knob}")), "{said}");
+        }
+        // One token of each window is a question.
+        let one = all(&[("perplexity", "tokens", KnobValue::Int(1))]).unwrap();
+        assert!(one.iter().find(|t| t.id == "perplexity").unwrap().cases.iter().all(|c| c.forced.len() == 1));
+    }
 }
 
 #[cfg(test)]

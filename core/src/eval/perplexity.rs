@@ -90,6 +90,8 @@ impl Task for Perplexity {
 
     fn finish(&mut self) -> serde_json::Value {
         let (loss, error) = metrics::mean(&self.losses);
-        json!({ "perplexity": loss.exp(), "loss": loss, "loss_se": error, "tokens": self.losses.len() })
+        let figure = metrics::figure;
+        let tokens = self.losses.len();
+        json!({ "perplexity": figure(loss.exp()), "loss": figure(loss), "loss_se": figure(error), "tokens": tokens })
     }
 }

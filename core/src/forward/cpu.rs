@@ -213,6 +213,7 @@ impl Forward {
                     )?;
                     watch.progress(l * pieces + i + 1, layers * pieces);
                 }
+                watch.residual(l, &x[..n * hidden]);
                 self.settle(l, &mut stage, seq, 0, workspace, watch)?;
                 staging = Some(stage);
             }

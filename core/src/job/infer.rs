@@ -11,12 +11,13 @@ use super::account::Baseline;
 #[cfg(feature = "cuda")]
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
+use super::broken::{self, FirstBroken};
 use super::{EventSender, Order, candle, reference};
 use crate::catalog;
 use crate::config::{self, Config};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::eval;
-use crate::forward::cpu::{Forward, HeadRows, PassObserver, Sequence, Unwatched};
+use crate::forward::cpu::{Forward, HeadRows, PassObserver, Sequence};
 use crate::forward::runner::Runner;
 use crate::job::dump::{Dump, LOGITS};
 use crate::ledger::alloc::{self, Scope};
@@ -151,6 +152,7 @@ fn run_on<B: Backend>(
     if let Some(over) = &mut planned.over {
         over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
     }
+    planned.notes = config.without_effect();
     let over = planned.over.clone();
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let backend = open(&workload)?;
@@ -195,6 +197,7 @@ fn run_on<B: Backend>(
         step_once: false,
         dump,
         shown: Shown::of(config),
+        broken: None,
     };
     engine.runner.observe(config.observe.as_ref().and_then(|o| o.head));
     let speed = engine.generate(&prompt)?;
@@ -224,6 +227,7 @@ pub fn card(model: &Model) -> ModelCard {
         parameters: model.shape.parameters(),
         bytes: model.shape.bytes(),
         hash: model.hash.clone(),
+        vocab: model.shape.vocab as u64,
     }
 }
 
@@ -298,6 +302,7 @@ struct Watcher<'a> {
     writing: &'a [(usize, usize)],
     lost: BTreeMap<usize, Lost>,
     shown: Option<&'a mut Shown>,
+    broken: FirstBroken,
 }
 
 impl<'a> Watcher<'a> {
@@ -308,7 +313,8 @@ impl<'a> Watcher<'a> {
         shown: Option<&'a mut Shown>,
     ) -> Self {
         let now = Instant::now();
-        Self { tell, what, start: now, last: now, made: None, writing, lost: BTreeMap::new(), shown }
+        let (lost, broken) = (BTreeMap::new(), FirstBroken::default());
+        Self { tell, what, start: now, last: now, made: None, writing, lost, shown, broken }
     }
 
     /// The same for one of many passes: `made` of `wanted` are over and took `seconds`.
@@ -316,7 +322,8 @@ impl<'a> Watcher<'a> {
         Self { made: Some((made, wanted, seconds)), ..self }
     }
 
-    fn flush(self) {
+    /// Tells what is left to tell; the first layer of the pass that gave what is no number, if one did.
+    fn flush(self) -> Option<usize> {
         for (i, Lost { count, rows, merged, into }) in self.lost {
             let (sequence, step) = self.writing[i];
             if merged > 0 {
@@ -326,6 +333,7 @@ impl<'a> Watcher<'a> {
                 self.tell.event(Event::Evicted { sequence, step, count, rows });
             }
         }
+        self.broken.0
     }
 }
 
@@ -349,6 +357,10 @@ impl PassObserver for Watcher<'_> {
             let (done, total, left) = stand(self.made, done, total, self.start.elapsed().as_secs_f64());
             self.tell.snapshot(Event::Progress { done, total, seconds_left: left, what: self.what.into() });
         }
+    }
+
+    fn residual(&mut self, layer: usize, x: &[f32]) {
+        self.broken.residual(layer, x);
     }
 
     fn evicted(&mut self, sequence: usize, layer: usize, head: usize, positions: &[u32], count: usize) {
@@ -415,6 +427,8 @@ struct Engine<'a, R> {
     step_once: bool,
     dump: Option<Dump>,
     shown: Option<Shown>,
+    /// The first layer of the last pass that gave what is no number.
+    broken: Option<usize>,
 }
 
 /// A sequence while it is generated.
@@ -424,6 +438,8 @@ struct Writing {
     next: u32,
     decoder: Option<Decoder>,
     filter: StopFilter,
+    /// The logits of the next token are no distribution: it is none.
+    diverged: Option<Diverged>,
 }
 
 /// Sequences decoded side by side, and how it went so far.
@@ -493,7 +509,7 @@ impl<R: Runner> Engine<'_, R> {
         let mut seq = r.sequence(prompt.len())?;
         let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut());
         r.prefill(&mut seq, prompt, &mut workspace, &self.team, &mut watch)?;
-        watch.flush();
+        self.broken = watch.flush();
         Ok((seq, workspace))
     }
 
@@ -515,9 +531,11 @@ impl<R: Runner> Engine<'_, R> {
         }
         let mut writing: Vec<Writing> = (0..sequences)
             .map(|id| {
-                let next = sampler.choose(self.runner.logits(&workspace, 0), id, 0);
+                let logits = self.runner.logits(&workspace, 0);
+                let diverged = broken::at(logits, 0, self.broken);
+                let next = sampler.choose(logits, id, 0);
                 let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
-                Writing { id, step: 0, next, decoder, filter: StopFilter::default() }
+                Writing { id, step: 0, next, decoder, filter: StopFilter::default(), diverged }
             })
             .collect();
         drop(workspace);
@@ -537,7 +555,7 @@ impl<R: Runner> Engine<'_, R> {
                     decoding.seqs.remove(i);
                 }
                 let done = writing.remove(i);
-                self.tell.event(Event::Ended { sequence: done.id, stop, text });
+                self.tell.event(Event::Ended { sequence: done.id, stop, text, diverged: done.diverged });
             }
             let Some(decoding) = decoding.as_mut().filter(|_| !writing.is_empty()) else { break };
             self.step(decoding, &mut writing, &mut sampler)?;
@@ -599,10 +617,12 @@ impl<R: Runner> Engine<'_, R> {
         let mut watch =
             Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(d.steps, d.total, d.seconds);
         self.runner.decode(&mut d.seqs, &ids, &mut d.workspace, &self.team, &mut watch)?;
-        watch.flush();
+        self.broken = watch.flush();
         for (i, w) in writing.iter_mut().enumerate() {
             w.step += 1;
-            w.next = sampler.choose(self.runner.logits(&d.workspace, i), w.id, w.step);
+            let logits = self.runner.logits(&d.workspace, i);
+            w.diverged = broken::at(logits, w.step, self.broken);
+            w.next = sampler.choose(logits, w.id, w.step);
         }
         d.seconds += begin.elapsed().as_secs_f64();
         d.steps += 1;
@@ -627,11 +647,13 @@ impl<R: Runner> Engine<'_, R> {
     /// Tells the token chosen for a sequence after a prompt of `prompt` tokens; returns why and with which text it ends, if it does.
     fn emit(&mut self, w: &mut Writing, prompt: usize) -> Option<(Stop, String)> {
         let run = &self.order.config.run;
-        if !run.ignore_eos && self.words.ends(w.next) {
+        let ends = !run.ignore_eos && self.words.ends(w.next);
+        if ends || w.diverged.is_some() {
             let text = w.decoder.as_mut().and_then(Decoder::finish).unwrap_or_default();
             let (mut text, _) = w.filter.push(&text, &run.stop);
             text.push_str(&w.filter.finish());
-            return Some((Stop::End, text));
+            let stop = if w.diverged.is_some() { Stop::Diverged } else { Stop::End };
+            return Some((stop, text));
         }
         let whole = match (&mut w.decoder, &self.words.tokenizer) {
             (Some(decoder), Some(t)) => decoder.push(t, w.next).unwrap_or_default(),
@@ -666,12 +688,19 @@ impl<R: Runner> Engine<'_, R> {
         };
         let total: usize = task.cases.iter().map(eval::Case::tokens).sum();
         let (start, mut done, mut last, mut position) = (Instant::now(), 0, Instant::now(), 0);
-        for (i, case) in task.cases.iter().enumerate() {
+        let cases = std::mem::take(&mut task.cases);
+        for (i, case) in cases.iter().enumerate() {
+            if task.diverged.is_some() {
+                break;
+            }
             let (seq, workspace) = self.read(&case.prompt)?;
             let mut seqs = [seq];
             let mut decode: Option<R::Workspace> = None;
             let mut prefill = Some(workspace);
-            for (step, target) in case.forced.iter().enumerate() {
+            for (step, target) in case.forced.iter().copied().enumerate() {
+                if task.diverged.is_some() {
+                    break;
+                }
                 self.await_command()?;
                 if step > 0 {
                     if decode.is_none() {
@@ -682,7 +711,9 @@ impl<R: Runner> Engine<'_, R> {
                     if let Some(workspace) = &mut decode {
                         // Rows that an evaluation drops are no part of the generation's story.
                         let forced = &case.forced[step - 1..step];
-                        self.runner.decode(&mut seqs, forced, workspace, &self.team, &mut Unwatched)?;
+                        let mut first = FirstBroken::default();
+                        self.runner.decode(&mut seqs, forced, workspace, &self.team, &mut first)?;
+                        self.broken = first.0;
                     }
                 }
                 let Some(workspace) = decode.as_ref().or(prefill.as_ref()) else { continue };
@@ -694,7 +725,7 @@ impl<R: Runner> Engine<'_, R> {
                     }
                     _ => None,
                 };
-                task.task.score(i, step, logits, *target, reference);
+                task.score((i, step), logits, target, reference, self.broken);
                 if let Some(dump) = &mut self.dump {
                     dump.row(&task.id, logits)?;
                 }
@@ -714,7 +745,8 @@ impl<R: Runner> Engine<'_, R> {
             }
             done += case.tokens();
         }
-        let result = alloc::scoped(Scope::Program, || task.task.finish());
+        task.cases = cases;
+        let result = alloc::scoped(Scope::Program, || task.finish());
         self.tell.event(Event::Eval { task: task.id.clone(), result });
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod account;
 pub(crate) mod backend;
 pub mod bench;
+mod broken;
 pub(crate) mod candle;
 pub mod dump;
 pub mod fault;

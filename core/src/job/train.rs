@@ -15,7 +15,7 @@ use super::train_show::{Samples, progress};
 use super::{EventSender, Order};
 use crate::catalog;
 use crate::config::train::{Decay, Hold, Train};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
 use crate::model::text::Words;
@@ -23,7 +23,8 @@ use crate::ops::ThreadTeam;
 use crate::plan::{self, Plan, Workload};
 use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
-use crate::train::engine::{Progress, Setup, Techniques, Trainer};
+use crate::train::broken::{GRADIENT, LOSS};
+use crate::train::engine::{Progress, Setup, Stepped, Techniques, Trainer};
 use crate::train::export::export;
 use crate::train::plan::{check, section};
 use crate::train::say::{Right, say};
@@ -48,7 +49,8 @@ pub(super) fn run(
         let samples = Samples::of(train, &*rows, words);
         Ok::<_, Error>((rows, samples))
     })?;
-    let planned = planned(order)?;
+    let mut planned = planned(order)?;
+    planned.notes = config.without_effect();
     let threads = config.threads();
     let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);
     let place = Place::open(config)?;
@@ -298,6 +300,7 @@ impl Run<'_> {
             self.await_command()?;
             let step = self.standing.step + 1;
             let lr = train.lr * train.share(step);
+            let cursor = self.standing.cursor;
             let batches = self.draw()?;
             let begin = Instant::now();
             let stepped = {
@@ -320,13 +323,14 @@ impl Run<'_> {
                         tell.snapshot(Event::Progress { done, total: steps * 1000, seconds_left: left, what });
                     }
                 };
-                techniques.gradient.step(trainer, &batches, step, lr as f32, &mut watch)?
+                techniques.gradient.step(trainer, &batches, step, lr as f32, &mut watch)
             };
+            let stepped = self.good(stepped, saved, cursor)?;
             let took = begin.elapsed().as_secs_f64();
             (seconds, made) = (seconds + took, made + 1);
             self.step_seconds = seconds / made as f64;
             self.standing.step = step;
-            let crate::train::engine::Stepped { loss, grad_norm, tokens, .. } = stepped;
+            let Stepped { loss, grad_norm, tokens, .. } = stepped;
             self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds: took });
             if train.validate_every > 0 && step.is_multiple_of(train.validate_every as u64) {
                 self.validate()?;
@@ -347,11 +351,40 @@ impl Run<'_> {
             self.save()?;
         }
         if let Some(dir) = &self.out {
+            state::proven(&dir.join(state::FILE));
             for path in export(&self.trainer, &self.order.model, train, dir)? {
                 self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
             }
         }
         Ok(Speed { load_seconds, step_seconds: self.step_seconds, steps: made, ..Speed::default() })
+    }
+
+    /// What a step did, and with it that the state it began from is good. A step that ends as diverged leaves the last good
+    /// state in the folder: the model's own where only a gradient was no number and nothing has learned from it; otherwise
+    /// the one saved before this step, or, where that is the one the step began from, the one before it.
+    fn good(&mut self, stepped: Result<Stepped>, saved: u64, cursor: u64) -> Result<Stepped> {
+        let held = self.train.grad_hold == Hold::All;
+        let untouched = |place: &Diverged| held && place.of.starts_with(GRADIENT);
+        let path = self.out.as_ref().map(|dir| dir.join(state::FILE));
+        let (Some(path), made) = (path, self.standing.step) else { return stepped };
+        let just_saved = made > 0 && saved == made;
+        match &stepped {
+            Ok(_) if just_saved => state::proven(&path),
+            Err(Error::Diverged { place, .. }) if place.of == LOSS => {
+                // Where there is none before it, the one that was saved stays, with finite values.
+                let _ = just_saved && state::take_back(&path);
+            }
+            // The loss was a number: what was saved last is good.
+            Err(Error::Diverged { .. }) if just_saved => state::proven(&path),
+            Err(Error::Diverged { place, .. }) if made > 0 && untouched(place) => {
+                // The rows of this step are still to be learned from. What fails here is less than what is told anyway.
+                self.standing.cursor = cursor;
+                let _ = self.save();
+                state::proven(&path);
+            }
+            _ => {}
+        }
+        stepped
     }
 
     /// Asks the model the held-out questions in words.
@@ -395,7 +428,15 @@ impl Run<'_> {
                 self.tell.snapshot(event);
             }
         }
-        let (step, loss) = (self.standing.step, loss / tokens.max(1) as f64);
+        if tokens == 0 {
+            // Rows without a target ask nothing.
+            return Ok(());
+        }
+        let (step, loss) = (self.standing.step, loss / tokens as f64);
+        if !loss.is_finite() {
+            let place = Diverged { step: Some(step), ..Diverged::new("the loss on what was held out", loss) };
+            return Err(Error::diverged(place, "the last update broke the model; lower train.lr"));
+        }
         let (accuracy, answers) = if self.rows.answers() { (right.share(), right.asked) } else { (None, 0) };
         let token_accuracy = (tokens > 0).then(|| right.tokens as f64 / tokens as f64);
         self.tell.event(Event::Validation { step, loss, tokens, token_accuracy, accuracy, answers });
@@ -417,6 +458,7 @@ impl Run<'_> {
     fn save(&mut self) -> Result<()> {
         let Some(dir) = &self.out else { return Ok(()) };
         let path = dir.join(state::FILE);
+        state::keep_before(&path);
         state::save(&self.trainer, &self.standing, &path)?;
         self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
         Ok(())

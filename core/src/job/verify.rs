@@ -59,9 +59,9 @@ pub struct Verified {
     pub logits: Agreement,
     /// What they may differ by.
     pub tolerance: Tolerance,
-    /// The largest relative difference of the residual stream after each layer, where asked for; null where a value is no
+    /// The largest relative difference of the residual stream after each layer, where asked for; `infinite` where a value is no
     /// number.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", with = "crate::number::list")]
     pub layers: Vec<f64>,
     /// What that may be.
     pub layer_tolerance: f64,

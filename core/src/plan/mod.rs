@@ -25,7 +25,7 @@ pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
 pub use solve_train::{COMBINED, Combination, TrainInverse, combinations};
 pub use time::Times;
-pub use walls::{beyond, notes, walls};
+pub use walls::{beyond, cautions, walls};
 pub use way_back::{Change, WayBack};
 
 use crate::catalog;
@@ -97,6 +97,9 @@ pub struct Plan {
     /// What may be held at most.
     #[serde(default)]
     pub walls: Walls,
+    /// Choices without effect, a line each; filled in by the run, since they cost nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What a step of a plan's walk stands for.
@@ -285,7 +288,7 @@ fn made(draft: &Ledger, time: Times, workload: &Workload) -> Plan {
         let needed = bytes.tiers.get(&over.tier).map_or(over.needed, |a| a.peak);
         OverBudget { needed, ..over }
     });
-    Plan { bytes, time, workload: workload.clone(), over, walls: draft.walls() }
+    Plan { bytes, time, workload: workload.clone(), over, walls: draft.walls(), notes: Vec::new() }
 }
 
 impl Plan {

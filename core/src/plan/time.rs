@@ -11,6 +11,7 @@ use crate::device::dry::Rates;
 use crate::device::gpu::Precision;
 use crate::forward::step::{Batch, pass_cost};
 use crate::machine::Machine;
+use crate::number;
 use crate::place;
 use crate::shape::ModelShape;
 
@@ -18,20 +19,24 @@ use crate::shape::ModelShape;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// Reading the weights.
+    #[serde(with = "number::one")]
     pub load_seconds: f64,
     /// Reading the prompt.
+    #[serde(with = "number::one")]
     pub prefill_seconds: f64,
     /// Prompt tokens a second.
+    #[serde(with = "number::one")]
     pub prefill_tokens_per_second: f64,
     /// Tokens a second of all sequences together, at the mean depth.
+    #[serde(with = "number::one")]
     pub decode_tokens_per_second: f64,
     /// Bytes of weights and cache that one decoding step reads on the device.
     pub decode_bytes: u64,
     /// Seconds of a training step; 0 for none, or where nobody has measured the GPU.
-    #[serde(default)]
+    #[serde(default, with = "number::one")]
     pub train_step_seconds: f64,
     /// Seconds of all training steps.
-    #[serde(default)]
+    #[serde(default, with = "number::one")]
     pub train_seconds: f64,
     /// False when the machine's figures are guesses (`ullage probe` has not run).
     pub probed: bool,

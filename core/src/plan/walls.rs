@@ -43,7 +43,7 @@ pub fn beyond(config: &Config, machine: &Machine) -> Option<String> {
 
 /// What a reader of a plan or a run should know before its figures: budgets that are not there, and a context that the model was
 /// never trained for.
-pub fn notes(config: &Config, shape: &ModelShape, machine: &Machine) -> Vec<String> {
+pub fn cautions(config: &Config, shape: &ModelShape, machine: &Machine) -> Vec<String> {
     let trained = shape.context;
     let untrained = (trained > 0 && config.train.is_none() && config.run.context > trained).then(|| {
         format!(

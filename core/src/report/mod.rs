@@ -1,5 +1,6 @@
 //! Reports: everything measured, next to the plan it was predicted by. A fold over a job's events.
 
+mod collapse;
 pub mod folder;
 pub mod llama;
 pub(crate) mod packed;
@@ -11,7 +12,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::error::Diverged;
 use crate::ledger::{Account, ByCategory, Held, Measured, Phase, Tier, Walls};
+use crate::number;
 use crate::plan::Plan;
 use crate::report::protocol::{Event, Failure, MachineCard, ModelCard, Numbered, Program, Speed, Stop};
 
@@ -92,6 +95,9 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub stop: Option<Stop>,
+    /// What of its logits is no number, where it ended for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Diverged>,
 }
 
 /// The form of `output` on disk.
@@ -123,7 +129,7 @@ pub enum Value {
     /// Bytes.
     Whole(u64),
     /// Anything else.
-    Number(f64),
+    Number(#[serde(with = "number::one")] f64),
 }
 
 /// What a model in training said to a held-out question.
@@ -154,10 +160,16 @@ pub struct Trained {
     /// Tokens a second.
     pub tokens_per_second: f64,
     /// Loss of this run's first step.
+    #[serde(with = "number::one")]
     pub first_loss: f64,
     /// Loss of the last.
+    #[serde(with = "number::one")]
     pub last_loss: f64,
+    /// That it learned nothing, in words: its last quarter no better than chance, or worse than its beginning. Told at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapsed: Option<String>,
     /// Mean loss of the held-out rows by step.
+    #[serde(with = "number::pairs")]
     pub validation: Vec<(u64, f64)>,
     /// Share of a task's held-out answers that are right, by step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -169,6 +181,7 @@ pub struct Trained {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Said>,
     /// `[step, loss, grad_norm, lr]` of each step.
+    #[serde(with = "number::rows")]
     pub steps_table: Vec<(u64, f64, f64, f64)>,
     /// The training state.
     pub state: Option<String>,
@@ -228,7 +241,7 @@ pub struct Report {
     /// What was generated, by sequence. Written as `text`, `tokens` and `stop` of the first, and `sequences` with them all.
     #[serde(with = "first_and_all")]
     pub output: Vec<Output>,
-    /// Evaluations by task.
+    /// Evaluations by task: their figures, or `diverged` with where a value was no number.
     pub eval: BTreeMap<String, serde_json::Value>,
     /// Series by name as `[seconds, value]`: `held.<tier>` is what was held, a point whenever it changed; of training also
     /// `loss`, `validation`, `task_accuracy`, `token_accuracy`, `grad_norm`, `lr`, a point each step or validation.
@@ -242,6 +255,9 @@ pub struct Report {
     pub program: Program,
     /// Why it ended early, if it did.
     pub error: Option<Failure>,
+    /// Choices that had no effect, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What was held when.
     #[serde(skip)]
     pub timeline: Vec<Moment>,
@@ -265,9 +281,9 @@ impl Report {
                 out.tokens.push(*id);
                 out.text.push_str(text);
             }
-            Event::Ended { sequence, stop, text } => {
+            Event::Ended { sequence, stop, text, diverged } => {
                 let out = self.sequence(*sequence);
-                out.stop = Some(*stop);
+                (out.stop, out.diverged) = (Some(*stop), diverged.clone());
                 out.text.push_str(text);
             }
             Event::Evicted { count, .. } => self.evicted += count,
@@ -306,8 +322,12 @@ impl Report {
                 self.gap = Gap::between(&self.planned, measured);
                 self.speed = *speed;
                 self.program = *program;
+                self.judge();
             }
-            Event::Failed { error } => self.error = Some(error.clone()),
+            Event::Failed { error } => {
+                self.error = Some(error.clone());
+                self.judge();
+            }
             Event::Phase { .. }
             | Event::Progress { .. }
             | Event::Merged { .. }
@@ -335,6 +355,28 @@ impl Report {
         self.curves.entry(curve.to_owned()).or_default().push((seconds, value));
     }
 
+    /// What there is to say of a training that is over.
+    fn judge(&mut self) {
+        let Some(t) = &mut self.train else { return };
+        let losses: Vec<f64> = t.steps_table.iter().map(|(_, loss, ..)| *loss).collect();
+        t.collapsed = collapse::of(&losses, self.model.vocab);
+    }
+
+    /// What ended as diverged, by its name: evaluations, generated texts, a training.
+    pub fn diverged(&self) -> Vec<(String, Diverged)> {
+        let eval = self.eval.iter().filter_map(|(task, result)| {
+            let place = serde_json::from_value(result.get("diverged")?.clone()).ok()?;
+            Some((format!("eval.{task}"), place))
+        });
+        let many = self.output.len() > 1;
+        let text = self.output.iter().enumerate().filter_map(|(i, out)| {
+            let name = if many { format!("the text of sequence {}", i + 1) } else { "the text".to_owned() };
+            Some((name, out.diverged.clone()?))
+        });
+        let train = self.error.iter().filter_map(|e| Some(("the training".to_owned(), e.diverged.clone()?)));
+        text.chain(eval).chain(train).collect()
+    }
+
     /// True when the run told its end, good or bad; false for one that was killed.
     pub fn ended(&self) -> bool {
         self.error.is_some() || !self.measured.peak.is_empty()
@@ -353,6 +395,7 @@ impl Report {
         self.plan = (&plan.bytes).into();
         self.planned = plan.bytes.clone();
         self.predicted = plan.time.clone();
+        self.notes = plan.notes.clone();
     }
 
     fn sequence(&mut self, i: usize) -> &mut Output {

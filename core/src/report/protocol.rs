@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Diverged, Error};
 use crate::ledger::{Held, Measured, Phase};
+use crate::number;
 use crate::plan::Plan;
 
 /// What a running job is told.
@@ -50,6 +51,9 @@ pub struct ModelCard {
     pub bytes: u64,
     /// SHA-256 of its header and file length.
     pub hash: String,
+    /// Entries of its vocabulary; 0 in reports of before.
+    #[serde(default)]
+    pub vocab: u64,
 }
 
 /// The machine of a run, as its report names it.
@@ -79,18 +83,24 @@ pub enum Stop {
     Length,
     /// `run.context` is full.
     Context,
+    /// The logits are no numbers any more.
+    Diverged,
 }
 
 /// Speed of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// From the job's start to the first token's computation.
+    #[serde(with = "number::one")]
     pub load_seconds: f64,
     /// Prompt tokens a second.
+    #[serde(with = "number::one")]
     pub prefill_tokens_per_second: f64,
     /// Tokens a second of all sequences together.
+    #[serde(with = "number::one")]
     pub decode_tokens_per_second: f64,
     /// Mean seconds of a decoding step.
+    #[serde(with = "number::one")]
     pub step_seconds: f64,
     /// Prompt tokens.
     pub prompt_tokens: usize,
@@ -137,6 +147,9 @@ pub struct Failure {
     pub available: Option<u64>,
     /// Over budget: the cheapest change that fits.
     pub hint: Option<String>,
+    /// Diverged: what is no number, and where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<Diverged>,
 }
 
 impl From<&Error> for Failure {
@@ -145,7 +158,8 @@ impl From<&Error> for Failure {
             Error::OverBudget(o) => (Some(o.needed), Some(o.available), o.hint.clone()),
             _ => (None, None, None),
         };
-        Self { kind: e.kind().into(), message: e.to_string(), code: e.exit_code(), needed, available, hint }
+        let diverged = if let Error::Diverged { place, .. } = e { Some((**place).clone()) } else { None };
+        Self { kind: e.kind().into(), message: e.to_string(), code: e.exit_code(), needed, available, hint, diverged }
     }
 }
 
@@ -180,6 +194,7 @@ pub enum Event {
         /// Units in all.
         total: u64,
         /// Predicted seconds left.
+        #[serde(with = "number::one")]
         seconds_left: f64,
         /// Of what.
         what: String,
@@ -210,6 +225,9 @@ pub enum Event {
         stop: Stop,
         /// Text still held back.
         text: String,
+        /// What of its logits is no number, where that is why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        diverged: Option<Diverged>,
     },
     /// Rows left the cache in a step.
     Evicted {
@@ -271,10 +289,12 @@ pub enum Event {
         /// Updates made, from 1.
         step: u64,
         /// Mean loss of the step's targets before the update, in nats.
+        #[serde(with = "number::one")]
         loss: f64,
         /// Learning rate.
         lr: f64,
         /// Norm of all gradients before clipping.
+        #[serde(with = "number::one")]
         grad_norm: f64,
         /// Tokens computed.
         tokens: usize,
@@ -286,6 +306,7 @@ pub enum Event {
         /// Updates made.
         step: u64,
         /// Mean loss, in nats.
+        #[serde(with = "number::one")]
         loss: f64,
         /// Targets counted.
         tokens: usize,

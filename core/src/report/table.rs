@@ -6,6 +6,7 @@ use super::{ByteReport, Report};
 use crate::bytes::Bytes;
 use crate::config::Config;
 use crate::ledger::{Category, Tier, Walls};
+use crate::number::INFINITE;
 
 /// Planned and measured bytes by tier and category; `measured` is absent for a plan alone.
 pub fn bytes_table(planned: &ByteReport, measured: Option<&ByteReport>) -> String {
@@ -40,7 +41,7 @@ fn figures(result: &serde_json::Value) -> String {
         (Some(n), _) => Some(n.to_string()),
         (None, Some(x)) if x != 0.0 && x.abs() < 1e-3 => Some(format!("{x:.3e}")),
         (None, Some(x)) => Some(format!("{x:.4}")),
-        _ => None,
+        _ => v.as_str().filter(|word| *word == INFINITE).map(str::to_owned),
     };
     let one = |(key, v): (&String, &serde_json::Value)| {
         let text = match v.as_array() {
@@ -56,6 +57,9 @@ fn figures(result: &serde_json::Value) -> String {
 fn training(out: &mut String, report: &Report, t: &super::Trained) {
     let _ =
         writeln!(out, "trained  {} steps, {} tokens, loss {:.4} → {:.4}", t.steps, t.tokens, t.first_loss, t.last_loss);
+    if let Some(collapsed) = &t.collapsed {
+        let _ = writeln!(out, "warning  collapsed: {collapsed}");
+    }
     if let (Some((_, first)), Some((step, last))) = (t.validation.first(), t.validation.last()) {
         let _ = writeln!(out, "held out loss {first:.4} → {last:.4} after step {step}");
     }
@@ -136,6 +140,9 @@ pub fn summary(report: &Report) -> String {
     if p.escaped > 0 {
         let _ = writeln!(out, "warning  {} engine allocations above 64 KiB escaped the account", p.escaped);
     }
+    for note in &report.notes {
+        let _ = writeln!(out, "note     {note}");
+    }
     if let Some(t) = &report.train {
         training(&mut out, report, t);
         return out;
@@ -161,8 +168,14 @@ pub fn summary(report: &Report) -> String {
     for (name, bytes) in &report.measured.moved {
         let _ = writeln!(out, "moved    {name}: {} ({bytes} B)", Bytes(*bytes));
     }
+    let diverged = report.diverged();
     for (task, result) in &report.eval {
-        let _ = writeln!(out, "eval     {task}: {}", figures(result));
+        let place = diverged.iter().find(|(name, _)| name.strip_prefix("eval.") == Some(task));
+        let said = place.map_or_else(|| figures(result), |(_, place)| format!("diverged: {place}"));
+        let _ = writeln!(out, "eval     {task}: {said}");
+    }
+    for (name, place) in diverged.iter().filter(|(name, _)| !name.starts_with("eval.")) {
+        let _ = writeln!(out, "diverged {name}: {place}");
     }
     out
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::activations::{Activations, Inputs};
 use super::batch::{Batch, NO_LOSS};
 use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
+use super::broken::{LOSS, REMEDY, first_broken};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
 use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
@@ -18,7 +19,7 @@ use crate::blocks::BlockType;
 use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::forward::rotary::inverse_frequencies;
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
@@ -357,8 +358,8 @@ impl Trainer {
     /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when the loss or a gradient is
-    /// no number.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when the loss or a gradient is
+    /// no number: nothing has learned from this step then where all gradients are held to its end.
     pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
@@ -389,7 +390,7 @@ impl Trainer {
     /// and an update along it by the slope between the two, which comes back as `grad_norm`.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when the loss is no number.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when the loss is no number.
     pub fn probe(
         &mut self,
         batches: &[Batch],
@@ -414,10 +415,13 @@ impl Trainer {
         let [ahead, behind] = losses;
         let slope = (ahead - behind) / (2.0 * f64::from(eps));
         if !slope.is_finite() {
-            return Err(Error::refused(
-                format!("step {number}"),
-                "the loss is no longer a number; lower train.lr or train.gradient.zo_eps",
-            ));
+            let loss = losses.into_iter().find(|l| !l.is_finite()).unwrap_or(slope);
+            let mut layer = None;
+            for batch in batches {
+                layer = layer.or(self.first_broken(batch)?);
+            }
+            let place = Diverged { step: Some(number), layer, ..Diverged::new(LOSS, loss) };
+            return Err(Error::diverged(place, "lower train.lr or train.gradient.zo_eps"));
         }
         self.learner.step_along(&*self.d, slope as f32)?;
         self.d.wait()?;
@@ -474,6 +478,22 @@ impl Trainer {
             after(l, d, &stream)?;
         }
         Ok(Streamed { stream, room, m, counted })
+    }
+
+    /// The first layer after which the residual stream of `batch` has a value that is no number, none where the head is the
+    /// first: another forward pass, for where a loss was none.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::OverBudget`] where a validation would be.
+    pub fn first_broken(&mut self, batch: &Batch) -> Result<Option<usize>> {
+        let (mut found, len) = (None, batch.rows() * self.widths.hidden);
+        self.stream(batch, &mut |layer, d, stream| {
+            if found.is_none() && first_broken(d, stream, len)?.is_some() {
+                found = Some(layer);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Logits after the last `rows` of `tokens`, one sequence from its beginning: `(rows, vocab)` into `out`, where there is
@@ -605,10 +625,11 @@ impl Trainer {
         let Kept { room, stream, .. } = &mut kept;
         let loss = self.head(&mut room.normed, &mut d_normed, stream, m, counted, Some(scale), None)?;
         if !loss.is_finite() {
-            return Err(Error::refused(
-                format!("step {step}"),
-                "the loss is no longer a number; lower train.lr or clip the gradients (train.clip)",
-            ));
+            // What looks for the layer needs the room of another pass.
+            drop((kept, d_normed));
+            let layer = self.first_broken(batch)?;
+            let place = Diverged { step: Some(step), layer, ..Diverged::new(LOSS, loss) };
+            return Err(Error::diverged(place, REMEDY));
         }
         watch(Phase::Forward, self.weights.layers.len() + 1);
         self.ledger.enter(Phase::Backward);

@@ -5,11 +5,12 @@
 //! one buffer, as large as the largest; a full bin is clipped, updated in place and forgotten. A tied embedding gets two
 //! gradients, from head and embedding, far apart, so its place is its own.
 
+use super::broken::{GRADIENT, REMEDY};
 use super::optimizer::{Optimizer, Shape, Slot, StepInfo, Update, sgd};
 use crate::blocks::BlockType;
 use crate::config::train::{Clip, ClipBy, Hold, Rounding};
 use crate::device::{Buf, Device, Dst, Gradient, Mask, Op, Round, Src};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Tag};
 
@@ -374,7 +375,7 @@ impl Learner {
     /// Closes parameter `id` after its gradient was put; updates its bin when that is full and not held to the end.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when a gradient is no number.
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when a gradient is no number.
     pub fn close(&mut self, d: &dyn Device, id: usize) -> Result<()> {
         if !self.params[id].learns {
             return Ok(());
@@ -396,7 +397,7 @@ impl Learner {
     /// Ends a step: updates what was held to the end. Returns the squared norm of all gradients, before clipping.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Refused`] when a gradient is no number
+    /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when a gradient is no number
     /// (the parameters held to the end then stay as they were).
     pub fn end(&mut self, d: &dyn Device) -> Result<f64> {
         if self.rules.hold == Hold::All {
@@ -419,13 +420,11 @@ impl Learner {
         d.download(norms.all(), bytemuck::cast_slice_mut(&mut squares))?;
         let squares: Vec<f64> = squares.into_iter().map(f64::from).collect();
         if let Some(i) = squares.iter().position(|s| !s.is_finite()) {
-            return Err(Error::refused(
-                format!("step {}", self.step),
-                format!(
-                    "the gradient of {} is no longer a number; lower train.lr or clip the gradients",
-                    self.params[ids[i]].name
-                ),
-            ));
+            let param = &self.params[ids[i]];
+            // Groups are the embedding, the layers, then norm and head.
+            let layer = (1..self.groups.saturating_sub(1)).contains(&param.group).then(|| param.group - 1);
+            let place = Diverged::new(format!("{GRADIENT} {}", param.name), squares[i]);
+            return Err(Error::diverged(Diverged { step: Some(self.step), layer, ..place }, REMEDY));
         }
         for (id, s) in ids.iter().zip(&squares) {
             self.squares[self.params[*id].group] += s;
@@ -457,7 +456,8 @@ impl Learner {
             let round = Param::round(p.copy.as_mut(), self.rules, self.step, *id);
             let g = Gradient::Held(gradients.at_mut(p.at));
             let (state, scratch) = (&mut p.state[..], &mut self.scratch[..]);
-            self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at })?;
+            let made = self.optimizer.update(d, Update { of, p: &mut p.buf, g, state, scratch, round, at });
+            made.map_err(|e| e.at_step(self.step))?;
         }
         Ok(())
     }

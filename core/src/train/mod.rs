@@ -7,6 +7,7 @@
 pub mod activations;
 pub mod batch;
 pub mod block;
+pub mod broken;
 pub mod data;
 pub mod engine;
 pub mod export;
@@ -22,5 +23,7 @@ pub mod say;
 pub mod state;
 pub mod weights;
 
+#[cfg(test)]
+mod broken_tests;
 #[cfg(test)]
 pub(crate) mod tests;

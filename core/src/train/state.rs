@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::broken::{REMEDY, broken_in};
 use super::engine::Trainer;
 use super::learner::Param;
 use crate::blocks::BlockType;
 use crate::device::{Buf, Device};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 
 /// The file's name in a run's folder.
@@ -94,10 +95,32 @@ fn tensors(params: &[Param]) -> impl Iterator<Item = (String, &Buf, [usize; 2])>
     })
 }
 
+/// The file beside a state that holds the one before it.
+fn before(path: &Path) -> PathBuf {
+    path.with_extension("safetensors.before")
+}
+
+/// Keeps the state at `path`, where there is one, beside the next that is saved there: until a step has shown that the next is
+/// good. A link, so that it takes no room and no time; on a file system without them nothing is kept.
+pub fn keep_before(path: &Path) {
+    let _ = std::fs::remove_file(before(path));
+    let _ = std::fs::hard_link(path, before(path));
+}
+
+/// The state at `path` is good: the one before it may go.
+pub fn proven(path: &Path) {
+    let _ = std::fs::remove_file(before(path));
+}
+
+/// The state at `path` leads to no number: the one before it takes its place again. True where there was one.
+pub fn take_back(path: &Path) -> bool {
+    std::fs::rename(before(path), path).is_ok()
+}
+
 /// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place.
 ///
 /// # Errors
-/// The file system's or the device's; what was there before stays.
+/// The file system's or the device's, or [`Error::Diverged`] when a value of it is no number; what was there before stays.
 pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let part = path.with_extension("safetensors.part");
     // A file's header and what passes through it are the program's, as everything that is written.
@@ -131,9 +154,14 @@ fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     let mut file = BufWriter::with_capacity(CARRY, File::create(path).map_err(io)?);
     file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(io)?;
     let mut room = vec![0u8; CARRY];
-    for (_, buf, _) in tensors(trainer.learner.params()) {
+    for (name, buf, _) in tensors(trainer.learner.params()) {
         carry(buf, |at, n| {
             trainer.device().download(buf.at(at), &mut room[..n])?;
+            if let Some((_, value)) = broken_in(buf.ty(), &room[..n]) {
+                let of = format!("{} of the training state", name.trim_start_matches("param."));
+                let place = Diverged { step: Some(standing.step), ..Diverged::new(of, f64::from(value)) };
+                return Err(Error::diverged(place, REMEDY));
+            }
             file.write_all(&room[..n]).map_err(io)
         })?;
     }

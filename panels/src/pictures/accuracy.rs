@@ -105,11 +105,22 @@ fn of(values: &[(String, f64)], axis: &str) -> Option<f64> {
     values.iter().find(|(id, _)| id == axis).map(|(_, v)| *v).filter(|v| v.is_finite())
 }
 
+/// Why a point has no place on a curve of `axis`: it diverged, or this figure of it is infinite. Empty where it has one, or was
+/// not measured.
+fn broken(dot: &Dot, axis: &Axis) -> String {
+    let infinite = || dot.values.iter().any(|(id, v)| *id == axis.id && v.is_infinite());
+    match dot.diverged.as_str() {
+        "" if infinite() => format!("{} infinite", axis.label),
+        why => why.to_owned(),
+    }
+}
+
 /// What a point says about itself.
 fn describe(dot: &Dot, axis: &Axis) -> String {
     let bytes = crate::words::bytes(dot.bytes);
     match of(&dot.values, &axis.id) {
         _ if dot.planned => format!("{}: {bytes} predicted, not run yet", dot.label),
+        _ if !broken(dot, axis).is_empty() => format!("{}: {bytes}, {}", dot.label, broken(dot, axis)),
         Some(v) => {
             let error =
                 of(&dot.errors, &axis.id).map_or(String::new(), |e| format!(" ± {}", axis::value(e, &axis.unit)));
@@ -172,7 +183,7 @@ fn controls(ui: &mut Ui, rect: Rect, data: &Accuracy, state: &mut AccuracyState,
 }
 
 fn csv(data: &Accuracy) -> String {
-    let mut head = ["series", "machine", "run", "label", "bytes", "planned"].map(str::to_owned).to_vec();
+    let mut head = ["series", "machine", "run", "label", "bytes", "planned", "diverged"].map(str::to_owned).to_vec();
     for axis in &data.axes {
         head.extend([axis.id.clone(), format!("{} standard error", axis.id)]);
     }
@@ -180,9 +191,11 @@ fn csv(data: &Accuracy) -> String {
     let mut table = Table::new(head);
     for (series, dot) in data.series.iter().flat_map(|s| s.dots.iter().map(move |d| (s, d))) {
         let mut row = [&series.name, &series.machine, &dot.run, &dot.label].map(Clone::clone).to_vec();
-        row.extend([dot.bytes.to_string(), dot.planned.to_string()]);
+        row.extend([dot.bytes.to_string(), dot.planned.to_string(), dot.diverged.clone()]);
         for axis in &data.axes {
-            row.extend([&dot.values, &dot.errors].map(|values| number(of(values, &axis.id))));
+            let infinite = dot.values.iter().any(|(id, v)| *id == axis.id && v.is_infinite());
+            let [value, error] = [&dot.values, &dot.errors].map(|values| number(of(values, &axis.id)));
+            row.extend(if infinite { ["infinite".to_owned(), String::new()] } else { [value, error] });
         }
         let sets: Vec<String> = dot.sets.iter().map(|(k, v)| format!("{k}={v}")).collect();
         row.push(sets.join(" "));
@@ -195,6 +208,34 @@ fn csv(data: &Accuracy) -> String {
 mod tests {
     use super::*;
     use crate::view::Series;
+
+    #[test]
+    fn a_broken_point_is_marked_and_says_why() {
+        let axis = Axis { id: "fidelity.kl_mean".into(), label: "KL".into(), unit: "nats".into(), up: false };
+        let dot = |label: &str, mib: u64, value: f64, diverged: &str| Dot {
+            label: label.into(),
+            bytes: mib << 20,
+            values: vec![(axis.id.clone(), value)],
+            diverged: diverged.into(),
+            ..Dot::default()
+        };
+        let dots = vec![
+            dot("good", 16, 0.2, ""),
+            dot("nan", 11, 0.0, "fidelity diverged: NaN"),
+            dot("ruled-out", 12, f64::INFINITY, ""),
+        ];
+        let said: Vec<String> = dots.iter().map(|d| describe(d, &axis)).collect();
+        assert!(said[0].contains("KL") && said[1].ends_with("fidelity diverged: NaN"), "{said:?}");
+        assert!(said[2].ends_with("KL infinite"), "{said:?}");
+        let series = vec![Series { name: "formats".into(), machine: String::new(), dots }];
+        let data = Accuracy { axes: vec![axis], series, ..Accuracy::default() };
+        let text = csv(&data);
+        assert!(text.contains("fidelity diverged: NaN") && text.contains("infinite"), "{text}");
+        let svg = svg(&data, "What did each byte buy?", egui::vec2(960.0, 480.0));
+        for words in ["good", "nan: diverged", "ruled-out: infinite"] {
+            assert!(svg.contains(&format!(">{words}<")), "{words} is not in the picture");
+        }
+    }
 
     #[test]
     fn on_paper_every_point_has_its_words_and_nothing_can_be_pressed() {

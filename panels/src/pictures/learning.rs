@@ -14,7 +14,7 @@ use crate::picture::Picture;
 use crate::pictures::entry::{self, Entry};
 use crate::pictures::words as say;
 use crate::table::Table;
-use crate::theme::GRID;
+use crate::theme::{GRID, Palette};
 use crate::view::{Course, Learning, Mark};
 use crate::{Action, Linked, words};
 
@@ -187,6 +187,7 @@ pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mu
             let (top, below) = rect.split_top_bottom_at_y(rect.top() + 10.0 * GRID);
             let top = Rect::from_min_max(top.min, pos2(top.right(), top.bottom() - GRID));
             controls(ui, top, data, state);
+            let below = verdict(ui, below, mine);
             let beside = below.width() >= 560.0;
             let wide = if beside { 232.0 } else { 0.0 };
             let right = Rect::from_min_max(pos2(below.right() - wide, below.top()), below.max);
@@ -205,6 +206,17 @@ pub fn show(ui: &mut Ui, data: &Learning, state: &mut LearningState, linked: &mu
             }
         },
     );
+}
+
+/// What there is to say of a training that came to nothing, above its curves; gives the room below it.
+fn verdict(ui: &mut Ui, rect: Rect, course: Option<&Course>) -> Rect {
+    let Some(words) = course.map(|c| c.verdict.as_str()).filter(|words| !words.is_empty()) else { return rect };
+    let (top, below) = rect.split_top_bottom_at_y(rect.top() + 6.0 * GRID);
+    ui.scope_builder(UiBuilder::new().max_rect(top).layout(Layout::left_to_right(Align::Center)), |ui| {
+        let text = egui::RichText::new(words).color(Palette::of(ui.theme()).text).strong();
+        ui.add(egui::Label::new(text).truncate()).on_hover_text(words);
+    });
+    below
 }
 
 /// The switch between the two questions; gives the room below it.

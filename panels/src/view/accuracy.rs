@@ -54,6 +54,8 @@ pub struct Dot {
     pub errors: Vec<(String, f64)>,
     /// Planned but not run: drawn hollow, on the axis.
     pub planned: bool,
+    /// What of it was no number, in words: it is no point of a curve, and lies crossed out on the axis. Empty where all is well.
+    pub diverged: String,
     /// Its configuration as keys; empty when measured elsewhere.
     pub sets: Sets,
 }

@@ -47,6 +47,8 @@ pub struct Course {
     pub run: String,
     /// What it chose, in a few words.
     pub label: String,
+    /// That it diverged, or came to nothing, in a sentence; empty where all is well.
+    pub verdict: String,
     /// Updates asked for; 0 when unknown.
     pub steps: u64,
     /// Mean loss of each step's targets before its update, in nats.

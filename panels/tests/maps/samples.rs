@@ -176,6 +176,7 @@ fn dot(run: &str, label: &str, mib: f64, recall: f64, kl: f64, error: f64) -> Do
         values: vec![("recall.accuracy".into(), recall), ("fidelity.kl".into(), kl)],
         errors: vec![("recall.accuracy".into(), error), ("fidelity.kl".into(), kl * 0.2)],
         planned: false,
+        diverged: String::new(),
         sets: vec![("kv.select".into(), label.split(' ').next().unwrap_or_default().to_lowercase())],
     }
 }

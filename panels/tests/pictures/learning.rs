@@ -26,6 +26,7 @@ fn course(name: &str, steps: u64, speed: f64, mib: u64) -> Course {
     Course {
         run: name.into(),
         label: format!("lora · {steps} steps"),
+        verdict: String::new(),
         steps,
         loss: (1..=steps).map(|s| mark(s, loss(s) * (1.0 + 0.35 * noise(s)))).collect(),
         held_out: at().map(|s| mark(s, loss(s) * 1.04)).collect(),

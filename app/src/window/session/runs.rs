@@ -151,6 +151,13 @@ impl Session {
                 _ => self.notice("The run failed", &error.message, true),
             }
         }
+        let diverged: Vec<_> = (self.state.live.iter().filter(|l| l.error().is_none()))
+            .flat_map(|l| l.report.diverged())
+            .map(|(what, place)| format!("{what}: {place}"))
+            .collect();
+        if !diverged.is_empty() {
+            self.notice("What was computed is no number", &format!("It diverged. {}.", diverged.join("; ")), true);
+        }
         self.learned();
         self.files.order(FileRequest::List);
         if let Some(Point { line, config }) = self.state.queue.pop_front() {

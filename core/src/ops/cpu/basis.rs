@@ -8,7 +8,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::ops::cpu::kernels;
 use crate::ops::team::{SharedMut, ThreadTeam};
-use crate::{Error, Result};
+use crate::{Diverged, Error, Result};
 
 /// Columns of a task.
 const RUN: usize = 256;
@@ -94,7 +94,7 @@ fn subtract(team: &ThreadTeam, done: &[f32], row: &mut [f32], along: &mut [f32])
 /// first: eigenvectors of `z zᵀ` in f64. Holds [`decomposition_bytes`] while it runs.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; [`Error::Refused`] where `z` is not finite; [`Error::Internal`] when a slice is too short.
+/// [`Error::Cancelled`]; [`Error::Diverged`] where `z` is not finite; [`Error::Internal`] when a slice is too short.
 pub fn leading_vectors(
     team: &ThreadTeam,
     z: &[f32],
@@ -139,7 +139,7 @@ fn take_largest(values: &mut DVector<f64>) -> usize {
 }
 
 fn diverged() -> Error {
-    Error::refused("the gradient's projection", "the gradient is no longer a number; lower train.lr")
+    Error::diverged(Diverged::new("the projection of a gradient", f64::NAN), "lower train.lr or clip the gradients")
 }
 
 #[cfg(test)]

@@ -84,7 +84,8 @@ impl Gradient for Mezo {
                 let (done, total) = (2 * i as usize + done, 2 * self.directions as usize);
                 watch(Progress { phase: Phase::Forward, done, total });
             };
-            let one = t.probe(batches, number, lr / self.directions as f32, self.eps, &mut within)?;
+            let one = t.probe(batches, number, lr / self.directions as f32, self.eps, &mut within);
+            let one = one.map_err(|e| e.at_step(step))?;
             square += one.grad_norm * one.grad_norm;
             let share = 1.0 / self.directions as f64;
             all = Stepped { loss: all.loss + share * one.loss, tokens: all.tokens + one.tokens, ..one };

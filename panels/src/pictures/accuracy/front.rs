@@ -1,8 +1,9 @@
 //! The Pareto front: points that no other beats on bytes and on accuracy at once.
 
-/// Indices of the points `(bytes, goodness)` on the front, by bytes. Of equal points one stays; what is not a number is never on it.
+/// Indices of the points `(bytes, goodness)` on the front, by bytes. Of equal points one stays; what is not a
+/// number, or infinite, is never on it.
 pub fn pareto(points: &[(u64, f64)]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..points.len()).filter(|&i| !points[i].1.is_nan()).collect();
+    let mut order: Vec<usize> = (0..points.len()).filter(|&i| points[i].1.is_finite()).collect();
     order.sort_by(|&a, &b| points[a].0.cmp(&points[b].0).then(points[b].1.total_cmp(&points[a].1)));
     let mut best = f64::NEG_INFINITY;
     let mut first = true;
@@ -50,7 +51,9 @@ mod tests {
             let front: Vec<(u64, f64)> = pareto(&points).iter().map(|&i| points[i]).collect();
             assert_eq!(front, brute(&points), "round {round}: {points:?}");
         }
-        assert_eq!(pareto(&[(5, f64::NEG_INFINITY)]), [0]);
-        assert!(pareto(&[(5, f64::NAN)]).is_empty());
+        for broken in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(pareto(&[(5, broken)]).is_empty());
+            assert_eq!(pareto(&[(5, broken), (9, 0.5)]), [1]);
+        }
     }
 }

@@ -6,7 +6,7 @@ use egui::{
 use egui_plot::{PlotTransform, PlotUi};
 
 use super::front::pareto;
-use super::{AccuracyState, describe, of};
+use super::{AccuracyState, broken, describe, of};
 use crate::pictures::chart::axis::{self, Axis as Range};
 use crate::pictures::chart::{self, Chart, Errors, Marks, Side, marks};
 use crate::theme::{GRID, Palette, TEXT};
@@ -32,8 +32,8 @@ struct Scale<'a> {
 impl<'a> Scale<'a> {
     fn around(shown: &[Shown<'a>], axis: &'a Axis, linear: bool) -> Self {
         let dots = || shown.iter().flat_map(|s| &s.series.dots);
-        let on_axis = |d: &&Dot| d.planned || of(&d.values, &axis.id).is_some();
-        let spread = dots().filter(|d| !d.planned).flat_map(|d| {
+        let on_axis = |d: &&Dot| d.planned || !broken(d, axis).is_empty() || of(&d.values, &axis.id).is_some();
+        let spread = dots().filter(|d| !d.planned && broken(d, axis).is_empty()).flat_map(|d| {
             let value = of(&d.values, &axis.id);
             let error = of(&d.errors, &axis.id).unwrap_or(0.0);
             value.into_iter().flat_map(move |v| [v - error, v + error])
@@ -45,17 +45,23 @@ impl<'a> Scale<'a> {
         }
     }
 
-    /// A measured point's value and place; `None` where this figure was not measured.
+    /// A measured point's value and place; `None` where this figure was not measured, or the point is broken: what is no number
+    /// is on no curve, and best in nothing.
     fn measured(&self, dot: &Dot) -> Option<(f64, [f64; 2])> {
-        let value = of(&dot.values, &self.axis.id).filter(|_| !dot.planned)?;
+        let value = of(&dot.values, &self.axis.id).filter(|_| !dot.planned && !self.broken(dot))?;
         Some((value, [self.bytes.place(dot.bytes as f64), self.value.place(value)]))
     }
 
-    /// Where a point is on screen: what was not run lies on the lower edge.
+    /// Whether a point is crossed out.
+    fn broken(&self, dot: &Dot) -> bool {
+        !dot.planned && !broken(dot, self.axis).is_empty()
+    }
+
+    /// Where a point is on screen: what was not run, or is broken, lies on the lower edge.
     fn at(&self, dot: &Dot, transform: &PlotTransform) -> Option<Pos2> {
         let frame = transform.frame();
         let x = transform.position_from_point_x(self.bytes.place(dot.bytes as f64));
-        let y = match dot.planned {
+        let y = match dot.planned || self.broken(dot) {
             // Whole, so that it touches no tick's words.
             true => frame.bottom() - RADIUS,
             false => transform.position_from_point_y(self.measured(dot)?.1[1]),
@@ -104,7 +110,7 @@ pub fn show(
     });
     let Some(drawn) = drawn else { return };
     let painter = ui.painter().with_clip_rect(drawn.transform.frame().expand(2.0 * GRID).intersect(ui.clip_rect()));
-    not_run_yet(&painter, &shown, &scale, &drawn.transform, p);
+    on_the_edge(&painter, &shown, &scale, &drawn.transform, p);
     names(&painter, &shown, &scale, &drawn.transform, state.paper, p);
     for s in &shown {
         for (i, dot) in s.series.dots.iter().enumerate() {
@@ -152,12 +158,24 @@ fn curve<'a>(plot: &mut PlotUi<'a>, s: &Shown<'a>, scale: &Scale<'a>) {
     plot.add(Marks::new(name, at, s.mark, RADIUS, color));
 }
 
-/// What was not run lies hollow on the lower edge, which the plot itself would cut it at.
-fn not_run_yet(painter: &Painter, shown: &[Shown<'_>], scale: &Scale<'_>, transform: &PlotTransform, p: &Palette) {
+/// What was not run lies hollow on the lower edge, which the plot itself would cut it at; what is broken is crossed out there.
+fn on_the_edge(painter: &Painter, shown: &[Shown<'_>], scale: &Scale<'_>, transform: &PlotTransform, p: &Palette) {
     for s in shown {
+        let broken = s.series.dots.iter().filter(|d| scale.broken(d));
+        for at in broken.filter_map(|d| scale.at(d, transform)) {
+            cross(painter, at, RADIUS, s.mark.color);
+        }
         for at in s.series.dots.iter().filter(|d| d.planned).filter_map(|d| scale.at(d, transform)) {
             painter.add(s.mark.shape(at, RADIUS, p.background, s.mark.color));
         }
+    }
+}
+
+/// The mark of a broken point.
+fn cross(painter: &Painter, at: Pos2, radius: f32, color: egui::Color32) {
+    for side in [1.0, -1.0] {
+        let arm = vec2(radius, side * radius);
+        painter.line_segment([at - arm, at + arm], Stroke::new(2.0, color));
     }
 }
 
@@ -197,14 +215,25 @@ fn names(
         }
     };
     for s in shown.iter().filter(|_| shown.len() > 1) {
-        let first = s.series.dots.iter().filter(|d| !d.planned).find_map(|d| scale.at(d, transform));
+        let first =
+            s.series.dots.iter().filter(|d| !d.planned && !scale.broken(d)).find_map(|d| scale.at(d, transform));
         if let Some(first) = first {
             write(first - vec2(2.0 * GRID, 5.0), Align2::RIGHT_BOTTOM, &s.series.name);
         }
     }
     for (_, dot) in dots().filter(|_| paper) {
         if let Some(at) = scale.at(dot, transform) {
-            write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label);
+            if scale.broken(dot) {
+                // Above it, since it lies on the edge, on the side with more room.
+                let state = if dot.diverged.is_empty() { "infinite" } else { "diverged" };
+                let (side, anchor) = match at.x > frame.center().x {
+                    true => (-2.0 * GRID, Align2::RIGHT_BOTTOM),
+                    false => (2.0 * GRID, Align2::LEFT_BOTTOM),
+                };
+                write(at + vec2(side, -5.0), anchor, &format!("{}: {state}", dot.label));
+            } else {
+                write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label);
+            }
         }
     }
 }
@@ -253,7 +282,10 @@ fn point(
     }
     if lit {
         let fill = if dot.planned { palette.background } else { shown.mark.color };
-        painter.add(shown.mark.shape(at, LIT, fill, shown.mark.color));
+        match !dot.planned && !broken(dot, axis).is_empty() {
+            true => cross(painter, at, LIT, shown.mark.color),
+            false => drop(painter.add(shown.mark.shape(at, LIT, fill, shown.mark.color))),
+        }
         guide(painter, at, *transform.frame(), palette);
         tooltip(&response, series, dot, axis);
     }
@@ -291,8 +323,39 @@ fn tooltip(response: &Response, series: &Series, dot: &Dot, axis: &Axis) {
             let error = of(&dot.errors, id).map_or(String::new(), |e| format!(" ± {}", axis::value(e, unit)));
             ui.label(quiet(format!("{label} {}{error}", axis::value(*v, unit))));
         }
+        if !dot.planned && !broken(dot, axis).is_empty() {
+            ui.label(egui::RichText::new(broken(dot, axis)).color(palette.text));
+        }
         if dot.planned {
             ui.label(quiet("not run yet; double-click takes its configuration".into()));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_point_is_on_no_front_however_good_it_looks() {
+        let axis = Axis { id: "fidelity.kl_mean".into(), label: "KL".into(), unit: "nats".into(), up: false };
+        let dot = |mib: u64, value: f64, diverged: &str| Dot {
+            bytes: mib << 20,
+            values: vec![(axis.id.clone(), value)],
+            diverged: diverged.into(),
+            ..Dot::default()
+        };
+        let ends = |diverged: &str| {
+            let dots = vec![dot(8, 0.0, diverged), dot(12, f64::INFINITY, ""), dot(16, 0.5, ""), dot(32, 0.25, "")];
+            let series = Series { name: "formats".into(), machine: String::new(), dots };
+            let mark = marks::mark(Palette::of(egui::Theme::Dark), 0, false);
+            let shown = [Shown { index: 0, series: &series, mark }];
+            let scale = Scale::around(&shown, &axis, true);
+            let front = front(&shown, &scale);
+            let mib = |at: &[f64; 2]| (scale.bytes.value(at[0]) / 1_048_576.0).round();
+            (front.first().map(mib), front.len())
+        };
+        assert_eq!(ends("fidelity diverged: NaN in the logits"), (Some(16.0), 4));
+        assert_eq!(ends(""), (Some(8.0), 2), "a figure of 0 that was measured is the best");
+    }
 }

@@ -2,7 +2,7 @@
 
 use egui::{Align, Button, Id, Layout, Rect, RichText, Role, ScrollArea, Sense, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 
-use super::{AccuracyState, of};
+use super::{AccuracyState, broken, of};
 use crate::pictures::chart::{axis, marks};
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Accuracy, Axis, Dot, Series};
@@ -100,7 +100,10 @@ fn chosen(
     let how = if dot.planned { "predicted" } else { "measured" };
     let bytes = ui.label(format!("{} {how}", words::bytes(dot.bytes)));
     bytes.on_hover_text(words::exact(dot.bytes));
-    if let Some(v) = of(&dot.values, &axis.id) {
+    let why = if dot.planned { String::new() } else { broken(dot, axis) };
+    if !why.is_empty() {
+        ui.label(RichText::new(why).color(palette.text));
+    } else if let Some(v) = of(&dot.values, &axis.id) {
         let error = of(&dot.errors, &axis.id).map_or(String::new(), |e| format!(" ± {}", axis::value(e, &axis.unit)));
         ui.label(format!("{} {}{error}", axis.label, axis::value(v, &axis.unit)));
     }

@@ -170,5 +170,6 @@ fn other(ui: &Ui, row: Rect, i: usize, course: &Course, state: &LearningState, a
     if response.clicked() {
         actions.push(Action::OpenRun(course.run.clone()));
     }
-    response.on_hover_text(format!("{}\n{}", course.run, course.label));
+    let hint = [&course.run, &course.label, &course.verdict].map(String::as_str);
+    response.on_hover_text(hint.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"));
 }
