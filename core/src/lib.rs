@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod machine;
 pub mod model;
 pub mod ops;
+pub mod output;
 pub mod place;
 pub mod plan;
 pub mod report;

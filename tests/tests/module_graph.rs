@@ -17,6 +17,7 @@ const LAYERS: &[&str] = &[
     "error",
     "ledger",
     "atomic_write",
+    "output",
     "blocks",
     "shape",
     "ops",
