@@ -184,8 +184,11 @@ impl Out {
         export::check(&order.model, train)?;
         let path = dir.join(state::FILE);
         let care = order.care();
-        // A state is known for one by its content. One that is damaged is told of where it is wanted.
-        let saved = Saved::open(&path).ok().flatten();
+        // A state is known for one by its content; one that is damaged is an error only where it is wanted.
+        let saved = match Saved::open(&path) {
+            Err(e) if train.resume => return Err(e),
+            opened => opened.ok().flatten(),
+        };
         if let Some(saved) = saved.as_ref().filter(|_| !train.resume && !care.force) {
             return Err(Error::refused(
                 format!("writing the training into {}", dir.display()),
@@ -196,7 +199,7 @@ impl Out {
                 ),
             ));
         }
-        let known = if saved.is_some() || train.resume { &[state::FILE][..] } else { &[] };
+        let known = if saved.is_some() { &[state::FILE][..] } else { &[] };
         let names: Vec<&str> = std::iter::once(state::FILE).chain(export::outputs(train).iter().copied()).collect();
         let claim = Claim::new(&dir, "training", &names, known, &care)?;
         Ok(Some(Self { dir, claim }))
