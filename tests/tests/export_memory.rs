@@ -66,9 +66,9 @@ fn peak<T>(work: impl FnOnce() -> T) -> (T, i64) {
     (done, PEAK.load(Relaxed) - before)
 }
 
-/// A model of two layers whose adapters of rank 256 are 20 MiB, the largest tensor among them 1.5 MiB.
+/// A model of two layers whose adapters of rank 256 are 21 MiB, the largest tensor among them 1.5 MiB.
 fn model(folder: &Path) -> String {
-    let text = r#"{"model_type":"llama","hidden_size":576,"intermediate_size":1536,"num_hidden_layers":2,"num_attention_heads":9,"num_key_value_heads":3,"vocab_size":512,"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":true}"#;
+    let text = r#"{"model_type":"llama","hidden_size":576,"intermediate_size":1536,"num_hidden_layers":2,"num_attention_heads":9,"num_key_value_heads":9,"vocab_size":512,"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":true}"#;
     let path = folder.join("wide.json");
     std::fs::write(&path, text).unwrap();
     format!("random:{}@f32", path.display())
@@ -107,7 +107,7 @@ fn a_trained_adapter_is_written_without_being_held() {
     let (peft, gguf) = (out.join("adapter/adapter_model.safetensors"), out.join("adapter.gguf"));
     let written = bytes(&peft) + bytes(&gguf);
     eprintln!("{written} B of adapters, {held} B of heap at most, the largest tensor {LARGEST} B");
-    assert!(written > 40 << 20 && held < SMALL, "{held} B of heap for {written} B");
+    assert!(written > 39 << 20 && held < SMALL, "{held} B of heap for {written} B");
 
     // From one layout to the other, and into the weights.
     let base = Model::open(&model, Path::new(".")).unwrap();
