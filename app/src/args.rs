@@ -100,6 +100,9 @@ pub struct Merge {
     /// Threads; 0 for the number of physical cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Replace files that are there and that this program did not write
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Clone, ClapArgs)]
@@ -113,6 +116,9 @@ pub struct Adapter {
     /// What to write: a name that ends in .gguf, or a folder of PEFT's layout
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+    /// Replace files that are there and that this program did not write
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// A text of 4096 tokens a row, `batch × accumulate` rows a step.
@@ -146,6 +152,9 @@ pub struct TrainBundled {
     /// Override any key of the run, such as --set train.lr=0.001
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Replace files that are there and that this program did not write
+    #[arg(long)]
+    pub force: bool,
     /// The result as JSON
     #[arg(long)]
     pub json: bool,
@@ -188,6 +197,9 @@ pub struct Run {
     /// Also write what was computed as safetensors, into DIR of --out or ./dump
     #[arg(long)]
     pub dump: bool,
+    /// Replace what is there: the run in --out, the training in train.out, and files that this program did not write
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -200,6 +212,9 @@ pub struct Sweep {
     /// Folder of the points; points already there are kept
     #[arg(long, value_name = "DIR", default_value = "sweep")]
     pub out: PathBuf,
+    /// Replace files that are there and that this program did not write
+    #[arg(long)]
+    pub force: bool,
     /// The table as JSON
     #[arg(long)]
     pub json: bool,

@@ -15,6 +15,7 @@ use ullage_core::kv;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
+use ullage_core::output::Care;
 use ullage_core::plan::{COMBINED, Workload, plan};
 use ullage_core::report::{ByteReport, Report};
 use ullage_core::rng::Philox;
@@ -198,7 +199,15 @@ fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
     let mut sets = sets.clone();
     sets.push(("model.path".into(), format!("{:?}", model.path)));
     let config = from_toml("", &sets)?;
-    Ok(Order { config, model: Arc::clone(model), machine: machine.clone(), base: ".".into(), dump: None, keep: None })
+    Ok(Order {
+        config,
+        model: Arc::clone(model),
+        machine: machine.clone(),
+        base: ".".into(),
+        dump: None,
+        keep: None,
+        care: Care { inputs: Vec::new(), force: false },
+    })
 }
 
 pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {

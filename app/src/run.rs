@@ -93,14 +93,24 @@ impl Progress {
     }
 }
 
-/// Runs an order to its end; `text` hears the tokens of sequence 0 as they come.
+/// Runs an order to its end, told of in the folder `out`; `text` hears the tokens of sequence 0 as they come.
 ///
 /// # Errors
 /// A run folder that cannot be written. A run that fails is in the report.
 pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn FnMut(&str)) -> Result<Report> {
-    let mut folder = out.map(|dir| Folder::create(dir)).transpose()?;
+    let folder = out.map(|dir| Folder::create(dir, &order.care())).transpose()?;
+    follow(order, folder, quiet, text)
+}
+
+/// As [`execute`], with a run folder that is open already.
+///
+/// # Errors
+/// As [`execute`].
+pub fn follow(order: Order, mut folder: Option<Folder>, quiet: bool, text: &mut dyn FnMut(&str)) -> Result<Report> {
+    let train = order.config.train.is_some();
     let job = Job::start(order)?;
-    on_interrupt(job.cancel_flag());
+    let cancel = job.cancel_flag();
+    on_interrupt(Arc::clone(&cancel));
     let mut report = Report::default();
     let mut progress = Progress::new(quiet);
     while let Ok(event) = job.events.recv() {
@@ -122,6 +132,9 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
                 let right =
                     accuracy.map_or_else(String::new, |a| format!(", {:.1} % of {answers} answers right", 100.0 * a));
                 progress.line(&format!("step {step}: held-out loss {loss:.4}{right}"));
+            }
+            Event::Saved { step, path } if train && !quiet && cancel.load(Ordering::Relaxed) => {
+                progress.line(&format!("step {step}: saved in {path}; train.resume=true goes on from there"));
             }
             Event::Sample { step, prompt, text, .. } if !quiet => {
                 progress.line(&format!("step {step}: {:?} goes on {:?}", prompt.trim(), text.trim()));
@@ -146,6 +159,7 @@ pub fn run(args: &args::Run) -> Result<u8> {
     for note in cautions(&order.config, &order.model.shape, &order.machine) {
         eprintln!("note: {note}");
     }
+    order.care.force = args.force;
     if args.dump {
         order.dump = Some(args.out.clone().unwrap_or_else(|| PathBuf::from("dump")));
     }
@@ -207,6 +221,6 @@ const DEMO: &str = include_str!("../../assets/demo.toml");
 /// The bundled model, headless: text, the planned and measured table, and speed.
 pub fn demo(why: &str) -> Result<u8> {
     eprintln!("no window: {why}; running the bundled model (see `ullage --help`)");
-    let loaded = Loaded { config: from_toml(DEMO, &[])?, base: PathBuf::from(".") };
+    let loaded = Loaded { config: from_toml(DEMO, &[])?, base: PathBuf::from("."), file: None };
     show(source::order(&loaded)?, None, false)
 }

@@ -10,6 +10,7 @@ use ullage_core::config::{Config, KnobValue};
 use ullage_core::job::Order;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
+use ullage_core::output::Care;
 use ullage_core::{Error, Result};
 
 use crate::args::Source;
@@ -21,6 +22,8 @@ pub struct Loaded {
     pub config: Config,
     /// The configuration file's folder, or the current one.
     pub base: PathBuf,
+    /// The configuration file, where there is one.
+    pub file: Option<PathBuf>,
 }
 
 /// Splits `KEY=VALUE`.
@@ -51,12 +54,12 @@ pub fn load(source: &Source, more: &[(String, String)]) -> Result<Loaded> {
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         let mut config = from_toml(&text, &sets)?;
         anchor(&mut config, &base);
-        return Ok(Loaded { config, base });
+        return Ok(Loaded { config, base, file: Some(path.to_owned()) });
     }
     sets.insert(0, ("model.path".into(), toml_text(&source.source)));
     let mut config = from_toml("", &sets)?;
     anchor(&mut config, Path::new("."));
-    Ok(Loaded { config, base: PathBuf::from(".") })
+    Ok(Loaded { config, base: PathBuf::from("."), file: None })
 }
 
 /// `text` as a TOML string, whatever is in it.
@@ -113,6 +116,7 @@ pub fn order(loaded: &Loaded) -> Result<Order> {
         base: loaded.base.clone(),
         dump: None,
         keep: None,
+        care: Care { inputs: loaded.file.iter().cloned().collect(), ..Care::default() },
     })
 }
 

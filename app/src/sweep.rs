@@ -4,15 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use ullage_core::atomic_write;
 use ullage_core::number::INFINITE;
-use ullage_core::report::folder::write_whole;
+use ullage_core::output::{Care, Claim};
+use ullage_core::report::folder::Folder;
 use ullage_core::report::protocol::Failure;
 use ullage_core::{Bytes, Error, Result};
 use ullage_panels::pictures;
 use ullage_panels::view::Accuracy;
 
 use crate::args;
-use crate::run::execute;
+use crate::run::follow;
 use crate::source::{self, Loaded, key_value, say, say_json};
 use crate::window::history::{self, RunSummary};
 
@@ -116,12 +118,14 @@ pub fn sweep(args: &args::Sweep) -> Result<u8> {
             other => Ok(other),
         })
         .collect::<Result<Vec<_>>>()?;
-    fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, "cannot make the sweep's folder", &e))?;
+    let inputs: Vec<_> = loaded.iter().flatten().filter_map(|l| l.file.clone()).collect();
+    let care = Care { inputs, force: args.force };
+    let claim = Claim::new(&args.out, "sweep", &[TABLE, PICTURE], &[], &care)?;
     let mut reports: Vec<(Point, Value)> = Vec::new();
     for (i, (point, loaded)) in points.iter().zip(loaded).enumerate() {
         let head = format!("[{}/{}] {}", i + 1, points.len(), name(point));
         let report = match loaded {
-            Ok(loaded) => one(&args.out.join(folder_name(i, point)), &loaded, &head)?,
+            Ok(loaded) => one(&args.out.join(folder_name(i, point)), &loaded, &head, args.force)?,
             Err(e) => {
                 eprintln!("{head}: {e}");
                 serde_json::json!({ "error": Failure::from(&e) })
@@ -129,7 +133,7 @@ pub fn sweep(args: &args::Sweep) -> Result<u8> {
         };
         reports.push((point.clone(), report));
     }
-    write(args, &reports)?;
+    write(args, &claim, &reports)?;
     // A sweep of which nothing ran has failed as its first point did.
     let code = |r: &Value| r.pointer("/error/code").and_then(Value::as_u64);
     let codes: Vec<_> = reports.iter().map(|(_, r)| code(r).unwrap_or(u64::from(!diverged(r).is_empty()))).collect();
@@ -138,18 +142,18 @@ pub fn sweep(args: &args::Sweep) -> Result<u8> {
 }
 
 /// The report of a point: the one in `dir` when it is of the same configuration, else that of a run.
-fn one(dir: &Path, loaded: &Loaded, head: &str) -> Result<Value> {
+fn one(dir: &Path, loaded: &Loaded, head: &str, force: bool) -> Result<Value> {
     let path = dir.join("report.json");
     if let Some(report) = read(&path).filter(|r| same_config(r, &loaded.config)) {
         eprintln!("{head}: kept");
         return Ok(report);
     }
     eprintln!("{head}");
+    let mut order = source::order(loaded)?;
+    order.care.force = force;
     // What an interrupted or other run left in the point's own folder gives way.
-    if dir.exists() {
-        fs::remove_dir_all(dir).map_err(|e| Error::io(dir, "cannot clear the point's folder", &e))?;
-    }
-    let report = execute(source::order(loaded)?, Some(&dir.to_path_buf()), false, &mut |_| ())?;
+    let folder = Folder::again(dir, &order.care())?;
+    let report = follow(order, Some(folder), false, &mut |_| ())?;
     match &report.error {
         Some(e) if e.kind == "cancelled" => {
             let _ = fs::remove_file(&path);
@@ -171,14 +175,19 @@ fn same_config(report: &Value, config: &ullage_core::config::Config) -> bool {
         && serde_json::to_value(config).is_ok_and(|c| report.get("config") == Some(&c))
 }
 
+/// The table and the picture of a sweep.
+const TABLE: &str = "sweep.csv";
+const PICTURE: &str = "sweep.svg";
+
 /// Writes the table and the picture of all points, and says what the table says.
-fn write(args: &args::Sweep, reports: &[(Point, Value)]) -> Result<()> {
+fn write(args: &args::Sweep, claim: &Claim, reports: &[(Point, Value)]) -> Result<()> {
+    let put = |name: &str, text: &str| claim.write(name, || atomic_write::bytes(&args.out.join(name), text.as_bytes()));
     let csv = table(reports)?;
-    write_whole(&args.out.join("sweep.csv"), csv.as_bytes())?;
+    put(TABLE, &csv)?;
     let accuracy = curves(&args.out, reports);
     if !accuracy.series.is_empty() && !accuracy.axes.is_empty() {
         let picture = pictures::accuracy::svg(&accuracy, pictures::accuracy::ENTRY.question, SIZE);
-        write_whole(&args.out.join("sweep.svg"), picture.as_bytes())?;
+        put(PICTURE, &picture)?;
     }
     if !args.json {
         say(&csv);

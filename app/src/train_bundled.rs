@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use ullage_core::catalog::from_toml;
 use ullage_core::model::{Model, convert};
+use ullage_core::output::{Care, Single};
 use ullage_core::report::{Report, summary};
 use ullage_core::train::export::MODEL;
 use ullage_core::{Bytes, Error, Result};
@@ -30,6 +31,9 @@ const CODES: usize = 64;
 /// # Errors
 /// A wrong option; a folder that cannot be written, or holds the state of another run.
 pub fn train_bundled(args: &args::TrainBundled) -> Result<u8> {
+    let gguf = args.out.join(FILE);
+    let inputs = Model::open(LIKE, Path::new("."))?.files();
+    let claim = Single::claim(&gguf, false, &Care { inputs, force: args.force })?;
     let report = train(args)?;
     if let Some(error) = &report.error {
         eprintln!("error: {}", error.message);
@@ -38,8 +42,7 @@ pub fn train_bundled(args: &args::TrainBundled) -> Result<u8> {
     if !args.json {
         say(&format!("{}\n", summary(&report).trim_end()));
     }
-    let gguf = args.out.join(FILE);
-    let bytes = write(&args.out, &gguf)?;
+    let bytes = claim.write(|| write(&args.out, &gguf))?;
     let mut code = 0;
     let eval = match args.exams {
         0 => Value::Null,
@@ -122,8 +125,9 @@ fn train(args: &args::TrainBundled) -> Result<Report> {
         set("train.lr_end", 0.025),
     ];
     sets.extend(args.sets.iter().map(|s| key_value(s)).collect::<Result<Vec<_>>>()?);
-    let loaded = Loaded { config: from_toml("", &sets)?, base: PathBuf::from(".") };
-    let order = source::order(&loaded)?;
+    let loaded = Loaded { config: from_toml("", &sets)?, base: PathBuf::from("."), file: None };
+    let mut order = source::order(&loaded)?;
+    order.care.force = args.force;
     let folder = (1u32..).map(|n| out.join(format!("run-{n}"))).find(|dir| !dir.exists());
     execute(order, folder.as_ref(), args.json, &mut |_| ())
 }
@@ -150,6 +154,6 @@ fn examine(gguf: &Path, device: &str, samples: usize) -> Result<Report> {
         set("eval.needle", needle),
         set("eval.recall", recall),
     ];
-    let loaded = Loaded { config: from_toml("", &sets)?, base: PathBuf::from(".") };
+    let loaded = Loaded { config: from_toml("", &sets)?, base: PathBuf::from("."), file: None };
     execute(source::order(&loaded)?, None, true, &mut |_| ())
 }

@@ -35,52 +35,101 @@ impl Drop for Leftover {
     }
 }
 
+/// A file in the making, beside its place; dropped before [`Self::commit`], it leaves no trace.
+pub struct Pending {
+    // Closed before what it names is removed.
+    out: BufWriter<File>,
+    part: Leftover,
+    target: PathBuf,
+}
+
+impl Pending {
+    /// Begins the file `path`, written through a buffer of `buffer` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(path: &Path, buffer: usize) -> Result<Self> {
+        let part = Leftover(beside(path));
+        let file = File::create_new(&part.0).map_err(|e| Error::io(path, "cannot write", &e))?;
+        Ok(Self { out: BufWriter::with_capacity(buffer, file), part, target: path.into() })
+    }
+
+    /// Where its bytes go.
+    pub fn out(&mut self) -> &mut BufWriter<File> {
+        &mut self.out
+    }
+
+    /// Puts it on the disk, lets `check` read it back, and gives it its name, replacing what is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and what `check` returns; then the target is as it was.
+    pub fn commit(mut self, check: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let io = |e: &std::io::Error| Error::io(&self.target, "cannot write", e);
+        self.out.flush().map_err(|e| io(&e))?;
+        self.out.get_ref().sync_all().map_err(|e| io(&e))?;
+        check(&self.part.0)?;
+        fs::rename(&self.part.0, &self.target).map_err(|e| io(&e))?;
+        sync_folder(parent(&self.target));
+        Ok(())
+    }
+}
+
 /// Writes the file `path` through `fill`, replacing what is there once the new one is complete and on the disk.
 ///
 /// # Errors
 /// [`Error::Io`], and what `fill` returns; then the target is as it was.
 pub fn file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let io = |e: &std::io::Error| Error::io(path, "cannot write", e);
-    let part = Leftover(beside(path));
-    let mut out = BufWriter::with_capacity(32 << 10, File::create_new(&part.0).map_err(|e| io(&e))?);
-    fill(&mut out)?;
-    out.flush().map_err(|e| io(&e))?;
-    out.get_ref().sync_all().map_err(|e| io(&e))?;
-    drop(out);
-    fs::rename(&part.0, path).map_err(|e| io(&e))?;
-    sync_folder(parent(path));
-    Ok(())
+    let mut new = Pending::begin(path, 32 << 10)?;
+    fill(new.out())?;
+    new.commit(|_| Ok(()))
+}
+
+/// Writes `bytes` as the file `path`, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`]; then the target is as it was.
+pub fn bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    file(path, |out| out.write_all(bytes).map_err(|e| Error::io(path, "cannot write", &e)))
+}
+
+/// Removes what a killed process left beside `path` of a file or folder in the making. Only for one who knows that nobody
+/// else writes it now.
+pub fn sweep(path: &Path) {
+    let (Some(name), Ok(entries)) = (path.file_name(), fs::read_dir(parent(path))) else { return };
+    let head = format!(".{}.", name.to_string_lossy());
+    let made = |name: &str| {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let middle = name.strip_prefix(&head).and_then(|rest| rest.strip_suffix(".part"));
+        middle.and_then(|m| m.split_once('-')).is_some_and(|(process, n)| number(process) && number(n))
+    };
+    for entry in entries.flatten().filter(|e| made(&e.file_name().to_string_lossy())) {
+        drop(Leftover(entry.path()));
+    }
 }
 
 /// A folder in the making.
-pub struct Folder {
+pub struct Folder<'a> {
     part: Leftover,
     target: PathBuf,
+    ours: Box<dyn Fn(&str) -> bool + 'a>,
 }
 
-impl Folder {
-    /// Begins the folder `target`. One that is there already is replaced at [`Self::commit`], if it holds nothing but
-    /// files that `ours` knows by name: it is not for a program to delete what somebody else put there.
+impl<'a> Folder<'a> {
+    /// Begins the folder `target`. One that is there already is replaced at [`Self::commit`]; what it holds beside the files
+    /// that `ours` knows by name stays in it: it is not for a program to delete what somebody else put there.
     ///
     /// # Errors
-    /// [`Error::Io`], a target that is a file, or one that holds something else.
-    pub fn new(target: &Path, ours: impl Fn(&str) -> bool) -> Result<Self> {
+    /// [`Error::Io`]; a target that is a file.
+    pub fn new(target: &Path, ours: impl Fn(&str) -> bool + 'a) -> Result<Self> {
         let io = |e: &std::io::Error| Error::io(target, "cannot write the folder", e);
         if target.exists() {
-            for entry in fs::read_dir(target).map_err(|e| io(&e))? {
-                let entry = entry.map_err(|e| io(&e))?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if !ours(&name) || entry.path().is_dir() {
-                    let message = format!("it holds `{name}`, which would be lost; choose another folder");
-                    return Err(Error::Io { path: target.into(), action: "cannot replace the folder".into(), message });
-                }
-            }
+            fs::read_dir(target).map_err(|e| io(&e))?;
         }
         let folder = parent(target);
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, "cannot make the folder", &e))?;
         let part = Leftover(beside(target));
         fs::create_dir(&part.0).map_err(|e| io(&e))?;
-        Ok(Self { part, target: target.into() })
+        Ok(Self { part, target: target.into(), ours: Box::new(ours) })
     }
 
     /// Where the file `name` goes until the folder is whole.
@@ -91,17 +140,30 @@ impl Folder {
     /// Gives the folder its name.
     ///
     /// # Errors
-    /// [`Error::Io`]; then the target is as it was.
+    /// [`Error::Io`]; then the target is as it was, or, where a file of somebody else could not be moved back into it, that
+    /// file lies in a folder beside it, which the error names.
     pub fn commit(self) -> Result<()> {
-        let io = |e: &std::io::Error| Error::io(&self.target, "cannot write the folder", e);
-        sync_folder(&self.part.0);
-        if self.target.exists() {
-            exchange(&self.part.0, &self.target).map_err(|e| io(&e))?;
+        let Self { part, target, ours } = self;
+        let io = |e: &std::io::Error| Error::io(&target, "cannot write the folder", e);
+        sync_folder(&part.0);
+        if target.exists() {
+            exchange(&part.0, &target).map_err(|e| io(&e))?;
         } else {
-            fs::rename(&self.part.0, &self.target).map_err(|e| io(&e))?;
+            fs::rename(&part.0, &target).map_err(|e| io(&e))?;
         }
-        sync_folder(parent(&self.target));
         // After an exchange what was there before has the temporary name, and goes with it.
+        for entry in fs::read_dir(&part.0).into_iter().flatten().flatten() {
+            let (name, at) = (entry.file_name(), entry.path());
+            if ours(&name.to_string_lossy()) && !at.is_dir() {
+                continue;
+            }
+            if let Err(e) = fs::rename(&at, target.join(&name)) {
+                let error = Error::io(&at, "cannot move back what was in the folder before", &e);
+                std::mem::forget(part);
+                return Err(error);
+            }
+        }
+        sync_folder(parent(&target));
         Ok(())
     }
 }
@@ -125,11 +187,13 @@ fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
 
 /// For file systems that cannot exchange: the old folder is moved away, and back if the new one cannot take its place.
 fn in_two_steps(new: &Path, target: &Path) -> std::io::Result<()> {
-    let old = Leftover(beside(target));
-    fs::rename(target, &old.0)?;
+    let old = beside(target);
+    fs::rename(target, &old)?;
     fs::rename(new, target).inspect_err(|_| {
-        let _ = fs::rename(&old.0, target);
-    })
+        let _ = fs::rename(&old, target);
+    })?;
+    // As after an exchange.
+    fs::rename(&old, new)
 }
 
 #[cfg(test)]
@@ -151,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_replaced_whole_and_never_with_what_is_not_ours() {
+    fn a_folder_is_replaced_whole_and_what_is_not_ours_stays_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("deep").join("adapter");
         let ours = |name: &str| name == "a" || name == "b";
@@ -165,9 +229,32 @@ mod tests {
         assert!(target.join("a").exists() && !target.join("b").exists());
         make("2", "b", true).unwrap();
         assert!(!target.join("a").exists() && target.join("b").exists());
+        // What somebody else put there stays, folders of any name too.
         fs::write(target.join("notes.txt"), "mine").unwrap();
-        let error = make("3", "a", true).unwrap_err().to_string();
-        assert!(error.contains("notes.txt"), "{error}");
+        fs::create_dir(target.join("b.d")).unwrap();
+        make("3", "a", true).unwrap();
+        assert_eq!(fs::read_to_string(target.join("notes.txt")).unwrap(), "mine");
+        assert!(target.join("a").exists() && !target.join("b").exists() && target.join("b.d").is_dir());
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "nothing is left over");
+        // Where a file system cannot exchange, the outcome is the same.
+        let new = target.with_file_name("new");
+        fs::create_dir(&new).unwrap();
+        in_two_steps(&new, &target).unwrap();
+        assert!(new.join("notes.txt").exists() && !target.join("notes.txt").exists());
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        for name in ["m.gguf", ".m.gguf.12-0.part", ".m.gguf.12.part", ".m.gguf.a-0.part", "m.gguf.12-0.part"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(folder.path().join(".m.gguf.7-3.part")).unwrap();
+        sweep(&path);
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort_unstable();
+        assert_eq!(left, [".m.gguf.12.part", ".m.gguf.a-0.part", "m.gguf", "m.gguf.12-0.part"]);
     }
 }

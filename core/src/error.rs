@@ -181,9 +181,14 @@ impl Error {
         }
     }
 
-    /// A file-system error while doing `action` to `path`.
+    /// A file-system error while doing `action` to `path`; one for want of room says what to do.
     pub fn io(path: impl AsRef<Path>, action: impl Into<String>, error: &std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_path_buf(), action: action.into(), message: error.to_string() }
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let mut message = error.to_string();
+        if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+            message += "; free some space there, or name a place on another disk";
+        }
+        Self::Io { path: path.as_ref().to_path_buf(), action: action.into(), message }
     }
 
     /// The `error.kind` of a report.

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod model;
 pub mod number;
 pub mod ops;
+pub mod output;
 pub mod place;
 pub mod plan;
 pub mod report;

@@ -240,6 +240,7 @@ pub fn order(model: &Arc<Model>, config: &Config) -> Order {
         base: ".".into(),
         dump: None,
         keep: None,
+        care: ullage_core::output::Care::default(),
     }
 }
 

@@ -33,21 +33,23 @@ fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<
     out
 }
 
-fn factors_of<'a>(layer: usize, linear: Role, rank: usize, a: &'a [f32], b: &'a [f32]) -> Factors<'a> {
-    Factors { layer, linear, kind: AdapterKind::default(), rank, parts: vec![a, b] }
-}
-
 fn about(rank: usize) -> About {
     About { rank, alpha: 2.0 * rank as f32, rslora: false, dropout: 0.0, base: "test".into() }
 }
 
 fn save(path: &Path, shape: &ModelShape, rank: usize, size: f32) {
     let made = factors(shape, rank, size);
-    let list: Vec<Factors<'_>> =
-        made.iter().map(|(layer, linear, a, b)| factors_of(*layer, *linear, rank, a, b)).collect();
+    let kind = AdapterKind::default();
+    let list: Vec<Factors> =
+        made.iter().map(|(layer, linear, ..)| Factors { layer: *layer, linear: *linear, kind, rank }).collect();
+    let mut numbers = |i: usize, part: usize, from: usize, out: &mut [f32]| {
+        let (_, _, a, b) = &made[i];
+        out.copy_from_slice(&[a, b][part][from..from + out.len()]);
+        Ok(())
+    };
     match path.extension() {
-        Some(_) => save_gguf(path, shape, &about(rank), &list).unwrap(),
-        None => save_peft(path, shape, &about(rank), &list).unwrap(),
+        Some(_) => save_gguf(path, shape, &about(rank), &list, &mut numbers).unwrap(),
+        None => save_peft(path, shape, &about(rank), &list, &mut numbers).unwrap(),
     }
 }
 

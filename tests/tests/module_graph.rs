@@ -18,6 +18,7 @@ const LAYERS: &[&str] = &[
     "error",
     "ledger",
     "atomic_write",
+    "output",
     "blocks",
     "shape",
     "ops",

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ullage_core::atomic_write;
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
 use ullage_core::ledger::Tier;
 use ullage_core::machine::{Machine, Memory};
 use ullage_core::plan::Plan;
 use ullage_core::report::Report;
-use ullage_core::report::folder::write_whole;
 use ullage_core::report::protocol::ModelCard;
 use ullage_core::{Error, Result};
 use ullage_panels::words;
@@ -232,7 +232,7 @@ pub fn dialog(request: DialogRequest, ask: &Asker, fallback: &Path, outbox: &Out
             Err(e) => return failed(format!("{name} was not saved"), &e),
         },
     };
-    match write_whole(&path, &content) {
+    match atomic_write::bytes(&path, &content) {
         Ok(()) => tell(FileMessage::SavedPath(path)),
         Err(e) => {
             failed(format!("{} was not saved", path.display()), &format!("{e}\nWhat was there before is untouched."))

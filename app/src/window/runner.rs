@@ -8,8 +8,9 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use ullage_core::job::{Command, Job, Order};
+use ullage_core::output::Care;
 use ullage_core::report::Report;
-use ullage_core::report::folder::{Folder, write_whole};
+use ullage_core::report::folder::Folder;
 use ullage_core::report::protocol::{Event, Failure, Numbered};
 use ullage_core::{Error, Result};
 
@@ -130,11 +131,11 @@ fn folder(runs: &Path, prompt: &Prompt, line: &SeriesLabel) -> Result<(String, F
         .find(|name| !runs.join(name).exists())
         .unwrap_or_else(|| format!("{base}-{}", std::process::id()));
     let dir = runs.join(&name);
-    let folder = Folder::create(&dir)?;
+    let folder = Folder::create(&dir, &Care::default())?;
     let json = |v: serde_json::Result<Vec<u8>>| v.map_err(|e| Error::Internal(format!("writing the run folder: {e}")));
-    write_whole(&dir.join("prompt.json"), &json(serde_json::to_vec(prompt))?)?;
+    folder.put("prompt.json", &json(serde_json::to_vec(prompt))?)?;
     if *line != SeriesLabel::default() {
-        write_whole(&dir.join("line.json"), &json(serde_json::to_vec(line))?)?;
+        folder.put("line.json", &json(serde_json::to_vec(line))?)?;
     }
     Ok((name, folder, dir))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use ullage_core::report::folder::write_whole;
+use ullage_core::atomic_write;
 use ullage_core::{Error, Result};
 
 /// A file larger than this is something else.
@@ -104,7 +104,7 @@ pub fn save(path: &Path, remembered: &Remembered) -> Result<()> {
     }
     let json = serde_json::to_vec_pretty(remembered)
         .map_err(|e| Error::Internal(format!("writing what is remembered: {e}")))?;
-    write_whole(path, &json)
+    atomic_write::bytes(path, &json)
 }
 
 #[cfg(test)]

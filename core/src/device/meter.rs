@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Cost;
 use crate::error::{Error, Result};
-use crate::ops::ThreadTeam;
+use crate::ops::{ThreadTeam, Undisturbed};
 
 /// An operation that has run, for a timeline.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,11 @@ impl Meter {
     /// Of a device whose work ends when `team` is cancelled.
     pub fn new(team: &Arc<ThreadTeam>) -> Self {
         Self { team: Some(Arc::clone(team)), ..Self::default() }
+    }
+
+    /// Until what this returns is dropped, operations are not cancelled: for what must not be left half done.
+    pub fn undisturbed(&self) -> Option<Undisturbed> {
+        self.team.as_ref().map(|team| team.undisturbed())
     }
 
     /// Operations begun so far, the failed ones among them.

@@ -140,7 +140,7 @@ impl Held {
                 for ((part, t), at) in tensors.iter().enumerate().zip(&mut at) {
                     let into = &mut buffer.as_mut_slice::<u8>()[*at..*at + t.bytes() as usize];
                     if low.kind.0.gains() == Some(part) {
-                        file.read_f32(l, *linear, part, bytemuck::cast_slice_mut(into))?;
+                        file.read_f32(l, *linear, part, 0, bytemuck::cast_slice_mut(into))?;
                     } else {
                         file.read(l, *linear, part, into)?;
                     }

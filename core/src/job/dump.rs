@@ -1,11 +1,12 @@
 //! `--dump`: what a run computed, as safetensors, so that anyone can check it from Python.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::atomic_write::Pending;
 use crate::error::{Error, Result};
+use crate::output::{Care, Claim};
 
 /// The tensor of the logits before each generated token of sequence 0, `(steps, vocab)`.
 pub const LOGITS: &str = "logits";
@@ -13,27 +14,35 @@ pub const LOGITS: &str = "logits";
 /// Room for the header, padded with spaces as the format allows, because the number of rows is known only at the end.
 const HEADER: usize = 1024;
 
+/// The file of the rows called `name`.
+fn file(name: &str) -> String {
+    format!("{name}.safetensors")
+}
+
 struct Rows {
     path: PathBuf,
-    file: BufWriter<fs::File>,
+    file: Pending,
     rows: usize,
 }
 
 /// One safetensors file a tensor: `logits.safetensors` while generating, `TASK.safetensors` for each evaluation.
 pub struct Dump {
     dir: PathBuf,
+    claim: Claim,
     vocab: usize,
     open: BTreeMap<String, Rows>,
 }
 
 impl Dump {
-    /// Into `dir`, rows of `vocab` logits.
+    /// Into `dir`, rows of `vocab` logits of generating and of each of `tasks`.
     ///
     /// # Errors
-    /// The file system's.
-    pub fn new(dir: &Path, vocab: usize) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder for --dump", &e))?;
-        Ok(Self { dir: dir.to_path_buf(), vocab, open: BTreeMap::new() })
+    /// As [`Claim::new`].
+    pub fn new<'a>(dir: &Path, vocab: usize, tasks: impl Iterator<Item = &'a str>, care: &Care) -> Result<Self> {
+        let names: Vec<String> = std::iter::once(LOGITS).chain(tasks).map(file).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let claim = Claim::new(dir, "dump", &names, &[], care)?;
+        Ok(Self { dir: dir.to_path_buf(), claim, vocab, open: BTreeMap::new() })
     }
 
     /// Appends a row of logits to tensor `name`.
@@ -42,15 +51,14 @@ impl Dump {
     /// The file system's.
     pub fn row(&mut self, name: &str, logits: &[f32]) -> Result<()> {
         if !self.open.contains_key(name) {
-            let path = self.dir.join(format!("{name}.safetensors.part"));
-            let io = |e: std::io::Error| Error::io(&path, "cannot write", &e);
-            let mut file = BufWriter::with_capacity(32 << 10, fs::File::create(&path).map_err(io)?);
-            file.write_all(&[b' '; 8 + HEADER]).map_err(io)?;
-            self.open.insert(name.to_owned(), Rows { path: path.clone(), file, rows: 0 });
+            let path = self.dir.join(file(name));
+            let mut file = Pending::begin(&path, 32 << 10)?;
+            file.out().write_all(&[b' '; 8 + HEADER]).map_err(|e| Error::io(&path, "cannot write", &e))?;
+            self.open.insert(name.to_owned(), Rows { path, file, rows: 0 });
         }
         let Some(rows) = self.open.get_mut(name) else { return Ok(()) };
         rows.rows += 1;
-        rows.file.write_all(bytemuck::cast_slice(logits)).map_err(|e| Error::io(&rows.path, "cannot write", &e))
+        rows.file.out().write_all(bytemuck::cast_slice(logits)).map_err(|e| Error::io(&rows.path, "cannot write", &e))
     }
 
     /// Writes the headers and gives the files their names.
@@ -66,13 +74,12 @@ impl Dump {
                 rows.rows, self.vocab
             );
             header.push_str(&" ".repeat(HEADER.saturating_sub(header.len())));
-            let mut file = rows.file.into_inner().map_err(|e| io(e.into_error()))?;
-            file.seek(SeekFrom::Start(0)).map_err(io)?;
-            file.write_all(&(HEADER as u64).to_le_bytes()).map_err(io)?;
-            file.write_all(header.as_bytes()).map_err(io)?;
-            file.sync_all().map_err(io)?;
-            let path = self.dir.join(format!("{name}.safetensors"));
-            fs::rename(&rows.path, &path).map_err(|e| Error::io(&path, "cannot write", &e))?;
+            let mut new = rows.file;
+            let out = new.out();
+            out.seek(SeekFrom::Start(0)).map_err(io)?;
+            out.write_all(&(HEADER as u64).to_le_bytes()).map_err(io)?;
+            out.write_all(header.as_bytes()).map_err(io)?;
+            self.claim.write(&file(&name), || new.commit(|_| Ok(())))?;
         }
         Ok(())
     }

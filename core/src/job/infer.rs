@@ -144,7 +144,12 @@ fn run_on<B: Backend>(
     tell: &mut EventSender,
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
-    let Order { config, model, machine, base, dump, keep: _ } = order;
+    let Order { config, model, machine, base, dump, .. } = order;
+    let dump = dump.as_deref().map(|dir| {
+        let tasks = config.eval.keys().map(String::as_str);
+        alloc::scoped(Scope::Program, || Dump::new(dir, model.shape.vocab, tasks, &order.care()))
+    });
+    let dump = dump.transpose()?;
     // Words are the program's, not the job's.
     let Prepared { words, prompt, mut tasks, workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
@@ -183,7 +188,6 @@ fn run_on<B: Backend>(
         }
     })?;
     tell.snapshot(Event::Memory { step: 0, held: ledger.now() });
-    let dump = dump.as_deref().map(|dir| Dump::new(dir, runner.shape().vocab)).transpose()?;
     let mut engine = Engine {
         order,
         runner,

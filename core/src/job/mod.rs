@@ -30,11 +30,13 @@ use std::time::Instant;
 
 pub use crate::report::protocol::{Command, Event, Numbered};
 
-use crate::config::Config;
+use crate::config::train::Validation;
+use crate::config::{Config, KnobValue};
 use crate::error::{Error, Result};
 use crate::ledger::alloc;
 use crate::machine::Machine;
 use crate::model::Model;
+use crate::output::Care;
 
 /// What a job runs.
 #[derive(Clone, Debug)]
@@ -51,6 +53,31 @@ pub struct Order {
     pub dump: Option<PathBuf>,
     /// Where what is learned goes when the configuration names no folder (`train.out`); `None`: nowhere.
     pub keep: Option<PathBuf>,
+    /// What may be written over; beside its inputs, those that the configuration names are kept out of harm's way.
+    pub care: Care,
+}
+
+impl Order {
+    /// What is written for it must not touch what it reads.
+    pub fn care(&self) -> Care {
+        let mut care = self.care.clone();
+        care.inputs.extend(self.model.files());
+        let mut add = |path: &str| care.inputs.extend((!path.is_empty()).then(|| self.base.join(path)));
+        if let Some(train) = &self.config.train {
+            if !train.generated() {
+                add(&train.data);
+            }
+            if let Validation::File(path) = &train.validation {
+                add(path);
+            }
+        }
+        for knobs in self.config.eval.values() {
+            if let Some(KnobValue::Text(file)) = knobs.0.get("file") {
+                add(file);
+            }
+        }
+        care
+    }
 }
 
 /// A running job.

@@ -1,14 +1,15 @@
 //! Makes reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder.
 
 use std::fs;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
 use super::backend::{Backend, Cpu};
 use super::{Event, EventSender, Order};
+use crate::atomic_write::Pending;
 use crate::config::{Config, PerKv};
 use crate::error::{Error, Result};
 use crate::eval::{Case, Prepared};
@@ -37,14 +38,8 @@ pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &ThreadTeam, t
         let whole = |p: &PathBuf| fs::metadata(p).is_ok_and(|m| m.len() == bytes);
         if !whole(&path) {
             fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot make the folder for reference logits", &e))?;
-            let part = dir.join(format!("{}.{}.part", file.key(), std::process::id()));
-            let made = make(order, &task.cases, &part, team, tell).and_then(|()| {
-                fs::rename(&part, &path).map_err(|e| Error::io(&path, "cannot save reference logits", &e))
-            });
-            if made.is_err() {
-                let _ = fs::remove_file(&part);
-            }
-            made?;
+            // The name says what is in it: two who make it at once make the same.
+            make(order, &task.cases, &path, team, tell)?;
         }
         let open = fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open reference logits", &e))?;
         file.open(path, open);
@@ -66,7 +61,7 @@ fn uncompressed(order: &Order, context: usize) -> Config {
     config
 }
 
-fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: &mut EventSender) -> Result<()> {
+fn make(order: &Order, cases: &[Case], path: &Path, team: &ThreadTeam, tell: &mut EventSender) -> Result<()> {
     let shape = &order.model.shape;
     let context = cases.iter().map(Case::tokens).max().unwrap_or(1);
     let passes =
@@ -91,7 +86,7 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
     let ledger = Ledger::within(plan::walls(&config, &order.machine));
     let mut forward = Cpu.load(&order.model, resolved, &ledger, team, &mut |_| ())?;
     let io = |e: std::io::Error| Error::io(path, "cannot write reference logits", &e);
-    let mut out = BufWriter::with_capacity(32 << 10, fs::File::create(path).map_err(io)?);
+    let mut new = Pending::begin(path, 32 << 10)?;
     let total: usize = cases.iter().map(|c| c.forced.len()).sum();
     let (start, mut done) = (Instant::now(), 0);
     for case in cases {
@@ -121,7 +116,7 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
             }
             let Some(workspace) = decode.as_ref().or(first.as_ref()) else { continue };
             let logits = workspace.logits(0, vocab);
-            out.write_all(bytemuck::cast_slice(logits)).map_err(io)?;
+            new.out().write_all(bytemuck::cast_slice(logits)).map_err(io)?;
             done += 1;
             let left = start.elapsed().as_secs_f64() / done as f64 * (total - done) as f64;
             tell.snapshot(Event::Progress {
@@ -132,6 +127,5 @@ fn make(order: &Order, cases: &[Case], path: &PathBuf, team: &ThreadTeam, tell: 
             });
         }
     }
-    let file = out.into_inner().map_err(|e| io(e.into_error()))?;
-    file.sync_all().map_err(io)
+    new.commit(|_| Ok(()))
 }

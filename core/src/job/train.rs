@@ -20,12 +20,13 @@ use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase};
 use crate::model::text::Words;
 use crate::ops::ThreadTeam;
+use crate::output::Claim;
 use crate::plan::{self, Plan, Workload};
 use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
 use crate::train::broken::{GRADIENT, LOSS};
 use crate::train::engine::{Progress, Setup, Stepped, Techniques, Trainer};
-use crate::train::export::export;
+use crate::train::export::{self, export};
 use crate::train::plan::{check, section};
 use crate::train::say::{Right, say};
 use crate::train::state::{self, Saved, Standing};
@@ -42,6 +43,8 @@ pub(super) fn run(
 ) -> Result<()> {
     let Order { config, model, machine, base, .. } = order;
     let train = chosen(order)?;
+    // Hours of work are not begun for what cannot be written.
+    let out = alloc::scoped(Scope::Program, || Out::claim(order, train))?;
     // Data and words are the program's, not the job's.
     let (rows, samples) = alloc::scoped(Scope::Program, || {
         let words = Arc::new(Words::of(model)?);
@@ -58,7 +61,6 @@ pub(super) fn run(
     let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
     let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
     let trainer = load(order, train, place, &ledger, &team, tell)?;
-    let out = folder(order, train)?;
     let standing = Standing {
         step: 0,
         cursor: 0,
@@ -81,6 +83,7 @@ pub(super) fn run(
         inbox,
         cancel,
         standing,
+        saved: 0,
         out,
         step_seconds,
         paused: false,
@@ -88,8 +91,14 @@ pub(super) fn run(
         last: Instant::now(),
     };
     run.resume()?;
-    let speed = run.steps(load_seconds)?;
-    run.finish(speed)
+    match run.steps(load_seconds) {
+        Ok(speed) => run.finish(speed),
+        Err(Error::Cancelled) => {
+            run.keep()?;
+            Err(Error::Cancelled)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// What to train, after every check that needs no data.
@@ -163,13 +172,44 @@ fn load(
     })
 }
 
-/// The folder that what is learned goes to, made where it was not; `None` where nothing is kept.
-fn folder(order: &Order, train: &Train) -> Result<Option<PathBuf>> {
-    let out = if train.out.is_empty() { order.keep.clone() } else { Some(order.base.join(&train.out)) };
-    if let Some(dir) = &out {
-        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the folder of train.out", &e))?;
+/// The folder that what is learned goes to.
+struct Out {
+    dir: PathBuf,
+    claim: Claim,
+}
+
+impl Out {
+    /// Claims it; `None` where nothing is kept.
+    fn claim(order: &Order, train: &Train) -> Result<Option<Self>> {
+        let dir = if train.out.is_empty() { order.keep.clone() } else { Some(order.base.join(&train.out)) };
+        let Some(dir) = dir else { return Ok(None) };
+        export::check(&order.model, train)?;
+        let path = dir.join(state::FILE);
+        let care = order.care();
+        // A state is known for one by its content; one that is damaged is an error only where it is wanted.
+        let saved = match Saved::open(&path) {
+            Err(e) if train.resume => return Err(e),
+            opened => opened.ok().flatten(),
+        };
+        if let Some(saved) = saved.as_ref().filter(|_| !train.resume && !care.force) {
+            return Err(Error::refused(
+                format!("writing the training into {}", dir.display()),
+                format!(
+                    "{} is there, the state of a training after step {}; set train.resume=true to go on from it, name another train.out, or replace it with --force",
+                    path.display(),
+                    saved.standing.step
+                ),
+            ));
+        }
+        let known = if saved.is_some() { &[state::FILE][..] } else { &[] };
+        let names: Vec<&str> = std::iter::once(state::FILE).chain(export::outputs(train).iter().copied()).collect();
+        let claim = Claim::new(&dir, "training", &names, known, &care)?;
+        Ok(Some(Self { dir, claim }))
     }
-    Ok(out)
+
+    fn state(&self) -> PathBuf {
+        self.dir.join(state::FILE)
+    }
 }
 
 /// The choices that the next losses depend on: what only changes memory, or is told and written, may differ when a run goes
@@ -208,7 +248,9 @@ struct Run<'a> {
     inbox: &'a Receiver<Command>,
     cancel: &'a Arc<AtomicBool>,
     standing: Standing,
-    out: Option<PathBuf>,
+    /// The step of the state that is on the disk.
+    saved: u64,
+    out: Option<Out>,
     /// Predicted, then measured.
     step_seconds: f64,
     paused: bool,
@@ -220,12 +262,12 @@ struct Run<'a> {
 impl Run<'_> {
     /// Takes a training state up where one is wanted and there is one.
     fn resume(&mut self) -> Result<()> {
-        let Some(dir) = self.out.as_ref().filter(|_| self.train.resume) else { return Ok(()) };
-        let path = dir.join(state::FILE);
+        let Some(path) = self.out.as_ref().filter(|_| self.train.resume).map(Out::state) else { return Ok(()) };
         let Some(mut saved) = alloc::scoped(Scope::Program, || Saved::open(&path))? else { return Ok(()) };
         saved.standing.matches(&self.standing, &path)?;
         saved.restore(&mut self.trainer)?;
         self.standing = saved.standing;
+        self.saved = self.standing.step;
         Ok(())
     }
 
@@ -268,24 +310,25 @@ impl Run<'_> {
         }
     }
 
-    /// The micro-batches of the next step.
-    fn draw(&mut self) -> Result<Vec<Batch>> {
+    /// The micro-batches of the next step, and the rows that are drawn once it is made.
+    fn draw(&mut self) -> Result<(Vec<Batch>, u64)> {
         let (train, rows, seed) = (self.train, self.rows.rows(), self.order.config.run.seed);
-        (0..train.accumulate)
+        let mut cursor = self.standing.cursor;
+        let batches = (0..train.accumulate)
             .map(|_| {
-                let which: Vec<usize> = (0..train.batch as u64)
-                    .map(|i| self.techniques.order.row(self.standing.cursor + i, rows, seed))
-                    .collect();
-                self.standing.cursor += train.batch as u64;
+                let which: Vec<usize> =
+                    (0..train.batch as u64).map(|i| self.techniques.order.row(cursor + i, rows, seed)).collect();
+                cursor += train.batch as u64;
                 alloc::scoped(Scope::Program, || self.rows.batch(&which))
             })
-            .collect()
+            .collect::<Result<_>>()?;
+        Ok((batches, cursor))
     }
 
     /// Every step that is left.
     fn steps(&mut self, load_seconds: f64) -> Result<Speed> {
         let (train, steps) = (self.train, self.train.steps as u64);
-        let (mut seconds, mut made, mut saved) = (0.0, 0usize, self.standing.step);
+        let (mut seconds, mut made) = (0.0, 0usize);
         let mut validated = None;
         if self.standing.step < steps {
             self.tell.event(Event::Phase { phase: Phase::Forward });
@@ -300,8 +343,7 @@ impl Run<'_> {
             self.await_command()?;
             let step = self.standing.step + 1;
             let lr = train.lr * train.share(step);
-            let cursor = self.standing.cursor;
-            let batches = self.draw()?;
+            let (batches, cursor) = self.draw()?;
             let begin = Instant::now();
             let stepped = {
                 let Self { tell, ledger, last, step_seconds, trainer, techniques, .. } = self;
@@ -325,11 +367,11 @@ impl Run<'_> {
                 };
                 techniques.gradient.step(trainer, &batches, step, lr as f32, &mut watch)
             };
-            let stepped = self.good(stepped, saved, cursor)?;
+            let stepped = self.good(stepped)?;
             let took = begin.elapsed().as_secs_f64();
             (seconds, made) = (seconds + took, made + 1);
             self.step_seconds = seconds / made as f64;
-            self.standing.step = step;
+            (self.standing.step, self.standing.cursor) = (step, cursor);
             let Stepped { loss, grad_norm, tokens, .. } = stepped;
             self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds: took });
             if train.validate_every > 0 && step.is_multiple_of(train.validate_every as u64) {
@@ -338,7 +380,6 @@ impl Run<'_> {
             }
             if train.save_every > 0 && step.is_multiple_of(train.save_every as u64) {
                 self.save()?;
-                saved = step;
             }
         }
         if validated != Some(self.standing.step) {
@@ -347,12 +388,12 @@ impl Run<'_> {
         if made > 0 {
             self.ask()?;
         }
-        if saved != self.standing.step || made == 0 {
+        if self.saved != self.standing.step || made == 0 {
             self.save()?;
         }
-        if let Some(dir) = &self.out {
+        if let Some(Out { dir, claim }) = &self.out {
             state::proven(&dir.join(state::FILE));
-            for path in export(&self.trainer, &self.order.model, train, dir)? {
+            for path in export(&self.trainer, &self.order.model, train, dir, claim)? {
                 self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
             }
         }
@@ -362,12 +403,12 @@ impl Run<'_> {
     /// What a step did, and with it that the state it began from is good. A step that ends as diverged leaves the last good
     /// state in the folder: the model's own where only a gradient was no number and nothing has learned from it; otherwise
     /// the one saved before this step, or, where that is the one the step began from, the one before it.
-    fn good(&mut self, stepped: Result<Stepped>, saved: u64, cursor: u64) -> Result<Stepped> {
+    fn good(&mut self, stepped: Result<Stepped>) -> Result<Stepped> {
         let held = self.train.grad_hold == Hold::All;
         let untouched = |place: &Diverged| held && place.of.starts_with(GRADIENT);
-        let path = self.out.as_ref().map(|dir| dir.join(state::FILE));
+        let path = self.out.as_ref().map(Out::state);
         let (Some(path), made) = (path, self.standing.step) else { return stepped };
-        let just_saved = made > 0 && saved == made;
+        let just_saved = made > 0 && self.saved == made;
         match &stepped {
             Ok(_) if just_saved => state::proven(&path),
             Err(Error::Diverged { place, .. }) if place.of == LOSS => {
@@ -378,7 +419,6 @@ impl Run<'_> {
             Err(Error::Diverged { .. }) if just_saved => state::proven(&path),
             Err(Error::Diverged { place, .. }) if made > 0 && untouched(place) => {
                 // The rows of this step are still to be learned from. What fails here is less than what is told anyway.
-                self.standing.cursor = cursor;
                 let _ = self.save();
                 state::proven(&path);
             }
@@ -454,12 +494,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the training state, whole or not at all.
+    /// Leaves the state of the last step that was made, for a run that was cancelled.
+    fn keep(&mut self) -> Result<()> {
+        // A step is cancelled before its first update or not at all, so what learns stands where that step left it.
+        if self.standing.step > self.saved { self.save() } else { Ok(()) }
+    }
+
+    /// Writes the training state, whole or not at all, cancelled or not.
     fn save(&mut self) -> Result<()> {
-        let Some(dir) = &self.out else { return Ok(()) };
-        let path = dir.join(state::FILE);
+        let Some(path) = self.out.as_ref().map(Out::state) else { return Ok(()) };
         state::keep_before(&path);
+        let _whole = self.trainer.device().meter().undisturbed();
         state::save(&self.trainer, &self.standing, &path)?;
+        self.saved = self.standing.step;
         self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
         Ok(())
     }

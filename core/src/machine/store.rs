@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::{Machine, SCHEMA};
+use crate::atomic_write;
 use crate::error::{Error, Result};
 
 /// A saved machine is a few kilobytes; a file larger than this is something else.
@@ -63,7 +64,7 @@ pub(super) fn load(path: &Path) -> std::result::Result<Option<Machine>, String> 
     machine.defect().map_or(Ok(Some(machine)), Err)
 }
 
-/// Writes beside `path`, then renames over it: a reader sees the old file or the new one, never a part.
+/// Whole or not at all: a reader sees the old file or the new one, never a part.
 pub(super) fn save(machine: &Machine, path: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(machine)
         .map_err(|error| Error::Internal(format!("the machine cannot be written as JSON: {error}")))?;
@@ -72,18 +73,7 @@ pub(super) fn save(machine: &Machine, path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|e| failed("cannot make the folder of", &e))?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(name);
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    });
-    written.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        failed("cannot save", &error)
-    })
+    atomic_write::bytes(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -175,6 +175,16 @@ impl Model {
         Ok(Self { shape, hash, adapter: Some(Arc::new(file)), ..self })
     }
 
+    /// The files and folders that it is read from, its adapter's among them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut out = match &*self.source {
+            Source::Hf(folder) => folder.paths(),
+            source => source.gguf().map(|file| vec![file.path().to_owned()]).unwrap_or_default(),
+        };
+        out.extend(self.adapter.iter().flat_map(|adapter| adapter.files()));
+        out
+    }
+
     /// Its tokenizer; a random model has none, unless its shape is a file's.
     ///
     /// # Errors

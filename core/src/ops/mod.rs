@@ -8,4 +8,4 @@ pub mod gpu;
 pub mod rule;
 pub mod team;
 
-pub use team::ThreadTeam;
+pub use team::{ThreadTeam, Undisturbed};

@@ -60,6 +60,8 @@ struct Shared {
     /// Written while `epoch` is even and `active` is 0, read while `epoch` is odd by workers counted in `active`.
     region: UnsafeCell<Region>,
     cancel: Arc<AtomicBool>,
+    /// How many are at what must not be left half done: until they are through, nothing is cancelled.
+    undisturbed: AtomicUsize,
     panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -69,6 +71,12 @@ struct Shared {
 struct Region {
     body: Option<&'static Body<'static>>,
     tasks: usize,
+}
+
+impl Shared {
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Relaxed) && self.undisturbed.load(Relaxed) == 0
+    }
 }
 
 // SAFETY: `region` follows the protocol written on it; all else is Sync by itself.
@@ -107,6 +115,7 @@ impl ThreadTeam {
             active: Line(AtomicUsize::new(0)),
             region: UnsafeCell::new(Region { body: None, tasks: 0 }),
             cancel,
+            undisturbed: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -134,9 +143,15 @@ impl ThreadTeam {
         &self.shared.cancel
     }
 
-    /// Whether the flag is set, for long tasks to look at now and then.
+    /// Whether the flag is set and may be followed, for long tasks to look at now and then.
     pub fn cancelled(&self) -> bool {
-        self.shared.cancel.load(Relaxed)
+        self.shared.cancelled()
+    }
+
+    /// Until what this returns is dropped, the flag is not followed: for what must not be left half done.
+    pub fn undisturbed(&self) -> Undisturbed {
+        self.shared.undisturbed.fetch_add(1, Relaxed);
+        Undisturbed(Arc::clone(&self.shared))
     }
 
     /// Runs `body(task, worker)` for every task in `0..tasks`, each once, `worker < threads()` being the same for no two
@@ -199,6 +214,15 @@ impl Drop for ThreadTeam {
     }
 }
 
+/// A team is not cancelled while this is held.
+pub struct Undisturbed(Arc<Shared>);
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        self.0.undisturbed.fetch_sub(1, Relaxed);
+    }
+}
+
 struct Leave;
 
 impl Drop for Leave {
@@ -209,7 +233,7 @@ impl Drop for Leave {
 
 fn in_place(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) -> Result<(), Cancelled> {
     for task in 0..tasks {
-        if s.cancel.load(Relaxed) {
+        if s.cancelled() {
             return Err(Cancelled);
         }
         body(task, worker);
@@ -221,7 +245,7 @@ fn in_place(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) -> Result<
 fn claim(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) {
     INSIDE.set(Some(worker));
     let _leave = Leave;
-    while !s.cancel.load(Relaxed) && !s.panicked.load(Relaxed) {
+    while !s.cancelled() && !s.panicked.load(Relaxed) {
         let task = s.next.0.fetch_add(1, Relaxed);
         if task >= tasks {
             return;
@@ -396,6 +420,24 @@ mod tests {
             let message = caught.unwrap_err();
             assert!(message.downcast_ref::<String>().unwrap().contains("task seventeen"));
             assert_eq!(team.run(30, &|_, _| ()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_undisturbed_runs_to_its_end_and_is_cancelled_after_it() {
+        for threads in [1, 3] {
+            let team = ThreadTeam::new(threads).unwrap();
+            team.cancel_flag().store(true, Relaxed);
+            let (outer, inner) = (team.undisturbed(), team.undisturbed());
+            drop(inner);
+            let done = AtomicUsize::new(0);
+            let count = |_, _| {
+                done.fetch_add(1, Relaxed);
+            };
+            team.run(100, &count).unwrap();
+            assert!(done.load(Relaxed) == 100 && !team.cancelled());
+            drop(outer);
+            assert!(team.cancelled() && team.run(100, &count).is_err());
         }
     }
 

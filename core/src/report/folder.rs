@@ -6,48 +6,62 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::Report;
+use crate::atomic_write;
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Tier};
+use crate::output::{Care, Claim};
 use crate::report::protocol::{Event, Numbered};
 
-/// Writes `bytes` to `path` whole or not at all.
-///
-/// # Errors
-/// The file system's; what was there before stays.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension(format!("{}.part", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&part);
-        Error::io(path, "cannot write", &e)
-    })
-}
+/// What a run folder holds of its own.
+const FILES: [&str; 5] = [EVENTS, "report.json", "config.toml", "timeline.csv", "llama.cpp.txt"];
+const EVENTS: &str = "events.jsonl";
 
 /// A run folder being written.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
     events: BufWriter<fs::File>,
+    claim: Claim,
 }
 
 impl Folder {
-    /// Makes the folder; one that already holds a run is refused.
+    /// Makes the folder. One that already holds a run is refused, unless its user insists.
+    ///
+    /// # Errors
+    /// The file system's; as [`Claim::new`].
+    pub fn create(dir: &Path, care: &Care) -> Result<Self> {
+        if dir.join(EVENTS).exists() && !care.force {
+            let message = format!(
+                "{} already holds a run; name another folder, or replace what is there with --force",
+                dir.display()
+            );
+            return Err(Error::config("--out", message));
+        }
+        Self::again(dir, care)
+    }
+
+    /// Makes the folder, or takes one in the place of an earlier run, whose own files go; others stay.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn again(dir: &Path, care: &Care) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the run folder", &e))?;
+        let path = dir.join(EVENTS);
+        let claim = Claim::new(dir, "run", &FILES, &[], care)?;
+        for old in FILES.iter().map(|name| dir.join(name)).filter(|old| old.exists()) {
+            fs::remove_file(&old).map_err(|e| Error::io(&old, "cannot replace", &e))?;
+        }
+        claim.begin(EVENTS)?;
+        let file = fs::File::create(&path).map_err(|e| Error::io(&path, "cannot create", &e))?;
+        Ok(Self { dir: dir.to_path_buf(), events: BufWriter::new(file), claim })
+    }
+
+    /// Writes `bytes` as the file `name` of the folder, whole or not at all.
     ///
     /// # Errors
     /// The file system's.
-    pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|e| Error::io(dir, "cannot make the run folder", &e))?;
-        let path = dir.join("events.jsonl");
-        if path.exists() {
-            return Err(Error::config("--out", format!("{} already holds a run; name another folder", dir.display())));
-        }
-        let file = fs::File::create(&path).map_err(|e| Error::io(&path, "cannot create", &e))?;
-        Ok(Self { dir: dir.to_path_buf(), events: BufWriter::new(file) })
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.claim.write(name, || atomic_write::bytes(&self.dir.join(name), bytes))
     }
 
     /// Appends an event.
@@ -63,7 +77,7 @@ impl Folder {
     /// # Errors
     /// The file system's, such as a full disk.
     pub fn events(&mut self, events: &[Numbered]) -> Result<()> {
-        let path = self.dir.join("events.jsonl");
+        let path = self.dir.join(EVENTS);
         let io = |e: std::io::Error| Error::io(&path, "cannot write", &e);
         let mut due = false;
         for event in events {
@@ -90,16 +104,15 @@ impl Folder {
     /// The file system's.
     pub fn finish(mut self, report: &Report) -> Result<()> {
         self.events.flush().map_err(|e| Error::io(&self.dir, "cannot write events", &e))?;
+        self.claim.finish(EVENTS);
         if let Some(config) = &report.config {
-            write_whole(&self.dir.join("config.toml"), config.to_toml()?.as_bytes())?;
+            self.put("config.toml", config.to_toml()?.as_bytes())?;
+            self.put("llama.cpp.txt", super::llama::command(config).as_bytes())?;
         }
-        if let Some(config) = &report.config {
-            write_whole(&self.dir.join("llama.cpp.txt"), super::llama::command(config).as_bytes())?;
-        }
-        write_whole(&self.dir.join("timeline.csv"), timeline_csv(report).as_bytes())?;
+        self.put("timeline.csv", timeline_csv(report).as_bytes())?;
         let json =
             serde_json::to_vec_pretty(report).map_err(|e| Error::Internal(format!("writing the report: {e}")))?;
-        write_whole(&self.dir.join("report.json"), &json)
+        self.put("report.json", &json)
     }
 }
 
@@ -141,7 +154,7 @@ pub fn replay(dir: &Path) -> Result<Report> {
 /// # Errors
 /// As [`replay`].
 pub fn events(dir: &Path, each: &mut dyn FnMut(Numbered)) -> Result<()> {
-    let path = dir.join("events.jsonl");
+    let path = dir.join(EVENTS);
     let file = fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open the run folder's events", &e))?;
     let mut lines = BufReader::new(file);
     let mut line = Vec::new();

@@ -24,6 +24,7 @@ use crate::forward::rotary::inverse_frequencies;
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
+use crate::ops::Undisturbed;
 use crate::schema;
 use crate::shape::{self, ModelShape};
 use crate::weights::format::{Formats, Target};
@@ -363,20 +364,22 @@ impl Trainer {
     pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
-        let (mut loss, mut tokens) = (0.0, 0);
+        let (mut loss, mut tokens, mut begun) = (0.0, 0, None);
         let each = 2 * self.weights.layers.len() + 1;
         for (i, batch) in batches.iter().enumerate() {
             let mut within =
                 |phase, done| watch(Progress { phase, done: i * each + done, total: batches.len() * each });
             self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
-            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut within)?;
+            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut begun, &mut within)?;
             tokens += batch.rows();
         }
         self.learner.learn_from(None);
         self.ledger.enter(Phase::Update);
+        self.undisturbed(&mut begun);
         let square = self.learner.end(&*self.d)?;
         self.d.wait()?;
+        drop(begun);
         Ok(Stepped {
             loss: loss / counted.max(1) as f64,
             grad_norm: square.sqrt(),
@@ -384,6 +387,13 @@ impl Trainer {
             counted,
             clipped: self.learner.clipped(),
         })
+    }
+
+    /// From the first update of a step on it is not cancelled, so that what learns stands at a step's end whenever it is left.
+    fn undisturbed(&self, begun: &mut Option<Undisturbed>) {
+        if begun.is_none() {
+            *begun = self.d.meter().undisturbed();
+        }
     }
 
     /// One step without backpropagation: the mean loss a distance `eps` ahead and behind along direction `number` of the run,
@@ -616,7 +626,14 @@ impl Trainer {
     }
 
     /// Forward and backward of one micro-batch; returns its summed loss.
-    fn learn(&mut self, batch: &Batch, scale: f32, step: u64, watch: &mut dyn FnMut(Phase, usize)) -> Result<f64> {
+    fn learn(
+        &mut self,
+        batch: &Batch,
+        scale: f32,
+        step: u64,
+        begun: &mut Option<Undisturbed>,
+        watch: &mut dyn FnMut(Phase, usize),
+    ) -> Result<f64> {
         self.ledger.enter(Phase::Forward);
         let (m, counted) = self.upload(batch)?;
         let (w, capacity) = (self.widths, self.capacity());
@@ -633,6 +650,9 @@ impl Trainer {
         }
         watch(Phase::Forward, self.weights.layers.len() + 1);
         self.ledger.enter(Phase::Backward);
+        if self.learner.updates_early() {
+            self.undisturbed(begun);
+        }
         if let Some(id) = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).param() {
             self.learner.close(&*self.d, id)?;
         }

@@ -12,6 +12,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::model::Model;
 use crate::model::adapter::{About, Factors, save_gguf, save_peft};
 use crate::model::hf;
+use crate::output::Claim;
 use crate::schema;
 use crate::shape::TensorShape;
 
@@ -22,15 +23,35 @@ pub const ADAPTER_GGUF: &str = "adapter.gguf";
 /// The fine-tuned model.
 pub const MODEL: &str = "model";
 
-/// Writes what `trainer` has learned into `dir`, each whole or not at all; returns what was written.
+/// What a training writes into its folder beside its state, as [`crate::output::Claim::new`] takes it.
+pub fn outputs(train: &Train) -> &'static [&'static str] {
+    const FULL: &[&str] = &["model/"];
+    if params::adapts(&train.params) { &["adapter/", ADAPTER_GGUF] } else { FULL }
+}
+
+/// Whether what is learned can be written, asked before anything is learned.
+///
+/// # Errors
+/// A model that no Hugging Face folder expresses, where all of it learns.
+pub fn check(model: &Model, train: &Train) -> Result<()> {
+    if params::adapts(&train.params) { Ok(()) } else { hf::check(model, stored(train)) }
+}
+
+/// The type of a fine-tuned model's tensors.
+fn stored(train: &Train) -> BlockType {
+    if train.dtype == Dtype::Bf16 { BlockType::Bf16 } else { BlockType::F32 }
+}
+
+/// Writes what `trainer` has learned into the folder of `claim`, each whole or not at all and a few rows at a time; returns what
+/// was written.
 ///
 /// # Errors
 /// The file system's or the device's; a technique whose parameters no layout here knows.
-pub fn export(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
+pub fn export(trainer: &Trainer, model: &Model, train: &Train, dir: &Path, claim: &Claim) -> Result<Vec<PathBuf>> {
     scoped(Scope::Program, || {
         let params = trainer.learner.params();
         let adapted = params.iter().any(|p| p.adapter);
-        if adapted { adapter(trainer, model, train, dir) } else { whole(trainer, model, train, dir) }
+        if adapted { adapter(trainer, model, train, dir, claim) } else { whole(trainer, model, train, dir, claim) }
     })
 }
 
@@ -45,7 +66,7 @@ fn values(trainer: &Trainer, p: &Param, from: usize, out: &mut [f32]) -> Result<
     blocks::decode(ty, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", p.name)))
 }
 
-fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
+fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path, claim: &Claim) -> Result<Vec<PathBuf>> {
     let choice = &train.params;
     let knobs = schema::find(params::ENTRIES, "train.params", &choice.id)?.settle("train.params", &choice.knobs)?;
     let rank = knobs.int("r");
@@ -57,48 +78,42 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Resul
         dropout: knobs.given_float("lora_dropout").unwrap_or(0.0) as f32,
         base: model.path.clone(),
     };
-    let mut read = Vec::new();
+    let params = trainer.learner.params();
+    let (mut factors, mut ids_of) = (Vec::new(), Vec::new());
     for (layer, linears) in trainer.adapters().enumerate() {
         for (linear, kind, ids) in linears {
-            let mut parts = Vec::with_capacity(ids.len());
-            for p in ids.iter().filter_map(|id| trainer.learner.params().get(*id)) {
-                let mut part = vec![0.0; p.len()];
-                values(trainer, p, 0, &mut part)?;
-                parts.push(part);
+            let rank = ids.first().and_then(|id| params.get(*id)).map_or(rank, |a| a.rows);
+            let w = model.shape.layers[layer].tensors.need(linear)?;
+            for (spec, id) in kind.0.parts().iter().zip(ids) {
+                let (rows, cols) = spec.dims(rank, w.rows, w.cols);
+                if params.get(*id).is_none_or(|p| p.len() != rows * cols) {
+                    return Err(Error::Internal(format!("{linear:?} of layer {layer} has no {}", spec.suffix)));
+                }
             }
-            let rank = ids.first().and_then(|id| trainer.learner.params().get(*id)).map_or(rank, |a| a.rows);
-            read.push((layer, linear, kind, rank, parts));
+            factors.push(Factors { layer, linear, kind, rank });
+            ids_of.push(ids);
         }
     }
-    let factors: Vec<Factors<'_>> = read
-        .iter()
-        .map(|(layer, linear, kind, rank, parts)| Factors {
-            layer: *layer,
-            linear: *linear,
-            kind: *kind,
-            rank: *rank,
-            parts: parts.iter().map(Vec::as_slice).collect(),
-        })
-        .collect();
+    let mut numbers = |i: usize, part: usize, from, out: &mut [f32]| {
+        let p = ids_of.get(i).and_then(|ids| params.get(*ids.get(part)?));
+        values(trainer, p.ok_or_else(|| Error::Internal(format!("an adapter without part {part}")))?, from, out)
+    };
     let (folder, file) = (dir.join(ADAPTER), dir.join(ADAPTER_GGUF));
-    save_peft(&folder, &model.shape, &about, &factors)?;
+    claim.write(ADAPTER, || save_peft(&folder, &model.shape, &about, &factors, &mut numbers))?;
     if factors.iter().any(|f| !f.kind.0.gguf()) {
         return Ok(vec![folder]);
     }
-    save_gguf(&file, &model.shape, &about, &factors)?;
+    claim.write(ADAPTER_GGUF, || save_gguf(&file, &model.shape, &about, &factors, &mut numbers))?;
     Ok(vec![folder, file])
 }
 
-fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<Vec<PathBuf>> {
-    let ty = if train.dtype == Dtype::Bf16 { BlockType::Bf16 } else { BlockType::F32 };
+fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path, claim: &Claim) -> Result<Vec<PathBuf>> {
+    let ty = stored(train);
     let by_name: BTreeMap<&str, &Param> = trainer.learner.params().iter().map(|p| (p.name.as_str(), p)).collect();
     let folder = dir.join(MODEL);
     let mut stored = Vec::new();
-    hf::save(
-        &folder,
-        model,
-        ty,
-        &mut |t: &TensorShape, first, n, out: &mut [f32]| match by_name.get(t.name.as_str()) {
+    let mut tensors = |t: &TensorShape, first, n, out: &mut [f32]| {
+        match by_name.get(t.name.as_str()) {
             Some(p) => values(trainer, p, first * t.cols, out),
             // What did not learn is as the model has it.
             None => {
@@ -106,7 +121,8 @@ fn whole(trainer: &Trainer, model: &Model, train: &Train, dir: &Path) -> Result<
                 model.source.read_rows(t, first, n, &mut stored)?;
                 blocks::decode(t.block()?, &stored, out).map_err(|e| Error::Internal(format!("{}: {e}", t.name)))
             }
-        },
-    )?;
+        }
+    };
+    claim.write(MODEL, || hf::save(&folder, model, ty, &mut tensors))?;
     Ok(vec![folder])
 }

@@ -188,6 +188,11 @@ impl Learner {
         self.params.len() - 1
     }
 
+    /// Whether parameters are updated while gradients still come, and not at a step's end.
+    pub fn updates_early(&self) -> bool {
+        self.rules.hold != Hold::All
+    }
+
     /// All parameters, in the order of their numbers.
     pub fn params(&self) -> &[Param] {
         &self.params

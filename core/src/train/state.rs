@@ -4,9 +4,9 @@
 //! Tensors are named after parameters: `param.NAME`, `state.SLOT.NAME`, `copy.NAME`; where the run stands is in the
 //! metadata. Random numbers are functions of (seed, step, element), so no generator has a state to save.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::broken::{REMEDY, broken_in};
 use super::engine::Trainer;
 use super::learner::Param;
+use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::device::{Buf, Device};
 use crate::error::{Diverged, Error, Result};
@@ -48,28 +49,71 @@ impl Standing {
     /// Checks that `self`, from a file, can go on as `now`, which says what was asked.
     ///
     /// # Errors
-    /// Names the first thing that differs.
+    /// Names every key that differs, with its two values.
     pub fn matches(&self, now: &Self, path: &Path) -> Result<()> {
-        let pairs = [
-            ("model", &self.model, &now.model),
-            ("data", &self.data, &now.data),
-            ("choices", &self.choices, &now.choices),
-        ];
-        let differs = pairs.into_iter().find(|(_, a, b)| a != b).map(|(what, a, b)| (what, a.clone(), b.clone()));
-        let seed = (self.seed != now.seed).then(|| ("seed", self.seed.to_string(), now.seed.to_string()));
-        match differs.or(seed) {
-            None => Ok(()),
-            Some((what, a, b)) => Err(Error::refused(
-                "train.resume",
-                format!(
-                    "the training state is of another {what}; it has\n{}\nand the run asks for\n{}\nset train.resume=false or another train.out\n  {}",
-                    a.trim(),
-                    b.trim(),
-                    path.display()
-                ),
-            )),
+        let mut differs = Vec::new();
+        if self.model != now.model {
+            differs.push(format!(
+                "model.path names another model than the one the saved state began from (hash {} here and {} in the saved state)",
+                short(&now.model),
+                short(&self.model)
+            ));
+        }
+        if self.data != now.data {
+            differs.push(format!(
+                "train.data gives other rows than those the saved state learned from ({} here and {} in the saved state)",
+                short(&now.data),
+                short(&self.data)
+            ));
+        }
+        let (ours, theirs) = (keys(&now.choices), keys(&self.choices));
+        let all: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let said = |of: &BTreeMap<String, String>, key| of.get(key).map_or("not set", String::as_str).to_owned();
+        for key in all.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)) {
+            differs.push(format!("{key} is {} here and {} in the saved state", said(&ours, key), said(&theirs, key)));
+        }
+        if self.seed != now.seed {
+            differs.push(format!("run.seed is {} here and {} in the saved state", now.seed, self.seed));
+        }
+        if differs.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(
+            "train.resume",
+            format!(
+                "{}; set it as it was to go on, or set train.resume=false and another train.out to begin anew\n  {}",
+                differs.join("; "),
+                path.display()
+            ),
+        ))
+    }
+}
+
+/// The beginning of a hash, enough to tell two apart.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+/// The values of the `[train]` section `text`, by dotted key.
+fn keys(text: &str) -> BTreeMap<String, String> {
+    fn walk(at: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    // The id of a choice stands under `use` in a table and alone without one.
+                    walk(&if key == "use" { at.to_owned() } else { format!("{at}.{key}") }, value, out);
+                }
+            }
+            value => drop(out.insert(at.to_owned(), value.to_string())),
         }
     }
+    let mut out = BTreeMap::new();
+    match text.parse::<toml::Table>() {
+        Ok(table) => walk("train", &toml::Value::Table(table), &mut out),
+        // Only a damaged file has one that is no TOML.
+        Err(_) => drop(out.insert("train".into(), text.trim().to_owned())),
+    }
+    out
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,26 +161,16 @@ pub fn take_back(path: &Path) -> bool {
     std::fs::rename(before(path), path).is_ok()
 }
 
-/// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place.
+/// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place. It is not cancelled.
 ///
 /// # Errors
 /// The file system's or the device's, or [`Error::Diverged`] when a value of it is no number; what was there before stays.
 pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
-    let part = path.with_extension("safetensors.part");
     // A file's header and what passes through it are the program's, as everything that is written.
-    let done = scoped(Scope::Program, || write(trainer, standing, &part)).and_then(|()| {
-        std::fs::rename(&part, path).map_err(|e| Error::io(path, "cannot put the training state in place", &e))?;
-        // The name too must be on the disk, or the old state would come back after a loss of power.
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io(dir, "cannot sync the folder", &e))
-    });
-    if done.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    done
+    scoped(Scope::Program, || atomic_write::file(path, |out| write(trainer, standing, path, out)))
 }
 
-fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
+fn write(trainer: &Trainer, standing: &Standing, path: &Path, file: &mut impl Write) -> Result<()> {
     let io = |e: std::io::Error| Error::io(path, "cannot write the training state", &e);
     let mut header: BTreeMap<String, serde_json::Value> = BTreeMap::new();
     let json = |e: serde_json::Error| Error::Internal(format!("writing a training state: {e}"));
@@ -151,7 +185,6 @@ fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     header.insert("__metadata__".into(), serde_json::json!({ "format": "ullage training state 1", "standing": text }));
     let mut header = serde_json::to_vec(&header).map_err(json)?;
     header.resize(header.len().next_multiple_of(64), b' ');
-    let mut file = BufWriter::with_capacity(CARRY, File::create(path).map_err(io)?);
     file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(io)?;
     let mut room = vec![0u8; CARRY];
     for (name, buf, _) in tensors(trainer.learner.params()) {
@@ -165,8 +198,7 @@ fn write(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
             file.write_all(&room[..n]).map_err(io)
         })?;
     }
-    let file = file.into_inner().map_err(|e| io(e.into_error()))?;
-    file.sync_all().map_err(io)
+    Ok(())
 }
 
 /// Calls `each(first element, bytes)` over a buffer of plain elements.

@@ -10,6 +10,7 @@ use ullage_core::Result;
 use ullage_core::config::Config;
 use ullage_core::model::adapter::merge;
 use ullage_core::ops::ThreadTeam;
+use ullage_core::output::{Care, Single};
 use ullage_core::train::export::{ADAPTER, ADAPTER_GGUF};
 use ullage_core::train::params::adapts;
 use ullage_core::weights::format::Target;
@@ -46,19 +47,18 @@ fn name(on: &Wanted) -> String {
 /// Writes the model that `adapted` names with its adapter in its weights, as `ullage merge` does.
 fn make(adapted: &Adapted, threads: usize, cancel: &Arc<AtomicBool>, out: &Outbox<Message>) -> Result<()> {
     let opened = opener::adapted(&adapted.on)?;
-    if let Some(dir) = adapted.merged.parent() {
-        std::fs::create_dir_all(dir).map_err(|e| ullage_core::Error::io(dir, "cannot make the folder", &e))?;
-    }
+    let care = Care { inputs: opened.model.files(), ..Care::default() };
+    let claim = Single::claim(&adapted.merged, false, &care)?;
     let team = ThreadTeam::with_cancel(threads, Arc::clone(cancel))?;
     let mut told = Instant::now();
-    merge(&opened.model, Target::Original, &adapted.merged, &team, &mut |done, total| {
+    let mut tell = |done, total| {
         if told.elapsed() >= Duration::from_millis(100) {
             told = Instant::now();
             // What the window has no room for is told again soon.
             let _ = out.offer(Message::MergeProgress { done, total });
         }
-    })?;
-    Ok(())
+    };
+    claim.write(|| merge(&opened.model, Target::Original, &adapted.merged, &team, &mut tell)).map(drop)
 }
 
 impl Session {

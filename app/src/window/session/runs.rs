@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ullage_core::config::Config;
 use ullage_core::job::{Command, Order};
+use ullage_core::output::Care;
 use ullage_core::report::protocol::Failure;
 use ullage_panels::view::Sets;
 use ullage_panels::words as figures;
@@ -91,6 +92,7 @@ impl Session {
             base: PathBuf::from("."),
             dump: None,
             keep,
+            care: Care::default(),
         };
         self.state.moment = None;
         self.state.stopping = false;

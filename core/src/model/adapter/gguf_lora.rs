@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{About, AdapterKind, Collector, Factor, Factors, Found, Role, check, holds_factors};
+use super::{About, AdapterKind, Collector, Factor, Factors, Found, Numbers, Role, by_rows, check, holds_factors};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 use crate::model::arch;
@@ -58,12 +58,18 @@ pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
     found.finish(|field, message| file.error(field, message), scale)
 }
 
-/// Writes an adapter to `path`, whole or not at all; factors in f32.
+/// Writes an adapter to `path`, whole or not at all; factors in f32, a few rows at a time.
 ///
 /// # Errors
 /// [`Error::Io`]; factors that do not fit `shape`; an adapter without a rank or with different ranks and rsLoRA scales,
-/// which this layout cannot express.
-pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
+/// which this layout cannot express; what `numbers` returns.
+pub fn save(
+    path: &Path,
+    shape: &ModelShape,
+    about: &About,
+    factors: &[Factors],
+    numbers: &mut Numbers<'_>,
+) -> Result<()> {
     check(shape, factors)?;
     if let Some(f) = factors.iter().find(|f| !f.kind.0.gguf()) {
         return Err(Error::refused(
@@ -85,17 +91,20 @@ pub fn save(path: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'
     let mut out = GgufWriter::new(arch::of(shape)?.gguf_name);
     out.str("general.type", "adapter").str("adapter.type", "lora").str("general.name", &about.base);
     out.f32("adapter.lora.alpha", alpha).u32("general.quantization_version", 2);
-    let mut slices: Vec<&[f32]> = Vec::with_capacity(2 * factors.len());
-    for f in factors {
+    let mut parts = Vec::with_capacity(2 * factors.len());
+    for (i, f) in factors.iter().enumerate() {
         let w = shape.layers[f.layer].tensors.need(f.linear)?;
-        for (spec, part) in f.kind.0.parts().iter().zip(&f.parts) {
+        for (part, spec) in f.kind.0.parts().iter().enumerate() {
             let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
             let name = format!("blk.{}.{}.{}", f.layer, f.linear.gguf(), spec.suffix);
             out.tensor(&name, BlockType::F32, &[cols, rows]);
-            slices.push(part);
+            parts.push(((i, part), (rows, cols)));
         }
     }
-    let mut next = slices.into_iter();
-    out.write(path, |_, sink| sink.put(bytemuck::cast_slice(next.next().unwrap_or_default())))?;
+    let mut next = parts.into_iter();
+    out.write(path, |_, sink| {
+        let Some((which, dims)) = next.next() else { return Ok(()) };
+        by_rows(numbers, which, dims, |rows| sink.put(bytemuck::cast_slice(rows)))
+    })?;
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Merging: a GGUF file with W + scale · BA in place of W, for every runtime.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::{AdapterFile, LowRank, PartSpec, Role};
+use super::{AdapterFile, LowRank, Role};
 use crate::blocks::{self, BlockType, Scheme};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, GgufWriter, TensorInfo, TensorSink};
@@ -46,26 +47,49 @@ fn file_type(ty: BlockType) -> Option<u32> {
     })
 }
 
-/// The parts of one linear in f32.
-struct Delta {
-    parts: Vec<Vec<f32>>,
+/// The parts of one linear in f32: A, which every row takes part in, and of the others what the rows at hand need.
+struct Delta<'a> {
+    file: &'a AdapterFile,
+    layer: usize,
+    linear: Role,
     low: LowRank,
+    /// Rows and columns of the linear.
+    dims: (usize, usize),
+    parts: Vec<Vec<f32>>,
+    /// The first of the rows at hand.
+    first: usize,
 }
 
-impl Delta {
-    fn read(file: &AdapterFile, layer: usize, linear: Role, low: LowRank, w: &TensorShape) -> Result<Self> {
-        let part = |(i, spec): (usize, &PartSpec)| {
-            let (rows, cols) = spec.dims(low.rank, w.rows, w.cols);
-            let mut wide = vec![0.0; rows * cols];
-            file.read_f32(layer, linear, i, &mut wide).map(|()| wide)
-        };
-        Ok(Self { parts: low.kind.0.parts().iter().enumerate().map(part).collect::<Result<_>>()?, low })
+impl<'a> Delta<'a> {
+    fn new(file: &'a AdapterFile, layer: usize, linear: Role, low: LowRank, w: &TensorShape) -> Result<Self> {
+        let parts = vec![Vec::new(); low.kind.0.parts().len()];
+        let mut out = Self { file, layer, linear, low, dims: (w.rows, w.cols), parts, first: 0 };
+        out.read(0, 0..low.rank * w.cols)?;
+        Ok(out)
     }
 
-    /// Makes row `r` of the base, `(cols)`, that of the merged weight.
+    /// Reads these elements of a part.
+    fn read(&mut self, part: usize, elements: Range<usize>) -> Result<()> {
+        let Some(into) = self.parts.get_mut(part) else { return Ok(()) };
+        into.resize(elements.len(), 0.0);
+        self.file.read_f32(self.layer, self.linear, part, elements.start, into)
+    }
+
+    /// Takes what rows `first .. first + n` need to hand.
+    fn rows(&mut self, first: usize, n: usize) -> Result<()> {
+        self.first = first;
+        for (part, spec) in self.low.kind.0.parts().iter().enumerate() {
+            if let Some(step) = spec.step(self.low.rank) {
+                self.read(part, first * step..(first + n).min(self.dims.0) * step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes row `r` of the base, `(cols)`, one of those at hand, that of the merged weight.
     fn apply(&self, r: usize, w: &mut [f32]) {
         let [a, b, ..] = &self.parts[..] else { return };
-        let rank = self.low.rank;
+        let (rank, r) = (self.low.rank, r - self.first);
         for (b, a) in b[r * rank..(r + 1) * rank].iter().zip(a.chunks_exact(w.len())) {
             let f = self.low.scale * b;
             w.iter_mut().zip(a).for_each(|(w, a)| *w += f * a);
@@ -120,11 +144,11 @@ pub fn merge(
         let delta = match (place, low) {
             (Some((l, linear)), Some(low)) => {
                 matrices += 1;
-                Some(Delta::read(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
+                Some(Delta::new(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
             }
             _ => None,
         };
-        tensor(file, from, info, delta.as_ref(), sink, team)?;
+        tensor(file, from, info, delta, sink, team)?;
         done += from.bytes;
         progress(done, total);
         Ok(())
@@ -158,7 +182,7 @@ fn tensor(
     file: &Gguf,
     from: &TensorInfo,
     to: &TensorInfo,
-    delta: Option<&Delta>,
+    mut delta: Option<Delta<'_>>,
     sink: &mut TensorSink<'_>,
     team: &ThreadTeam,
 ) -> Result<()> {
@@ -175,6 +199,10 @@ fn tensor(
             sink.put(&raw[..n * stored])?;
             continue;
         }
+        if let Some(delta) = &mut delta {
+            delta.rows(start, n)?;
+        }
+        let delta = delta.as_ref();
         // A task takes a few rows, each row being done by one.
         let rows_each = n.div_ceil(4 * team.threads()).max(1);
         let failed: Mutex<Option<Error>> = Mutex::new(None);

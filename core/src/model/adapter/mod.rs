@@ -32,9 +32,9 @@ pub use crate::shape::{AdapterKind, AdapterShape, LowRank, PartSpec, Role};
 /// Largest rank that is supported.
 pub const MOST_RANK: usize = 1024;
 
-/// The numbers of one adapted linear, rows in GGUF's order; for writing.
-#[derive(Clone, Debug)]
-pub struct Factors<'a> {
+/// One adapted linear that is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors {
     /// Its layer.
     pub layer: usize,
     /// Which linear.
@@ -43,8 +43,30 @@ pub struct Factors<'a> {
     pub kind: AdapterKind,
     /// Rows of A.
     pub rank: usize,
-    /// The scheme's parts, in order.
-    pub parts: Vec<&'a [f32]>,
+}
+
+/// Gives elements `from ..` of part `part` of the `i`-th of the factors that are written, as many as `out` has, in GGUF's order:
+/// `(i, part, from, out)`; whole rows, or the whole shares of some outputs. So a writer holds a few rows, and never a tensor.
+pub type Numbers<'a> = dyn FnMut(usize, usize, usize, &mut [f32]) -> Result<()> + 'a;
+
+/// Elements that are asked for at once, where rows are not longer.
+const PIECE: usize = 8 << 10;
+
+/// Asks for all rows of part `part` of the `i`-th factors, `(rows, cols)`, a few at a time.
+fn by_rows(
+    numbers: &mut Numbers<'_>,
+    (i, part): (usize, usize),
+    (rows, cols): (usize, usize),
+    mut put: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let step = (PIECE / cols.max(1)).clamp(1, rows.max(1));
+    let mut room = vec![0.0; step * cols];
+    for first in (0..rows).step_by(step) {
+        let room = &mut room[..step.min(rows - first) * cols];
+        numbers(i, part, first * cols, room)?;
+        put(room)?;
+    }
+    Ok(())
 }
 
 /// What an adapter says of itself when it is written.
@@ -72,25 +94,13 @@ impl About {
 /// Holds `factors` against the model before anything is written.
 ///
 /// # Errors
-/// [`Error::Internal`] when a layer, a rank or a length does not fit.
-fn check(shape: &ModelShape, factors: &[Factors<'_>]) -> Result<()> {
+/// [`Error::Internal`] when a layer or a rank does not fit.
+fn check(shape: &ModelShape, factors: &[Factors]) -> Result<()> {
     for f in factors {
-        let fits = shape.layers.get(f.layer).is_some_and(|layer| {
-            layer.tensors.get(f.linear).is_some_and(|w| {
-                let specs = f.kind.0.parts();
-                let fits = |(spec, part): (&PartSpec, &&[f32])| {
-                    let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
-                    part.len() == rows * cols
-                };
-                f.rank > 0 && specs.len() == f.parts.len() && specs.iter().zip(&f.parts).all(fits)
-            })
-        });
-        if !fits {
-            let lens: Vec<_> = f.parts.iter().map(|p| p.len()).collect();
-            return Err(Error::Internal(format!(
-                "an adapter of rank {} with parts of {lens:?} numbers does not fit {:?} of layer {}",
-                f.rank, f.linear, f.layer
-            )));
+        let there = shape.layers.get(f.layer).is_some_and(|layer| layer.tensors.get(f.linear).is_some());
+        if !there || f.rank == 0 {
+            let Factors { layer, linear, rank, .. } = f;
+            return Err(Error::Internal(format!("an adapter of rank {rank} does not fit {linear:?} of layer {layer}")));
         }
     }
     Ok(())
@@ -174,48 +184,69 @@ impl AdapterFile {
         })
     }
 
+    /// The files and folders that it is read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut out = vec![self.path.clone()];
+        if let Store::Peft(_) = self.store {
+            out.extend(peft::files(&self.path).into_iter().flat_map(|(weights, config)| [weights, config]));
+        }
+        out
+    }
+
     /// Reads a part as stored, rows in GGUF's order, into `out`.
     ///
     /// # Errors
     /// A file that was removed or shortened.
     pub fn read(&self, layer: usize, linear: Role, part: usize, out: &mut [u8]) -> Result<()> {
+        self.read_from(layer, linear, part, 0, out)
+    }
+
+    /// As [`Self::read`], from element `from` on, which begins a row, as does what follows.
+    fn read_from(&self, layer: usize, linear: Role, part: usize, from: usize, out: &mut [u8]) -> Result<()> {
         let name = self.names.get(layer).and_then(|l| l.get(&linear)).and_then(|n| n.get(part));
         let Some(name) = name else {
             return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
         };
         let gone = || Error::model(&self.path, name.as_str(), "the tensor is missing");
         match &self.store {
-            Store::Gguf(file) => file.read_at(file.tensor(name).ok_or_else(gone)?, 0, out),
+            Store::Gguf(file) => {
+                let t = file.tensor(name).ok_or_else(gone)?;
+                file.read_at(t, (from * t.ty.block_bytes()) as u64, out)
+            }
             Store::Peft(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
                 let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
                 let step = low.and_then(|low| low.kind.0.parts().get(part)?.step(low.rank));
+                let elements = t.dims.iter().map(|d| *d as usize).product::<usize>();
+                let one = t.bytes as usize / elements.max(1);
                 let Some(step) = step.filter(|_| self.turned && linear.rotates()) else {
-                    return file.read_at(t, 0, out);
+                    return file.read_at(t, (from * one) as u64, out);
                 };
                 let d = self.head_dims[layer];
                 // One output's share of the tensor.
-                let elements = t.dims.iter().map(|d| *d as usize).product::<usize>();
-                let row = t.bytes as usize / elements.max(1) * step;
-                out.chunks_exact_mut(row.max(1))
-                    .enumerate()
-                    .try_for_each(|(i, out)| file.read_at(t, (permute::hf_row(i, d) * row) as u64, out))
+                let row = (one * step).max(1);
+                out.chunks_exact_mut(row)
+                    .zip(from / step.max(1)..)
+                    .try_for_each(|(out, i)| file.read_at(t, (permute::hf_row(i, d) * row) as u64, out))
             }
         }
     }
 }
 
 impl AdapterFile {
-    /// As [`Self::read`], decoded.
+    /// Reads elements `from ..` of a part, which begin a row, as many as `out` has, in f32.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_f32(&self, layer: usize, linear: Role, part: usize, out: &mut [f32]) -> Result<()> {
+    pub fn read_f32(&self, layer: usize, linear: Role, part: usize, from: usize, out: &mut [f32]) -> Result<()> {
         let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
         let ty = low.and_then(|low| low.types.get(part)).copied();
         let ty = ty.ok_or_else(|| Error::Internal(format!("{linear:?} of layer {layer} is not adapted")))?;
+        if ty == BlockType::F32 {
+            return self.read_from(layer, linear, part, from, bytemuck::cast_slice_mut(out));
+        }
         let mut stored = vec![0; ty.row_bytes(out.len()).unwrap_or(0)];
-        self.read(layer, linear, part, &mut stored)?;
+        self.read_from(layer, linear, part, from, &mut stored)?;
         blocks::decode(ty, &stored, out).map_err(|e| Error::Internal(format!("{linear:?} of layer {layer}: {e}")))
     }
 }
@@ -226,10 +257,10 @@ impl AdapterFile {
     /// # Errors
     /// [`Error::Io`]; scales that differ by linear beyond what one α and the ranks express.
     pub fn convert(&self, out: &Path, model: &ModelShape) -> Result<()> {
-        let mut made = Vec::new();
+        let mut list = Vec::new();
         let mut about: Option<About> = None;
         for layer in 0..self.shape.layers.len() {
-            for (linear, low, tensors) in self.shape.tensors(model, layer) {
+            for (linear, low, _) in self.shape.tensors(model, layer) {
                 let alpha = low.scale * low.rank as f32;
                 let known = about.get_or_insert_with(|| About {
                     rank: self.shape.rank(),
@@ -244,29 +275,15 @@ impl AdapterFile {
                         format!("its linears have no one α ({} and {alpha}); merge it instead", known.alpha),
                     ));
                 }
-                let mut parts = Vec::with_capacity(tensors.len());
-                for (part, t) in tensors.iter().enumerate() {
-                    let mut wide = vec![0.0; t.rows * t.cols];
-                    self.read_f32(layer, linear, part, &mut wide)?;
-                    parts.push(wide);
-                }
-                made.push((layer, linear, low, parts));
+                list.push(Factors { layer, linear, kind: low.kind, rank: low.rank });
             }
         }
-        let list: Vec<Factors<'_>> = made
-            .iter()
-            .map(|(layer, linear, low, parts)| Factors {
-                layer: *layer,
-                linear: *linear,
-                kind: low.kind,
-                rank: low.rank,
-                parts: parts.iter().map(Vec::as_slice).collect(),
-            })
-            .collect();
+        let mut numbers =
+            |i: usize, part, from, out: &mut [f32]| self.read_f32(list[i].layer, list[i].linear, part, from, out);
         let about = about.ok_or_else(|| Error::Internal("an adapter that adapts nothing".into()))?;
         match out.extension().is_some_and(|e| e == "gguf") {
-            true => save_gguf(out, model, &about, &list),
-            false => save_peft(out, model, &about, &list),
+            true => save_gguf(out, model, &about, &list, &mut numbers),
+            false => save_peft(out, model, &about, &list, &mut numbers),
         }
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{About, AdapterKind, Collector, Factor, Factors, Found, Role, check, holds_factors, permute};
+use super::{
+    About, AdapterKind, Collector, Factor, Factors, Found, Numbers, Role, by_rows, check, holds_factors, permute,
+};
 use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
@@ -213,11 +215,18 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
     found.finish(|field, message| file.error(field, message), scale)
 }
 
-/// Writes an adapter to the folder `folder`, whole or not at all; factors in f32.
+/// Writes an adapter to the folder `folder`, whole or not at all; factors in f32, a few rows at a time. What the folder holds
+/// beside an adapter's files stays.
 ///
 /// # Errors
-/// [`Error::Io`]; factors that do not fit `shape`; a folder that holds something else.
-pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors<'_>]) -> Result<()> {
+/// [`Error::Io`]; factors that do not fit `shape`; what `numbers` returns.
+pub fn save(
+    folder: &Path,
+    shape: &ModelShape,
+    about: &About,
+    factors: &[Factors],
+    numbers: &mut Numbers<'_>,
+) -> Result<()> {
     check(shape, factors)?;
     let kind = factors.first().map_or_else(AdapterKind::default, |f| f.kind);
     let new = atomic_write::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
@@ -265,19 +274,28 @@ pub fn save(folder: &Path, shape: &ModelShape, about: &About, factors: &[Factors
             tensors.push(Declared { name, ty: BlockType::F32, dims });
         }
     }
-    let mut next =
-        factors.iter().flat_map(|f| kind.0.parts().iter().zip(&f.parts).map(move |(spec, part)| (f, spec, part)));
+    let parts = |(i, f)| kind.0.parts().iter().enumerate().map(move |(part, spec)| (f, (i, part), spec));
+    let mut next = factors.iter().enumerate().flat_map(parts);
+    let mut head = Vec::new();
     safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &tensors, |_, put| {
-        let Some((f, spec, part)) = next.next() else { return Ok(()) };
-        match spec.step(f.rank).filter(|_| f.linear.rotates() && shape.interleaved()) {
-            // One output after the other, in Hugging Face's order.
-            Some(step) => {
-                let d = shape.layers[f.layer].attention.dim;
-                (0..part.len() / step)
-                    .try_for_each(|i| put(bytemuck::cast_slice(&part[permute::gguf_row(i, d) * step..][..step])))
-            }
-            None => put(bytemuck::cast_slice(part)),
+        let Some((f, (i, part), spec)) = next.next() else { return Ok(()) };
+        let w = shape.layers[f.layer].tensors.need(f.linear)?;
+        let dims = spec.dims(f.rank, w.rows, w.cols);
+        let Some(step) = spec.step(f.rank).filter(|_| f.linear.rotates() && shape.interleaved()) else {
+            return by_rows(numbers, (i, part), dims, |rows| put(bytemuck::cast_slice(rows)));
+        };
+        // One head after the other, its outputs in Hugging Face's order.
+        let d = shape.layers[f.layer].attention.dim;
+        head.resize(d * step, 0.0f32);
+        for first in (0..w.rows).step_by(d) {
+            let head = &mut head[..d.min(w.rows - first) * step];
+            numbers(i, part, first * step, head)?;
+            (first..w.rows.min(first + d)).try_for_each(|row| {
+                let from = (permute::gguf_row(row, d) - first) * step;
+                put(bytemuck::cast_slice(&head[from..from + step]))
+            })?;
         }
+        Ok(())
     })?;
     new.commit()
 }

@@ -40,16 +40,27 @@ fn made(shape: &ModelShape, targets: &[Role], rank: usize, keep: impl Fn(usize) 
     out
 }
 
-fn factors(made: &[Made]) -> Vec<Factors<'_>> {
-    made.iter()
-        .map(|m| Factors {
-            layer: m.layer,
-            linear: m.linear,
-            kind: AdapterKind::default(),
-            rank: m.rank,
-            parts: vec![&m.a, &m.b],
-        })
-        .collect()
+/// Factors and a reader of their numbers, for whoever writes them.
+fn factors(made: &[Made]) -> (Vec<Factors>, impl FnMut(usize, usize, usize, &mut [f32]) -> Result<()>) {
+    let kind = AdapterKind::default();
+    let list = made.iter().map(|m| Factors { layer: m.layer, linear: m.linear, kind, rank: m.rank }).collect();
+    let numbers = |i: usize, part: usize, from: usize, out: &mut [f32]| {
+        let all = if part == A { &made[i].a } else { &made[i].b };
+        let some = all.get(from..from + out.len()).ok_or_else(|| Error::Internal("too few numbers".into()))?;
+        out.copy_from_slice(some);
+        Ok(())
+    };
+    (list, numbers)
+}
+
+fn save_as_peft(path: &Path, shape: &ModelShape, about: &About, made: &[Made]) -> Result<()> {
+    let (list, mut numbers) = factors(made);
+    save_peft(path, shape, about, &list, &mut numbers)
+}
+
+fn save_as_gguf(path: &Path, shape: &ModelShape, about: &About, made: &[Made]) -> Result<()> {
+    let (list, mut numbers) = factors(made);
+    save_gguf(path, shape, about, &list, &mut numbers)
 }
 
 fn about(rank: usize) -> About {
@@ -73,8 +84,8 @@ fn both_layouts_give_back_what_was_saved_with_its_scale() {
     ];
     for (i, (made, about)) in adapters.iter().enumerate() {
         let (peft, gguf) = (folder.path().join(format!("{i}")), folder.path().join(format!("{i}.gguf")));
-        save_peft(&peft, &shape, about, &factors(made)).unwrap();
-        save_gguf(&gguf, &shape, about, &factors(made)).unwrap();
+        save_as_peft(&peft, &shape, about, made).unwrap();
+        save_as_gguf(&gguf, &shape, about, made).unwrap();
         for path in [&peft, &gguf, &peft.join("adapter_model.safetensors")] {
             let file = AdapterFile::open(path, &shape, 0.5).unwrap();
             assert_eq!(
@@ -100,7 +111,7 @@ fn the_files_are_named_shaped_and_ordered_as_peft_has_them() {
     let shape = bundled().shape;
     let made = made(&shape, &Role::LINEARS, 2, |_| true);
     let path = folder.path().join("a");
-    save_peft(&path, &shape, &about(2), &factors(&made)).unwrap();
+    save_as_peft(&path, &shape, &about(2), &made).unwrap();
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(path.join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!((config["peft_type"].as_str(), config["r"].as_u64()), (Some("LORA"), Some(2)));
@@ -143,7 +154,7 @@ fn an_adapter_that_does_not_fit_is_named() {
     let path = folder.path().join("a");
     let fails = |change: &dyn Fn(&Path)| {
         let _ = std::fs::remove_dir_all(&path);
-        save_peft(&path, &shape, &about(4), &factors(&made)).unwrap();
+        save_as_peft(&path, &shape, &about(4), &made).unwrap();
         change(&path);
         AdapterFile::open(&path, &shape, 1.0).unwrap_err().to_string()
     };
@@ -203,7 +214,7 @@ fn patterns_of_ranks_and_alphas_are_peft_s() {
     let mut all = made(&shape, &[Role::Q], 4, |_| true);
     all.extend(made(&shape, &[Role::Down], 2, |l| l == 5));
     let path = folder.path().join("a");
-    save_peft(&path, &shape, &about(4), &factors(&all)).unwrap();
+    save_as_peft(&path, &shape, &about(4), &all).unwrap();
     let file = path.join("adapter_config.json");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("model.layers.5.mlp.down_proj"));
@@ -221,13 +232,13 @@ fn a_write_is_whole_and_what_does_not_fit_is_not_written() {
     let mut wrong = made(&shape, &[Role::O], 2, |l| l == 0);
     wrong[0].a.pop();
     let path = folder.path().join("a");
-    assert!(save_peft(&path, &shape, &about(2), &factors(&wrong)).is_err());
-    assert!(save_gguf(&path, &shape, &about(2), &factors(&wrong)).is_err());
+    assert!(save_as_peft(&path, &shape, &about(2), &wrong).is_err());
+    assert!(save_as_gguf(&path, &shape, &about(2), &wrong).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // Two trainings of one shape have different hashes, the same one the same.
     let first = made(&shape, &[Role::O], 2, |l| l == 0);
     let hash = |made: &[Made]| {
-        save_peft(&path, &shape, &about(2), &factors(made)).unwrap();
+        save_as_peft(&path, &shape, &about(2), made).unwrap();
         AdapterFile::open(&path, &shape, 1.0).unwrap().hash
     };
     let (a, mut second) = (hash(&first), made(&shape, &[Role::O], 2, |l| l == 0));

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use super::header::{DEFAULT_ALIGNMENT, limits};
 use super::scan::pread;
 use super::{Gguf, TensorInfo, ValueType};
+use crate::atomic_write::Pending;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 
@@ -188,14 +188,13 @@ impl GgufWriter {
         if let Some((field, message)) = &self.wrong {
             return Err(Error::model(path, field, message));
         }
-        let temporary = Temporary::beside(path);
         let io = |e: &std::io::Error| Error::io(path, "cannot write", e);
-        let file = File::create_new(&temporary.0).map_err(|e| io(&e))?;
-        let mut out = BufWriter::with_capacity(256 << 10, file);
+        let mut new = Pending::begin(path, 256 << 10)?;
+        let out = new.out();
         let header = self.header();
         out.write_all(&header).map_err(|e| io(&e))?;
         for info in &self.tensors {
-            let mut sink = TensorSink { out: &mut out, path, info, left: info.bytes };
+            let mut sink = TensorSink { out: &mut *out, path, info, left: info.bytes };
             payload(info, &mut sink)?;
             if sink.left > 0 {
                 let message = format!("{} of its {} bytes were not given", sink.left, info.bytes);
@@ -204,13 +203,8 @@ impl GgufWriter {
             let padding = (info.bytes.next_multiple_of(DEFAULT_ALIGNMENT) - info.bytes) as usize;
             out.write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding]).map_err(|e| io(&e))?;
         }
-        let file = out.into_inner().map_err(|e| io(e.error()))?;
-        file.sync_all().map_err(|e| io(&e))?;
-        drop(file);
         // What this cannot read back, nobody should be given.
-        Gguf::open(&temporary.0)?;
-        std::fs::rename(&temporary.0, path).map_err(|e| io(&e))?;
-        sync_folder(path);
+        new.commit(|part| Gguf::open(part).map(drop))?;
         Ok(header.len() as u64 + self.data)
     }
 }
@@ -288,31 +282,4 @@ impl TensorSink<'_> {
 fn put_str(out: &mut Vec<u8>, text: &str) {
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text.as_bytes());
-}
-
-/// A name beside the target, removed on drop (after the rename there is nothing left to remove).
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn beside(path: &Path) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name = format!(".{stem}.{}-{}.gguf.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Self(path.with_file_name(name))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Already renamed, or never made: nothing to report.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Puts the rename itself on the disk where the system allows it; the data is there already.
-fn sync_folder(path: &Path) {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
 }

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use save::{Saved, Tensors, save};
+pub use save::{Saved, Tensors, check, save};
 
 use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};
@@ -200,6 +200,13 @@ impl HfFolder {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The folder and the files of it that are read.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let named = [CONFIG, INDEX].into_iter().chain(save::WORDS).map(|name| self.dir.join(name));
+        let weights = self.files.iter().map(|file| file.path().to_owned());
+        std::iter::once(self.dir.clone()).chain(named).chain(weights).collect()
     }
 
     /// Bytes of all files of weights.

@@ -21,7 +21,7 @@ use crate::model::{Model, Source};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
-const WORDS: [&str; 6] = [
+pub(super) const WORDS: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -52,6 +52,14 @@ pub struct Saved {
 /// returns.
 pub fn save(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) -> Result<Saved> {
     scoped(Scope::Program, || write(dir, model, ty, tensors))
+}
+
+/// Whether [`save`] can express `model` as a folder; for those who ask before they work for it.
+///
+/// # Errors
+/// As [`save`], but for the file system's.
+pub fn check(model: &Model, ty: BlockType) -> Result<()> {
+    config(model, ty, &Ids::default()).map(drop)
 }
 
 fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) -> Result<Saved> {

@@ -77,6 +77,8 @@ impl Gradient for Mezo {
 
     fn step(&self, t: &mut Trainer, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let (mut all, mut square) = (Stepped::default(), 0.0);
+        // Weights are away from their places from the first nudge on, and back at the step's end.
+        let _begun = t.device().meter().undisturbed();
         for i in 0..self.directions {
             // A direction has a number of its own in the run; the mean of their gradients is n steps of an n-th.
             let number = (step.max(1) - 1) * self.directions + i + 1;
