@@ -208,11 +208,12 @@ impl Ledger {
             if !fits && tag.category != Category::Observation {
                 // A sum that no number holds cannot be granted even in a draft.
                 if self.firm || total.checked_add(bytes).is_none() {
+                    let crossing = self.crossing(&state, tag, bytes, None);
                     drop(state);
-                    return Err(self.over(tag, bytes, None));
+                    return Err(Error::OverBudget(Box::new(crossing)));
                 }
                 if state.crossed.is_none() {
-                    state.crossed = Some(self.crossing(tag, bytes, total, None));
+                    state.crossed = Some(self.crossing(&state, tag, bytes, None));
                 }
             }
             state.cells[t].now[c] += bytes;
@@ -252,17 +253,19 @@ impl Ledger {
 
     /// The over-budget error of asking for `bytes` more under `tag`.
     pub fn over(&self, tag: Tag, bytes: u64, hint: Option<String>) -> Error {
-        let held = self.lock().cells[tag.tier as usize].total;
-        Error::OverBudget(Box::new(self.crossing(tag, bytes, held, hint)))
+        Error::OverBudget(Box::new(self.crossing(&self.lock(), tag, bytes, hint)))
     }
 
-    fn crossing(&self, tag: Tag, bytes: u64, held: u64, hint: Option<String>) -> OverBudget {
+    fn crossing(&self, state: &State, tag: Tag, bytes: u64, hint: Option<String>) -> OverBudget {
         let budget = self.budget[tag.tier as usize];
+        let held = state.cells[tag.tier as usize].total;
+        let row = state.rows.get(&tag).map_or(0, |row| row.0);
         OverBudget {
             tier: tag.tier,
             category: tag.category,
             name: tag.name.to_owned(),
             needed: held.saturating_add(bytes),
+            row: row.saturating_add(bytes),
             budget,
             available: budget.saturating_sub(held),
             hint,
@@ -415,6 +418,14 @@ mod tests {
             }
         }
         assert!(refused.is_some() && draft.first_crossing() == refused);
+        let text = refused.unwrap().to_string();
+        for words in [
+            "device needs 1.07 KiB (1100 B) in all",
+            "500 B (500 B) for tiles (workspace) no longer fit",
+            "400 B of it still free",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
         assert_eq!((draft.held(Tier::Device), draft.held(Tier::Host)), (1101, 60));
         assert!(draft.reserve(KV, u64::MAX).is_err(), "no number holds that sum");
         drop(held);

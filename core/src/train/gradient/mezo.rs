@@ -87,7 +87,7 @@ impl Gradient for Mezo {
             let one = t.probe(batches, number, lr / self.directions as f32, self.eps, &mut within)?;
             square += one.grad_norm * one.grad_norm;
             let share = 1.0 / self.directions as f64;
-            all = Stepped { loss: all.loss + share * one.loss, tokens: all.tokens + one.tokens, ..one };
+            all = Stepped { loss: all.loss + share * one.loss, computed: all.computed + one.computed, ..one };
         }
         Ok(Stepped { grad_norm: (square / self.directions as f64).sqrt(), ..all })
     }
