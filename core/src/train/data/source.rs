@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_random_model_is_told_of_random_data_and_learns_from_it() {
-        let model = "random:tiny@f32";
+        let model = concat!("random:", env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/engine/tiny.json@f32");
         for data in ["bundled:task-tova", "bundled:recall", "notes.txt"] {
             let error = opened(model, &[("data", data)], 0).err().unwrap().to_string();
             assert!(

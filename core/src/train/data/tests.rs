@@ -267,7 +267,7 @@ fn rows_come_by_number_in_any_order() {
     assert_eq!(three.segments, [one(2).segments, one(0).segments, one(2).segments].concat());
     assert!(data.batch(&[data.rows()]).is_err());
     // Padding is what is beyond a row's documents, and no token of theirs.
-    for (data, length) in [(data, 16), (packed(&LENGTHS, &[], 64, false), 64)] {
+    for (data, length) in [(&data, 16), (&packed(&LENGTHS, &[], 64, false), 64)] {
         let whole = data.batch(&(0..data.rows()).collect::<Vec<_>>()).unwrap();
         whole.check(1 << 24).unwrap();
         assert!((whole.real() as f64 / whole.rows() as f64 - data.filled()).abs() < 1e-12, "{length}");
