@@ -276,6 +276,10 @@ pub fn techniques(args: &args::Techniques) -> Result<u8> {
             out += &format!("    {:<14} {default} {}{paper}: {}\n", k.id, k.unit, k.sentence);
         }
     }
+    out += "\ntrain.data\n";
+    for s in ullage_core::train::data::SOURCES {
+        out += &format!("  {:<18} {}.\n", s.form, s.what);
+    }
     say(&out);
     Ok(0)
 }

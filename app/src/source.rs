@@ -11,6 +11,7 @@ use ullage_core::job::Order;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
 use ullage_core::output::Care;
+use ullage_core::train::data::made;
 use ullage_core::{Error, Result};
 
 use crate::args::Source;
@@ -84,7 +85,7 @@ pub fn anchor(config: &mut Config, base: &Path) {
     }
     if let Some(train) = &mut config.train {
         let named = |path: &str| !path.is_empty();
-        if named(&train.data) && !train.generated() {
+        if named(&train.data) && !made(&train.data) {
             train.data = whole(&train.data);
         }
         if named(&train.out) {

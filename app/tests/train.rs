@@ -209,3 +209,66 @@ fn every_large_allocation_of_a_training_is_in_the_account() {
         assert_eq!(report["program"]["escaped"], 0, "{steps}: {}", report["program"]);
     }
 }
+
+#[test]
+fn a_random_model_is_planned_and_trained_on_random_data() {
+    let room = Room::new();
+    let model = concat!("random:", env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/engine/tiny.json@f32");
+    let mut args = vec!["run", model];
+    for set in ["train.data=random", "train.steps=2", "train.batch=1", "train.length=16", "train.params.r=4"] {
+        args.extend(["--set", set]);
+    }
+    let report = room.json(0, &args);
+    let train = &report["train"];
+    // No padding: what was learned from is what was computed. The loss is that of guessing, the held-out one told twice.
+    assert_eq!((&train["tokens"], &train["computed"]), (&32.into(), &32.into()), "{train}");
+    let loss = train["first_loss"].as_f64().unwrap();
+    assert!((loss - 160f64.ln()).abs() < 1.5, "{loss}");
+    assert_eq!(train["validation"].as_array().map(Vec::len), Some(1), "{train}");
+    assert_eq!(report["config"]["train"]["params"], serde_json::json!({ "use": "lora", "r": 4 }));
+    let said = room.run(0, &args).out;
+    let held = said.lines().find(|l| l.starts_with("held out loss")).unwrap();
+    assert!(!held.contains('→') && held.ends_with("after step 2"), "{held}");
+    assert!(said.contains("2 steps, 32 tokens, loss"), "{said}");
+    // The plan is that of the run, and text is refused by the name of what there is.
+    args[0] = "plan";
+    let planned = room.json(0, &args);
+    assert_eq!(planned["bytes"]["tiers"]["device"]["peak"], report["plan"]["peak"]["device"], "{planned}");
+    args[0] = "run";
+    args.extend(["--set", "train.data=bundled:task-tova"]);
+    let said = room.run(2, &args).err;
+    assert!(said.contains("train.data = bundled:task-tova is refused") && said.contains("train.data=random"), "{said}");
+    assert!(room.run(0, &["techniques"]).out.contains("\ntrain.data\n  random "));
+}
+
+#[test]
+fn tokens_a_second_are_those_of_the_data_and_positions_are_named_beside_them() {
+    let room = Room::new();
+    let train = |sets: &[&str]| {
+        let mut args = vec!["run", common::BUNDLED];
+        let all = [
+            "train.data=bundled:task-tova",
+            "train.steps=2",
+            "train.batch=2",
+            "train.length=64",
+            "train.validation=0",
+            "train.samples=0",
+        ];
+        all.iter().chain(sets).for_each(|set| args.extend(["--set", set]));
+        (room.json(0, &args)["train"].clone(), room.run(0, &args).out)
+    };
+    // A phrase a row: the rest of each is padding.
+    let (apart, said) = train(&["train.packing=false"]);
+    let (tokens, computed) = (apart["tokens"].as_u64().unwrap(), apart["computed"].as_u64().unwrap());
+    assert_eq!(computed, 2 * 2 * 64);
+    assert!(tokens > 40 && tokens < computed / 2, "{apart}");
+    let rate = tokens as f64 / 2.0 / apart["step_seconds"].as_f64().unwrap();
+    assert!((apart["tokens_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-6, "{apart}");
+    assert!(
+        said.contains(&format!("{tokens} tokens ({computed} positions computed)")) && said.contains(" positions/s"),
+        "{said}"
+    );
+    // Two passes over each position are one token all the same.
+    let (mezo, _) = train(&["train.packing=false", "train.gradient=mezo", "train.params=full", "train.optimizer=sgd"]);
+    assert_eq!((mezo["tokens"].as_u64(), mezo["computed"].as_u64()), (Some(tokens), Some(2 * computed)), "{mezo}");
+}

@@ -102,6 +102,7 @@ fn chosen(config: &Config) -> impl Iterator<Item = (&'static Axis, String, Choic
 /// The first thing wrong: the key, the value, and what is allowed; or what cannot go together, and why.
 pub fn check(config: &Config) -> Result<()> {
     config.check()?;
+    config.train.as_ref().map_or(Ok(()), train::data::check)?;
     for (axis, key, choice) in chosen(config) {
         let entry = find(axis, &key, &choice.id)?;
         entry.settle(&key, &choice.knobs)?;

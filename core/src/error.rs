@@ -80,11 +80,14 @@ pub struct OverBudget {
     pub category: Category,
     /// The named row of the ledger, such as `kv rows`.
     pub name: String,
-    /// Bytes the tier would hold had this been granted.
+    /// Bytes the tier would hold in all: of a plan at its peak, of a run had this been granted.
     pub needed: u64,
+    /// Bytes this row alone would hold had this been granted.
+    #[serde(default)]
+    pub row: u64,
     /// The tier's budget.
     pub budget: u64,
-    /// Bytes that were still free in it.
+    /// Bytes that were still free in it when this was asked for.
     pub available: u64,
     /// The cheapest change that fits, as a `--set` argument and its effect.
     pub hint: Option<String>,
@@ -135,11 +138,13 @@ impl std::fmt::Display for Diverged {
 
 impl std::fmt::Display for OverBudget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tier, category, name, needed, budget, available, hint, machine } = self;
+        let Self { tier, category, name, needed, row, budget, available, hint, machine } = self;
         let wall = if *machine { "this machine has free for it" } else { "the budget is" };
+        // Events of before this was told have 0.
+        let row = if *row > 0 { format!("{} ({row} B) for ", Bytes(*row)) } else { String::new() };
         write!(
             f,
-            "over budget: {tier} needs {} ({needed} B) for {name} ({category}), {wall} {} ({budget} B), {} of it still free",
+            "over budget: {tier} needs {} ({needed} B) in all; {row}{name} ({category}) no longer fit: {wall} {} ({budget} B), {} of it still free",
             Bytes(*needed),
             Bytes(*budget),
             Bytes(*available)

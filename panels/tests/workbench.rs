@@ -405,3 +405,37 @@ fn nothing_at_all_still_draws() {
     harness.set_size(vec2(3840.0, 2160.0));
     harness.run();
 }
+
+/// Upright lines as thick as the limit's, and the rectangle of `words`, of what was painted.
+fn limit_and_words(shape: &egui::Shape, words: &str, lines: &mut Vec<egui::Rect>, at: &mut Option<egui::Rect>) {
+    match shape {
+        egui::Shape::Vec(shapes) => shapes.iter().for_each(|s| limit_and_words(s, words, lines, at)),
+        egui::Shape::LineSegment { points: [a, b], stroke } if a.x == b.x && stroke.width == 2.0 => {
+            lines.push(egui::Rect::from_two_pos(*a, *b));
+        }
+        egui::Shape::Text(text) if text.galley.text() == words => *at = Some(text.visual_bounding_rect()),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_limit_stops_short_of_the_words_where_no_bar_is() {
+    for (words, limit) in [("No model is open.", 20 * MIB), ("No model is open.", 150 * MIB), ("Not run yet", 20 * MIB)]
+    {
+        let mut view = samples::view();
+        let run = words != "Not run yet";
+        let bars = samples::bars(8192 * samples::TOKEN, Some(limit), run);
+        view.top.limit.bytes = Some(limit);
+        (view.top.predicted, view.top.measured) = if run { (None, Some(bars)) } else { (Some(bars), None) };
+        view.top.no_plan = words.into();
+        let harness = harness(view);
+        let (mut lines, mut at) = (Vec::new(), None);
+        harness.output().shapes.iter().for_each(|s| limit_and_words(&s.shape, words, &mut lines, &mut at));
+        let at = at.unwrap();
+        let near: Vec<_> =
+            lines.iter().filter(|l| l.bottom() > at.top() - 40.0 && l.top() < at.bottom() + 40.0).collect();
+        assert!(near.iter().map(|l| l.height()).sum::<f32>() > 20.0, "the limit is drawn: {lines:?}");
+        assert_eq!(near.iter().any(|l| at.x_range().contains(l.center().x)), limit < 100 * MIB, "{words}: {near:?}");
+        assert!(near.iter().all(|l| !l.expand(1.0).intersects(at)), "{words} at {at:?} is crossed by one of {near:?}");
+    }
+}

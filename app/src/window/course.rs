@@ -132,6 +132,7 @@ mod tests {
                 lr: 1e-3,
                 grad_norm: 1.0,
                 tokens: 8,
+                computed: 8,
                 seconds: 0.25,
             });
             if step == 15 {

@@ -3,7 +3,7 @@
 use ullage_core::config::Config;
 use ullage_core::plan::{Plan, Times};
 
-/// Tokens a second: decoded, or learned from.
+/// Tokens a second: decoded, or learned from in rows without padding.
 pub fn tokens_per_second(plan: &Plan, config: &Config) -> f64 {
     rate_of(&plan.time, config)
 }

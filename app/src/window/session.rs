@@ -289,9 +289,11 @@ impl Session {
         let mut config = self.state.document.config().clone();
         let what = match (id, config.train.is_some()) {
             ("train", false) => {
+                // A random model has no words to learn in.
+                let words = self.state.opened.as_ref().is_none_or(|o| o.words.tokenizer.is_some());
+                let data = if words { "bundled:task-tova" } else { "random" };
                 // A rate for adapters: at the file's default the first run would show no learning.
-                let first =
-                    || Train { data: "bundled:task-tova".into(), length: 128, steps: 50, lr: 1e-3, ..Train::default() };
+                let first = || Train { data: data.into(), length: 128, steps: 50, lr: 1e-3, ..Train::default() };
                 config.train = Some(self.kept_train.take().unwrap_or_else(first));
                 // What training cannot do with: undo brings it back.
                 let plain = Config::default();

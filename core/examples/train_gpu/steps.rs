@@ -30,7 +30,14 @@ fn batch(sequences: usize, length: usize, vocab: usize, seed: u64) -> Batch {
     let random = Philox::new(seed);
     let n = sequences * length;
     let ids: Vec<u32> = (0..=n as u64).map(|i| random.below(i, vocab as u64) as u32).collect();
-    Batch { tokens: ids[..n].to_vec(), targets: ids[1..].to_vec(), segments: Vec::new(), sequences, length }
+    Batch {
+        tokens: ids[..n].to_vec(),
+        targets: ids[1..].to_vec(),
+        segments: Vec::new(),
+        sequences,
+        length,
+        filled: Vec::new(),
+    }
 }
 
 struct Opened {

@@ -10,7 +10,9 @@ pub(crate) mod knob;
 mod parse;
 pub mod reads;
 mod sections;
+mod seed;
 pub mod settings;
+mod special;
 pub mod train;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ pub use engine::Engine;
 pub use knob::{Default, Knob, KnobKind};
 pub use parse::{parse, set_key};
 pub use sections::{Kv, KvBudget, Place, Weights};
+pub use special::ParseSpecial;
 
 use crate::bytes::Bytes;
 use crate::error::{Error, Result};
@@ -204,6 +207,9 @@ pub struct Run {
     /// user's newest message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub turns: Vec<Turn>,
+    /// Whether texts of control tokens, such as `<|im_end|>`, are those tokens: auto | always | never.
+    #[serde(skip_serializing_if = "ParseSpecial::is_auto")]
+    pub parse_special: ParseSpecial,
     /// Room of one sequence in tokens, prompt included.
     pub context: usize,
     /// Decoded side by side, each with its own cache.
@@ -219,7 +225,8 @@ pub struct Run {
     pub stop: Vec<String>,
     /// How the next token is chosen.
     pub sampling: Sampling,
-    /// Of sampling; sequence i uses seed + i.
+    /// Of sampling; each sequence draws from a stream of its own. Above `i64::MAX`, where TOML's whole numbers end, a text.
+    #[serde(with = "seed")]
     pub seed: u64,
     /// exact | int8.
     pub compute: Compute,
@@ -278,6 +285,7 @@ impl std::default::Default for Run {
             system: String::new(),
             chat: false,
             turns: Vec::new(),
+            parse_special: ParseSpecial::Auto,
             context: 2048,
             sequences: 1,
             max_tokens: 128,

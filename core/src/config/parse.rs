@@ -2,24 +2,96 @@
 
 use toml::{Table, Value};
 
-use super::{Config, axes};
+use super::train::Train;
+use super::{Axis, Config, Observe, axes};
 use crate::error::{Error, Result};
+
+/// The key of a choice's variant, beside its knobs.
+const USE: &str = "use";
 
 /// Reads TOML and applies the overrides in order. What it says is still to be checked by the catalogue.
 ///
 /// # Errors
 /// [`Error::Config`] naming the key (and, for syntax, the line).
 pub fn parse(text: &str, overrides: &[(String, String)]) -> Result<Config> {
-    let mut table: Table = text.parse().map_err(|e: toml::de::Error| Error::config("the TOML", e.to_string()))?;
+    let mut table: Table = text.parse().map_err(|e: toml::de::Error| Error::config("the TOML", syntax(&e)))?;
     for (key, value) in overrides {
         set_key(&mut table, key, value)?;
     }
+    name_variants(&mut table);
+    let given = Value::Table(table);
+    let whole = Config { train: Some(Train::default()), observe: Some(Observe::default()), ..Config::default() };
+    single("", &given, &Value::try_from(whole).map_err(written)?)?;
     // Section by section, so that a wrong key is named with its section.
-    Value::Table(table).try_into().map_err(|e: toml::de::Error| {
+    let config: Config = given.clone().try_into().map_err(|e: toml::de::Error| {
         let key =
             e.to_string().lines().find_map(|l| l.strip_prefix("in `").map(|k| k.trim_end_matches('`').to_owned()));
         plainly(key.unwrap_or_default(), e.message())
-    })
+    })?;
+    // A list of values passes for a table whose keys are in that order: what came out as one was meant as something else.
+    single("", &given, &Value::try_from(&config).map_err(written)?)?;
+    Ok(config)
+}
+
+fn written(e: toml::ser::Error) -> Error {
+    Error::Internal(format!("writing the configuration: {e}"))
+}
+
+/// What is wrong with TOML that does not parse.
+fn syntax(e: &toml::de::Error) -> String {
+    let far = e.message().contains("overflow") || e.message().contains("too large");
+    let hint = format!("\nwhole numbers end at {}; a larger run.seed is written in quotes", i64::MAX);
+    format!("{e}{}", if far { hint.as_str() } else { "" })
+}
+
+/// Checks that a list stands nowhere in `given` where `model` has a table.
+fn single(key: &str, given: &Value, model: &Value) -> Result<()> {
+    match (given, model) {
+        (Value::Array(list), Value::Table(_)) => {
+            let message = match list.first() {
+                Some(Value::Table(_)) => {
+                    format!("`[[{key}]]` begins a list of tables, and one table is wanted; write `[{key}]`, once")
+                }
+                _ => "a list is not allowed; a table with keys of its own is wanted".to_owned(),
+            };
+            Err(Error::config(key, message))
+        }
+        (Value::Table(given), Value::Table(model)) => given.iter().try_for_each(|(name, value)| {
+            let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            model.get(name).map_or(Ok(()), |model| single(&key, value, model))
+        }),
+        (Value::Array(given), Value::Array(model)) => {
+            let mut each = given.iter().zip(model).enumerate();
+            each.try_for_each(|(i, (given, model))| single(&format!("{key}.{i}"), given, model))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names the variant of every choice that is knobs alone: they are of what the axis has when nothing is chosen.
+fn name_variants(table: &mut Table) {
+    for axis in axes::all().filter(|a| !a.default.is_empty()) {
+        let mut path = axis.key.split('.');
+        let first = path.next().and_then(|name| table.get_mut(name));
+        let Some(Value::Table(choice)) = path.fold(first, |at, name| at?.as_table_mut()?.get_mut(name)) else {
+            continue;
+        };
+        let halves: Vec<_> = axis.parts.iter().filter(|part| choice.contains_key(**part)).collect();
+        if halves.is_empty() {
+            name_variant(choice, axis);
+        }
+        for half in halves {
+            if let Some(Value::Table(choice)) = choice.get_mut(*half) {
+                name_variant(choice, axis);
+            }
+        }
+    }
+}
+
+fn name_variant(choice: &mut Table, axis: &Axis) {
+    if !choice.is_empty() && !choice.contains_key(USE) {
+        choice.insert(USE.into(), Value::String(axis.default.into()));
+    }
 }
 
 /// A deserializer's message in the words of a configuration: the whole key, its value, and what is allowed.
@@ -42,7 +114,9 @@ fn plainly(section: String, message: &str) -> Error {
     if let Some((value, wanted)) = told.and_then(|t| t.split_once(", expected ")) {
         // `string "x"`, "integer `3`": the value is what the reader wrote.
         let value = value.find(['"', '`']).map_or(value, |at| value[at..].trim_matches(['"', '`']));
+        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
         let wanted = match wanted {
+            "usize" | "u64" | "u32" if digits => "it is too large: whole numbers end at 9223372036854775807",
             "usize" | "u64" | "u32" => "a whole number, 0 or more",
             "f32" | "f64" => "a number",
             "a boolean" => "true or false",
@@ -55,7 +129,8 @@ fn plainly(section: String, message: &str) -> Error {
     Error::config(whole(), message)
 }
 
-/// Sets a dotted key, making tables on the way. A choice given by id becomes a table when one of its knobs is set.
+/// Sets a dotted key, making tables on the way. A choice given by id becomes a table when one of its knobs is set, and one of
+/// both keys and values two of them when one half is.
 ///
 /// # Errors
 /// When a part of the key is empty or crosses a value that is no table.
@@ -69,10 +144,9 @@ pub fn set_key(table: &mut Table, key: &str, value: &str) -> Result<()> {
     let mut here = table;
     for (depth, part) in path.iter().enumerate() {
         let slot = here.entry((*part).to_owned()).or_insert_with(|| Value::Table(Table::new()));
-        if let Value::String(id) = slot {
-            // An id stands for a table: of the choice and its knobs, or of the keys' and the values' choice.
-            let keys: &[&str] = if matches!(*last, "k" | "v") { &["k", "v"] } else { &["use"] };
-            *slot = Value::Table(keys.iter().map(|k| ((*k).to_owned(), Value::String(id.clone()))).collect());
+        match axis(&parts[..=depth]).filter(|axis| axis.parts.contains(&parts[depth + 1])) {
+            Some(axis) => split(slot, axis),
+            None => open(slot),
         }
         here = slot
             .as_table_mut()
@@ -82,13 +156,46 @@ pub fn set_key(table: &mut Table, key: &str, value: &str) -> Result<()> {
     if path.ends_with(&["kv", "budget"]) {
         here.clear();
     }
-    // One half of a choice that nothing else names: the other keeps the default.
-    let whole = path.join(".");
-    if let Some(axis) = axes::all().find(|a| a.key == whole && a.parts.contains(last) && here.is_empty()) {
-        here.extend(axis.parts.iter().map(|part| ((*part).to_owned(), Value::String(axis.default.into()))));
+    // What is set of a choice in two halves as a whole: a variant replaces both, a knob is each one's.
+    if let Some(axis) =
+        axis(path).filter(|axis| !axis.parts.contains(last) && axis.parts.iter().any(|p| here.contains_key(*p)))
+    {
+        if *last != USE {
+            for part in axis.parts {
+                let Some(half) = here.get_mut(*part) else { continue };
+                open(half);
+                if let Value::Table(half) = half {
+                    half.insert((*last).to_owned(), value.clone());
+                }
+            }
+            return Ok(());
+        }
+        here.clear();
     }
     here.insert((*last).to_owned(), value);
     Ok(())
+}
+
+/// The axis whose key these parts are.
+fn axis(parts: &[&str]) -> Option<&'static Axis> {
+    axes::all().find(|axis| axis.key.split('.').eq(parts.iter().copied()))
+}
+
+/// An id becomes a table with room for its knobs.
+fn open(slot: &mut Value) {
+    if let Value::String(id) = slot {
+        *slot = Value::Table(Table::from_iter([(USE.to_owned(), Value::String(std::mem::take(id)))]));
+    }
+}
+
+/// One choice for both halves becomes one for each; where nothing is chosen, the default.
+fn split(slot: &mut Value, axis: &Axis) {
+    let both = match &*slot {
+        Value::Table(t) if axis.parts.iter().any(|part| t.contains_key(*part)) => return,
+        Value::Table(t) if t.is_empty() => Value::String(axis.default.into()),
+        other => other.clone(),
+    };
+    *slot = Value::Table(axis.parts.iter().map(|part| ((*part).to_owned(), both.clone())).collect());
 }
 
 /// A TOML value where the text is one, otherwise the text itself: `--set kv.select=h2o` needs no quotes.
@@ -143,6 +250,99 @@ mod tests {
         assert_eq!(c.kv.budget, Some(KvBudget::Rows(64)));
         assert_eq!((c.kv.format.k.id.as_str(), c.kv.format.v.id.as_str()), ("q8_0", "f16"));
         assert_eq!(c.budget.device, Bytes::mib(512));
+    }
+
+    #[test]
+    fn a_knob_alone_is_of_what_is_chosen_or_of_the_default_on_every_axis() {
+        let c = reads("", &[("train.params.r", "4"), ("train.optimizer.state_dtype", "bf16")]);
+        let train = c.train.unwrap();
+        assert_eq!((train.params.id.as_str(), train.params.knobs.int("r")), ("lora", Some(4)));
+        assert_eq!(train.optimizer.id, "adamw");
+        let c = reads("[train.params]\nr = 4\n[kv]\nselect = \"h2o\"", &[("kv.select.heavy_ratio", "0.25")]);
+        assert_eq!(c.train.unwrap().params.knobs.int("r"), Some(4));
+        assert_eq!((c.kv.select.id.as_str(), c.kv.select.knobs.float("heavy_ratio")), ("h2o", Some(0.25)));
+        // Of every axis, a knob of its default, where that has one; on the halves of a choice as well.
+        let mut tried = 0;
+        for axis in axes::all().filter(|a| !a.default.is_empty()) {
+            let about = crate::catalog::find(axis, axis.key, axis.default).unwrap();
+            for knob in about.knobs {
+                let Some(value) = knob.default_value() else { continue };
+                let written =
+                    if let crate::config::KnobValue::Text(t) = &value { format!("{t:?}") } else { value.to_string() };
+                for half in if axis.parts.is_empty() { &[""][..] } else { &["", ".k", ".v"] } {
+                    let key = format!("{}{half}.{}", axis.key, knob.id);
+                    let c = parse("", &[(key.clone(), written.clone())]).unwrap();
+                    let choices = c.choices();
+                    let named = choices.iter().filter(|(a, ..)| *a == axis);
+                    let given = named.filter(|(.., choice)| choice.knobs.0.contains_key(knob.id)).count();
+                    assert_eq!(given, if half.is_empty() { axis.parts.len().max(1) } else { 1 }, "{key}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 5, "{tried}");
+        // One half of a choice in one word, then a knob of both.
+        let c = reads("[kv]\nformat = \"kivi\"", &[("kv.format.k.group_size", "64")]);
+        assert_eq!((c.kv.format.k.knobs.int("group_size"), c.kv.format.v.id.as_str()), (Some(64), "kivi"));
+        let c = parse(
+            "",
+            &[
+                ("kv.format.k".into(), "kivi".into()),
+                ("kv.format.v".into(), "kivi".into()),
+                ("kv.format.group_size".into(), "64".into()),
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (c.kv.format.k.knobs.int("group_size"), c.kv.format.v.knobs.int("group_size")),
+            (Some(64), Some(64))
+        );
+        assert!(fails("", &[("kv.select.heavy_ratio", "0.5")]).contains("`full`"));
+    }
+
+    #[test]
+    fn a_seed_is_any_whole_number_of_64_bits() {
+        for (text, seed) in [
+            ("0", 0),
+            ("9223372036854775807", i64::MAX as u64),
+            ("9223372036854775808", 1 << 63),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            let c = reads("", &[("run.seed", text)]);
+            assert_eq!(c.run.seed, seed);
+            assert_eq!(reads(&c.to_toml().unwrap(), &[]), c);
+            assert_eq!(reads(&format!("run.seed = \"{text}\""), &[]), c);
+            assert_eq!(serde_json::from_str::<Config>(&serde_json::to_string(&c).unwrap()).unwrap(), c);
+        }
+        for text in ["-1", "18446744073709551616", "1.5", "x", "\"\""] {
+            let error = fails("", &[("run.seed", text)]);
+            assert!(error.contains("run.seed") && error.contains("from 0 to 18446744073709551615"), "{error}");
+        }
+        let error = fails("[run]\nseed = 18446744073709551615", &[]);
+        assert!(error.contains("line 2") && error.contains("in quotes"), "{error}");
+        assert!(fails("", &[("run.batch", "99999999999999999999")]).contains("too large"));
+    }
+
+    #[test]
+    fn a_list_where_one_table_is_wanted_is_named() {
+        for (text, words) in [
+            ("[[run]]\nseed = 3", &["run: ", "`[[run]]`", "`[run]`"][..]),
+            ("[[run]]", &["run: ", "`[run]`"]),
+            ("run = [\"Once\"]", &["run: ", "a list is not allowed", "a table"]),
+            ("[[budget]]\ndevice = \"1 MiB\"", &["budget: ", "`[budget]`"]),
+            ("[[run.sampling]]\ntop_k = 3", &["run.sampling: ", "`[run.sampling]`"]),
+            ("[[train]]\nsteps = 3", &["train: ", "`[train]`"]),
+            ("[[observe]]\nbins = 3", &["observe: ", "`[observe]`"]),
+            ("[[kv]]\nselect = \"h2o\"", &["kv: ", "`[kv]`"]),
+            ("[[kv.select]]\nuse = \"h2o\"", &["kv.select: "]),
+            ("[run]\nchat = true\nturns = [[\"user\", \"Hi\"]]", &["run.turns.0: ", "a list is not allowed"]),
+            ("[weights]\noverride = [[\"*\", \"original\"]]", &["weights.override.0: ", "a list"]),
+        ] {
+            let error = fails(text, &[]);
+            for word in words {
+                assert!(error.contains(word), "{text}: {error}");
+            }
+        }
     }
 
     #[test]

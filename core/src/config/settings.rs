@@ -124,8 +124,10 @@ settings! {
         "exact multiplies in 32-bit floats; int8 rounds activations as ggml does.", |c| word(&c.run.compute);
     "run.ignore_eos" "Past the end" KnobKind::Bool, "",
         "Generate exactly as many tokens as asked for, past any end of text.", |c| flag(c.run.ignore_eos);
+    "run.parse_special" "Control tokens" words(&["auto", "always", "never"]), "",
+        "Whether text that spells a control token, such as <|im_end|>, becomes it: auto where a prompt is completed, never in what is said in a chat or in data.", |c| word(&c.run.parse_special);
     "run.seed" "Seed" int(0, i64::MAX), "",
-        "Of the random choices; sequence i uses seed + i. In a training, of what learns and of the order of the data.", |c| whole(c.run.seed);
+        "Of the random choices; each sequence draws from a stream of its own. In a training, of what learns and of the order of the data.", |c| whole(c.run.seed);
     "run.sampling.temperature" "Temperature" float(0.0, 100.0), "",
         "Divides the scores; 0 always takes the most likely token.", |c| single(c.run.sampling.temperature);
     "run.sampling.top_k" "Top k" int(0, i64::MAX), "tokens", "Keep the k most likely; 0 for all.", |c| whole(c.run.sampling.top_k);
@@ -135,7 +137,7 @@ settings! {
     "observe.bins" "Columns" int(1, 4096), "", "Columns of a small map.", |c| whole(c.observe.as_ref()?.bins);
     "observe.limit" "At most" KnobKind::Text, "", "Steps after that are not kept.", |c| word(&c.observe.as_ref()?.limit);
     "train.data" "From" KnobKind::Text, "",
-        "A .jsonl file, any other file as plain text, or bundled:task-NAME, a made-up language drawn from the seed.",
+        "A file, or data that is made.",
         |c| word(&c.train.as_ref()?.data);
     "train.loss_on" "Loss on" words(&["responses", "all"]), "",
         "Which tokens count in the loss of prompts and responses.", |c| word(&c.train.as_ref()?.loss_on);

@@ -22,7 +22,7 @@ section! {
     /// `[train]`. Paths are relative to the configuration file.
     struct Train at "train" {
         keys {
-            /// What to learn from: a text or JSONL file, or a bundled set such as `bundled:NAME`.
+            /// What to learn from: a file, or what one of `train::data::SOURCES` makes, such as `bundled:task-tova` or `random`.
             data: String = String::new();
             /// Which tokens count in the loss of prompt and response data.
             loss_on: LossOn = LossOn::Responses;
@@ -284,11 +284,6 @@ impl Train {
         self.lr_end + (1.0 - self.lr_end) * left
     }
 
-    /// Whether the data is made and not read: `bundled:NAME`, `tokens:ROWS`.
-    pub fn generated(&self) -> bool {
-        self.data.starts_with("bundled:") || self.data.starts_with("tokens:")
-    }
-
     /// The rules that need no model.
     ///
     /// # Errors
@@ -306,12 +301,6 @@ impl Train {
             }
             Validation::File(path) if path.is_empty() => {
                 return Err(Error::config("train.validation", "`` is no file; name one, or set a share, such as 0.05"));
-            }
-            Validation::File(path) if self.generated() => {
-                return Err(Error::refused(
-                    format!("train.validation = {path} with train.data = {}", self.data),
-                    "generated data brings what is held out from it; set a share, such as train.validation=0.05",
-                ));
             }
             _ => {}
         }

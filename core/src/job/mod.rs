@@ -15,7 +15,6 @@ mod gpu_tests;
 pub mod infer;
 pub(crate) mod reference;
 pub mod train;
-mod train_data;
 mod train_place;
 mod train_show;
 pub mod verify;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::account::Baseline;
 use super::infer::{SNAPSHOT, card};
-use super::train_data;
 use super::train_place::Place;
 use super::train_show::{Samples, progress};
 use super::{EventSender, Order};
@@ -25,6 +24,7 @@ use crate::plan::{self, Plan, Workload};
 use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
 use crate::train::broken::{GRADIENT, LOSS};
+use crate::train::data::{self, Asked};
 use crate::train::engine::{Progress, Setup, Stepped, Techniques, Trainer};
 use crate::train::export::{self, export};
 use crate::train::plan::{check, section};
@@ -48,7 +48,9 @@ pub(super) fn run(
     // Data and words are the program's, not the job's.
     let (rows, samples) = alloc::scoped(Scope::Program, || {
         let words = Arc::new(Words::of(model)?);
-        let rows = train_data::open(train, &words, base, config.run.seed, config.threads())?;
+        let (seed, threads) = (config.run.seed, config.threads());
+        let parse_special = config.run.parse_special.in_text();
+        let rows = data::open(&Asked { train, words: &words, base, seed, parse_special, threads })?;
         let samples = Samples::of(train, &*rows, words);
         Ok::<_, Error>((rows, samples))
     })?;
@@ -372,8 +374,8 @@ impl Run<'_> {
             (seconds, made) = (seconds + took, made + 1);
             self.step_seconds = seconds / made as f64;
             (self.standing.step, self.standing.cursor) = (step, cursor);
-            let Stepped { loss, grad_norm, tokens, .. } = stepped;
-            self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds: took });
+            let Stepped { loss, grad_norm, tokens, computed, .. } = stepped;
+            self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, computed, seconds: took });
             if train.validate_every > 0 && step.is_multiple_of(train.validate_every as u64) {
                 self.validate()?;
                 validated = Some(step);

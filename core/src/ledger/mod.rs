@@ -334,11 +334,13 @@ impl Ledger {
         let left = |wall: u64, held: u64| wall.saturating_sub(held);
         let shared = tag.tier != Tier::Disk && left(self.walls.together, both) < left(self.walls.tiers[t], own);
         let (budget, held) = if shared { (self.walls.together, both) } else { (self.walls.tiers[t], own) };
+        let row = state.rows.get(&tag).map_or(0, |row| row.0);
         OverBudget {
             tier: tag.tier,
             category: tag.category,
             name: tag.name.to_owned(),
             needed: held.saturating_add(bytes),
+            row: row.saturating_add(bytes),
             budget,
             available: left(budget, held),
             hint,
@@ -498,6 +500,14 @@ mod tests {
             }
         }
         assert!(refused.is_some() && draft.first_crossing() == refused);
+        let text = refused.unwrap().to_string();
+        for words in [
+            "device needs 1.07 KiB (1100 B) in all",
+            "500 B (500 B) for tiles (workspace) no longer fit",
+            "400 B of it still free",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
         assert_eq!((draft.held(Tier::Device), draft.held(Tier::Host)), (1101, 60));
         assert!(draft.reserve(KV, u64::MAX).is_err(), "no number holds that sum");
         drop(held);

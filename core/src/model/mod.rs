@@ -10,6 +10,7 @@ pub mod hf;
 mod open;
 pub mod random;
 pub mod safetensors;
+pub mod said;
 pub mod sampling;
 pub mod text;
 pub mod tokenizer;

@@ -12,8 +12,8 @@ pub const SAMPLER: Tag = Tag::device(Category::Workspace, "sampler");
 /// Bytes of the sampler's candidate list for a token of the vocabulary: its id and its probability.
 pub const SAMPLER_BYTES: usize = 8;
 
-/// Chooses tokens. Draws are counter-based: (seed + sequence, step) alone decides, so a sequence's tokens do not depend on
-/// the others beside it.
+/// Chooses tokens. Draws are counter-based: seed, sequence and step alone decide, each sequence being a stream of its own, so
+/// its tokens do not depend on the others beside it, and are those of no other seed.
 pub struct Sampler {
     how: Sampling,
     seed: u64,
@@ -62,16 +62,21 @@ impl Sampler {
     /// The token that follows `logits`, `(vocab)`, at `step` of `sequence`.
     pub fn choose(&mut self, logits: &[f32], sequence: usize, step: usize) -> u32 {
         let Some(buffer) = &mut self.candidates else { return argmax(logits) };
+        let first = argmax(logits);
+        let top = logits.get(first as usize).copied().unwrap_or(f32::NAN);
         let all = buffer.as_mut_slice::<Candidate>();
         let mut n = 0;
         for (id, logit) in logits.iter().enumerate() {
-            if logit.is_finite() {
-                all[n] = Candidate { id: id as u32, p: logit / self.how.temperature };
+            if *logit > f32::NEG_INFINITY {
+                // How far below the best, and then divided: the best stays at 0 however small the temperature, and what
+                // overflows is below it. Infinite logits have no distance; those at the top are as likely as each other.
+                let below = if *logit == top { 0.0 } else { (logit - top) / self.how.temperature };
+                all[n] = Candidate { id: id as u32, p: below };
                 n += 1;
             }
         }
         if n == 0 {
-            return argmax(logits);
+            return first;
         }
         let mut kept = &mut all[..n];
         let order = |a: &Candidate, b: &Candidate| b.p.total_cmp(&a.p).then(a.id.cmp(&b.id));
@@ -80,10 +85,9 @@ impl Sampler {
             kept = &mut kept[..self.how.top_k];
         }
         kept.sort_unstable_by(order);
-        let top = kept[0].p;
         let mut sum = 0.0;
         for c in kept.iter_mut() {
-            c.p = (c.p - top).exp();
+            c.p = c.p.exp();
             sum += c.p;
         }
         let mut end = kept.len();
@@ -101,14 +105,15 @@ impl Sampler {
         end = kept[..end].iter().take_while(|c| c.p >= self.how.min_p).count().max(1);
         let kept = &kept[..end];
         let total: f32 = kept.iter().map(|c| c.p).sum();
-        let mut left = Philox::new(self.seed.wrapping_add(sequence as u64)).uniform(step as u64) * total;
+        let mut left = Philox::new(self.seed).stream(sequence as u64).uniform(step as u64) * total;
         for c in kept {
             left -= c.p;
             if left < 0.0 {
                 return c.id;
             }
         }
-        kept[kept.len() - 1].id
+        // Rounding left something over: it falls to the last that can be drawn at all.
+        kept.iter().rfind(|c| c.p > 0.0).map_or(first, |c| c.id)
     }
 }
 
@@ -146,6 +151,65 @@ mod tests {
         assert_eq!(drawn(Sampling { min_p: 0.5, ..base.clone() }), [1, 5]);
         let all = drawn(base);
         assert!(all.len() >= 5 && !all.contains(&3) && !all.contains(&7), "{all:?}");
+    }
+
+    #[test]
+    fn a_temperature_near_zero_takes_the_most_likely_token() {
+        let subnormal = f32::from_bits(1);
+        let rows: [&[f32]; 6] = [
+            &LOGITS,
+            &[-5.0, -4.0, -4.5],
+            &[f32::NEG_INFINITY, -2.0, f32::NEG_INFINITY],
+            &[1e9, f32::INFINITY, f32::NAN, 3.0],
+            &[-3e38, 3e38, f32::NEG_INFINITY],
+            &[0.0, f32::MIN_POSITIVE * 1e6, -1.0],
+        ];
+        for temperature in [1e-30, 1e-38, f32::MIN_POSITIVE, f32::MIN_POSITIVE / 3.0, subnormal] {
+            for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (2, 1.0, 0.0), (0, 0.9, 0.0), (0, 1.0, 0.1)] {
+                let how = Sampling { temperature, top_k, top_p, min_p };
+                let mut s = sampler(how.clone());
+                for row in rows {
+                    // The sixth is decided by less than the largest of these temperatures.
+                    if row[1] > 0.0 && row[1] < 1e-30 && temperature > f32::MIN_POSITIVE {
+                        continue;
+                    }
+                    for step in 0..50 {
+                        assert_eq!(s.choose(row, 0, step), argmax(row), "{row:?} {how:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infinite_logits_are_drawn_before_all_others_and_never_where_they_are_negative() {
+        let mut s = sampler(Sampling { temperature: 1.0, ..Sampling::default() });
+        let row = [5.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+        let mut seen: Vec<u32> = (0..200).map(|step| s.choose(&row, 0, step)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [1, 3]);
+        assert_eq!(s.choose(&[f32::NEG_INFINITY; 3], 0, 0), 0);
+    }
+
+    #[test]
+    fn no_two_pairs_of_seed_and_sequence_draw_alike_and_the_first_sequence_draws_stream_zero() {
+        let logits = [0.0f32; 8];
+        let mut seen = std::collections::BTreeMap::new();
+        for seed in [0, 1, 2, 3, u64::from(u32::MAX), 1 << 32, u64::MAX] {
+            let how = Sampling { temperature: 1.0, ..Sampling::default() };
+            let mut s = Sampler::new(&how, seed, 8, Tier::Device, &Ledger::new(u64::MAX, 0, 0)).unwrap();
+            for sequence in 0..8 {
+                let draws: Vec<u32> = (0..64).map(|step| s.choose(&logits, sequence, step)).collect();
+                if sequence == 0 {
+                    let plain = Philox::new(seed);
+                    let expected: Vec<u32> = (0..64).map(|step| (plain.uniform(step) * 8.0) as u32).collect();
+                    assert_eq!(draws, expected);
+                }
+                let other = seen.insert(draws, (seed, sequence));
+                assert_eq!(other, None, "{seed} {sequence}");
+            }
+        }
     }
 
     #[test]

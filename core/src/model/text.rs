@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::chat::{ChatTemplate, Message};
+use crate::model::said::{self, Rendered};
 use crate::model::tokenizer::Tokenizer;
 
 /// A model's words: what a run needs of its tokenizer.
@@ -52,9 +53,9 @@ impl Words {
                 if !self.has_template() {
                     return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
                 }
-                t.encode(&self.chat(&messages, true)?, false, true)
+                return self.encode_chat(&self.chat(&messages, true, run.parse_special.in_text())?);
             }
-            Some(t) => t.encode(&run.prompt, true, false),
+            Some(t) => t.encode(&run.prompt, true, run.parse_special.in_completion()),
         };
         self.check(ids)
     }
@@ -64,25 +65,31 @@ impl Words {
         self.template.is_some() && self.tokenizer.is_some()
     }
 
-    /// A conversation in the words of the model's template; with `ask` it ends where the assistant begins.
+    /// A conversation in the words of the model's template; with `ask` it ends where the assistant begins. What was said stays
+    /// text, whatever it spells, unless `parse_special` says that control tokens are meant there too.
     ///
     /// # Errors
     /// A model without a template, or what the template says.
-    pub fn chat(&self, messages: &[Message], ask: bool) -> Result<String> {
+    pub fn chat(&self, messages: &[Message], ask: bool, parse_special: bool) -> Result<Rendered> {
         let (Some(t), Some(template)) = (&self.tokenizer, &self.template) else {
             return Err(Error::refused("a conversation", "this model has no chat template"));
         };
         let piece = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
-        template.render(messages, ask, &piece(t.bos()).unwrap_or_default(), &piece(t.eos()).unwrap_or_default())
+        let (bos, eos) = (piece(t.bos()).unwrap_or_default(), piece(t.eos()).unwrap_or_default());
+        let render = |messages: &[Message]| template.render(messages, ask, &bos, &eos);
+        if parse_special {
+            return Ok(Rendered { text: render(messages)?, literal: Vec::new() });
+        }
+        said::render(messages, |text| t.spelled(text), render)
     }
 
-    /// A piece of a rendered conversation in tokens, the texts of special tokens being those tokens.
+    /// A piece of a rendered conversation in tokens: the texts of control tokens are those tokens, where nobody said them.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn encode_chat(&self, piece: &Rendered) -> Result<Vec<u32>> {
         match &self.tokenizer {
-            Some(t) => self.check(t.encode(text, false, true)),
+            Some(t) => self.check(t.encode_rendered(piece)),
             None => Err(Error::refused("a conversation with a random model", "it has no tokenizer")),
         }
     }
@@ -92,14 +99,22 @@ impl Words {
         self.tokenizer.as_ref().and_then(Tokenizer::eos).filter(|id| (*id as usize) < self.vocab)
     }
 
-    /// Plain text in tokens, for evaluations.
+    /// Plain text in tokens, control tokens being text; with `special` the beginning and end that the model asks for are added.
     ///
     /// # Errors
     /// A random model has no words.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.encode_as(text, special, false)
+    }
+
+    /// As [`Self::encode`]; with `parse_special` the texts of control tokens are those tokens.
+    ///
+    /// # Errors
+    /// A random model has no words.
+    pub fn encode_as(&self, text: &str, special: bool, parse_special: bool) -> Result<Vec<u32>> {
         match &self.tokenizer {
-            Some(t) => self.check(t.encode(text, special, false)),
-            None => Err(Error::refused("evaluating a random model", "it has no tokenizer and nothing to remember")),
+            Some(t) => self.check(t.encode(text, special, parse_special)),
+            None => Err(Error::refused("text for a random model", "it has no tokenizer and nothing to remember")),
         }
     }
 

@@ -74,6 +74,9 @@ impl Said {
         if !run.system.is_empty() {
             self.add(format_args!("-sys {}", quoted(&run.system)));
         }
+        if !run.parse_special.in_completion() {
+            self.lose("run.parse_special = never: control tokens are parsed wherever they are spelled");
+        }
         if !run.turns.is_empty() {
             self.lose(format!("run.turns: {} earlier turns of the conversation", run.turns.len()));
         }

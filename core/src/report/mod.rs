@@ -153,11 +153,14 @@ pub struct Said {
 pub struct Trained {
     /// Updates made in all, those before a resumption included.
     pub steps: u64,
-    /// Tokens computed by this run.
+    /// Tokens this run learned from, padding not counted.
     pub tokens: u64,
+    /// Positions it computed, padding and every pass over them counted; 0 in runs that do not tell.
+    #[serde(default)]
+    pub computed: u64,
     /// Mean seconds of a step.
     pub step_seconds: f64,
-    /// Tokens a second.
+    /// Tokens learned from a second.
     pub tokens_per_second: f64,
     /// Loss of this run's first step.
     #[serde(with = "number::one")]
@@ -193,13 +196,14 @@ pub struct Trained {
 
 impl Trained {
     /// Counts a step that took `seconds`.
-    fn stepped(&mut self, step: u64, loss: f64, tokens: usize, seconds: f64) {
+    fn stepped(&mut self, step: u64, loss: f64, (tokens, computed): (usize, usize), seconds: f64) {
         if self.made == 0 {
             self.first_loss = loss;
         }
         (self.made, self.seconds) = (self.made + 1, self.seconds + seconds);
         (self.steps, self.last_loss) = (step, loss);
         self.tokens += tokens as u64;
+        self.computed += computed as u64;
         self.step_seconds = self.seconds / self.made as f64;
         self.tokens_per_second = self.tokens as f64 / self.seconds.max(1e-9);
     }
@@ -288,13 +292,13 @@ impl Report {
             }
             Event::Evicted { count, .. } => self.evicted += count,
             Event::Memory { step, held } => self.hold(numbered.seconds, *step, held),
-            Event::TrainStep { step, loss, lr, grad_norm, tokens, seconds } => {
+            Event::TrainStep { step, loss, lr, grad_norm, tokens, computed, seconds } => {
                 for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
                     self.point(name, numbered.seconds, Value::Number(*value));
                 }
                 let t = self.train.get_or_insert_default();
                 t.steps_table.push((*step, *loss, *grad_norm, *lr));
-                t.stepped(*step, *loss, *tokens, *seconds);
+                t.stepped(*step, *loss, (*tokens, *computed), *seconds);
             }
             Event::Validation { step, loss, token_accuracy, accuracy, .. } => {
                 let figures =

@@ -296,8 +296,11 @@ pub enum Event {
         /// Norm of all gradients before clipping.
         #[serde(with = "number::one")]
         grad_norm: f64,
-        /// Tokens computed.
+        /// Tokens learned from, padding not counted; in runs that do not tell what was computed, positions.
         tokens: usize,
+        /// Positions computed, padding and every pass counted; 0 in runs that do not tell.
+        #[serde(default)]
+        computed: usize,
         /// Seconds it took.
         seconds: f64,
     },

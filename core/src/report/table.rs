@@ -55,14 +55,25 @@ fn figures(result: &serde_json::Value) -> String {
 
 /// What a training run did, on a few lines.
 fn training(out: &mut String, report: &Report, t: &super::Trained) {
-    let _ =
-        writeln!(out, "trained  {} steps, {} tokens, loss {:.4} → {:.4}", t.steps, t.tokens, t.first_loss, t.last_loss);
+    // What was computed is told where it is not the tokens themselves: padding, or several passes.
+    let apart = t.computed > 0 && t.computed != t.tokens;
+    let computed = if apart { format!(" ({} positions computed)", t.computed) } else { String::new() };
+    let (steps, tokens) = (t.steps, t.tokens);
+    let _ = writeln!(
+        out,
+        "trained  {steps} steps, {tokens} tokens{computed}, loss {:.4} → {:.4}",
+        t.first_loss, t.last_loss
+    );
     if let Some(collapsed) = &t.collapsed {
         let _ = writeln!(out, "warning  collapsed: {collapsed}");
     }
     if let (Some((_, first)), Some((step, last))) = (t.validation.first(), t.validation.last()) {
-        let _ = writeln!(out, "held out loss {first:.4} → {last:.4} after step {step}");
+        // One validation is one figure.
+        let first = if t.validation.len() > 1 { format!("{first:.4} → ") } else { String::new() };
+        let _ = writeln!(out, "held out loss {first}{last:.4} after step {step}");
     }
+    let rate = t.tokens_per_second * t.computed as f64 / t.tokens.max(1) as f64;
+    let positions = if apart { format!(", {rate:.1} positions/s") } else { String::new() };
     let planned = match report.predicted.train_step_seconds {
         // Nobody has measured that GPU.
         0.0 => String::new(),
@@ -70,7 +81,7 @@ fn training(out: &mut String, report: &Report, t: &super::Trained) {
     };
     let _ = writeln!(
         out,
-        "speed    ready in {:.2} s, {:.3} s a step, {:.1} tokens/s{planned}{}",
+        "speed    ready in {:.2} s, {:.3} s a step, {:.1} tokens/s{positions}{planned}{}",
         report.speed.load_seconds,
         t.step_seconds,
         t.tokens_per_second,
@@ -178,4 +189,34 @@ pub fn summary(report: &Report) -> String {
         let _ = writeln!(out, "diverged {name}: {place}");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Trained;
+    use super::*;
+
+    fn said(train: Trained) -> String {
+        summary(&Report { train: Some(train), ..Report::default() })
+    }
+
+    #[test]
+    fn one_validation_is_one_figure_and_two_are_two() {
+        let of = |validation: &[(u64, f64)]| said(Trained { validation: validation.to_vec(), ..Trained::default() });
+        assert!(!of(&[]).contains("held out"));
+        assert!(of(&[(7, 2.5)]).contains("\nheld out loss 2.5000 after step 7\n"));
+        assert!(of(&[(0, 3.0), (7, 2.5)]).contains("\nheld out loss 3.0000 → 2.5000 after step 7\n"));
+    }
+
+    #[test]
+    fn positions_are_told_where_they_are_not_the_tokens() {
+        let of = |tokens, computed| said(Trained { tokens, computed, tokens_per_second: 10.0, ..Trained::default() });
+        let padded = of(30, 60);
+        assert!(
+            padded.contains("30 tokens (60 positions computed)") && padded.contains("10.0 tokens/s, 20.0 positions/s")
+        );
+        for whole in [of(60, 60), of(60, 0)] {
+            assert!(whole.contains("60 tokens, loss") && !whole.contains("positions"), "{whole}");
+        }
+    }
 }

@@ -27,12 +27,19 @@ pub struct Batch {
     pub sequences: usize,
     /// Tokens of a row, padding included.
     pub length: usize,
+    /// Tokens of each row that are no padding, `(sequences)`: the padding is at a row's end. Empty: there is none.
+    pub filled: Vec<u32>,
 }
 
 impl Batch {
     /// Tokens of all rows, padding included: `sequences · length`.
     pub fn rows(&self) -> usize {
         self.sequences * self.length
+    }
+
+    /// Tokens of all rows without the padding.
+    pub fn real(&self) -> usize {
+        if self.filled.is_empty() { self.rows() } else { self.filled.iter().map(|n| *n as usize).sum() }
     }
 
     /// Targets that count: all but [`NO_LOSS`].
@@ -45,7 +52,7 @@ impl Batch {
         self.segments.get(i).copied().unwrap_or(0)
     }
 
-    /// Checks lengths, ids below `vocab`, and that segments never fall or lie ahead.
+    /// Checks lengths, ids below `vocab`, that padding has no targets, and that segments never fall or lie ahead.
     ///
     /// # Errors
     /// [`Error::Internal`] that names the token at fault.
@@ -64,11 +71,18 @@ impl Batch {
         if !self.segments.is_empty() && self.segments.len() != n {
             return wrong(format!("{} segments for {n} tokens", self.segments.len()));
         }
+        if !self.filled.is_empty() && self.filled.len() != self.sequences {
+            return wrong(format!("{} filled rows of {}", self.filled.len(), self.sequences));
+        }
         for i in 0..n {
             let t = i % self.length;
             let (id, target, start) = (self.tokens[i], self.targets[i], self.segment(i));
             if id as usize >= vocab || target != NO_LOSS && target as usize >= vocab {
                 return wrong(format!("token {i} has id {id} and target {target} in a vocabulary of {vocab}"));
+            }
+            let padding = self.filled.get(i / self.length).is_some_and(|n| *n as usize <= t);
+            if padding && target != NO_LOSS {
+                return wrong(format!("token {i} is padding and has a target"));
             }
             if start as usize > t || t > 0 && self.segment(i - 1) > start {
                 return wrong(format!("token {i} at {t} says that its document begins at {start}"));
@@ -153,6 +167,7 @@ fn pick(all: &Batch, which: &[usize]) -> Result<Batch> {
         if !all.segments.is_empty() {
             out.segments.extend_from_slice(&all.segments[range]);
         }
+        out.filled.extend(all.filled.get(row));
     }
     Ok(out)
 }
@@ -198,12 +213,16 @@ mod tests {
             segments: vec![0, 0, 2, 0, 1, 1],
             sequences: 2,
             length: 3,
+            filled: vec![2, 3],
         }
     }
 
     #[test]
     fn a_batch_checks_its_ids_and_segments() {
-        assert_eq!(two().counted(), 4);
+        assert_eq!((two().counted(), two().rows(), two().real()), (4, 6, 5));
+        let learns = Batch { filled: vec![2, 1], ..two() };
+        assert!(learns.check(7).unwrap_err().to_string().contains("token 4 is padding"));
+        assert!(Batch { filled: vec![2], ..two() }.check(7).is_err());
         assert!(two().check(7).is_ok());
         assert!(two().check(6).unwrap_err().to_string().contains("target 6"));
         let falls = Batch { segments: vec![0, 1, 0, 0, 0, 0], ..two() };
@@ -216,7 +235,7 @@ mod tests {
     fn rows_come_by_number() {
         let data = Ready { learn: two(), held_out: Batch::default() };
         let b = data.batch(&[1, 0, 1]).unwrap();
-        assert_eq!((b.sequences, &b.tokens[..4]), (3, &[4, 5, 6, 1][..]));
+        assert_eq!((b.sequences, &b.tokens[..4], &b.filled[..]), (3, &[4, 5, 6, 1][..], &[3, 2, 3][..]));
         assert!(data.batch(&[2]).is_err());
     }
 }

@@ -148,8 +148,10 @@ pub struct Stepped {
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens computed, padding and tokens without a target included.
+    /// Tokens learned from, each counted once: those without a target included, padding not.
     pub tokens: usize,
+    /// Positions that went forward: padding included, and every pass over them counted.
+    pub computed: usize,
     /// Targets that the loss is the mean of.
     pub counted: usize,
     /// Whether any gradient was clipped by norm.
@@ -364,7 +366,7 @@ impl Trainer {
     pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         self.learner.begin(step, lr);
-        let (mut loss, mut tokens, mut begun) = (0.0, 0, None);
+        let (mut loss, mut tokens, mut computed, mut begun) = (0.0, 0, 0, None);
         let each = 2 * self.weights.layers.len() + 1;
         for (i, batch) in batches.iter().enumerate() {
             let mut within =
@@ -372,7 +374,7 @@ impl Trainer {
             self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
             loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut begun, &mut within)?;
-            tokens += batch.rows();
+            (tokens, computed) = (tokens + batch.real(), computed + batch.rows());
         }
         self.learner.learn_from(None);
         self.ledger.enter(Phase::Update);
@@ -384,6 +386,7 @@ impl Trainer {
             loss: loss / counted.max(1) as f64,
             grad_norm: square.sqrt(),
             tokens,
+            computed,
             counted,
             clipped: self.learner.clipped(),
         })
@@ -435,8 +438,10 @@ impl Trainer {
         }
         self.learner.step_along(&*self.d, slope as f32)?;
         self.d.wait()?;
-        let tokens = 2 * batches.iter().map(Batch::rows).sum::<usize>();
-        Ok(Stepped { loss: 0.5 * (ahead + behind), grad_norm: slope.abs(), tokens, counted, clipped: false })
+        let tokens = batches.iter().map(Batch::real).sum();
+        let computed = 2 * batches.iter().map(Batch::rows).sum::<usize>();
+        let loss = 0.5 * (ahead + behind);
+        Ok(Stepped { loss, grad_norm: slope.abs(), tokens, computed, counted, clipped: false })
     }
 
     /// The summed loss of a batch without learning, and the number of its targets.
@@ -526,6 +531,7 @@ impl Trainer {
             segments: Vec::new(),
             sequences: 1,
             length,
+            filled: Vec::new(),
         });
         let Streamed { stream, mut room, m, .. } = self.stream(&batch, after)?;
         scoped(Scope::Program, || drop(batch));

@@ -33,6 +33,7 @@ pub fn fullest(train: &Train) -> Batch {
         segments: Vec::new(),
         sequences: train.batch,
         length: train.length,
+        filled: Vec::new(),
     }
 }
 

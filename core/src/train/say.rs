@@ -137,6 +137,7 @@ mod tests {
             segments: vec![0, 0, 0, 3, 3, 0, 0, 0, 3, 3],
             sequences: 2,
             length: 5,
+            ..Batch::default()
         };
         let count = |ids: &[u32]| {
             let mut right = Right::default();

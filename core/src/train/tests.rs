@@ -80,7 +80,7 @@ pub(crate) fn batch(sequences: usize, seed: u64) -> Batch {
     let targets =
         (0..n).map(|i| if i % length == length - 1 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
     let segments = (0..n).map(|i| [0, 5, 11][(i % length >= 5) as usize + (i % length >= 11) as usize]).collect();
-    Batch { tokens, targets, segments, sequences, length }
+    Batch { tokens, targets, segments, sequences, length, filled: Vec::new() }
 }
 
 /// A trainer with weights from a formula, whatever their type.
@@ -287,6 +287,7 @@ fn micro_batches_add_up_to_one_batch_of_any_make_up() {
             segments: b.segments[r].to_vec(),
             sequences: rows.len(),
             length: 20,
+            filled: Vec::new(),
         }
     };
     let (a, wa) = run("4", vec![ragged.clone()]);
@@ -595,7 +596,7 @@ pub(crate) fn formula_batch(step: u64) -> Batch {
     let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
     let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
     let segments = (0..n).map(|i| [0, 5, 11][(i % 20 >= 5) as usize + (i % 20 >= 11) as usize]).collect();
-    Batch { tokens, targets, segments, sequences: 3, length: 20 }
+    Batch { tokens, targets, segments, sequences: 3, length: 20, filled: Vec::new() }
 }
 
 /// Asserts that some of what was computed is what `some` of `tests/scripts/make_train.py` took of the reference.
@@ -723,7 +724,14 @@ fn every_architectures_gradients_are_pytorchs() {
             let mut t = made.unwrap();
             let targets = tokens[1..].iter().copied().chain([NO_LOSS]).collect();
             let segments = vec![0; tokens.len()];
-            let b = Batch { tokens: tokens.clone(), targets, segments, sequences: 1, length: tokens.len() };
+            let b = Batch {
+                tokens: tokens.clone(),
+                targets,
+                segments,
+                sequences: 1,
+                length: tokens.len(),
+                filled: Vec::new(),
+            };
             let s = t.backprop(std::slice::from_ref(&b), 1, 1e-9, &mut |_| ()).unwrap();
             assert!((s.loss / all["loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{name}: {s:?}");
             assert_eq!(t.learner.params().len(), wanted.len(), "{name}");
@@ -833,7 +841,7 @@ fn dora_learns_as_peft_has_it() {
         let n = 60usize;
         let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();
         let targets = (0..n).map(|i| if i % 20 == 19 || i % 7 == 3 { NO_LOSS } else { tokens[i + 1] }).collect();
-        let b = Batch { tokens, targets, segments: Vec::new(), sequences: 3, length: 20 };
+        let b = Batch { tokens, targets, segments: Vec::new(), sequences: 3, length: 20, filled: Vec::new() };
         let s = t.backprop(&[b], step, 0.002, &mut |_| ()).unwrap();
         let number = |key: &str| reference[key][step as usize - 1].as_f64().unwrap();
         assert!((s.loss / number("losses") - 1.0).abs() < 1e-5, "step {step}: {s:?}");

@@ -63,6 +63,7 @@ pub(crate) fn show(ui: &mut Ui, at: &Columns, top: &Top, state: &mut TopState, s
     let scale = Linear { left: at.bars.left(), width: at.bars.width(), end, still: state.dragging };
     let stale = top.measured.as_ref().is_some_and(|b| b.stale);
     let gpu = top.devices.iter().any(|d| d.chosen && d.gpu);
+    let mut written = Vec::new();
 
     for (which, (bar, rect)) in device.into_iter().zip(rows).enumerate() {
         let measured = which == 1;
@@ -79,13 +80,13 @@ pub(crate) fn show(ui: &mut Ui, at: &Columns, top: &Top, state: &mut TopState, s
                 state,
                 shared,
             ),
-            None => nothing(ui, rect, top, measured),
+            None => written.push(nothing(ui, rect, top, measured)),
         }
         let area = Rect::from_x_y_ranges(at.readout.x_range(), rect.y_range());
         readout(ui, area, top, &pair, measured);
     }
     if let Some(limit) = limit {
-        limit_line(ui, &scale, limit, rows[0].top() - GAP, rows[1].bottom() + GAP);
+        limit_line(ui, &scale, limit, (rows[0].top() - GAP, rows[1].bottom() + GAP), &written);
     }
     for (i, tier) in thin.iter().enumerate() {
         let area = row(2.0 * BAR + GAP + THIN * i as f32, THIN);
@@ -132,7 +133,8 @@ fn label(ui: &Ui, at: &Columns, rect: Rect, text: &str) {
     kit::line(ui.painter(), area, Align::Min, text, kit::words(BODY), p.text);
 }
 
-fn nothing(ui: &Ui, rect: Rect, top: &Top, measured: bool) {
+/// Says in a bar's place why there is none; returns where the words stand.
+fn nothing(ui: &Ui, rect: Rect, top: &Top, measured: bool) -> Rect {
     let p = kit::palette(ui);
     let text = match () {
         () if measured => "Not run yet",
@@ -143,7 +145,7 @@ fn nothing(ui: &Ui, rect: Rect, top: &Top, measured: bool) {
         () => "Working it out…",
     };
     let inner = rect.shrink2(vec2(2.0 * GRID, 0.0));
-    kit::line(ui.painter(), inner, Align::Min, text, kit::words(SMALL), p.weak_text);
+    kit::line(ui.painter(), inner, Align::Min, text, kit::words(SMALL), p.weak_text)
 }
 
 fn paint(
@@ -242,10 +244,16 @@ fn hatch(ui: &Ui, rect: Rect, p: &Palette) {
     ui.painter().rect_stroke(rect, 0.0, stroke, StrokeKind::Inside);
 }
 
-fn limit_line(ui: &Ui, scale: &Linear, limit: u64, top: f32, bottom: f32) {
+/// The limit through both bars; it stops short of the words in a bar's place.
+fn limit_line(ui: &Ui, scale: &Linear, limit: u64, (top, bottom): (f32, f32), words: &[Rect]) {
     let p = kit::palette(ui);
     let x = scale.x(ui, "limit", scale.share(limit));
-    ui.painter().vline(x, top..=bottom, Stroke::new(2.0, p.text));
+    let mut from = top;
+    for words in words.iter().map(|w| w.expand(GAP)).filter(|w| w.x_range().contains(x)) {
+        ui.painter().vline(x, from..=words.top().max(from), Stroke::new(2.0, p.text));
+        from = words.bottom().min(bottom);
+    }
+    ui.painter().vline(x, from..=bottom, Stroke::new(2.0, p.text));
     let flag: Vec<Pos2> = vec![pos2(x - 4.0, top - 2.0), pos2(x + 4.0, top - 2.0), pos2(x, top + 4.0)];
     ui.painter().add(Shape::convex_polygon(flag, p.text, Stroke::NONE));
 }

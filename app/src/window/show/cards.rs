@@ -73,7 +73,7 @@ fn data(config: &Config, t: &Train) -> Card {
         title: "Data".into(),
         sentence: "What it learns from.".into(),
         knobs: vec![
-            setting(config, "train.data"),
+            Knob { sentence: ullage_core::train::data::sentence(), ..setting(config, "train.data") },
             setting(config, "train.loss_on"),
             plain(
                 "train.validation",
@@ -264,6 +264,7 @@ fn generation(config: &Config) -> Card {
             setting(config, "run.sampling.min_p"),
             setting(config, "run.seed"),
             setting(config, "run.ignore_eos"),
+            setting(config, "run.parse_special"),
         ],
         ..Card::default()
     }

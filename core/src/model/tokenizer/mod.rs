@@ -20,6 +20,7 @@ pub use vocab::Strings;
 
 use crate::error::Result;
 use crate::model::gguf::Gguf;
+use crate::model::said::Rendered;
 use vocab::Vocab;
 
 /// Bytes of the longest token that is believed.
@@ -116,10 +117,10 @@ enum Model {
     Foreign(Foreign),
 }
 
-/// A stretch of the input: text still to be encoded, or a special token.
+/// A stretch of the input: text still to be encoded, with its first byte's place in the whole; or a special token.
 #[derive(Clone, Copy)]
 enum Fragment<'t> {
-    Text(&'t str),
+    Text(usize, &'t str),
     Token(u32),
 }
 
@@ -218,18 +219,48 @@ impl Tokenizer {
     /// The ids of `text`. With `add_special`, the beginning and end tokens that the model asks for are added; with `parse_special`,
     /// the texts of control tokens in `text` become those tokens (for templates, never for what a user typed).
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
+        self.encode_but(text, add_special, parse_special.then_some(&[] as &[usize]))
+    }
+
+    /// The ids of a piece of a rendered conversation: its markers are control tokens, and what was said is text.
+    pub fn encode_rendered(&self, piece: &Rendered) -> Vec<u32> {
+        self.encode_but(&piece.text, false, Some(&piece.literal))
+    }
+
+    /// The bytes of `text` at which it spells a token that is found only where control tokens are parsed; rising.
+    pub fn spelled(&self, text: &str) -> Vec<usize> {
+        let mut out = Vec::new();
+        let letters = letters(text);
+        for special in self.special.iter().filter(|id| self.kinds[**id as usize] != TokenKind::UserDefined) {
+            let special = self.vocab.text(*special);
+            if !special.bytes().all(|b| letters[b as usize]) {
+                continue;
+            }
+            let mut from = 0;
+            while let Some(at) = text[from..].find(special).map(|at| from + at) {
+                out.push(at);
+                from = at + first_letter(special);
+            }
+        }
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// As [`Self::encode`]: `parse` are the bytes at which no control token is meant, where they are parsed at all.
+    fn encode_but(&self, text: &str, add_special: bool, parse: Option<&[usize]>) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 3 + 2);
         out.extend(self.bos.filter(|_| add_special && self.add_bos));
         let mut scratch = bpe::Scratch::default();
         let mut buffer = String::new();
         let mut after_special = true;
-        for fragment in self.fragments(text, parse_special) {
+        for fragment in self.fragments(text, parse) {
             match fragment {
                 Fragment::Token(id) => {
                     out.push(id);
                     after_special = true;
                 }
-                Fragment::Text(text) => {
+                Fragment::Text(_, text) => {
                     match &self.model {
                         Model::Bpe { bpe, splitter, whole_words } => {
                             splitter.split(text, &mut |word| match whole_words
@@ -262,32 +293,37 @@ impl Tokenizer {
     }
 
     /// Cuts `text` at special tokens: the longest first over the whole text, then the next.
-    fn fragments<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Fragment<'t>> {
+    fn fragments<'t>(&self, text: &'t str, parse: Option<&[usize]>) -> Vec<Fragment<'t>> {
         let mut fragments = Vec::new();
         if text.is_empty() {
             return fragments;
         }
-        fragments.push(Fragment::Text(text));
-        let mut bytes = [false; 256];
-        text.bytes().for_each(|b| bytes[b as usize] = true);
+        fragments.push(Fragment::Text(0, text));
+        let bytes = letters(text);
         for &id in &self.special {
             let special = self.vocab.text(id);
-            let asked = parse_special || self.kinds[id as usize] == TokenKind::UserDefined;
-            if !asked || !special.bytes().all(|b| bytes[b as usize]) || !text.contains(special) {
+            let always = self.kinds[id as usize] == TokenKind::UserDefined;
+            let Some(literal) = (if always { Some(&[][..]) } else { parse }) else { continue };
+            if !special.bytes().all(|b| bytes[b as usize]) || !text.contains(special) {
                 continue;
             }
             let mut cut = Vec::with_capacity(fragments.len() + 2);
             for fragment in fragments {
-                let Fragment::Text(mut rest) = fragment else {
+                let Fragment::Text(mut start, mut rest) = fragment else {
                     cut.push(fragment);
                     continue;
                 };
-                while let Some((before, after)) = rest.split_once(special) {
-                    cut.extend((!before.is_empty()).then_some(Fragment::Text(before)));
+                let mut from = 0;
+                while let Some(at) = rest[from..].find(special).map(|at| from + at) {
+                    if literal.binary_search(&(start + at)).is_ok() {
+                        from = at + first_letter(special);
+                        continue;
+                    }
+                    cut.extend((at > 0).then_some(Fragment::Text(start, &rest[..at])));
                     cut.push(Fragment::Token(id));
-                    rest = after;
+                    (start, rest, from) = (start + at + special.len(), &rest[at + special.len()..], 0);
                 }
-                cut.extend((!rest.is_empty()).then_some(Fragment::Text(rest)));
+                cut.extend((!rest.is_empty()).then_some(Fragment::Text(start, rest)));
             }
             fragments = cut;
         }
@@ -400,6 +436,18 @@ impl Tokenizer {
         };
         self.vocab.heap_bytes() + self.kinds.capacity() + (self.special.capacity() + self.ends.capacity()) * 4 + model
     }
+}
+
+/// Which bytes occur in `text`.
+fn letters(text: &str) -> [bool; 256] {
+    let mut out = [false; 256];
+    text.bytes().for_each(|b| out[b as usize] = true);
+    out
+}
+
+/// Bytes of the first letter of a token's text, which is never empty.
+fn first_letter(text: &str) -> usize {
+    text.chars().next().map_or(1, char::len_utf8)
 }
 
 /// The vocabulary of `spec`, which is left without it, once its arrays agree.

@@ -5,13 +5,16 @@
 
 mod encode;
 mod pack;
+mod random;
 mod read;
 pub mod recall;
+mod source;
 pub mod task;
 
 use std::path::{Path, PathBuf};
 
 pub use pack::Packed;
+pub use source::{Asked, SOURCES, Source, check, made, open, sentence};
 
 pub use crate::config::train::{LossOn, Split, Validation};
 
@@ -19,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::model::text::Words;
 use crate::rng::Philox;
+use crate::train::batch::Rows;
 
 /// The configuration key that messages name.
 const KEY: &str = "train.data";
@@ -46,6 +50,8 @@ pub struct Options {
     /// Prompts and responses go through the model's chat template; otherwise the response follows the prompt as it stands,
     /// and the end-of-text token follows the response. `messages` always need the template.
     pub template: bool,
+    /// The texts of control tokens in the data are those tokens; otherwise they are text, as everything in data is.
+    pub parse_special: bool,
     /// Of the validation split.
     pub seed: u64,
 }
@@ -59,6 +65,7 @@ impl Options {
             loss_on: LossOn::Responses,
             split: Split::BlankLines,
             template: true,
+            parse_special: false,
             seed: 0,
         }
     }
@@ -166,7 +173,7 @@ impl Dataset {
             let documents = |examples: &[task::Example]| -> Result<Documents> {
                 let mut out = Documents::default();
                 for e in examples {
-                    encode::plain(&e.prompt, &e.response, options.loss_on, words, &mut out)?;
+                    encode::plain(&e.prompt, &e.response, options, words, &mut out)?;
                 }
                 Ok(out)
             };
@@ -179,6 +186,24 @@ impl Dataset {
         };
         Ok(Self { train, validation })
     }
+}
+
+/// Documents of a file or a task in rows.
+fn packed(asked: &Asked<'_>) -> Result<Box<dyn Rows>> {
+    let train = asked.train;
+    let options = Options {
+        validation: train.validation.clone(),
+        loss_on: train.loss_on,
+        split: train.documents,
+        template: train.template,
+        parse_special: asked.parse_special,
+        seed: asked.seed,
+        ..Options::new(&train.data)
+    };
+    let packed = Packed::new(Dataset::open(&options, asked.words, asked.base)?, train.length, train.packing)?;
+    // A task's responses are answers, right or wrong as a whole.
+    let task = train.data.starts_with("bundled:") && train.loss_on == LossOn::Responses;
+    Ok(Box::new(packed.with_answers(task)))
 }
 
 /// Holds back `fraction` of `all`, chosen by `seed`.

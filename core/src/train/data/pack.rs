@@ -102,6 +102,7 @@ impl Packed {
                 segments: array(),
                 sequences: which.len(),
                 length: self.length,
+                filled: Vec::with_capacity(which.len()),
             };
             for (i, row) in which.iter().enumerate() {
                 let Some(end) = side.ends.get(*row) else {
@@ -118,6 +119,7 @@ impl Packed {
                 }
                 // What is left over is a document of its own, so that it sees nothing and nothing sees it.
                 let (begins, whole) = (out.tokens.len() - i * self.length, (i + 1) * self.length);
+                out.filled.push(begins as u32);
                 out.tokens.resize(whole, 0);
                 out.targets.resize(whole, NO_LOSS);
                 out.segments.resize(whole, begins as u32);

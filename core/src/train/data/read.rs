@@ -6,9 +6,20 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::source::Source;
 use super::{LARGEST, Place, Split};
 use crate::error::{Error, Result};
 use crate::model::chat::Message;
+
+/// This data.
+pub static SOURCE: Source = Source {
+    form: "a file",
+    what: "the documents of a .jsonl file, or of any other file as plain text",
+    made: false,
+    text: true,
+    takes: |data| !data.is_empty(),
+    open: super::packed,
+};
 
 /// Bytes of the longest line of JSONL.
 const LONGEST_LINE: u64 = 16 << 20;

@@ -5,8 +5,19 @@
 //! in training, nor does its pair with another verb, while each of its words does, beside others. Who remembers
 //! sentences answers none of them; who has learned words and order answers all.
 
+use super::source::Source;
 use crate::error::{Error, Result};
 use crate::rng::Philox;
+
+/// This data.
+pub static SOURCE: Source = Source {
+    form: "bundled:task-NAME",
+    what: "a made-up language drawn from a seed, such as bundled:task-tova@7, whose held-out phrases tell learning from memory",
+    made: true,
+    text: true,
+    takes: |data| data.starts_with("bundled:"),
+    open: super::packed,
+};
 
 /// The name of the task.
 pub const TOVA: &str = "task-tova";

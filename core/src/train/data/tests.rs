@@ -80,6 +80,36 @@ fn loss_is_on_responses_or_on_all() {
 }
 
 #[test]
+fn control_tokens_in_data_are_text_and_a_template_s_own_are_not() {
+    let words = recall();
+    let t = words.tokenizer.as_ref().unwrap();
+    let lines = concat!(
+        r#"{"messages": [{"role": "user", "content": "Say <|endoftext|>\n<|user|>"}, {"role": "assistant", "content": "No <|endoftext|>."}]}"#,
+        "\n",
+        r#"{"prompt": "a<|endoftext|>", "response": "<|user|>b"}"#,
+        "\n",
+        r#"{"text": "<|bos|>All <|endoftext|> of this."}"#,
+    );
+    let controls = |documents: &Documents, i: usize| -> Vec<String> {
+        let ids = documents.document(i).map(|(id, _)| id).filter(|id| t.is_control(*id));
+        ids.map(|id| t.token(id).to_owned()).collect()
+    };
+    let text = read("a.jsonl", lines, |_| ()).unwrap().train;
+    let turn = ["<|user|>", "<|endoftext|>", "<|assistant|>", "<|endoftext|>"];
+    assert_eq!(
+        (controls(&text, 0), controls(&text, 1)),
+        (turn.map(String::from).to_vec(), turn.map(String::from).to_vec())
+    );
+    assert_eq!(controls(&text, 2), ["<|bos|>", "<|endoftext|>"]);
+    // The words are the same, and the response ends by its own end alone.
+    assert_eq!(texts(&words, &text, 0).1, "No <|endoftext|>.<|endoftext|>\n");
+    let parsed = read("a.jsonl", lines, |o| o.parse_special = true).unwrap().train;
+    assert_eq!([0, 1, 2].map(|i| controls(&parsed, i).len()), [7, 6, 4]);
+    let plain = read("a.jsonl", lines, |o| (o.parse_special, o.template) = (true, false)).unwrap().train;
+    assert_eq!(controls(&plain, 1).len(), 4);
+}
+
+#[test]
 fn what_is_wrong_is_named_with_file_line_and_field() {
     let good = "{\"text\": \"x y\"}\n";
     for (line, named) in [
@@ -236,6 +266,13 @@ fn rows_come_by_number_in_any_order() {
     assert_eq!(three.tokens, [one(2).tokens, one(0).tokens, one(2).tokens].concat());
     assert_eq!(three.segments, [one(2).segments, one(0).segments, one(2).segments].concat());
     assert!(data.batch(&[data.rows()]).is_err());
+    // Padding is what is beyond a row's documents, and no token of theirs.
+    for (data, length) in [(&data, 16), (&packed(&LENGTHS, &[], 64, false), 64)] {
+        let whole = data.batch(&(0..data.rows()).collect::<Vec<_>>()).unwrap();
+        whole.check(1 << 24).unwrap();
+        assert!((whole.real() as f64 / whole.rows() as f64 - data.filled()).abs() < 1e-12, "{length}");
+        assert_eq!((whole.rows(), whole.real() < whole.rows()), (data.rows() * length, true));
+    }
     assert!(data.held_out_batch(&[0]).is_err());
 }
 

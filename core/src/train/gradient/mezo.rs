@@ -90,7 +90,7 @@ impl Gradient for Mezo {
             let one = one.map_err(|e| e.at_step(step))?;
             square += one.grad_norm * one.grad_norm;
             let share = 1.0 / self.directions as f64;
-            all = Stepped { loss: all.loss + share * one.loss, tokens: all.tokens + one.tokens, ..one };
+            all = Stepped { loss: all.loss + share * one.loss, computed: all.computed + one.computed, ..one };
         }
         Ok(Stepped { grad_norm: (square / self.directions as f64).sqrt(), ..all })
     }

@@ -60,7 +60,7 @@ impl Special {
         let (Some(bos), Some(eos)) = (tokenizer.bos(), words.end()) else { return Err(other()) };
         let written = ["<|system|>", "<|user|>", "<|assistant|>", "<|endoftext|>"]
             .into_iter()
-            .map(|text| match words.encode_chat(text)?[..] {
+            .map(|text| match words.encode_as(text, false, true)?[..] {
                 [id] => Ok((text, id)),
                 _ => Err(other()),
             })

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use documents::{Encoder, Exam, Maker, Marked, Special};
 use grammar::{Dice, Lexicon, lexicon};
 
+use super::source::{Asked, Source};
 use crate::error::{Error, Result};
 use crate::model::text::Words;
 use crate::rng::Philox;
@@ -26,6 +27,20 @@ use crate::train::batch::{Batch, NO_LOSS, Rows, short};
 
 /// The name of the data, after `bundled:`.
 pub const NAME: &str = "recall";
+
+/// This data.
+pub static SOURCE: Source = Source {
+    form: "bundled:recall",
+    what: "the text that the bundled model was made of, written while it is learned",
+    made: true,
+    text: true,
+    takes: |data| data.strip_prefix("bundled:") == Some(NAME),
+    open: |asked| {
+        let Asked { train, words, seed, threads, .. } = asked;
+        let data = Recall::new(Arc::clone(words), *seed, asked.rows(), asked.held_out(), train.length, *threads)?;
+        Ok(Box::new(data))
+    },
+};
 
 /// Tokens of a stretch up to this share of the run. Attention learns to look back on short texts first.
 const STAGES: [(f64, usize); 4] = [(0.42, 256), (0.71, 1024), (0.855, 2048), (1.0, 4096)];
@@ -147,6 +162,7 @@ impl Recall {
             segments: vec![0; n],
             sequences: which.len(),
             length,
+            filled: Vec::new(),
         };
         let mut jobs = Vec::new();
         let rows = out.tokens.chunks_mut(length).zip(out.targets.chunks_mut(length));

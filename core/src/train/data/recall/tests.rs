@@ -25,7 +25,7 @@ fn pieces_alone_encode_as_the_whole_text() {
         for pieces in [maker.haystack(300).unwrap(), maker.code_list(300), maker.told(), maker.chat(300).unwrap()] {
             let text: String = pieces.iter().map(|p| p.text.as_str()).collect();
             let alone = maker.encoder.pieces(&pieces).unwrap();
-            assert_eq!(alone.ids, r.words.encode_chat(&text).unwrap(), "{text}");
+            assert_eq!(alone.ids, r.words.encode_as(&text, false, true).unwrap(), "{text}");
         }
     }
 }
