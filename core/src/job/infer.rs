@@ -169,6 +169,7 @@ fn run_on<B: Backend>(
     alloc::reset_peaks();
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    super::fault::watch(&config.run.prompt, &ledger);
     tell.event(Event::Phase { phase: Phase::Load });
     let start = Instant::now();
     let mut last = start;

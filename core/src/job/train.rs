@@ -55,6 +55,7 @@ pub(super) fn run(
     begin(order, planned, place.card(config, machine, threads), tell)?;
     let budget = &config.budget;
     let ledger = Ledger::new(budget.device.0, budget.host.0, budget.disk.0);
+    super::fault::watch(&config.run.prompt, &ledger);
     let trainer = load(order, train, place, &ledger, &team, tell)?;
     let out = folder(order, train)?;
     let standing = Standing {

@@ -52,6 +52,8 @@ pub struct HeapCounts {
     pub engine_peak: i64,
     /// Live heap bytes made under [`Scope::Program`].
     pub program: i64,
+    /// Most of them at once since [`reset_peaks`].
+    pub program_peak: i64,
     /// Live heap bytes made under [`Scope::Guest`].
     pub guest: i64,
     /// Most of them at once since [`reset_peaks`].
@@ -70,6 +72,7 @@ pub fn counts() -> HeapCounts {
         engine: HEAP[1].load(Relaxed),
         engine_peak: HEAP_PEAK[1].load(Relaxed),
         program: HEAP[0].load(Relaxed),
+        program_peak: HEAP_PEAK[0].load(Relaxed),
         guest: HEAP[2].load(Relaxed),
         guest_peak: HEAP_PEAK[2].load(Relaxed),
         escaped: ESCAPED_COUNT.load(Relaxed),
@@ -152,9 +155,7 @@ fn with_header(layout: Layout) -> Option<(Layout, usize)> {
 fn count(scope: u8, size: usize) {
     let i = usize::from(scope);
     let now = HEAP[i].fetch_add(size as i64, Relaxed) + size as i64;
-    if scope != Scope::Program as u8 {
-        HEAP_PEAK[i].fetch_max(now, Relaxed);
-    }
+    HEAP_PEAK[i].fetch_max(now, Relaxed);
     if scope == Scope::Engine as u8 && size > ESCAPE_BYTES {
         ESCAPED_COUNT.fetch_add(1, Relaxed);
         ESCAPED_LARGEST.fetch_max(size as u64, Relaxed);

@@ -71,7 +71,7 @@ impl Buffer {
         let (ptr, base) = alloc::payload_alloc(len, ALIGN);
         let Some(ptr) = NonNull::new(ptr) else {
             drop(reservation);
-            return Err(ledger.over(tag, len as u64, Some("the system has no memory left; lower the budget".into())));
+            return Err(ledger.over(tag, len as u64, Some(super::NO_MEMORY.into())));
         };
         Ok(Self { ptr, base, len, _reservation: reservation })
     }
