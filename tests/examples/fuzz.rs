@@ -74,7 +74,7 @@ impl Tally {
         let Some(fault) = done.fault(target, bytes.len()) else { return done.sound };
         let key: String = fault.chars().filter(|c| !c.is_ascii_digit()).take(60).collect();
         let known = self.faults.entry(key).or_insert_with(|| {
-            println!("{}: {fault}", target.name);
+            println!("{}: {fault}\n  {}", target.name, (target.tell)(bytes).escape_debug());
             (0, bytes.to_vec())
         });
         known.0 += 1;

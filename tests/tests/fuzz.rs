@@ -31,7 +31,7 @@ fn target(name: &str) -> &'static Target {
 fn holds(target: &Target, name: &str, bytes: &[u8]) -> bool {
     let done = ran(target, bytes);
     if let Some(fault) = done.fault(target, bytes.len()) {
-        panic!("{} {name}: {fault}\n{:?}", target.name, String::from_utf8_lossy(bytes));
+        panic!("{} {name}: {fault}\n{}", target.name, (target.tell)(bytes));
     }
     done.sound
 }

@@ -2,7 +2,9 @@
 
 use toml::{Table, Value};
 
-use super::{Config, axes};
+use super::sections::Override;
+use super::train::Train;
+use super::{Config, KvBudget, Observe, Role, Turn, axes};
 use crate::error::{Error, Result};
 
 /// Reads TOML and applies the overrides in order. What it says is still to be checked by the catalogue.
@@ -10,16 +12,72 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Config`] naming the key (and, for syntax, the line).
 pub fn parse(text: &str, overrides: &[(String, String)]) -> Result<Config> {
-    let mut table: Table = text.parse().map_err(|e: toml::de::Error| Error::config("the TOML", e.to_string()))?;
+    let mut table: Table = text.parse().map_err(|e: toml::de::Error| {
+        let key = e.span().and_then(|span| key_at(text, span.start));
+        Error::config(key.unwrap_or_else(|| "the TOML".into()), e.to_string())
+    })?;
     for (key, value) in overrides {
         set_key(&mut table, key, value)?;
     }
+    only_sections("", &table, &example()?)?;
     // Section by section, so that a wrong key is named with its section.
     Value::Table(table).try_into().map_err(|e: toml::de::Error| {
         let key =
             e.to_string().lines().find_map(|l| l.strip_prefix("in `").map(|k| k.trim_end_matches('`').to_owned()));
         plainly(key.unwrap_or_default(), e.message())
     })
+}
+
+/// The key whose value stands at byte `at` of a text that is no TOML, by the lines up to there: none where no value begins.
+fn key_at(text: &str, at: usize) -> Option<String> {
+    let before = text.get(..at)?;
+    let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || "_-. ".contains(c));
+    let key = before.lines().next_back()?.split_once('=')?.0.trim();
+    let header = |line: &str| Some(line.trim().trim_start_matches('[').split_once(']')?.0.trim().to_owned());
+    let section = before.lines().rev().find(|l| l.trim_start().starts_with('[')).and_then(header);
+    let whole = section.map_or(key.to_owned(), |section| format!("{section}.{key}"));
+    Some(whole).filter(|key| plain(key))
+}
+
+/// A configuration that has every section and an element of every list of them.
+fn example() -> Result<Table> {
+    let turn = Turn { role: Role::User, content: String::new() };
+    let held = Override { tensors: "*".into(), format: axes::WEIGHTS_FORMAT.default.into() };
+    let mut all = Config { train: Some(Train::default()), observe: Some(Observe::default()), ..Config::default() };
+    all.run.turns.push(turn);
+    all.weights.overrides.push(held);
+    all.kv.budget = Some(KvBudget::Rows(1));
+    Table::try_from(&all).map_err(|e| Error::Internal(format!("writing the default configuration: {e}")))
+}
+
+/// Holds lists against what they stand for. A deserializer would take a list for a section, its elements in the order of the keys.
+///
+/// # Errors
+/// Names the first section that is a list, such as `[[run]]`, and the first element that is no table where one is wanted.
+fn only_sections(at: &str, given: &Table, example: &Table) -> Result<()> {
+    for (name, value) in given {
+        let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        match (value, example.get(name)) {
+            (Value::Table(given), Some(Value::Table(example))) => only_sections(&key, given, example)?,
+            (Value::Array(_), Some(Value::Table(_))) => {
+                let wanted = format!("a list is not allowed; a section with keys of its own, written once as [{key}]");
+                return Err(Error::config(key, wanted));
+            }
+            (Value::Array(given), Some(Value::Array(example))) => {
+                let Some(Value::Table(example)) = example.first() else { continue };
+                for (i, element) in given.iter().enumerate() {
+                    let key = format!("{key}.{i}");
+                    let Value::Table(element) = element else {
+                        let keys: Vec<_> = example.keys().map(String::as_str).collect();
+                        return Err(Error::config(key, format!("is no table; one with {} is needed", keys.join(", "))));
+                    };
+                    only_sections(&key, element, example)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A deserializer's message in the words of a configuration: the whole key, its value, and what is allowed.
@@ -39,10 +97,16 @@ fn plainly(section: String, message: &str) -> Error {
         return Error::config(whole(), format!("`{value}` is not allowed; one of: {allowed}"));
     }
     let told = ["invalid type: ", "invalid value: "].iter().find_map(|p| message.strip_prefix(p));
-    if let Some((value, wanted)) = told.and_then(|t| t.split_once(", expected ")) {
+    if let Some((told, (value, wanted))) = told.and_then(|t| Some((t, t.split_once(", expected ")?))) {
         // `string "x"`, "integer `3`": the value is what the reader wrote.
         let value = value.find(['"', '`']).map_or(value, |at| value[at..].trim_matches(['"', '`']));
+        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
         let wanted = match wanted {
+            // A number in quotes, or one that TOML has no room for.
+            "usize" | "u64" | "u32" if digits && value.parse::<i64>().is_err() => {
+                "a whole number from 0 to 9223372036854775807"
+            }
+            "usize" | "u64" | "u32" if digits && told.starts_with("string") => "a whole number, without quotes",
             "usize" | "u64" | "u32" => "a whole number, 0 or more",
             "f32" | "f64" => "a number",
             "a boolean" => "true or false",
@@ -181,6 +245,25 @@ mod tests {
             ("[machine]\ndevice = \"tpu\"", &[], &["machine.device", "tpu", "cpu"]),
             ("[train]\nsteps = -3", &[], &["train.steps", "`-3`"]),
             ("[run", &[], &["TOML"]),
+            ("[run]\nseed = 18446744073709551615", &[], &["run.seed: ", "line 2"]),
+            ("run.seed = 9223372036854775808", &[], &["run.seed: "]),
+            ("[run]\nseed = \"7\"", &[], &["run.seed", "`7`", "without quotes"]),
+            ("", &[("run.seed", "18446744073709551615")], &["run.seed", "0 to 9223372036854775807"]),
+            ("", &[("run.seed", "-1")], &["run.seed", "`-1`"]),
+            ("[train]\nlr = 1e", &[], &["train.lr: ", "line 2"]),
+            ("[[run]]\nprompt = \"x\"", &[], &["run: ", "[run]"]),
+            ("[[train]]", &[], &["train: ", "[train]"]),
+            ("run = [\"taken for the prompt\"]", &[], &["run: ", "[run]"]),
+            ("[run]\nsampling = [0.5, 1]", &[], &["run.sampling: ", "[run.sampling]"]),
+            ("[kv]\nbudget = [\"1 MiB\"]", &[], &["kv.budget: ", "list"]),
+            ("[[kv.select]]\nuse = \"h2o\"", &[], &["kv.select"]),
+            ("[run]\nchat = true\nturns = [[\"user\", \"Hi\"]]", &[], &["run.turns.0", "role, content"]),
+            ("[weights]\noverride = [[\"*\", \"q8_0\"]]", &[], &["weights.override.0", "tensors, format"]),
+            ("", &[("run.turns.0.role", "user")], &["run.turns"]),
+            ("", &[("run.0.x", "1")], &["run", "`0`"]),
+            ("", &[("model.path.k", "1")], &["model.path"]),
+            ("", &[("kv..select", "h2o")], &["--set", "empty"]),
+            ("", &[("schema.x", "1")], &["schema"]),
             ("schema = 7", &[], &["schema", "7"]),
         ] {
             let error = fails(text, sets);

@@ -14,9 +14,39 @@ use ullage_core::shape::ModelShape;
 
 use super::draw::{Choices, draw, seeds, told};
 use super::{PLAIN, Target};
+use crate::Sets;
 
-pub(super) const TARGET: Target =
-    Target { name: "draw_plan", run, seeds, heap: (256 << 20, 0), longest: Duration::from_secs(20), ..PLAIN };
+pub(super) const TARGET: Target = Target {
+    name: "draw_plan",
+    run,
+    seeds,
+    tell: |bytes| drawn(bytes).tell(),
+    heap: (256 << 20, 0),
+    longest: Duration::from_secs(20),
+    ..PLAIN
+};
+
+/// What is planned.
+struct Drawn {
+    shape: &'static ModelShape,
+    prompt: usize,
+    cases: usize,
+    sets: Sets,
+}
+
+impl Drawn {
+    fn tell(&self) -> String {
+        let Self { shape, prompt, cases, sets } = self;
+        format!("{} {prompt} tokens, {cases} cases: {}", shape.name, told(sets))
+    }
+}
+
+fn drawn(bytes: &[u8]) -> Drawn {
+    let mut c = Choices::new(bytes);
+    let shape = &shapes()[c.below(shapes().len())];
+    let (prompt, cases) = ([1, 5, 70, 3000][c.below(4)], c.below(4));
+    Drawn { shape, prompt, cases, sets: draw(&mut c) }
+}
 
 fn shapes() -> &'static [ModelShape] {
     static SHAPES: OnceLock<Vec<ModelShape>> = OnceLock::new();
@@ -38,12 +68,10 @@ fn chosen(error: &Error, what: &str) {
 }
 
 fn run(bytes: &[u8]) -> bool {
-    let mut c = Choices::new(bytes);
-    let shape = &shapes()[c.below(shapes().len())];
-    let (prompt, cases) = ([1, 5, 70, 3000][c.below(4)], c.below(4));
-    let sets = draw(&mut c);
-    let what = || format!("{} {prompt} tokens: {}", shape.name, told(&sets));
-    let config = match from_toml("", &sets) {
+    let drawn = drawn(bytes);
+    let what = || drawn.tell();
+    let Drawn { shape, prompt, cases, ref sets } = drawn;
+    let config = match from_toml("", sets) {
         Ok(config) => config,
         Err(e) => {
             chosen(&e, &what());

@@ -20,8 +20,38 @@ use super::draw::{Choices, draw, seeds, told};
 use super::{PLAIN, Target};
 use crate::{Sets, fixture, sets};
 
-pub(super) const TARGET: Target =
-    Target { name: "draw_run", run, seeds, heap: (1 << 30, 0), longest: Duration::from_secs(120), ..PLAIN };
+pub(super) const TARGET: Target = Target {
+    name: "draw_run",
+    run,
+    seeds,
+    tell: |bytes| drawn(bytes).tell(),
+    heap: (1 << 30, 0),
+    longest: Duration::from_secs(120),
+    ..PLAIN
+};
+
+/// What is run.
+struct Drawn {
+    model: String,
+    training: bool,
+    sets: Sets,
+}
+
+impl Drawn {
+    fn tell(&self) -> String {
+        format!("run {} {}{}", self.model, if self.training { "(training) " } else { "" }, told(&self.sets))
+    }
+}
+
+fn drawn(bytes: &[u8]) -> Drawn {
+    let mut models = models();
+    let mut c = Choices::new(bytes);
+    // Running the bundled model takes the longest.
+    let model = models.swap_remove([0, 1, 1, 2, 3, 4, 5, 6, 7, 7][c.below(10)].min(models.len() - 1));
+    let training = c.below(3) == 0;
+    let sets = draw(&mut c).into_iter().filter(|(k, _)| training || !k.starts_with("train.")).collect();
+    Drawn { model, training, sets }
+}
 
 /// After so long a run is cancelled: what is much work is no fault.
 const LONG: Duration = Duration::from_secs(4);
@@ -146,14 +176,9 @@ fn arguments(hint: &str) -> Sets {
 }
 
 fn run(bytes: &[u8]) -> bool {
-    let models = models();
-    let mut c = Choices::new(bytes);
-    // The smaller ones more often.
-    let model = &models[[0, 1, 1, 2, 3, 4, 5, 6, 7, 7][c.below(10)].min(models.len() - 1)];
-    let training = c.below(3) == 0;
-    let drawn: Sets = draw(&mut c).into_iter().filter(|(k, _)| training || !k.starts_with("train.")).collect();
-    let what = || format!("run {model} {}{}", if training { "(training) " } else { "" }, told(&drawn));
-    let mut config = match from_toml("", &[base(model, training), drawn.clone()].concat()) {
+    let drawn = drawn(bytes);
+    let what = || drawn.tell();
+    let mut config = match from_toml("", &[base(&drawn.model, drawn.training), drawn.sets.clone()].concat()) {
         Ok(config) => config,
         Err(e) => {
             assert_eq!(e.exit_code(), 2, "{}: {e}", what());

@@ -38,6 +38,8 @@ pub struct Target {
     pub words: &'static [&'static str],
     /// Makes what depends on the rest of the bytes fit again, such as a header's length.
     pub repair: Option<fn(&mut Vec<u8>)>,
+    /// The input in words.
+    pub tell: fn(&[u8]) -> String,
     /// Heap bytes that any input may cost, and how many more for each of its bytes.
     pub heap: (u64, u64),
     /// Longest time of one input.
@@ -67,6 +69,7 @@ const PLAIN: Target = Target {
     seeds: Vec::new,
     words: &[],
     repair: None,
+    tell: |bytes| String::from_utf8_lossy(bytes).into_owned(),
     heap: (4 << 20, 64),
     longest: Duration::from_secs(2),
 };
