@@ -21,9 +21,9 @@ static ALLOC: CountingAlloc = CountingAlloc;
 /// The allocator counts for the whole program: one walk at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Failures tried of one job at most; where it reserves more often they are spread out over all of it.
-fn most() -> u64 {
-    std::env::var("ULLAGE_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+/// Failures tried of one job at most, `few` where nobody asks for more; where it reserves more often they are spread over all of it.
+fn most(few: u64) -> u64 {
+    std::env::var("ULLAGE_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
 }
 
 /// What a run came to, as bits: its tokens, its logits, its losses, its figures.
@@ -64,11 +64,12 @@ fn run(model: &Arc<Model>, config: &Config, n: u64) -> (Report, Bits, Phase, u64
     (report, bits, ledger.phase(), ledger.reservations())
 }
 
-/// Walks n over all reservations of `config` from number `from` on; how many failed in each phase, and the last number.
-fn walk(what: &str, model: &Arc<Model>, config: &Config, from: u64) -> u64 {
+/// Walks n over the reservations of `config` from number `from` on, about `few` of them; tells how many failed in each phase, and
+/// returns the last number.
+fn walk(what: &str, model: &Arc<Model>, config: &Config, from: u64, few: u64) -> u64 {
     let (report, plain, _, all) = run(model, config, 0);
     assert_eq!(report.error, None, "{what}");
-    let stride = (all - from).div_ceil(most()).max(1);
+    let stride = (all - from).div_ceil(most(few)).max(1);
     let mut failed: BTreeMap<Phase, u64> = BTreeMap::new();
     let mut n = from + 1;
     while n <= all {
@@ -116,7 +117,7 @@ fn load_prefill_and_decode_survive_every_failed_reservation() {
         ("shown", &[("observe.head", "[0, 1]"), ("kv.read", "quest"), ("kv.select", "full")]),
     ];
     for (i, (what, pairs)) in walks.into_iter().enumerate() {
-        walk(what, &model, &config(&format!("tokens:{}", 20 + i), &[pairs]), 0);
+        walk(what, &model, &config(&format!("tokens:{}", 20 + i), &[pairs]), 0, 200);
     }
 }
 
@@ -129,7 +130,7 @@ fn evaluations_survive_every_failed_reservation() {
     let asked: Sets =
         sets(&[("eval.perplexity.windows", "1"), ("eval.perplexity.prompt", "8"), ("eval.perplexity.tokens", "4")]);
     let config = with(&plain, &asked).unwrap();
-    walk("an evaluation", &model, &config, generating);
+    walk("an evaluation", &model, &config, generating, 16);
 }
 
 #[test]
@@ -158,11 +159,11 @@ fn trainings_and_what_they_write_survive_every_failed_reservation() {
             continue;
         }
         let what = format!("{key} = {id}");
-        walk(&what, &model, &config, 0);
+        walk(&what, &model, &config, 0, 24);
         if key == axes::TRAIN_PARAMS.key {
             let writing =
                 with(&config, &ullage_tests::sets(&[("train.out", "out"), ("train.save_every", "1")])).unwrap();
-            walk(&format!("{what}, written"), &model, &writing, 0);
+            walk(&format!("{what}, written"), &model, &writing, 0, 24);
         }
     }
 }
