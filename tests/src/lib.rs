@@ -5,6 +5,7 @@
 #[cfg(doctest)]
 #[path = "../../docs/adding/examples.rs"]
 mod adding;
+pub mod fuzz;
 pub mod kv;
 pub mod naive;
 

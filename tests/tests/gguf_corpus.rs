@@ -7,9 +7,7 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use ullage_core::ledger::alloc::{CountingAlloc, Scope, counts, reset_peaks, scoped};
-
-#[path = "../fuzz/exercise.rs"]
-mod exercise;
+use ullage_tests::fuzz::gguf as exercise;
 
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;

@@ -34,6 +34,8 @@ pub struct Dry {
     tiling: Option<Tiling>,
     rates: Option<Rates>,
     spent: Cell<Spent>,
+    /// What each operation stands for.
+    times: Cell<f64>,
     meter: Meter,
     _scratch: Vec<Reservation>,
 }
@@ -61,7 +63,7 @@ impl Dry {
 
     fn of(ledger: &Arc<Ledger>, load: usize, tiling: Option<Tiling>, scratch: Vec<Reservation>) -> Self {
         let (ledger, spent, meter) = (Arc::clone(ledger), Cell::default(), Meter::default());
-        Self { ledger, load, tiling, rates: None, spent, meter, _scratch: scratch }
+        Self { ledger, load, tiling, rates: None, spent, times: Cell::new(1.0), meter, _scratch: scratch }
     }
 
     /// The same device on a machine of these rates, so that it knows how long a step takes.
@@ -118,6 +120,14 @@ impl Device for Dry {
         Ok(())
     }
 
+    fn planned(&self) -> bool {
+        true
+    }
+
+    fn weigh(&self, times: usize) {
+        self.times.set(times as f64);
+    }
+
     fn spent(&self) -> Spent {
         self.spent.get()
     }
@@ -135,7 +145,7 @@ impl Device for Dry {
             let tag = if self.tiling.is_some() { gpu::DECOMPOSITION } else { cpu::DECOMPOSITION };
             drop(self.ledger.reserve(tag, decomposition_bytes(rows) as u64)?);
         }
-        let (seconds, mut spent) = (self.seconds(cost), self.spent.get());
+        let (seconds, mut spent) = (self.seconds(cost) * self.times.get(), self.spent.get());
         // Norms and updates come once a step, however many micro-batches it has.
         match self.ledger.phase() {
             Phase::Update => spent.update += seconds,

@@ -292,6 +292,14 @@ pub trait Device: Send {
         Ok(Vec::new())
     }
 
+    /// True where nothing is computed, and one operation may stand for many that are alike.
+    fn planned(&self) -> bool {
+        false
+    }
+
+    /// From now on every operation stands for `times` like it; only a device that plans heeds it.
+    fn weigh(&self, _times: usize) {}
+
     /// How long what was asked so far will take, on a device that computes nothing.
     fn spent(&self) -> Spent {
         Spent::default()

@@ -317,7 +317,7 @@ mod tests {
 }
 
 #[cfg(test)]
-mod tests {
+mod texts {
     use super::*;
     use crate::model::Model;
 

@@ -24,7 +24,7 @@ use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Ledger, Phase, Tag};
 use crate::model::Model;
 use crate::model::sampling::Sampler;
-use crate::model::text::{StopFilter, Words};
+use crate::model::text::{StopFilter, Words, too_long};
 use crate::model::tokenizer::Decoder;
 use crate::ops::ThreadTeam;
 use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
@@ -85,11 +85,7 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
         return Err(Error::config("run.prompt", "the prompt has no token; write something to complete"));
     }
     if prompt.len() > context {
-        let n = prompt.len();
-        return Err(Error::config(
-            "run.context",
-            format!("the prompt has {n} tokens and the context {context}; raise run.context or shorten the prompt"),
-        ));
+        return Err(too_long(prompt.len(), context));
     }
     let mut workload = Workload::generate(config, prompt.len(), resolved.endless(prompt.len()));
     let tasks = eval::prepare(config, words, base)?;
@@ -175,6 +171,7 @@ fn run_on<B: Backend>(
     reference::ensure(order, &mut tasks, &team, tell)?;
     let baseline = Baseline::here();
     let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
+    super::fault::watch(&config.run.prompt, &ledger);
     tell.event(Event::Phase { phase: Phase::Load });
     let start = Instant::now();
     let mut last = start;

@@ -63,7 +63,7 @@ impl Order {
         care.inputs.extend(self.model.files());
         let mut add = |path: &str| care.inputs.extend((!path.is_empty()).then(|| self.base.join(path)));
         if let Some(train) = &self.config.train {
-            if !train.generated() {
+            if !crate::train::data::made(&train.data) {
                 add(&train.data);
             }
             if let Validation::File(path) = &train.validation {

@@ -62,6 +62,7 @@ pub(super) fn run(
     let step_seconds = planned.time.train_step_seconds;
     let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
     let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
+    super::fault::watch(&config.run.prompt, &ledger);
     let trainer = load(order, train, place, &ledger, &team, tell)?;
     let standing = Standing {
         step: 0,

@@ -144,11 +144,8 @@ pub fn trim() {
     }
 }
 
-#[cfg(test)]
-pub(super) use obtained as obtained_by;
-
 /// Bytes that the system's allocator took for the block at `base`, of which `asked` were asked for.
-fn obtained(base: *mut u8, asked: usize) -> i64 {
+pub(super) fn obtained(base: *mut u8, asked: usize) -> i64 {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         let _ = asked;

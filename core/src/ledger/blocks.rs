@@ -230,7 +230,7 @@ mod tests {
             let mut account = BlockAccount::new(&ledger, ROWS, TABLES, 0).unwrap();
             let mut blocks = Blocks::new(bytes);
             (0..64).for_each(|_| blocks.push(&mut account).unwrap());
-            let bases = blocks.list.iter().map(|b| alloc::obtained_by(b.as_ptr(), bytes + ALIGN)).sum::<i64>();
+            let bases = blocks.list.iter().map(|b| alloc::obtained(b.as_ptr(), bytes + ALIGN)).sum::<i64>();
             let list = blocks.list.capacity() * size_of::<usize>();
             let (said, taken) = (64 * (bytes + Blocks::table_bytes(bytes)), bases as usize + list);
             assert!(said >= taken && said <= taken + 64 * 32, "{bytes}: {said} said, {taken} taken");

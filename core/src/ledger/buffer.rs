@@ -54,7 +54,7 @@ impl Reservation {
 
     /// The error of a system that has no `bytes` left for what was granted.
     pub(super) fn none_left(&self, bytes: u64) -> crate::Error {
-        self.ledger.over(self.tag, bytes, Some("the system has no memory left; lower the budget".into()))
+        self.ledger.over(self.tag, bytes, Some(super::NO_MEMORY.into()))
     }
 
     /// Gives back `bytes` of what is counted.

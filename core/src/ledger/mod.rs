@@ -53,6 +53,9 @@ impl Default for Walls {
 const TIERS: usize = 3;
 const CATEGORIES: usize = 9;
 
+/// What fits when it is not the budget that is too small.
+const NO_MEMORY: &str = "the system has no memory left; lower the budget";
+
 /// Bytes by category.
 pub type ByCategory = BTreeMap<Category, u64>;
 
@@ -171,6 +174,9 @@ struct State {
     rows: BTreeMap<Tag, (u64, u64)>,
     moved: BTreeMap<&'static str, u64>,
     operations: u64,
+    /// Reservations asked for, the refused ones among them, and the one that is to fail.
+    asked: u64,
+    fail_at: Option<u64>,
     trace: Option<Vec<Step>>,
     crossed: Option<OverBudget>,
     /// On device and host: now, and at most.
@@ -226,6 +232,8 @@ impl Ledger {
                 rows: BTreeMap::new(),
                 moved: BTreeMap::new(),
                 operations: 0,
+                asked: 0,
+                fail_at: None,
                 trace,
                 crossed: None,
                 together: (0, 0),
@@ -265,6 +273,10 @@ impl Ledger {
     fn take(&self, tag: Tag, bytes: u64) -> Result<u64> {
         let (t, c) = (tag.tier as usize, tag.category as usize);
         let mut state = self.lock();
+        state.asked += 1;
+        if state.fail_at == Some(state.asked) {
+            return Err(Error::OverBudget(Box::new(self.crossing(&state, tag, bytes, Some(NO_MEMORY.into())))));
+        }
         let total = state.cells[t].total;
         let memory = tag.tier != Tier::Disk;
         let both = if memory { state.cells[0].total + state.cells[1].total } else { 0 };
@@ -387,6 +399,18 @@ impl Ledger {
     /// How often something was reserved, released or counted as moved so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations
+    }
+
+    /// Reservations asked for so far, the refused ones among them.
+    pub fn reservations(&self) -> u64 {
+        self.lock().asked
+    }
+
+    /// The `n`-th reservation from now on, counted from 1, fails as one does for which the system has no memory; how tests see
+    /// what that does to a job, wherever it is.
+    pub fn fail_at(&self, n: u64) {
+        let mut state = self.lock();
+        state.fail_at = Some(state.asked + n);
     }
 
     /// Bytes of `tier` held now that count against its budget.
@@ -531,6 +555,21 @@ mod tests {
         drop(device);
         assert_eq!((ledger.measured().together, ledger.held(Tier::Host)), (1000, 300));
         drop(kept);
+    }
+
+    #[test]
+    fn the_nth_reservation_fails_when_asked_to_and_changes_nothing() {
+        let ledger = Ledger::new(1000, u64::MAX, u64::MAX);
+        let first = ledger.buffer(KV, 600).unwrap();
+        ledger.fail_at(2);
+        let second = ledger.buffer(WS, 10).unwrap();
+        let held = ledger.now();
+        let error = ledger.buffer(WS, 20).unwrap_err();
+        assert!(error.exit_code() == 3 && error.to_string().contains("no memory left"), "{error}");
+        assert_eq!((ledger.now(), ledger.reservations()), (held, 3));
+        assert!(ledger.buffer(WS, 20).is_ok(), "only the one that was asked for");
+        drop((first, second));
+        assert_eq!(ledger.now(), Held::default());
     }
 
     #[test]

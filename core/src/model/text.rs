@@ -7,6 +7,12 @@ use crate::model::chat::{ChatTemplate, Message};
 use crate::model::said::{self, Rendered};
 use crate::model::tokenizer::Tokenizer;
 
+/// A prompt of `n` tokens for which the context has no room.
+pub(crate) fn too_long(n: usize, context: usize) -> Error {
+    let why = format!("the prompt has {n} tokens and the context {context}; raise run.context or shorten the prompt");
+    Error::config("run.context", why)
+}
+
 /// A model's words: what a run needs of its tokenizer.
 #[derive(Debug)]
 pub struct Words {
@@ -28,7 +34,8 @@ impl Words {
     /// The prompt of `config` in tokens. A random model has no words: its prompt is `prompt` repeated bytes as ids.
     ///
     /// # Errors
-    /// A chat asked of a model without a template; a vocabulary larger than the embedding.
+    /// A chat asked of a model without a template; a vocabulary larger than the embedding; more repeated ids than the context has room
+    /// for.
     pub fn prompt(&self, config: &Config) -> Result<Vec<u32>> {
         let run = &config.run;
         let ids = match &self.tokenizer {
@@ -41,6 +48,10 @@ impl Words {
                         .map_err(|_| Error::config("run.prompt", format!("`{}` is not tokens:NUMBER", run.prompt)))?,
                     None => run.prompt.len(),
                 };
+                // Before a list of them is made.
+                if n > run.context {
+                    return Err(too_long(n, run.context));
+                }
                 (0..n).map(|i| ((i * 7919 + 13) % self.vocab) as u32).collect()
             }
             Some(t) if run.chat => {

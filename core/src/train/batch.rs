@@ -32,6 +32,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of which only the size is known, every token a target: what a plan steps over, however large it is.
+    pub fn sized(sequences: usize, length: usize) -> Self {
+        Self { sequences, length, ..Self::default() }
+    }
+
+    /// Whether only its size is known.
+    pub fn is_sized(&self) -> bool {
+        self.tokens.is_empty() && self.targets.is_empty()
+    }
+
     /// Tokens of all rows, padding included: `sequences · length`.
     pub fn rows(&self) -> usize {
         self.sequences * self.length
@@ -44,6 +54,9 @@ impl Batch {
 
     /// Targets that count: all but [`NO_LOSS`].
     pub fn counted(&self) -> usize {
+        if self.is_sized() {
+            return self.rows();
+        }
         self.targets.iter().filter(|t| **t != NO_LOSS).count()
     }
 
@@ -145,63 +158,6 @@ pub trait Rows: Send {
     fn fingerprint(&self) -> String;
 }
 
-/// Rows that are simply there: what a caller made itself.
-#[derive(Clone, Debug, Default)]
-pub struct Ready {
-    /// One batch of all rows to learn from.
-    pub learn: Batch,
-    /// One batch of all held-out rows.
-    pub held_out: Batch,
-}
-
-fn pick(all: &Batch, which: &[usize]) -> Result<Batch> {
-    let n = all.length;
-    let mut out = Batch { sequences: which.len(), length: n, ..Batch::default() };
-    for &row in which {
-        if row >= all.sequences {
-            return Err(Error::Internal(format!("row {row} of {}", all.sequences)));
-        }
-        let range = row * n..(row + 1) * n;
-        out.tokens.extend_from_slice(&all.tokens[range.clone()]);
-        out.targets.extend_from_slice(&all.targets[range.clone()]);
-        if !all.segments.is_empty() {
-            out.segments.extend_from_slice(&all.segments[range]);
-        }
-        out.filled.extend(all.filled.get(row));
-    }
-    Ok(out)
-}
-
-impl Rows for Ready {
-    fn rows(&self) -> usize {
-        self.learn.sequences
-    }
-
-    fn length(&self) -> usize {
-        self.learn.length
-    }
-
-    fn batch(&self, which: &[usize]) -> Result<Batch> {
-        pick(&self.learn, which)
-    }
-
-    fn held_out(&self) -> usize {
-        self.held_out.sequences
-    }
-
-    fn held_out_batch(&self, which: &[usize]) -> Result<Batch> {
-        pick(&self.held_out, which)
-    }
-
-    fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for id in self.learn.tokens.iter().chain(&self.learn.targets) {
-            hash.update(id.to_le_bytes());
-        }
-        format!("{}x{}:{}", self.learn.sequences, self.learn.length, short(hash))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,13 +185,5 @@ mod tests {
         assert!(falls.check(7).unwrap_err().to_string().contains("token 2"));
         let ahead = Batch { segments: vec![0, 2, 2, 0, 0, 0], ..two() };
         assert!(ahead.check(7).is_err());
-    }
-
-    #[test]
-    fn rows_come_by_number() {
-        let data = Ready { learn: two(), held_out: Batch::default() };
-        let b = data.batch(&[1, 0, 1]).unwrap();
-        assert_eq!((b.sequences, &b.tokens[..4], &b.filled[..]), (3, &[4, 5, 6, 1][..], &[3, 2, 3][..]));
-        assert!(data.batch(&[2]).is_err());
     }
 }

@@ -562,13 +562,19 @@ impl Trainer {
 
     /// Carries a batch to the device; returns its tokens and its targets.
     fn upload(&mut self, batch: &Batch) -> Result<(usize, usize)> {
-        batch.check(self.vocab)?;
         let m = batch.rows();
+        let planned = self.d.planned() && batch.is_sized();
+        if !planned {
+            batch.check(self.vocab)?;
+        }
         if m > self.capacity() || batch.length > self.rows.1 {
             return Err(Error::Internal(format!(
                 "a batch of {} × {} where there is room for {} × {}",
                 batch.sequences, batch.length, self.rows.0, self.rows.1
             )));
+        }
+        if planned {
+            return Ok((m, m));
         }
         let mut words = [0u32; 1024];
         // Lists of a few kilobytes at a time: what is only passed on needs no room of its own.

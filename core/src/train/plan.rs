@@ -24,19 +24,6 @@ pub fn section(config: &Config) -> Result<&Train> {
     config.train.as_ref().ok_or_else(|| Error::Internal("a training plan without a [train] section".into()))
 }
 
-/// The batch that needs most: full, every token a target.
-pub fn fullest(train: &Train) -> Batch {
-    let n = train.batch * train.length;
-    Batch {
-        tokens: vec![0; n],
-        targets: vec![0; n],
-        segments: Vec::new(),
-        sequences: train.batch,
-        length: train.length,
-        filled: Vec::new(),
-    }
-}
-
 /// Walks the reservations of a run of `config` on a model stored as `shape`, in their order. Returns how long a step takes on
 /// a machine of `rates`, zeros where none are known.
 ///
@@ -70,7 +57,8 @@ pub(super) fn walk_by(
     let dry = dry.timed(rates);
     let setup = Setup { shape, source: None, plan: true, train, seed: 0 };
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
-    let batch = fullest(train);
+    // The batch that needs most.
+    let batch = Batch::sized(train.batch, train.length);
     gradient.step(&mut trainer, std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
     let spent = trainer.device().spent();
     trainer.evaluate(&batch)?;

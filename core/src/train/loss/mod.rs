@@ -45,6 +45,15 @@ pub struct Head {
     picked: Buf,
 }
 
+/// Pieces of at most `wide` of `whole`: where each begins, how long it is, and how many it stands for. A plan walks the first, one
+/// for all that are like the second, and the rest: its time does not grow with the run's.
+fn pieces(d: &dyn Device, whole: usize, wide: usize) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+    let alike = if d.planned() { (whole / wide).saturating_sub(1).max(1) } else { 1 };
+    let times = move |at: usize| if at == wide { alike } else { 1 };
+    let begins = std::iter::successors(Some(0), move |at| Some(at + wide * times(*at)));
+    begins.take_while(move |at| *at < whole).map(move |at| (at, wide.min(whole - at), times(at)))
+}
+
 /// What a head is given, forward.
 pub struct HeadCall<'a> {
     /// The device that computes it.
@@ -124,10 +133,9 @@ impl Head {
             learner.open(*id, |into, add| if add { Ok(()) } else { d.fill(into, n, 0.0) })?;
         }
         let Tile { rows: tall, vocab: wide, eps } = self.tile;
-        for row in (0..rows).step_by(tall) {
-            let n = tall.min(rows - row);
-            let blocks = || (0..vocab).step_by(wide).map(|first| (first, wide.min(vocab - first)));
-            for (first, width) in blocks() {
+        for (row, n, rows_alike) in pieces(d, rows, tall) {
+            for (first, width, alike) in pieces(d, vocab, wide) {
+                d.weigh(rows_alike * alike);
                 let w = weight.of(learner, vocab, hidden).rows(first, width);
                 d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
                 let (log_sum_exp, picked) = (self.log_sum_exp.at_mut(row), self.picked.at_mut(row));
@@ -138,7 +146,8 @@ impl Head {
             }
             let Some(grad) = &mut grad else { continue };
             let mut add = false;
-            for (first, width) in blocks() {
+            for (first, width, alike) in pieces(d, vocab, wide) {
+                d.weigh(rows_alike * alike);
                 let w = weight.of(learner, vocab, hidden).rows(first, width);
                 if wide < vocab {
                     d.linear(x.at(row * hidden), n, w, None, self.logits.all_mut(), false)?;
@@ -158,7 +167,8 @@ impl Head {
                 d.fill(grad.dx.at_mut(row * hidden), n * hidden, 0.0)?;
             }
         }
-        self.sum(d, rows)
+        d.weigh(1);
+        if d.planned() { Ok(0.0) } else { self.sum(d, rows) }
     }
 
     /// `Σ log_sum_exp − picked`, in order, in f64.
@@ -172,5 +182,25 @@ impl Head {
             total += log_sum_exp[..n].iter().zip(&picked[..n]).map(|(l, p)| f64::from(*l) - f64::from(*p)).sum::<f64>();
         }
         Ok(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::dry::Dry;
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn a_plan_walks_one_of_the_pieces_that_are_alike() {
+        let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+        let dry = Dry::new(&ledger, 0, 0).unwrap();
+        for (whole, wide) in [(0, 3), (1, 3), (3, 3), (4, 3), (6, 3), (7, 3), (9, 3), (1 << 32, 1), (1 << 32, 7)] {
+            let all: Vec<_> = pieces(&dry, whole, wide).collect();
+            assert!(all.len() <= 3, "{whole} by {wide}: {all:?}");
+            let sum: usize = all.iter().map(|(_, n, times)| n * times).sum();
+            let count: usize = all.iter().map(|(.., times)| times).sum();
+            assert_eq!((sum, count), (whole, whole.div_ceil(wide)), "{whole} by {wide}: {all:?}");
+        }
     }
 }

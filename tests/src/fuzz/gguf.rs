@@ -1,11 +1,55 @@
-// Shared by the fuzz target and the stable tests that replay its corpus.
+//! Any bytes at all, opened as a GGUF file: header, tensors, shape, tokenizer and chat template.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::Path;
 
+use ullage_core::model::chat::ChatTemplate;
 use ullage_core::model::gguf::{Gguf, Value, ValueType};
+use ullage_core::model::tokenizer::Tokenizer;
 use ullage_core::shape::ModelShape;
+
+use super::{PLAIN, Target, plain_error, tokenizer};
+
+pub(super) const TARGET: Target = Target {
+    name: "gguf",
+    run: |bytes| SCRATCH.with_borrow_mut(|scratch| exercise(scratch, bytes) && words(scratch)),
+    seeds: || {
+        ["gguf/gguf_py.gguf", "tokenizer/tiny-spm.gguf", "arch/qwen3/model.gguf", "arch/gemma3/model.gguf"]
+            .map(|f| std::fs::read(crate::fixture(f)).unwrap())
+            .to_vec()
+    },
+    words: &[
+        "GGUF",
+        "general.architecture",
+        "general.alignment",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.tokens",
+        "llama",
+        "gemma3",
+        "qwen3",
+        "tokenizer.ggml.merges",
+        "tokenizer.chat_template",
+        "blk.0.attn_q.weight",
+    ],
+    ..PLAIN
+};
+
+thread_local! {
+    static SCRATCH: RefCell<File> = RefCell::new(tempfile::tempfile().unwrap());
+}
+
+/// What the file in `scratch` says of words.
+fn words(scratch: &File) -> bool {
+    let Ok(gguf) = Gguf::from_file(scratch.try_clone().unwrap(), Path::new("input.gguf")) else { return false };
+    match Tokenizer::from_gguf(&gguf) {
+        Ok(t) => tokenizer::exercise(&t),
+        Err(e) => plain_error(&e),
+    }
+    let _ = ChatTemplate::from_gguf(&gguf).map_err(|e| plain_error(&e));
+    true
+}
 
 /// Opens `bytes` as a GGUF file, kept in `scratch`, and does all that a reader can do with it. Whatever the bytes are,
 /// the answer is a value or an error. Returns whether the header was sound.
