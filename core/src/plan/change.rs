@@ -202,6 +202,7 @@ pub fn cheapest_change(shape: &ModelShape, workload: &Workload, config: &Config,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::from_toml;
     use crate::plan::tests::{shape, workload};
 
     fn config(pairs: &[(&str, &str)]) -> Config {
