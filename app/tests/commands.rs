@@ -76,9 +76,14 @@ fn bench_gives_each_depth_with_its_spread() {
     for key in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
         assert!(points[1][key].as_f64().unwrap() > 0.0);
     }
-    for key in ["prefill_sd", "decode_sd"] {
-        assert!(points[1][key].as_f64().unwrap() >= 0.0);
+    // No two repeats take the same time to the nanosecond, and two that are no less than zero are at most √2 of their mean apart.
+    for name in ["prefill", "decode"] {
+        let (sd, mean) = (&points[1][format!("{name}_sd")], &points[1][format!("{name}_tokens_per_second")]);
+        let share = sd.as_f64().unwrap() / mean.as_f64().unwrap();
+        assert!(share > 0.0 && share < 1.415, "{name}: {sd} around {mean}");
     }
+    let once = room.json(0, &[&args[..args.len() - 1], &["1"]].concat());
+    assert_eq!((&once[1]["prefill_sd"], &once[1]["decode_sd"]), (&0.0.into(), &0.0.into()), "one repeat has no spread");
     assert!(points[0]["bandwidth_fraction"].is_null(), "not probed: nothing to take a fraction of");
     assert_eq!(room.run(0, &args).out.lines().count(), 3);
     assert!(room.run(2, &["bench", BUNDLED, "--set", "kv.select=window"]).err.contains("every token must stay"));

@@ -30,5 +30,9 @@ pub mod shape;
 pub mod train;
 pub mod weights;
 
+#[cfg(test)]
+#[path = "../../tests/src/skip.rs"]
+mod skip;
+
 pub use bytes::Bytes;
 pub use error::{Diverged, Error, OverBudget, Result};

@@ -26,13 +26,13 @@ def gradient(step, rows, cols):
     return torch.tensor(values, dtype=torch.float64).to(torch.float32)
 
 
-def train(optimizer_of, steps, rows, cols, dtype=torch.float64):
-    """The parameter after each of `steps` updates, computed in `dtype`."""
+def train(optimizer_of, steps, rows, cols, dtype=torch.float64, size=1.0):
+    """The parameter after each of `steps` updates by gradients of this size, computed in `dtype`."""
     p = torch.nn.Parameter(parameter(rows, cols).to(dtype))
     optimizer = optimizer_of(p)
     after = []
     for step in range(1, steps + 1):
-        p.grad = gradient(step, rows, cols).to(dtype)
+        p.grad = (gradient(step, rows, cols) * torch.tensor(size, dtype=torch.float32)).to(dtype)
         optimizer.step()
         after.append([float(f"{v:.9g}") for v in p.detach().reshape(-1).tolist()])
     return after

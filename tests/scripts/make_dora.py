@@ -38,7 +38,7 @@ def some(t):
     return {"norm": flat.norm().item(), "some": [float(f"{v:.9g}") for v in flat[::every].tolist()]}
 
 
-def train():
+def train(use_dora):
     torch.set_default_dtype(torch.float64)
     config = LlamaConfig(
         hidden_size=64, intermediate_size=96, vocab_size=77, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
@@ -57,7 +57,7 @@ def train():
     with torch.no_grad():
         for k, name in enumerate(order):
             base[name].copy_(wave(k, base[name].shape, 0.12, "norm" in name))
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, use_dora=True, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, use_dora=use_dora, task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
     # By the names that the test knows: B is not zero, or A would have no gradient; magnitudes stay as PEFT begins them.
     params = {}
@@ -65,11 +65,9 @@ def train():
         for i, (module, name) in enumerate(zip(MODULES, NAMES)):
             linear = model.get_submodule(f"base_model.model.model.layers.{layer}.{module}")
             k = 40 + 7 * layer + i
-            parts = {
-                "lora_a": linear.lora_A["default"].weight,
-                "lora_b": linear.lora_B["default"].weight,
-                "lora_magnitude": linear.lora_magnitude_vector["default"].weight,
-            }
+            parts = {"lora_a": linear.lora_A["default"].weight, "lora_b": linear.lora_B["default"].weight}
+            if use_dora:
+                parts["lora_magnitude"] = linear.lora_magnitude_vector["default"].weight
             with torch.no_grad():
                 parts["lora_a"].copy_(wave(k, parts["lora_a"].shape, 0.1))
                 parts["lora_b"].copy_(wave(k + 30, parts["lora_b"].shape, 0.05))
@@ -149,8 +147,9 @@ def infer():
     return {"tokens": tokens, "logits": cut(logits), "plain": cut(plain)}
 
 
-os.makedirs(OUT, exist_ok=True)
-result = {"train": train(), "infer": infer()}
-with open(os.path.join(OUT, "dora.json"), "w") as f:
-    json.dump(result, f)
-    f.write("\n")
+if __name__ == "__main__":
+    os.makedirs(OUT, exist_ok=True)
+    result = {"train": train(use_dora=True), "infer": infer()}
+    with open(os.path.join(OUT, "dora.json"), "w") as f:
+        json.dump(result, f)
+        f.write("\n")

@@ -8,6 +8,7 @@ mod adding;
 pub mod fuzz;
 pub mod kv;
 pub mod naive;
+pub mod skip;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,25 +67,14 @@ pub fn random(shape: &str, ty: &str) -> Arc<Model> {
     open(&format!("random:{}@{ty}", fixture(&format!("engine/{shape}.json")).display()))
 }
 
-/// The file that `variable` names, or `name` in the cache; `None`, with the reason printed, when there is none.
-fn real(variable: &str, name: &str) -> Option<Arc<Model>> {
-    let cached = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ullage").join(name));
-    let path = std::env::var_os(variable).map(PathBuf::from).or_else(cached);
-    let found = path.filter(|p| p.is_file());
-    if found.is_none() {
-        eprintln!("skipped: no {name}; set {variable}=/path/to/it");
-    }
-    found.map(|p| open(p.to_str().unwrap()))
-}
-
 /// SmolLM2, where it is on this machine.
 pub fn smollm2() -> Option<Arc<Model>> {
-    real("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    skip::smollm2_file().map(|p| open(p.to_str().unwrap()))
 }
 
 /// Gemma 3 270M, where it is on this machine.
 pub fn gemma3() -> Option<Arc<Model>> {
-    real("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf")
+    skip::gemma3_file().map(|p| open(p.to_str().unwrap()))
 }
 
 /// `n` ids below `vocab` in an order without obvious pattern.

@@ -14,7 +14,7 @@ use ullage_core::rng::Philox;
 use ullage_core::shape::{LayerShape, ModelShape};
 use ullage_core::weights::format::Target;
 use ullage_tests::naive::Naive;
-use ullage_tests::{Rig, assert_same, bundled, config, ids, run, smollm2};
+use ullage_tests::{Rig, assert_same, bundled, config, fixture, ids, open, run, smollm2};
 
 /// Random factors for every linear: A about 1/√in, B of `size`.
 fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<f32>, Vec<f32>)> {
@@ -235,7 +235,59 @@ fn quantized_weights_of_a_real_model_stay_quantized() {
     let plain = logits(&model, &config);
     let off = apart(&plain, &logits(&adapted, &config));
     assert!(off > 1e-3, "{off}");
-    assert_eq!(adapted.shape.bytes(), model.shape.bytes());
+    // What the ledger holds: the blocks as they are in the file, and the adapter beside them.
+    let held = |model: &Model| {
+        Rig::new(model, &config).unwrap().ledger.measured().tiers[&Tier::Device].bytes[&Category::Weights]
+    };
+    let blocks = model.shape.tensors().map(|t| t.bytes()).sum::<u64>();
+    assert_eq!(held(&model), blocks);
+    assert_eq!(held(&adapted) - blocks, adapted.shape.adapter.as_ref().unwrap().bytes(&adapted.shape));
+}
+
+/// `tests/scripts/make_lora.py`: the tiny llama with an adapter of every linear, by PEFT in float64 and by llama.cpp. Both
+/// layouts, made by their own libraries, give their logits here: beside the weights, merged, and written again by us.
+#[test]
+fn a_lora_gives_the_logits_of_peft_and_of_llama_cpp() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = fixture("adapters");
+    let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(from.join("lora.json")).unwrap()).unwrap();
+    let of = &reference["infer"];
+    let list = |v: &serde_json::Value| v.as_array().unwrap().clone();
+    let tokens: Vec<u32> = list(&of["tokens"]).iter().map(|t| t.as_u64().unwrap() as u32).collect();
+    let positions: Vec<usize> = list(&of["positions"]).iter().map(|p| p.as_u64().unwrap() as usize).collect();
+    assert_eq!((tokens.len(), positions.last()), (20, Some(&19)));
+    let config = config(&[("kv.format", "f32")]);
+    // Largest distance to what `key` has.
+    let off = |model: &Model, key: &str| {
+        let got = Rig::new(model, &config).unwrap().logits(&tokens[..1], &tokens[1..]);
+        let rows = positions.iter().zip(list(&of[key]));
+        let each = rows.flat_map(|(at, row)| {
+            let row = list(&row);
+            assert_eq!(row.len(), got[*at].len());
+            let far = |(a, b): (&f32, &serde_json::Value)| (f64::from(*a) - b.as_f64().unwrap()).abs();
+            got[*at].iter().zip(&row).map(far).collect::<Vec<_>>()
+        });
+        each.fold(0.0f64, f64::max)
+    };
+    let dir = fixture("arch/llama");
+    let bases = [open(dir.to_str().unwrap()), open(dir.join("model.gguf").to_str().unwrap())];
+    for base in &bases {
+        assert!(off(base, "plain") < 1e-4 && off(base, "peft") > 1.0, "the adapter does something");
+        let again = folder.path().join("again.gguf");
+        let as_peft = with(base, &from.join("lora"), 1.0);
+        as_peft.adapter.as_ref().unwrap().convert(&again, &base.shape).unwrap();
+        for path in [from.join("lora"), from.join("lora.gguf"), again] {
+            let adapted = with(base, &path, 1.0);
+            for key in ["peft", "llama_cpp"] {
+                assert!(off(&adapted, key) < 1e-4, "{} with {}: {key}", base.path, path.display());
+            }
+        }
+        let out = folder.path().join("merged.gguf");
+        let team = ThreadTeam::new(2).unwrap();
+        assert_eq!(merge(&as_peft, Target::block(BlockType::F32), &out, &team, &mut |_, _| ()).unwrap().matrices, 14);
+        let merged = open(out.to_str().unwrap());
+        assert!(off(&merged, "llama_cpp") < 1e-4, "merged");
+    }
 }
 
 /// `tests/scripts/make_dora.py`: a DoRA that PEFT saved, run by PEFT over the bundled model, beside the weights and merged.

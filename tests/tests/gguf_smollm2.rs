@@ -1,29 +1,14 @@
 //! The real SmolLM2 file, when it is on this machine: what its header says, and how fast it says it.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
 use ullage_core::blocks::BlockType;
 use ullage_core::model::gguf::Gguf;
 use ullage_core::shape::ModelShape;
-
-/// The file named by `ULLAGE_SMOLLM2`, or the one in the cache; `None`, with the reason printed, when there is none.
-fn smollm2() -> Option<PathBuf> {
-    let cached = || {
-        let home = std::env::var_os("HOME")?;
-        Some(PathBuf::from(home).join(".cache/ullage/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    };
-    let path = std::env::var_os("ULLAGE_SMOLLM2").map(PathBuf::from).or_else(cached);
-    let found = path.filter(|p| p.is_file());
-    if found.is_none() {
-        eprintln!("skipped: no SmolLM2 file; set ULLAGE_SMOLLM2=/path/to/SmolLM2-135M-Instruct.Q4_1.gguf");
-    }
-    found
-}
+use ullage_tests::skip::smollm2_file;
 
 #[test]
 fn header_facts() {
-    let Some(path) = smollm2() else { return };
+    let Some(path) = smollm2_file() else { return };
     let gguf = Gguf::open(&path).unwrap();
     assert_eq!(gguf.version(), 3);
     assert_eq!(gguf.tensors().len(), 272);
@@ -43,7 +28,7 @@ fn header_facts() {
 
 #[test]
 fn the_shape_agrees_with_the_file() {
-    let Some(path) = smollm2() else { return };
+    let Some(path) = smollm2_file() else { return };
     let gguf = Gguf::open(&path).unwrap();
     let shape = ModelShape::from_gguf(&gguf).unwrap();
     assert_eq!(shape.parameters(), 134_515_008);

@@ -8,17 +8,8 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use ullage_core::model::Model;
+use ullage_tests::skip::{gemma3_file, smollm2_file};
 use ullage_tests::{Rig, config, events, order};
-
-fn file(variable: &str, name: &str) -> Option<PathBuf> {
-    let cached = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ullage").join(name));
-    let path = std::env::var_os(variable).map(PathBuf::from).or_else(cached);
-    let found = path.filter(|p| p.is_file());
-    if found.is_none() {
-        eprintln!("skipped: no {name}; set {variable}=/path/to/it");
-    }
-    found
-}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity")
@@ -91,7 +82,7 @@ fn recorded(name: &str, folder: &Path) -> (Value, Vec<u8>, PathBuf) {
 
 #[test]
 fn logits_are_llama_cpps() {
-    let Some(path) = file("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = smollm2_file() else { return };
     let folder = tempfile::tempdir().unwrap();
     let (report, tensors, text) = recorded("smollm2", folder.path());
     let fixture = SafeTensors::deserialize(&tensors).unwrap();
@@ -128,7 +119,7 @@ fn greedy(model: &Model, tokens: &[u32], count: usize, sets: &[(&str, &str)]) ->
 
 #[test]
 fn gemma3_logits_and_greedy_tokens_are_llama_cpps() {
-    let Some(path) = file("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf") else { return };
+    let Some(path) = gemma3_file() else { return };
     let folder = tempfile::tempdir().unwrap();
     let (report, tensors, text) = recorded("gemma3", folder.path());
     let fixture = SafeTensors::deserialize(&tensors).unwrap();

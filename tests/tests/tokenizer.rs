@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use ullage_core::model::gguf::Gguf;
 use ullage_core::model::tokenizer::{Decoder, TokenKind, Tokenizer, TokenizerSpec};
+use ullage_tests::skip::{gemma3_file, pass_over, smollm2_file};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer").join(name)
@@ -22,17 +23,6 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn open(path: &Path) -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap()
-}
-
-/// A real model's file, or a printed reason why not.
-fn real(variable: &str, name: &str) -> Option<PathBuf> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let path = std::env::var_os(variable).map_or_else(|| home.join(".cache/ullage").join(name), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no {}; set {variable} to the file", path.display());
-    None
 }
 
 /// Holds a tokenizer against everything a fixture recorded.
@@ -67,7 +57,7 @@ fn check(tokenizer: &Tokenizer, recorded: &Value) {
 
 #[test]
 fn smollm2_ids_are_those_of_llama_cpp() {
-    let Some(path) = real("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = smollm2_file() else { return };
     let tokenizer = open(&path);
     check(&tokenizer, &json("smollm2.json"));
     let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parity/smollm2.json");
@@ -78,7 +68,7 @@ fn smollm2_ids_are_those_of_llama_cpp() {
 
 #[test]
 fn gemma3_ids_are_those_of_llama_cpp() {
-    let Some(path) = real("ULLAGE_GEMMA3", "gemma3-270m-Q4_K_M.gguf") else { return };
+    let Some(path) = gemma3_file() else { return };
     check(&open(&path), &json("gemma3.json"));
 }
 
@@ -115,11 +105,45 @@ fn every_pre_tokenizer_splits_as_in_llama_cpp() {
     assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
 }
 
-/// llama.cpp's own vocabularies and texts (the folder `models` of its sources), when they are at hand.
+/// Holds the vocabulary of the file `path` against texts and ids in the form of llama.cpp's own tests.
+fn is_llama_cpps(path: &Path, texts: &Path, ids: &Path) {
+    let tokenizer = open(path);
+    let (texts, expected) = (std::fs::read_to_string(texts).unwrap(), std::fs::read_to_string(ids).unwrap());
+    let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+    let rows: Vec<Vec<u32>> =
+        expected.lines().map(|l| l.split_whitespace().map(|id| id.parse().unwrap()).collect()).collect();
+    // llama.cpp's own end in a separator.
+    assert!(rows.len() >= 20 && texts.len().abs_diff(rows.len()) <= 1, "{} texts, {} rows", texts.len(), rows.len());
+    let wrong: Vec<_> = texts.iter().zip(&rows).filter(|(t, row)| tokenizer.encode(t, false, false) != **row).collect();
+    assert!(wrong.is_empty(), "{}: {} of {}: {:?}", path.display(), wrong.len(), rows.len(), wrong[0]);
+}
+
+/// `tests/scripts/make_vocabs.py`: the vocabularies that are always here.
 #[test]
 fn llama_cpp_vocabularies() {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bundled/recall.gguf");
+    for (name, path) in
+        [("recall", bundled), ("tiny-bpe", fixture("tiny-bpe.gguf")), ("tiny-spm", fixture("tiny-spm.gguf"))]
+    {
+        is_llama_cpps(&path, &fixture("vocabs/texts.inp"), &fixture(&format!("vocabs/{name}.out")));
+    }
+}
+
+/// The same of the models that CI fetches.
+#[test]
+fn llama_cpp_vocabularies_of_real_models() {
+    let Some(smollm2) = smollm2_file() else { return };
+    let Some(gemma3) = gemma3_file() else { return };
+    for (name, path) in [("smollm2", smollm2), ("gemma3", gemma3)] {
+        is_llama_cpps(&path, &fixture("vocabs/texts.inp"), &fixture(&format!("vocabs/{name}.out")));
+    }
+}
+
+/// llama.cpp's own vocabularies and texts (the folder `models` of its sources), when they are at hand.
+#[test]
+fn llama_cpp_vocabularies_of_its_sources() {
     let Some(folder) = std::env::var_os("ULLAGE_LLAMA_VOCABS").map(PathBuf::from) else {
-        return eprintln!("skipped: set ULLAGE_LLAMA_VOCABS to the folder `models` of llama.cpp's sources");
+        return pass_over("set ULLAGE_LLAMA_VOCABS to the folder `models` of llama.cpp's sources");
     };
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -128,24 +152,12 @@ fn llama_cpp_vocabularies() {
         if path.extension().is_none_or(|e| e != "gguf") || !texts.exists() {
             continue;
         }
-        let tokenizer = match Tokenizer::from_gguf(&Gguf::open(&path).unwrap()) {
-            Ok(tokenizer) => tokenizer,
-            Err(error) => {
-                eprintln!("{error}");
-                continue;
-            }
-        };
-        let name = path.file_name().unwrap().to_string_lossy();
-        let texts = std::fs::read_to_string(texts).unwrap();
-        let expected = std::fs::read_to_string(expected).unwrap();
-        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
-        let rows: Vec<Vec<u32>> =
-            expected.lines().map(|l| l.split_whitespace().map(|id| id.parse().unwrap()).collect()).collect();
-        assert!(texts.len().abs_diff(rows.len()) <= 1, "{} texts, {} rows", texts.len(), rows.len());
-        let wrong: Vec<_> =
-            texts.iter().zip(&rows).filter(|(t, row)| tokenizer.encode(t, false, false) != **row).collect();
-        eprintln!("{name}: {} texts, {} wrong, {} kB", texts.len(), wrong.len(), tokenizer.heap_bytes() / 1000);
-        assert!(wrong.is_empty(), "{name}: {:?}", wrong[0]);
+        // Kinds of tokenizers that we do not know are refused by name.
+        if let Err(error) = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()) {
+            eprintln!("{error}");
+            continue;
+        }
+        is_llama_cpps(&path, &texts, &expected);
         seen += 1;
     }
     assert!(seen > 0);
@@ -305,7 +317,7 @@ fn random_bytes_as_a_tokenizer_never_panic() {
 
 #[test]
 fn smollm2_is_built_small() {
-    let Some(path) = real("ULLAGE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = smollm2_file() else { return };
     let spec = TokenizerSpec::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
     assert!(Tokenizer::new(spec).unwrap().heap_bytes() < 8_000_000);
 }

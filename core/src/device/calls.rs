@@ -1,6 +1,6 @@
 //! Operations as calls: each builds an [`Op`] and runs it.
 
-use super::{Best, Causal, Device, Dst, Mask, Op, RopeTable, Src, Weight};
+use super::{Best, Causal, Columns, Device, Dst, Mask, Op, RopeTable, Src, Weight};
 use crate::error::Result;
 
 impl dyn Device + '_ {
@@ -249,8 +249,8 @@ impl dyn Device + '_ {
         self.run(Op::Dropout { x, y, len, mask, add })
     }
 
-    /// [`Op::LogSumExp`]: takes logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running
-    /// `log_sum_exp (m)` and `picked (m) ← a[target − first]` where a row's target lies there; `targets (m)`.
+    /// [`Op::LogSumExp`]: takes logits `a (m, n)` of the entries `columns` into the running `log_sum_exp (m)` and
+    /// `picked (m)`, the logit of a row's target where that is among them; `targets (m)`, and where wanted `most (m)`.
     ///
     /// # Errors
     /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
@@ -259,12 +259,21 @@ impl dyn Device + '_ {
         a: Src<'_>,
         m: usize,
         n: usize,
-        first: usize,
+        columns: Columns<'_>,
         targets: Src<'_>,
         log_sum_exp: Dst<'_>,
         picked: Dst<'_>,
+        most: Option<Dst<'_>>,
     ) -> Result<()> {
-        self.run(Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked })
+        self.run(Op::LogSumExp { a, m, n, columns, targets, log_sum_exp, picked, most })
+    }
+
+    /// [`Op::Order`]: `ids (n)` ← the elements of `x (n)` in order of falling value.
+    ///
+    /// # Errors
+    /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
+    pub fn order(&self, x: Src<'_>, n: usize, ids: Dst<'_>) -> Result<()> {
+        self.run(Op::Order { x, n, ids })
     }
 
     /// [`Op::Argmax`]: takes logits `a (best.len(), n)` of the entries `first..` into the most likely entry of each
@@ -285,14 +294,14 @@ impl dyn Device + '_ {
         a: Dst<'_>,
         m: usize,
         n: usize,
-        first: usize,
+        columns: Columns<'_>,
         targets: Src<'_>,
         log_sum_exp: Src<'_>,
         scale: f32,
         eps: f32,
     ) -> Result<bool> {
         let mut matters = true;
-        self.run(Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters: &mut matters })?;
+        self.run(Op::CrossEntropyVjp { a, m, n, columns, targets, log_sum_exp, scale, eps, matters: &mut matters })?;
         Ok(matters)
     }
 

@@ -97,6 +97,7 @@ impl Op<'_> {
             Self::Embed { m, .. } => m.div_ceil(super::gpu::tiling::EMBED_ROWS),
             Self::RmsNormVjp { dw, .. } => 1 + 2 * usize::from(dw.is_some()),
             Self::SquaredNorm { .. } | Self::BiasVjp { .. } => 2,
+            Self::Order { n, .. } => 1 + sort_passes(*n).count(),
             Self::AttentionVjp { .. } => 3,
             // One at a time.
             Self::BatchedMatMul { of, .. } if of.m * of.n * of.k > 0 => of.batch,
@@ -105,6 +106,14 @@ impl Op<'_> {
             _ => 1,
         }
     }
+}
+
+/// The passes of a bitonic network over `n` elements, all of which put the earlier element first: in each, element `i` meets
+/// element `i ^ mask`, and whoever would meet one beyond the end stays.
+pub fn sort_passes(n: usize) -> impl Iterator<Item = usize> {
+    let stages = n.next_power_of_two().trailing_zeros();
+    // Mirrored halves first, then ever nearer neighbours.
+    (1..=stages).flat_map(|s| std::iter::once((1 << s) - 1).chain((0..s.saturating_sub(1)).rev().map(|j| 1 << j)))
 }
 
 /// Bytes of a weight as it is stored and as products want it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::blocks::BlockType;
 use crate::device::op::{Family, sides};
-use crate::device::{Buf, Cost, Device, Dst, Gradient, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
+use crate::device::{Buf, Columns, Cost, Device, Dst, Gradient, Meter, Op, Round, Sizes, Src, Weight, buffer_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
@@ -107,6 +107,13 @@ fn halves<'a>(x: Src<'a>, len: usize) -> Result<&'a [u16]> {
 
 fn ids<'a>(x: Src<'a>, len: usize) -> Result<&'a [u32]> {
     if x.buf.ty() == BlockType::I32 { read(x, len, "ids") } else { Err(not(x.buf.ty(), "ids")) }
+}
+
+fn entries(columns: Columns<'_>, n: usize) -> Result<vjp::Entries<'_>> {
+    Ok(match columns {
+        Columns::From(first) => vjp::Entries::From(first),
+        Columns::Listed(list) => vjp::Entries::Listed(ids(list, n)?),
+    })
 }
 
 fn not(ty: BlockType, wanted: &str) -> Error {
@@ -348,14 +355,20 @@ impl Cpu {
     fn heads(&self, op: Op<'_>) -> Result<()> {
         let team = &self.team;
         match op {
-            Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked } => {
-                let (a, targets) = (floats(a, m * n)?, ids(targets, m)?);
-                vjp::log_sum_exp(team, a, n, first, targets, floats_mut(log_sum_exp, m)?, floats_mut(picked, m)?)
+            Op::LogSumExp { a, m, n, columns, targets, log_sum_exp, picked, most } => {
+                let (a, targets, columns) = (floats(a, m * n)?, ids(targets, m)?, entries(columns, n)?);
+                let most = most.map(|most| floats_mut(most, m)).transpose()?;
+                let (sums, picked) = (floats_mut(log_sum_exp, m)?, floats_mut(picked, m)?);
+                vjp::log_sum_exp(team, a, n, columns, targets, sums, picked, most)
+            }
+            Op::Order { x, n, ids } => {
+                vjp::order(floats(x, n)?, write(ids, n, "ids")?);
+                Ok(())
             }
             Op::Argmax { a, n, first, best } => vjp::argmax(team, floats(a, best.len() * n)?, n, first, best),
-            Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters } => {
+            Op::CrossEntropyVjp { a, m, n, columns, targets, log_sum_exp, scale, eps, matters } => {
                 let (a, targets, sums) = (floats_mut(a, m * n)?, ids(targets, m)?, floats(log_sum_exp, m)?);
-                *matters = vjp::cross_entropy_vjp(team, a, n, first, targets, sums, scale, eps)?;
+                *matters = vjp::cross_entropy_vjp(team, a, n, entries(columns, n)?, targets, sums, scale, eps)?;
                 Ok(())
             }
             Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round } => {

@@ -35,7 +35,7 @@ pub use crate::ops::descriptors::{Best, Causal, Mask};
 use crate::shape::TensorShape;
 pub use cost::{Cost, Lowering};
 pub use meter::{Meter, Span};
-pub use op::{Gradient, Op};
+pub use op::{Columns, Gradient, Op};
 
 /// A block of a device's memory: `len` elements stored as `ty`, counted in the ledger for as long as it lives. Ids
 /// (tokens, positions, row numbers) are `i32` buffers of their bits as `u32`.

@@ -112,9 +112,22 @@ pub enum Op<'a> {
     GeGluVjp { dp: Src<'a>, g: Dst<'a>, u: Dst<'a>, len: usize },
     /// `y (+)= mask ⊙ x / (1 − rate)`; its own vector–Jacobian product.
     Dropout { x: Src<'a>, y: Dst<'a>, len: usize, mask: Mask, add: bool },
-    /// Takes logits `a (m, n)`, the vocabulary's entries `first..first + n`, into the running `log_sum_exp (m)` and
-    /// `picked (m) ← a[target − first]` where a row's target lies there; `targets (m)`.
-    LogSumExp { a: Src<'a>, m: usize, n: usize, first: usize, targets: Src<'a>, log_sum_exp: Dst<'a>, picked: Dst<'a> },
+    /// Takes logits `a (m, n)` of the entries `columns` into the running `log_sum_exp (m)` and `picked (m)`, the logit of a
+    /// row's target where that is among them; `targets (m)`. Where wanted, `most (m)` ← the largest logit of each row: ∞ where
+    /// its target is among them, −∞ where it has none.
+    LogSumExp {
+        a: Src<'a>,
+        m: usize,
+        n: usize,
+        columns: Columns<'a>,
+        targets: Src<'a>,
+        log_sum_exp: Dst<'a>,
+        picked: Dst<'a>,
+        most: Option<Dst<'a>>,
+    },
+    /// `ids (n)` ← the elements of `x (n)` in order of falling value, those of one value in order of number; by the total order
+    /// of floats, so that what is no number has its place too.
+    Order { x: Src<'a>, n: usize, ids: Dst<'a> },
     /// Takes logits `a (best.len(), n)` of the entries `first..` into the most likely entry of each row; ties go to the lower
     /// entry, and NaN is never taken.
     Argmax { a: Src<'a>, n: usize, first: usize, best: &'a mut [Best] },
@@ -124,7 +137,7 @@ pub enum Op<'a> {
         a: Dst<'a>,
         m: usize,
         n: usize,
-        first: usize,
+        columns: Columns<'a>,
         targets: Src<'a>,
         log_sum_exp: Src<'a>,
         scale: f32,
@@ -144,6 +157,24 @@ pub enum Op<'a> {
         clamp: f32,
         round: Round<'a>,
     },
+}
+
+/// Which entries of the vocabulary the columns of a block of logits are.
+#[derive(Clone, Copy, Debug)]
+pub enum Columns<'a> {
+    /// Neighbours, from this one on.
+    From(usize),
+    /// These ids, one a column.
+    Listed(Src<'a>),
+}
+
+impl Columns<'_> {
+    fn operand(&self, n: usize) -> Option<Operand<'_>> {
+        match self {
+            Self::From(_) => None,
+            Self::Listed(ids) => Some(Operand { moved: 0, ..read("columns", *ids, n, Kind::Ids) }),
+        }
+    }
 }
 
 /// Where the gradient of an update comes from.
@@ -336,6 +367,7 @@ impl Op<'_> {
             Self::GeGluVjp { .. } => "geglu vjp",
             Self::Dropout { .. } => "dropout",
             Self::LogSumExp { .. } => "log-sum-exp",
+            Self::Order { .. } => "order",
             Self::Argmax { .. } => "argmax",
             Self::CrossEntropyVjp { .. } => "cross-entropy vjp",
             Self::Elementwise { rule, .. } => rule.name,
@@ -375,9 +407,11 @@ impl Op<'_> {
             | Self::GeGlu { .. }
             | Self::GeGluVjp { .. }
             | Self::Dropout { .. } => Family::Layer,
-            Self::LogSumExp { .. } | Self::Argmax { .. } | Self::CrossEntropyVjp { .. } | Self::Elementwise { .. } => {
-                Family::Head
-            }
+            Self::LogSumExp { .. }
+            | Self::Order { .. }
+            | Self::Argmax { .. }
+            | Self::CrossEntropyVjp { .. }
+            | Self::Elementwise { .. } => Family::Head,
         }
     }
 
@@ -575,15 +609,24 @@ impl Op<'_> {
     fn heads(&self, each: &mut dyn FnMut(Operand<'_>)) {
         use Kind::{F32, Ids, Real};
         match self {
-            Self::LogSumExp { a, m, n, targets, log_sum_exp, picked, .. } => {
+            Self::LogSumExp { a, m, n, columns, targets, log_sum_exp, picked, most } => {
                 each(read("a", *a, m * n, Real));
+                columns.operand(*n).into_iter().for_each(&mut *each);
                 each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
                 each(Operand { moved: 0, ..write("log_sum_exp", log_sum_exp, *m, F32, true) });
                 each(Operand { moved: 0, ..write("picked", picked, *m, F32, true) });
+                if let Some(most) = most {
+                    each(Operand { moved: 0, ..write("most", most, *m, F32, false) });
+                }
+            }
+            Self::Order { x, n, ids } => {
+                each(read("x", *x, *n, F32));
+                each(write("ids", ids, *n, Ids, false));
             }
             Self::Argmax { a, n, best, .. } => each(read("a", *a, best.len() * n, Real)),
-            Self::CrossEntropyVjp { a, m, n, targets, log_sum_exp, .. } => {
+            Self::CrossEntropyVjp { a, m, n, columns, targets, log_sum_exp, .. } => {
                 each(write("a", a, m * n, Real, true));
+                columns.operand(*n).into_iter().for_each(&mut *each);
                 each(Operand { moved: 0, ..read("targets", *targets, *m, Ids) });
                 each(Operand { moved: 0, ..read("log_sum_exp", *log_sum_exp, *m, F32) });
             }

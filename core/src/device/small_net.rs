@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cpu::{Cpu, scratch_bytes};
 use super::dry::Dry;
-use super::{Buf, Device, Gradient, Op, Round, Sizes, Weight};
+use super::{Buf, Columns, Device, Gradient, Op, Round, Sizes, Weight};
 use crate::blocks::BlockType;
 use crate::error::Result;
 use crate::ledger::{Category, Ledger, Tag};
@@ -65,9 +65,10 @@ fn step(d: &dyn Device) -> Result<(f64, [Vec<f32>; 4])> {
     let mut targets = d.buffer(TAG, BlockType::I32, n)?;
     d.upload(bytemuck::cast_slice(&[2u32, 0]), targets.all_mut())?;
     let (mut sums, mut picked) = (floats(d, &[f32::NEG_INFINITY; 2])?, zeros(n)?);
-    d.log_sum_exp(logits.all(), n, CLASSES, 0, targets.all(), sums.all_mut(), picked.all_mut())?;
+    let all = Columns::From(0);
+    d.log_sum_exp(logits.all(), n, CLASSES, all, targets.all(), sums.all_mut(), picked.all_mut(), None)?;
     let loss = read(d, &sums)?.iter().zip(read(d, &picked)?).map(|(s, p)| f64::from(s - p)).sum();
-    d.cross_entropy_vjp(logits.all_mut(), n, CLASSES, 0, targets.all(), sums.all(), 1.0, 0.0)?;
+    d.cross_entropy_vjp(logits.all_mut(), n, CLASSES, all, targets.all(), sums.all(), 1.0, 0.0)?;
     let (mut d_head, mut d_means) = (zeros(CLASSES * FILTERS)?, zeros(n * FILTERS)?);
     d.linear_dw(logits.all(), means.all(), n, CLASSES, FILTERS, d_head.all_mut(), false)?;
     d.linear_dx(logits.all(), n, Weight::of(&head, CLASSES, FILTERS), d_means.all_mut(), false)?;

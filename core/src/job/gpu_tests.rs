@@ -20,7 +20,7 @@ fn gpu(config: &Config) -> Option<Cuda> {
     match Cuda::open(0, config) {
         Ok(cuda) => Some(cuda),
         Err(e) => {
-            eprintln!("skipped: {e}");
+            crate::skip::pass_over(format!("no GPU: {e}"));
             None
         }
     }

@@ -67,7 +67,7 @@ pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Resu
     };
     let techniques = Techniques::of(config)?;
     let held = techniques.formats.held(stored)?;
-    let tile = techniques.loss.tile(train.batch * train.length, stored.vocab);
+    let tile = techniques.loss.tile(train.batch * train.length, stored.vocab).learning(stored.hidden, stored.vocab);
     let facts = Facts {
         shape: &held,
         train,
@@ -149,6 +149,21 @@ impl Facts<'_> {
             }
             "logits" => {
                 vec![floats(vec![n(self.tile.rows, "tokens at once"), n(self.tile.vocab, "tokens of the vocabulary")])]
+            }
+            "largest logits of tiles" => {
+                let tiles = self.shape.vocab.div_ceil(self.tile.vocab);
+                vec![floats(vec![n(tiles, "tiles"), n(self.tile.rows + 1, "tokens at once, and one for all")])]
+            }
+            "order of the vocabulary" => vec![
+                floats(vec![n(2u64, ""), n(self.shape.vocab, "tokens of the vocabulary")]),
+                floats(vec![n(w.hidden, "hidden")]),
+            ],
+            "rows of the head in order" => {
+                let mut f = vec![n(self.tile.vocab, "tokens of the vocabulary"), n(w.hidden, "hidden")];
+                // Where activations are narrower than f32, the gradient of those rows has a place of its own.
+                let beside = if count > 1 { 4 } else { 0 };
+                f.push(n(self.a + beside, "B"));
+                vec![Term(f)]
             }
             "loss statistics" => {
                 let mut f = vec![n(2u64, "")];

@@ -10,7 +10,7 @@ use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::broken::{LOSS, REMEDY, first_broken};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
-use super::loss::{Head, HeadCall, HeadGrad, HeadWeight, Loss};
+use super::loss::{Backward, Head, HeadCall, HeadGrad, HeadWeight, Loss};
 use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
@@ -614,12 +614,13 @@ impl Trainer {
         let w = self.weights.output_norm.buf(&self.learner).all();
         d.rms_norm(stream.all(), w, m, hidden, self.shared.eps, normed.all_mut())?;
         let tile = self.loss.tile(self.rows.0 * self.rows.1, vocab);
-        let mut head = Head::new(d, tile, self.rows.0 * self.rows.1)?;
         let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let (parameter, weight) = match &weight.held {
             Held::Param(id) => (Some(*id), HeadWeight::Learns(*id)),
             Held::Frozen(buf) => (None, HeadWeight::Frozen(buf)),
         };
+        let backward = scale.map(|_| Backward { hidden, vocab, learns: parameter.is_some() });
+        let mut head = Head::new(d, tile, self.rows.0 * self.rows.1, backward)?;
         let (targets, learner) = (&self.targets, &mut self.learner);
         let call = |x| HeadCall { d, x, targets, rows: counted, hidden, vocab };
         if counted == m {

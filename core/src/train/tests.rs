@@ -794,14 +794,15 @@ fn is_pefts(what: &str, got: &[f32], want: &serde_json::Value) {
     }
 }
 
-/// Puts the values of `tests/scripts/make_dora.py` into the matrices that learn; the magnitudes that begin must be PEFT's.
-fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) {
-    let mut linear = 0;
+/// Puts the values of `tests/scripts/make_dora.py` into the matrices that learn; the magnitudes that begin must be PEFT's, and
+/// their number is returned.
+fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) -> usize {
+    let (mut linear, mut magnitudes) = (0, 0);
     for id in 0..t.learner.params().len() {
         let (name, len) = (t.learner.params()[id].name.clone(), t.learner.params()[id].len());
         if name.ends_with("lora_magnitude") {
             is_pefts(&name, &values(t, id), &reference["begin"][&name]);
-            linear += 1;
+            magnitudes += 1;
             continue;
         }
         let (at, size) = if name.ends_with("lora_a") { (40 + linear, 0.1) } else { (70 + linear, 0.05) };
@@ -809,20 +810,28 @@ fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) {
         let numbers: Vec<f32> = (0..len).map(wave).collect();
         let (d, learner) = t.parts();
         d.upload(bytemuck::cast_slice(&numbers), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
+        linear += u8::from(name.ends_with("lora_b"));
     }
     assert_eq!(linear, 21);
+    magnitudes
 }
 
-/// `tests/scripts/make_dora.py`: PEFT's DoRA over the same small model, float64.
+/// `tests/scripts/make_dora.py` and `make_lora.py`: PEFT's adapters over the same small model, float64.
 #[test]
-fn dora_learns_as_peft_has_it() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/adapters/dora.json"));
-    let all: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+fn adapters_learn_as_peft_has_them() {
+    for params in ["lora", "dora"] {
+        learns_as_peft_has_it(params);
+    }
+}
+
+fn learns_as_peft_has_it(params: &str) {
+    let file = format!("{}/../tests/fixtures/adapters/{params}.json", env!("CARGO_MANIFEST_DIR"));
+    let all: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let reference = &all["train"];
     let mut shape = shape(BlockType::F32, true);
     shape.ropes[0].interleaved = false;
     let config = config(&[
-        ("train.params", "{ use = \"dora\", r = 4, lora_alpha = 8 }"),
+        ("train.params", &format!("{{ use = \"{params}\", r = 4, lora_alpha = 8 }}")),
         ("train.optimizer", "{ use = \"adamw\", beta2 = 0.99, eps = 0.001, weight_decay = 0.0 }"),
         ("train.clip", "{ by = \"global\", at = 0.5 }"),
     ]);
@@ -836,7 +845,9 @@ fn dora_learns_as_peft_has_it() {
     let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
     let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 0 };
     let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
-    wave_adapters(&mut t, reference);
+    assert_eq!(wave_adapters(&mut t, reference), if params == "dora" { 21 } else { 0 });
+    let known = reference["weights"].as_object().unwrap();
+    assert_eq!(t.learner.params().len(), known.len(), "every matrix that learns is PEFT's");
     for step in 1..=5u64 {
         let n = 60usize;
         let tokens: Vec<u32> = (0..n).map(|i| ((i * i * 7 + 3 * i + 11 * step as usize) % 77) as u32).collect();

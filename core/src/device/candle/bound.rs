@@ -40,6 +40,8 @@ pub fn temporaries(op: &Op<'_>) -> u64 {
         Op::Elementwise { len, .. } => 8 * *len as u64,
         Op::Rope { m, heads, dim, table, .. } => (6 * m * heads * dim + 8 * m * table.half) as u64,
         Op::CrossEntropyVjp { m, n, .. } => 4 * (m * n) as u64,
+        // Values and numbers, and what a stable sort keeps beside them.
+        Op::Order { n, .. } => 2 * *n as u64,
         Op::Attention { of, .. } | Op::AttentionVjp { of, .. } => {
             let pairs = (of.sequences * of.length * of.length) as u64;
             let (m, wide, narrow) = sides(*of);

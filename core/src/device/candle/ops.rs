@@ -4,7 +4,7 @@ use candle_core::{DType, Result as Candled, Tensor};
 
 use super::{Candle, Target, flat, matrix, rule, sent, unknown};
 use crate::device::op::{Family, sides};
-use crate::device::{Causal, Dst, Mask, Op, RopeLayout, RopeTable, Src, Weight};
+use crate::device::{Causal, Columns, Dst, Mask, Op, RopeLayout, RopeTable, Src, Weight};
 use crate::error::{Error, Result};
 use crate::ops::descriptors::{Batched, NO_LOSS, Reduction, Window};
 use crate::rng::Philox;
@@ -339,27 +339,58 @@ fn attention_vjp(
     })
 }
 
-/// For each row: whether it has a target, and where in a block of the entries `first..first + n` its target lies.
-fn places(targets: &[u32], first: usize, n: usize) -> impl Iterator<Item = (bool, Option<u32>)> {
-    targets.iter().map(move |t| {
-        let at = (*t as usize).checked_sub(first).filter(|at| *at < n);
-        (*t != NO_LOSS, at.filter(|_| *t != NO_LOSS).map(|at| at as u32))
+/// The ids of the columns where they are listed.
+fn listed(columns: Columns<'_>, n: usize) -> Result<(usize, Option<Tensor>)> {
+    Ok(match columns {
+        Columns::From(first) => (first, None),
+        Columns::Listed(ids) => (0, Some(flat(ids, n)?)),
     })
+}
+
+/// For each row: whether it has a target, and at which of the `n` columns, which are the entries from `first` on or those
+/// `listed`, its target is.
+fn places(
+    targets: &Tensor,
+    (first, listed): &(usize, Option<Tensor>),
+    n: usize,
+) -> candle_core::Result<Vec<(bool, Option<u32>)>> {
+    let listed = listed.as_ref().map(Tensor::to_vec1::<u32>).transpose()?;
+    let place = |t: u32| match &listed {
+        None => (t as usize).checked_sub(*first).filter(|at| *at < n),
+        Some(ids) => ids.iter().position(|id| *id == t),
+    };
+    let of = |t: &u32| (*t != NO_LOSS, place(*t).filter(|_| *t != NO_LOSS).map(|at| at as u32));
+    Ok(targets.to_vec1::<u32>()?.iter().map(of).collect())
 }
 
 fn heads(on: &Candle, op: Op<'_>) -> Result<()> {
     match op {
-        Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked } => {
-            let (a, targets) = (matrix(a, m, n)?, flat(targets, m)?);
+        Op::LogSumExp { a, m, n, columns, targets, log_sum_exp, picked, most: largest } => {
+            let (a, targets, columns) = (matrix(a, m, n)?, flat(targets, m)?, listed(columns, n)?);
+            let largest = largest.map(Target::of).transpose()?;
             let (sums, picked) = (Target::of(log_sum_exp)?, Target::of(picked)?);
             on.guest(|device| {
-                let places: Vec<_> = places(&targets.to_vec1::<u32>()?, first, n).collect();
+                let places = places(&targets, &columns, n)?;
                 let flags = |f: &dyn Fn(&(bool, Option<u32>)) -> bool| {
                     sent(places.iter().map(|p| u8::from(f(p))).collect::<Vec<u8>>(), device)
                 };
                 let (wanted, inside) = (flags(&|p| p.0)?, flags(&|p| p.1.is_some())?);
                 let at = sent(places.iter().map(|p| p.1.unwrap_or(0)).collect::<Vec<u32>>(), device)?;
                 let most = a.max_keepdim(1)?;
+                if let Some(largest) = largest {
+                    let row = |((wanted, at), v): (&(bool, Option<u32>), &f32)| match at {
+                        Some(_) => f32::INFINITY,
+                        None => {
+                            if *wanted {
+                                *v
+                            } else {
+                                f32::NEG_INFINITY
+                            }
+                        }
+                    };
+                    let values = most.flatten_all()?.to_vec1::<f32>()?;
+                    largest.put(&sent(places.iter().zip(&values).map(row).collect::<Vec<f32>>(), device)?)?;
+                }
                 let here = (a.broadcast_sub(&most)?.exp()?.sum_keepdim(1)?.log()? + most)?.reshape(m)?;
                 let before = sums.flat(m)?;
                 let larger = here.maximum(&before)?;
@@ -371,6 +402,15 @@ fn heads(on: &Candle, op: Op<'_>) -> Result<()> {
                 picked.put(&taken)
             })
         }
+        Op::Order { x, n, ids } => {
+            let (x, ids) = (flat(x, n)?, Target::of(ids)?);
+            on.guest(|device| {
+                let values = x.to_vec1::<f32>()?;
+                let mut order: Vec<u32> = (0..n as u32).collect();
+                order.sort_by(|a, b| values[*b as usize].total_cmp(&values[*a as usize]));
+                ids.put(&sent(order, device)?)
+            })
+        }
         Op::Argmax { a, n, first, best } => {
             let a = matrix(a, best.len(), n)?;
             on.guest(|_| {
@@ -380,10 +420,11 @@ fn heads(on: &Candle, op: Op<'_>) -> Result<()> {
                 Ok(())
             })
         }
-        Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, eps, matters } => {
+        Op::CrossEntropyVjp { a, m, n, columns, targets, log_sum_exp, scale, eps, matters } => {
+            let columns = listed(columns, n)?;
             let (sums, targets, a) = (matrix(log_sum_exp, m, 1)?, flat(targets, m)?, Target::of(a)?);
             *matters = on.guest(|device| {
-                let places: Vec<_> = places(&targets.to_vec1::<u32>()?, first, n).collect();
+                let places = places(&targets, &columns, n)?;
                 let number = |yes: bool| f32::from(u8::from(yes));
                 let column = |values: Vec<f32>| sent(values, device)?.reshape((m, 1));
                 let wanted = column(places.iter().map(|p| number(p.0)).collect())?;

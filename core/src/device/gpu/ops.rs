@@ -1,11 +1,14 @@
 //! The operations of training on a GPU.
 
 use crate::blocks::BlockType;
+use crate::device::cost::sort_passes;
 use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
 use crate::device::gpu::tiling::EMBED_ROWS;
 use crate::device::gpu::{DECOMPOSITION, load_scratch};
 use crate::device::op::Family;
-use crate::device::{Best, Buf, Causal, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, buffer_bytes};
+use crate::device::{
+    Best, Buf, Causal, Columns, Cost, Device, Dst, Gradient, Lowering, Meter, Op, Round, Src, buffer_bytes,
+};
 use crate::error::{Error, Result};
 use crate::ledger::Tag;
 use crate::ledger::alloc::{Scope, scoped};
@@ -99,6 +102,14 @@ fn check_heads(of: Causal) -> Result<()> {
         return Ok(());
     }
     Err(Error::Internal(format!("attention of {of:?}")))
+}
+
+/// The first entry of a block's columns, or the list of them.
+fn entries(columns: Columns<'_>, n: usize) -> Result<[Arg<'_>; 2]> {
+    Ok(match columns {
+        Columns::From(first) => [first.into(), Arg::Null],
+        Columns::Listed(list) => [Arg::Int(0), ids(list, n)?.into()],
+    })
 }
 
 fn split(all: &mut [f32], at: usize) -> Result<(&mut [f32], &mut [f32])> {
@@ -408,26 +419,41 @@ impl Gpu {
 
     fn heads(&self, op: Op<'_>) -> Result<()> {
         match op {
-            Op::LogSumExp { a, m, n, first, targets, log_sum_exp, picked } => {
+            Op::LogSumExp { a, m, n, columns, targets, log_sum_exp, picked, most } => {
+                let [first, listed] = entries(columns, n)?;
+                let largest = most.as_ref().map(|most| typed_mut(most, m, BlockType::F32)).transpose()?;
                 let args = [
                     view(a, m * n)?.into(),
                     ids(targets, m)?.into(),
                     typed_mut(&log_sum_exp, m, BlockType::F32)?.into(),
                     typed_mut(&picked, m, BlockType::F32)?.into(),
                     n.into(),
-                    first.into(),
+                    first,
+                    listed,
+                    largest.map_or(Arg::Null, Arg::View),
                 ];
                 self.launch("log_sum_exp", &[a.buf.ty()], (m, 1), 512, &args)
             }
+            Op::Order { x, n, ids: to } => {
+                let (x, to) = (typed(x, n, BlockType::F32)?, typed_mut(&to, n, BlockType::I32)?);
+                // No mask: the numbers as they are.
+                for mask in std::iter::once(0).chain(sort_passes(n)) {
+                    let args = [x.into(), to.into(), n.into(), mask.into()];
+                    self.launch("sort_pass", &[], (n.div_ceil(256), 1), 256, &args)?;
+                }
+                Ok(())
+            }
             Op::Argmax { a, n, first, best } => self.argmax(a, n, first, best),
             // Whether it matters would cost a wait.
-            Op::CrossEntropyVjp { a, m, n, first, targets, log_sum_exp, scale, .. } => {
+            Op::CrossEntropyVjp { a, m, n, columns, targets, log_sum_exp, scale, .. } => {
+                let [first, listed] = entries(columns, n)?;
                 let args = [
                     view_mut(&a, m * n)?.into(),
                     ids(targets, m)?.into(),
                     typed(log_sum_exp, m, BlockType::F32)?.into(),
                     n.into(),
-                    first.into(),
+                    first,
+                    listed,
                     scale.into(),
                 ];
                 self.launch("cross_entropy_vjp", &[a.buf.ty()], (n.div_ceil(1024), m), 256, &args)

@@ -90,7 +90,7 @@ fn run(
     let rows = (0..s.kv_heads).map(|h| kv.rows(h)).max().unwrap();
     let mut scratch = vec![f32::NAN; s.scratch(threads, rows)];
     let mut out = vec![f32::NAN; s.tokens * s.heads * s.dim];
-    attend_with(Kernels::at(level)?, &team, q, kv, s, &mut out, &mut scratch, observe).unwrap();
+    attend_with(Kernels::tried(level)?, &team, q, kv, s, &mut out, &mut scratch, observe).unwrap();
     Some(out)
 }
 

@@ -456,7 +456,7 @@ mod tests {
     ];
 
     fn run(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
-        let kernels = Kernels::at(level)?;
+        let kernels = Kernels::tried(level)?;
         let team = ThreadTeam::new(threads).unwrap();
         let mut out: Vec<Vec<f32>> = mats.iter().map(|w| vec![f32::NAN; m * w.rows]).collect();
         let mut products: Vec<_> = mats.iter().zip(&mut out).map(|(w, y)| Product { w: *w, y, ldy: w.rows }).collect();

@@ -15,7 +15,7 @@ fn open(budget: u64) -> Option<Arc<Device>> {
     match Device::open(0, budget) {
         Ok(device) => Some(device),
         Err(e) => {
-            eprintln!("skipped: {e}");
+            crate::skip::pass_over(format!("no GPU: {e}"));
             None
         }
     }

@@ -218,10 +218,12 @@ DEV void gate_back(const T* dp, T* g, T* u, size_t n, int whole) {
     run.put(u, b);
 }
 
-// Takes a block of logits a (rows, n), the vocabulary's entries first … first + n, into the running log-sum-exp, and the
-// target's logit into `picked` where it lies in the block. Grid rows, block 512.
+// Takes a block of logits a (rows, n), the vocabulary's entries first … first + n or those listed, into the running
+// log-sum-exp, and the target's logit into `picked` where it lies in the block. Where wanted, `largest` is the largest logit of
+// the row, infinity where its target is here and minus infinity where it has none. Grid rows, block 512.
 template <class T>
-DEV void log_sum_exp(const T* a, const uint32_t* targets, float* log_sum_exp, float* picked, int n, uint32_t first) {
+DEV void log_sum_exp(const T* a, const uint32_t* targets, float* log_sum_exp, float* picked, int n, uint32_t first,
+                     const uint32_t* listed, float* largest) {
     const T* row = a + (size_t)blockIdx.x * n;
     float most = -INFINITY, total = 0;
     // Eight at a time where rows start at 16 bytes: one correction of the sum for eight logits.
@@ -247,18 +249,51 @@ DEV void log_sum_exp(const T* a, const uint32_t* targets, float* log_sum_exp, fl
             total += expf(v - most);
         }
     }
-    float before = log_sum_exp[blockIdx.x], high = fmaxf(block_max(most), before);
+    float here = block_max(most), before = log_sum_exp[blockIdx.x], high = fmaxf(here, before);
     total = block_sum(total == 0 ? 0.0f : total * expf(most - high));
+    uint32_t wanted = targets[blockIdx.x];
     if (threadIdx.x == 0) {
         log_sum_exp[blockIdx.x] = high + logf(total + expf(before - high));
-        uint32_t target = targets[blockIdx.x] - first;
-        if (target < (uint32_t)n) picked[blockIdx.x] = get(row[target]);
+        uint32_t target = wanted - first;
+        bool inside = !listed && wanted != ~0u && target < (uint32_t)n;
+        if (inside) picked[blockIdx.x] = get(row[target]);
+        if (largest) largest[blockIdx.x] = wanted == ~0u ? -INFINITY : inside ? INFINITY : here;
     }
+    if (!listed) return;
+    // An entry is listed once: one thread at most finds it, after the line above.
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        if (listed[i] == wanted) {
+            picked[blockIdx.x] = get(row[i]);
+            if (largest) largest[blockIdx.x] = INFINITY;
+        }
 }
 
-// a = scale · (exp(a − log_sum_exp) − [target]), zeros in rows without a target (id 2^32 − 1). Grid (n / 1024, rows), block 256.
+// One pass of a bitonic network that sorts the numbers of x (n) by falling value, by the total order of floats, those of one
+// value by number: element i meets element i ^ mask; a mask of 0 writes the numbers as they are. Grid n / 256, block 256.
+extern "C" __global__ void sort_pass(const float* x, uint32_t* ids, int n, int mask) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    if (mask == 0) {
+        ids[i] = i;
+        return;
+    }
+    int j = i ^ mask;
+    if (j <= i || j >= n) return;
+    uint32_t a = ids[i], b = ids[j];
+    int p = __float_as_int(x[a]), q = __float_as_int(x[b]);
+    p ^= (p >> 31) & 0x7fffffff;
+    q ^= (q >> 31) & 0x7fffffff;
+    if (p > q || (p == q && a < b)) return;
+    ids[i] = b;
+    ids[j] = a;
+}
+
+// a = scale · (exp(a − log_sum_exp) − [target]), zeros in rows without a target (id 2^32 − 1); columns are the entries from first
+// on, or those listed. Grid (n / 1024, rows), block 256.
 template <class T>
-DEV void cross_entropy_vjp(T* a, const uint32_t* targets, const float* log_sum_exp, int n, uint32_t first, float scale) {
+DEV void cross_entropy_vjp(T* a, const uint32_t* targets, const float* log_sum_exp, int n, uint32_t first,
+                           const uint32_t* listed, float scale) {
     T* row = a + (size_t)blockIdx.y * n;
     uint32_t target = targets[blockIdx.y];
     bool none = target == ~0u;
@@ -267,7 +302,10 @@ DEV void cross_entropy_vjp(T* a, const uint32_t* targets, const float* log_sum_e
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         uint32_t i = blockIdx.x * 1024 + 256 * j + threadIdx.x;
-        if (i < n) put(row + i, none ? 0.0f : scale * (expf(get(row[i]) - whole) - (i == target)));
+        if (i < n) {
+            bool here = listed ? listed[i] == target : i == target;
+            put(row + i, none ? 0.0f : scale * (expf(get(row[i]) - whole) - here));
+        }
     }
 }
 
@@ -574,11 +612,13 @@ TYPE(mxfp4, MXFP4)
     K im2col_##t(const T* x, T* y, size_t n, Window w) { im2col(x, y, n, w); }                                         \
     K col2im_##t(const T* dy, T* dx, size_t n, Window w) { col2im(dy, dx, n, w); }                                     \
     K dropout_##t(const T* x, T* y, size_t n, int whole, Drop d) { dropout(x, y, n, whole, d); }                       \
-    K log_sum_exp_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first) {                \
-        log_sum_exp(a, targets, sums, picked, n, first);                                                                       \
+    K log_sum_exp_##t(const T* a, const uint32_t* targets, float* sums, float* picked, int n, uint32_t first,          \
+                      const uint32_t* listed, float* largest) {                                                        \
+        log_sum_exp(a, targets, sums, picked, n, first, listed, largest);                                              \
     }                                                                                                                  \
-    K cross_entropy_vjp_##t(T* a, const uint32_t* targets, const float* sums, int n, uint32_t first, float scale) {         \
-        cross_entropy_vjp(a, targets, sums, n, first, scale);                                                               \
+    K cross_entropy_vjp_##t(T* a, const uint32_t* targets, const float* sums, int n, uint32_t first,                   \
+                            const uint32_t* listed, float scale) {                                                     \
+        cross_entropy_vjp(a, targets, sums, n, first, listed, scale);                                                  \
     }                                                                                                                  \
     K squares_##t(const T* x, double* partial, size_t n) { squares(x, partial, n); }                                   \
     K attend_plain_##t(const T* q, const T* k, const T* v, T* out, float* sums, SEEN, int n, int heads, int kv_heads,  \

@@ -57,7 +57,7 @@ impl From<bool> for Arg<'_> {
 const FLOATS: [BlockType; 2] = [BlockType::F32, BlockType::Bf16];
 
 /// One name each.
-const PLAIN: &[&str] = &["total"];
+const PLAIN: &[&str] = &["total", "sort_pass"];
 /// On tensor cores, by size of head.
 const HEADS: &[(&str, usize)] = &[
     ("attend_32", 32),

@@ -359,7 +359,7 @@ mod tests {
         let wave = |k: f32| -> Vec<f32> { (0..100).map(|i| (k * i as f32 + k).sin()).collect() };
         let numbers = [0.3, 0.9];
         let body = ALL.body().unwrap();
-        let levels = crate::ops::cpu::Level::ALL.into_iter().filter(|l| crate::ops::cpu::Kernels::at(*l).is_some());
+        let levels = crate::ops::cpu::Level::ALL.into_iter().filter(|l| crate::ops::cpu::Kernels::tried(*l).is_some());
         for level in levels {
             let (mut p, g, mut m, mut v, mut w) = (wave(0.7), wave(1.1), wave(0.3), wave(0.2), wave(2.3));
             let before = [p.clone(), g.clone(), m.clone(), v.clone(), w.clone()];

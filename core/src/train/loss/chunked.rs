@@ -31,6 +31,6 @@ struct Chunked(usize);
 
 impl Loss for Chunked {
     fn tile(&self, rows: usize, vocab: usize) -> Tile {
-        Tile { rows: self.0.clamp(1, rows.max(1)), vocab, eps: 0.0 }
+        Tile { rows: self.0.clamp(1, rows.max(1)), vocab, eps: 0.0, sort: false }
     }
 }

@@ -40,6 +40,15 @@ pub static ENTRY: Entry<dyn Loss> = Entry {
                 unit: "",
                 sentence: "Tiles whose probabilities are all below this have no gradient; 0 computes every one.",
             },
+            Knob {
+                id: "sort_vocab",
+                label: "Sort the vocabulary",
+                paper_name: "vocabulary sorting",
+                kind: KnobKind::Bool,
+                default: Default::Bool(true),
+                unit: "",
+                sentence: "Entries are taken by falling mean logit, so that likely ones share tiles and more tiles are skipped.",
+            },
         ],
         runs_on: ON_ALL,
         candidates: &[Candidate {
@@ -55,6 +64,7 @@ pub static ENTRY: Entry<dyn Loss> = Entry {
             rows: knobs.int("block_n"),
             vocab: knobs.int("block_v"),
             eps: knobs.float("filter_eps") as f32,
+            sort: knobs.flag("sort_vocab"),
         }))
     },
 };
@@ -63,10 +73,12 @@ struct Cut {
     rows: usize,
     vocab: usize,
     eps: f32,
+    sort: bool,
 }
 
 impl Loss for Cut {
     fn tile(&self, rows: usize, vocab: usize) -> Tile {
-        Tile { rows: self.rows.clamp(1, rows.max(1)), vocab: self.vocab.clamp(1, vocab), eps: self.eps }
+        let (rows, vocab) = (self.rows.clamp(1, rows.max(1)), self.vocab.clamp(1, vocab));
+        Tile { rows, vocab, eps: self.eps, sort: self.sort }
     }
 }

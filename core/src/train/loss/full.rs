@@ -20,6 +20,6 @@ struct Full;
 
 impl Loss for Full {
     fn tile(&self, rows: usize, vocab: usize) -> Tile {
-        Tile { rows: rows.max(1), vocab, eps: 0.0 }
+        Tile { rows: rows.max(1), vocab, eps: 0.0, sort: false }
     }
 }

@@ -13,7 +13,35 @@ use crate::ops::team::{SharedMut, ThreadTeam};
 /// Logits whose exponentials are summed at once, on the stack.
 const PIECE: usize = 1024;
 
-/// Takes the block `a (m, n)` of the vocabulary's entries `first..` into `log_sum_exp (m)` and `picked (m)`.
+/// Which entries of the vocabulary the columns of a block are.
+#[derive(Clone, Copy, Debug)]
+pub enum Entries<'a> {
+    /// Neighbours, from this one on.
+    From(usize),
+    /// These, one a column.
+    Listed(&'a [u32]),
+}
+
+impl Entries<'_> {
+    /// The column of `target` among the first `n`.
+    fn place(self, target: u32, n: usize) -> Option<usize> {
+        match self {
+            Self::From(first) => (target as usize).checked_sub(first).filter(|j| *j < n),
+            Self::Listed(ids) => ids.iter().take(n).position(|id| *id == target),
+        }
+    }
+}
+
+/// Writes the numbers of the elements of `x` into `ids`, of the same length, in order of falling value; those of one value in
+/// order of number.
+pub fn order(x: &[f32], ids: &mut [u32]) {
+    ids.iter_mut().zip(0..).for_each(|(id, i)| *id = i);
+    let value = |i: u32| x.get(i as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    ids.sort_unstable_by(|a, b| value(*b).total_cmp(&value(*a)).then(a.cmp(b)));
+}
+
+/// Takes the block `a (m, n)` of the vocabulary's `entries` into `log_sum_exp (m)` and `picked (m)`; in `most (m)` the largest
+/// logit of each row here, ∞ where its target is here, −∞ where it has none.
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] when lengths differ.
@@ -21,16 +49,22 @@ pub fn log_sum_exp(
     team: &ThreadTeam,
     a: &[f32],
     n: usize,
-    first: usize,
+    entries: Entries<'_>,
     targets: &[u32],
     log_sum_exp: &mut [f32],
     picked: &mut [f32],
+    mut most: Option<&mut [f32]>,
 ) -> Result<()> {
     let m = targets.len();
-    check("log-sum-exp", a.len() >= m * n && log_sum_exp.len() >= m && picked.len() >= m, || {
+    let fits = most.as_ref().is_none_or(|most| most.len() >= m);
+    check("log-sum-exp", a.len() >= m * n && log_sum_exp.len() >= m && picked.len() >= m && fits, || {
         format!("{} logits, {} and {} rows for {m} × {n}", a.len(), log_sum_exp.len(), picked.len())
     })?;
     let lanes = &kernels().lanes;
+    if let Some(most) = &mut most {
+        most.fill(f32::NEG_INFINITY);
+    }
+    let most = most.map(SharedMut::new);
     let (log_sum_exp, picked) = (SharedMut::new(log_sum_exp), SharedMut::new(picked));
     team.run(m, &|i, _| {
         if targets[i] == NO_LOSS {
@@ -54,8 +88,12 @@ pub fn log_sum_exp(
             } else {
                 larger + ((here - larger).exp() + (*log_sum_exp - larger).exp()).ln()
             };
-            if let Some(a) = (targets[i] as usize).checked_sub(first).and_then(|j| row.get(j)) {
-                picked.slice(i, 1)[0] = *a;
+            let target = entries.place(targets[i], n);
+            if let Some(j) = target {
+                picked.slice(i, 1)[0] = row[j];
+            }
+            if let Some(most) = &most {
+                most.slice(i, 1)[0] = if target.is_some() { f32::INFINITY } else { max };
             }
         }
     })?;
@@ -86,7 +124,7 @@ pub fn cross_entropy_vjp(
     team: &ThreadTeam,
     a: &mut [f32],
     n: usize,
-    first: usize,
+    entries: Entries<'_>,
     targets: &[u32],
     log_sum_exp: &[f32],
     scale: f32,
@@ -106,9 +144,9 @@ pub fn cross_entropy_vjp(
                 return;
             }
             (lanes.exp_sum)(row, log_sum_exp[i]);
-            if let Some(a) = (targets[i] as usize).checked_sub(first).and_then(|j| row.get_mut(j)) {
-                *a -= 1.0;
-                if a.abs() >= eps {
+            if let Some(j) = entries.place(targets[i], n) {
+                row[j] -= 1.0;
+                if row[j].abs() >= eps {
                     matters.store(true, Relaxed);
                 }
             }

@@ -19,7 +19,7 @@ pub use elements::{
     axpy, bias, bias_vjp, dropout, embed_vjp, gather, geglu_to, geglu_vjp, rms_norm_vjp, rms_norm_vjp_scratch,
     rope_back, scale, scatter, square_sum_scratch, squared_norm, swiglu_to, swiglu_vjp,
 };
-pub use head::{argmax, cross_entropy_vjp, log_sum_exp};
+pub use head::{Entries, argmax, cross_entropy_vjp, log_sum_exp, order};
 pub use products::{dw_scratch, dx_scratch, linear_dw, linear_dx};
 pub use update::{Gradients, Moments, Stored, elementwise};
 

@@ -250,14 +250,15 @@ fn the_known_cross_entropy_comes_out_in_any_blocks() {
         for first in (0..3).step_by(width) {
             let n = width.min(3 - first);
             let block: Vec<f32> = [&logits[first..first + n], &logits[first..first + n]].concat();
-            log_sum_exp(&team, &block, n, first, &targets, &mut lse_row, &mut picked).unwrap();
+            log_sum_exp(&team, &block, n, Entries::From(first), &targets, &mut lse_row, &mut picked, None).unwrap();
         }
         assert!((lse_row[0] - 1.861_994_8).abs() < 1e-6 && (lse_row[0] - picked[0] - 0.861_994_8).abs() < 1e-6);
         let mut d = [0.0f32; 3];
         for first in (0..3).step_by(width) {
             let n = width.min(3 - first);
             let mut block: Vec<f32> = [&logits[first..first + n], &logits[first..first + n]].concat();
-            cross_entropy_vjp(&team, &mut block, n, first, &targets, &lse_row, 1.0, 0.0).unwrap();
+            let here = Entries::From(first);
+            cross_entropy_vjp(&team, &mut block, n, here, &targets, &lse_row, 1.0, 0.0).unwrap();
             d[first..first + n].copy_from_slice(&block[..n]);
             assert!(block[n..].iter().all(|v| *v == 0.0), "a row without a target has no gradient");
         }
@@ -267,9 +268,9 @@ fn the_known_cross_entropy_comes_out_in_any_blocks() {
     }
     let mut far = vec![-1e4f32, 1e4, 0.0];
     let (mut l, mut p) = ([f32::NEG_INFINITY], [0.0]);
-    log_sum_exp(&team, &far, 3, 0, &[1], &mut l, &mut p).unwrap();
+    log_sum_exp(&team, &far, 3, Entries::From(0), &[1], &mut l, &mut p, None).unwrap();
     assert!((l[0] - p[0]).abs() < 1e-3);
-    assert!(!cross_entropy_vjp(&team, &mut far, 3, 0, &[1], &l, 1.0, 1e-6).unwrap());
+    assert!(!cross_entropy_vjp(&team, &mut far, 3, Entries::From(0), &[1], &l, 1.0, 1e-6).unwrap());
 }
 
 #[test]
@@ -366,7 +367,7 @@ fn updates_follow_their_formulas_and_roundings() {
 
 #[test]
 fn vector_levels_agree_bit_for_bit() {
-    let kernels: Vec<_> = [Level::Avx2, Level::Avx512].into_iter().filter_map(Kernels::at).collect();
+    let kernels: Vec<_> = [Level::Avx2, Level::Avx512].into_iter().filter_map(Kernels::tried).collect();
     let (x, y) = (noise(1000, 1), noise(1000, 2));
     let run = |k: &Kernels| {
         let (mut a, mut b, mut c) = (x.clone(), y.clone(), vec![0.0; 1000]);
@@ -386,7 +387,7 @@ fn vector_levels_agree_bit_for_bit() {
     for (m, n, k) in [(1, 1, 1), (7, 17, 5), (13, 64, 33), (6, 40, 64)] {
         let (a, b) = (noise(k * m, 3), noise(k * n, 4));
         let mut all = Vec::new();
-        for kernels in [Level::Scalar, Level::Avx2, Level::Avx512].into_iter().filter_map(Kernels::at) {
+        for kernels in [Level::Scalar, Level::Avx2, Level::Avx512].into_iter().filter_map(Kernels::tried) {
             let mut c = vec![0.5; m * n];
             // SAFETY: `a` is `(k, m)`, `b` `(k, n)`, `c` `(m, n)`.
             unsafe { (kernels.mul)(a.as_ptr(), 1, m, m, b.as_ptr(), n, n, k, c.as_mut_ptr(), n, true) };
