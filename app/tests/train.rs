@@ -233,7 +233,7 @@ fn a_random_model_is_planned_and_trained_on_random_data() {
     // The plan is that of the run, and text is refused by the name of what there is.
     args[0] = "plan";
     let planned = room.json(0, &args);
-    assert_eq!(planned["bytes"]["tiers"]["device"]["peak"], report["plan"]["peak"]["device"], "{planned}");
+    assert_eq!(planned["plan"]["peak"]["device"], report["plan"]["peak"]["device"], "{planned}");
     args[0] = "run";
     args.extend(["--set", "train.data=bundled:task-tova"]);
     let said = room.run(2, &args).err;
@@ -249,19 +249,19 @@ fn tokens_a_second_are_those_of_the_data_and_positions_are_named_beside_them() {
         let all = [
             "train.data=bundled:task-tova",
             "train.steps=2",
-            "train.batch=2",
-            "train.length=64",
+            "train.batch=1",
+            "train.length=40",
             "train.validation=0",
             "train.samples=0",
         ];
         all.iter().chain(sets).for_each(|set| args.extend(["--set", set]));
         (room.json(0, &args)["train"].clone(), room.run(0, &args).out)
     };
-    // A phrase a row: the rest of each is padding.
+    // A phrase a row: the rest of it is padding.
     let (apart, said) = train(&["train.packing=false"]);
     let (tokens, computed) = (apart["tokens"].as_u64().unwrap(), apart["computed"].as_u64().unwrap());
-    assert_eq!(computed, 2 * 2 * 64);
-    assert!(tokens > 40 && tokens < computed / 2, "{apart}");
+    assert_eq!(computed, 2 * 40);
+    assert!(tokens > 16 && tokens < computed, "{apart}");
     let rate = tokens as f64 / 2.0 / apart["step_seconds"].as_f64().unwrap();
     assert!((apart["tokens_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-6, "{apart}");
     assert!(
