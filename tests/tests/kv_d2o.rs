@@ -1,7 +1,6 @@
 //! D2O's merging against NumPy (`scripts/make_d2o.py`), and its laws on a real pass.
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
-
 use ullage_core::kv::cache::LayerCache;
 use ullage_core::kv::{Fold, HeadView, Pipeline};
 use ullage_core::ledger::Ledger;

@@ -64,31 +64,43 @@ fn run(model: &Arc<Model>, config: &Config, n: u64) -> (Report, Bits, Phase, u64
     (report, bits, ledger.phase(), ledger.reservations())
 }
 
-/// Walks n over the reservations of `config` from number `from` on, about `few` of them; tells how many failed in each phase, and
-/// returns the last number.
-fn walk(what: &str, model: &Arc<Model>, config: &Config, from: u64, few: u64) -> u64 {
+/// The last reservation of loading: those after it fail in another phase.
+fn loaded(model: &Arc<Model>, config: &Config, from: u64, all: u64) -> u64 {
+    let (mut low, mut high) = (from, all);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if run(model, config, middle).2 == Phase::Load { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+/// Walks n over the reservations of `config` from number `from` on, about `few` of loading and as many of what comes after; tells
+/// how many failed in each phase.
+fn walk(what: &str, model: &Arc<Model>, config: &Config, from: u64, few: u64) {
     let (report, plain, _, all) = run(model, config, 0);
     assert_eq!(report.error, None, "{what}");
-    let stride = (all - from).div_ceil(most(few)).max(1);
+    let loaded = loaded(model, config, from, all);
     let mut failed: BTreeMap<Phase, u64> = BTreeMap::new();
-    let mut n = from + 1;
-    while n <= all {
-        let (report, _, phase, asked) = run(model, config, n);
-        let error =
-            report.error.unwrap_or_else(|| panic!("{what}: reservation {n} of {all} failed, and the run went through"));
-        assert_eq!((error.kind.as_str(), error.code), ("over_budget", 3), "{what}: {n}: {}", error.message);
-        assert!(error.message.contains("no memory left"), "{what}: {n}: {}", error.message);
-        assert!(asked >= n, "{what}: {n}");
-        *failed.entry(phase).or_default() += 1;
-        if (n / stride) % 8 == 0 {
-            assert!(run(model, config, 0).1 == plain, "{what}: after reservation {n} failed, other bits");
+    let mut told = Vec::new();
+    for (first, last) in [(from, loaded), (loaded, all)] {
+        let stride = (last - first).div_ceil(most(few)).max(1);
+        told.push(format!("{} to {last} each {stride}.", first + 1));
+        for (i, n) in (first + 1..=last).step_by(stride as usize).enumerate() {
+            let (report, _, phase, asked) = run(model, config, n);
+            let error = report.error;
+            let error =
+                error.unwrap_or_else(|| panic!("{what}: reservation {n} of {all} failed, and the run went through"));
+            assert_eq!((error.kind.as_str(), error.code), ("over_budget", 3), "{what}: {n}: {}", error.message);
+            assert!(error.message.contains("no memory left") && asked >= n, "{what}: {n}: {}", error.message);
+            *failed.entry(phase).or_default() += 1;
+            if i % 8 == 7 {
+                assert!(run(model, config, 0).1 == plain, "{what}: after reservation {n} failed, other bits");
+            }
         }
-        n += stride;
     }
     assert!(run(model, config, all + 1).1 == plain, "{what}: one failure after the last, and other bits");
     let phases: Vec<_> = failed.iter().map(|(p, n)| format!("{p} {n}")).collect();
-    println!("{what}: {all} reservations, from {} on each {stride}. fails: {}", from + 1, phases.join(", "));
-    all
+    println!("{what}: {all} reservations, {} fail; by phase: {}", told.join(", "), phases.join(", "));
 }
 
 fn config(prompt: &str, pairs: &[&[(&str, &str)]]) -> Config {
@@ -148,22 +160,29 @@ fn trainings_and_what_they_write_survive_every_failed_reservation() {
     // Everything a training is made of, in turn, from the catalogue; the last one writes too.
     let kinds = axes::all().filter(|a| a.key.starts_with("train."));
     let entries = kinds.flat_map(catalog::variants).map(|e| (e.axis.key, e.id));
+    let (mut walked, mut apart) = (0, Vec::new());
     for (i, (key, id)) in entries.enumerate() {
-        let prompt = format!("tokens:{}", 30 + i);
-        let all = [(key, id), ("train.grad_hold", if i % 2 == 0 { "all" } else { "layer" })];
-        let sets: Vec<_> = train.iter().chain(&all).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let Ok(config) = with(&config(&prompt, &[]), &sets) else { continue };
-        let without = run(&model, &config, 0);
-        // What does not go together is another test's matter.
-        if without.0.error.is_some() {
-            continue;
-        }
+        let prompt = format!("tokens:{}", 10 + i);
+        let hold = ("train.grad_hold", if i % 2 == 0 { "all" } else { "layer" });
+        // What does not go with an adapter is tried with all weights.
+        let tried = [("", ""), ("train.params", "full")].into_iter().find_map(|more| {
+            let all = train.iter().chain(&[hold, more, (key, id)]).filter(|(_, v)| !v.is_empty());
+            let sets: Vec<_> = all.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let config = with(&config(&prompt, &[]), &sets).ok()?;
+            run(&model, &config, 0).0.error.is_none().then_some(config)
+        });
         let what = format!("{key} = {id}");
-        walk(&what, &model, &config, 0, 24);
+        let Some(config) = tried else {
+            apart.push(what);
+            continue;
+        };
+        walked += 1;
+        walk(&what, &model, &config, 0, 12);
         if key == axes::TRAIN_PARAMS.key {
-            let writing =
-                with(&config, &ullage_tests::sets(&[("train.out", "out"), ("train.save_every", "1")])).unwrap();
-            walk(&format!("{what}, written"), &model, &writing, 0, 24);
+            let more = [("train.out", "out"), ("train.save_every", "1"), ("train.validate_every", "1")];
+            walk(&format!("{what}, written"), &model, &with(&config, &ullage_tests::sets(&more)).unwrap(), 0, 12);
         }
     }
+    println!("{walked} kinds of training; not walked: {apart:?}");
+    assert!(walked > apart.len(), "{apart:?}");
 }
