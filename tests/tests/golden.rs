@@ -1,5 +1,6 @@
 //! Plans of training against figures worked out by hand from the papers' formulas (fine-tuning.md §9), over the shapes of five
 //! models people train: what a plan says is the sum of a dry run's reservations, and these numbers know nothing of it.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 

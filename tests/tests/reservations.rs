@@ -166,7 +166,8 @@ fn trainings_and_what_they_write_survive_every_failed_reservation() {
         let hold = ("train.grad_hold", if i % 2 == 0 { "all" } else { "layer" });
         // What does not go with an adapter is tried with all weights.
         let tried = [("", ""), ("train.params", "full")].into_iter().find_map(|more| {
-            let all = train.iter().chain(&[hold, more, (key, id)]).filter(|(_, v)| !v.is_empty());
+            let chosen = [hold, more, (key, id)];
+            let all = train.iter().chain(&chosen).filter(|(_, v)| !v.is_empty());
             let sets: Vec<_> = all.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             let config = with(&config(&prompt, &[]), &sets).ok()?;
             run(&model, &config, 0).0.error.is_none().then_some(config)
