@@ -264,6 +264,9 @@ pub struct CheckPlan {
     /// Where: cpu, or cuda:0, whose memory pool is then the second account; what it does not run is passed over
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
+    /// Also sizes at their edges: pages of 1 to 256 rows, prompts of 1 to 32k tokens, 1 to 1000 sequences, nothing to generate
+    #[arg(long)]
+    pub edges: bool,
     /// Only configurations whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,

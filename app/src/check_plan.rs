@@ -250,7 +250,10 @@ pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
 /// The configurations of the matrix that the device runs, with the prompt of `model`; and how many it does not.
 fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec<Sets>, usize) {
     let text = prompt(model, 200);
-    let mut all = if args.train { training() } else { [matrix(), edges()].concat() };
+    let mut all = if args.train { training() } else { matrix() };
+    if args.edges {
+        all.extend(edges());
+    }
     for s in &mut all {
         // An edge names its tokens; everything else has the same prompt.
         let own = s.iter().position(|(key, _)| key == "prompt").map(|i| s.remove(i).1);
