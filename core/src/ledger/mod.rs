@@ -281,7 +281,7 @@ impl Ledger {
         let memory = tag.tier != Tier::Disk;
         let both = if memory { state.cells[0].total + state.cells[1].total } else { 0 };
         let within = |held: u64, wall: u64| held.checked_add(bytes).is_some_and(|sum| sum <= wall);
-        let fits = within(total, self.walls.tiers[t]) && within(both, self.walls.together);
+        let fits = within(total, self.walls.tiers[t]) && (!memory || within(both, self.walls.together));
         // What is kept only to be shown is bounded by its own knob, not by the wall.
         if !fits && tag.category != Category::Observation {
             // A sum that no number holds cannot be granted even in a draft.
