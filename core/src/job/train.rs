@@ -61,7 +61,8 @@ pub(super) fn run(
     let place = Place::open(config)?;
     let step_seconds = planned.time.train_step_seconds;
     let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
-    let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
+    // Its buffers come matrix by matrix; a step that has begun is not to lose one, nor is what is saved after it.
+    let ledger = Ledger::within(plan::walls(config, machine));
     super::fault::watch(&config.run.prompt, &ledger);
     let trainer = load(order, train, place, &ledger, &team, tell)?;
     let standing = Standing {
