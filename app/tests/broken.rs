@@ -185,7 +185,7 @@ fn a_choice_without_effect_is_named_in_the_plan_and_the_report() {
         );
     }
     // The folder of the run before has a state, which a run does not go over unasked.
-    let again: Vec<&str> = args.iter().map(|a| if *a == "train.out=out" { "train.out=again" } else { a }).collect();
+    let again: Vec<&str> = args.iter().map(|a| if *a == "train.out=out" { "train.out=again" } else { *a }).collect();
     let report = room.json(0, &again);
     assert_eq!(report["notes"], serde_json::json!(notes));
 }
