@@ -13,6 +13,7 @@ use ullage_core::job::{Command, Job, Order};
 use ullage_core::ledger::Tier;
 use ullage_core::machine::Machine;
 use ullage_core::model::Model;
+use ullage_core::output::Care;
 use ullage_core::report::Report;
 use ullage_core::report::protocol::Failure;
 
@@ -132,7 +133,8 @@ fn finish(config: &Config, model: &Arc<Model>, dir: &Path, what: &dyn Fn() -> St
         machine: Machine::default_guess(),
         base: dir.to_path_buf(),
         dump: None,
-        care: Default::default(),
+        // The same configuration runs several times in one folder.
+        care: Care { force: true, ..Care::default() },
         keep: None,
     };
     let job = Job::start(order).unwrap();
