@@ -76,3 +76,27 @@ fn any_operation_may_fail_and_spans_tell_of_those_that_ran() {
     assert_eq!(*heard.lock().unwrap(), [("fill", 40), ("scale", 40), ("fill", 20)]);
     assert_eq!(d.meter().total().written, 40 + 40 + 20 + 20);
 }
+
+/// The passes that a GPU makes put numbers in the order that the CPU's sort gives, whatever the length and however many are equal.
+#[test]
+fn the_sorting_network_of_a_gpu_gives_the_cpus_order() {
+    for n in (1..70).chain([1000, 4097]) {
+        let x: Vec<f32> = (0..n).map(|i| [0.0, -0.0, 1.5, -2.0, ((i * 7919) % 613) as f32][i * i % 5]).collect();
+        let mut ids: Vec<u32> = (0..n as u32).collect();
+        let before = |a: u32, b: u32| {
+            let by = x[b as usize].total_cmp(&x[a as usize]);
+            by.then(a.cmp(&b)).is_lt()
+        };
+        for mask in super::cost::sort_passes(n) {
+            for i in 0..n {
+                let j = i ^ mask;
+                if j > i && j < n && before(ids[j], ids[i]) {
+                    ids.swap(i, j);
+                }
+            }
+        }
+        let mut expected = vec![0; n];
+        crate::ops::cpu::vjp::order(&x, &mut expected);
+        assert!(ids == expected, "{n}: {ids:?}");
+    }
+}

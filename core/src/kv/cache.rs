@@ -144,7 +144,7 @@ impl LayerCache {
     /// Over budget: what is remembered of each head is taken at once.
     pub fn new(layout: Arc<HeadLayout>, heads: usize, tag: Tag, ledger: &Arc<Ledger>) -> Result<Self> {
         let bytes = layout.state() * heads;
-        let account = BlockAccount::new(ledger, tag, TABLES, layout.tables(heads))?;
+        let account = BlockAccount::new(ledger, tag, Tag { tier: tag.tier, ..TABLES }, layout.tables(heads))?;
         let state = if bytes > 0 { Some(ledger.buffer(tag, bytes)?) } else { None };
         let heads = (0..heads).map(|_| Head::new(&layout, [1; REGIONS])).collect();
         Ok(Self { layout, heads, state, trail: None, account })

@@ -393,7 +393,7 @@ impl Pipeline {
     }
 
     /// Bytes that one layer of one sequence takes to find its rows: as [`Self::layer_bytes`].
-    fn layer_tables(&self, layer: usize, prompt: usize, seen: usize) -> u64 {
+    pub fn layer_tables(&self, layer: usize, prompt: usize, seen: usize) -> u64 {
         let (heads, layout) = (self.heads[layer], &self.layouts[layer]);
         let chunks = match self.shared(layer, prompt) {
             Some(_) if seen < prompt => 0,

@@ -6,7 +6,7 @@ use super::{Alloc, Format, Page, RowMeta, Seal};
 use crate::ledger::{ALIGN, Blocks};
 
 /// Bytes of a layer's own record and of a head's, what the allocator puts beside them included.
-pub(super) const RECORDS: [usize; 2] = [448, 400];
+pub(super) const RECORDS: [usize; 2] = [448, 448];
 
 /// Bytes of one open row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
