@@ -203,13 +203,14 @@ fn names(
     }
     let dots = || shown.iter().flat_map(|s| s.series.dots.iter().map(move |d| (s, d)));
     let points: Vec<Pos2> = dots().filter_map(|(_, d)| scale.at(d, transform)).collect();
-    let mut write = |at: Pos2, anchor: Align2, words: &str| {
+    // What is no number has nothing else that says so: it is written whatever stands there.
+    let mut write = |at: Pos2, anchor: Align2, words: &str, always: bool| {
         let galley = painter.layout_no_wrap(words.to_owned(), font.clone(), p.weak_text);
         let place = anchor.anchor_size(at, galley.size());
         let place = place.translate(vec2((frame.left() + GRID - place.left()).max(0.0), 0.0));
         let free =
             taken.iter().all(|r| !r.intersects(place)) && points.iter().all(|at| !place.expand(GRID).contains(*at));
-        if free && frame.expand(2.0 * GRID).contains_rect(place) {
+        if always || free && frame.expand(2.0 * GRID).contains_rect(place) {
             painter.galley(place.min, galley, p.weak_text);
             taken.push(place);
         }
@@ -218,7 +219,7 @@ fn names(
         let first =
             s.series.dots.iter().filter(|d| !d.planned && !scale.broken(d)).find_map(|d| scale.at(d, transform));
         if let Some(first) = first {
-            write(first - vec2(2.0 * GRID, 5.0), Align2::RIGHT_BOTTOM, &s.series.name);
+            write(first - vec2(2.0 * GRID, 5.0), Align2::RIGHT_BOTTOM, &s.series.name, false);
         }
     }
     for (_, dot) in dots().filter(|_| paper) {
@@ -230,9 +231,9 @@ fn names(
                     true => (-2.0 * GRID, Align2::RIGHT_BOTTOM),
                     false => (2.0 * GRID, Align2::LEFT_BOTTOM),
                 };
-                write(at + vec2(side, -5.0), anchor, &format!("{}: {state}", dot.label));
+                write(at + vec2(side, -5.0), anchor, &format!("{}: {state}", dot.label), true);
             } else {
-                write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label);
+                write(at + vec2(2.0 * GRID, 5.0), Align2::LEFT_TOP, &dot.label, false);
             }
         }
     }
