@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ullage_core::Result;
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
+use ullage_core::config::train::Train;
 use ullage_core::forward::adapter::Held;
 use ullage_core::forward::cpu::{Forward, PassObserver, Sequence, Unwatched};
 use ullage_core::job::{Event, Job, Numbered, Order};
@@ -28,6 +29,7 @@ use ullage_core::ops::ThreadTeam;
 use ullage_core::place;
 use ullage_core::plan::{Plan, Resolved};
 use ullage_core::report::Report;
+use ullage_core::train::batch::Batch;
 
 /// `--set` arguments.
 pub type Sets = Vec<(String, String)>;
@@ -45,6 +47,12 @@ pub fn config(pairs: &[(&str, &str)]) -> Config {
 /// `config` with these keys set on top.
 pub fn with(config: &Config, pairs: &Sets) -> Result<Config> {
     from_toml(&config.to_toml().unwrap(), pairs)
+}
+
+/// The batch of a training that needs most: full, every token a target.
+pub fn fullest(train: &Train) -> Batch {
+    let n = train.batch * train.length;
+    Batch { tokens: vec![0; n], targets: vec![0; n], ..Batch::sized(train.batch, train.length) }
 }
 
 /// A file under `tests/fixtures`.
