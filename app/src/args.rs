@@ -274,6 +274,13 @@ pub struct CheckPlan {
     /// system lets us make one
     #[arg(long, value_name = "TIMES")]
     pub group: Option<f64>,
+    /// Check times instead: what is predicted after a probe of this machine against what a run takes, for some forty
+    /// configurations; says how many are within a quarter. The machine should have nothing else to do
+    #[arg(long, conflicts_with_all = ["wall", "train", "edges", "group"])]
+    pub time: bool,
+    /// With --time: runs of each, whose median counts
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = at_least_one)]
+    pub repeats: usize,
 }
 
 /// Both read the first tokens of the prompt, and of the evaluation text after it. Our engine keeps the full cache in f32 and

@@ -23,6 +23,7 @@ use ullage_core::schema::{self, About, Default, KnobKind};
 use ullage_core::{Error, Result};
 
 use crate::args;
+use crate::check_time::check_time;
 use crate::run::execute;
 use crate::source::{self, say, say_json};
 
@@ -61,9 +62,9 @@ struct Wall {
     failures: Vec<String>,
 }
 
-type Sets = Vec<(String, String)>;
+pub(crate) type Sets = Vec<(String, String)>;
 
-fn sets(pairs: &[(&str, &str)]) -> Sets {
+pub(crate) fn sets(pairs: &[(&str, &str)]) -> Sets {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
@@ -181,21 +182,21 @@ const FIXED: [&str; 9] = [
     "train.validation",
 ];
 
-fn label(model: &str, sets: &Sets) -> String {
+pub(crate) fn label(model: &str, sets: &Sets) -> String {
     let short = sets.iter().filter(|(k, _)| !FIXED.contains(&k.as_str()));
     let words: Vec<_> = short.map(|(k, v)| format!("{}={v}", k.rsplit('.').next().unwrap_or(k))).collect();
     format!("{} {}", model.rsplit('/').next().unwrap_or(model), words.join(" "))
 }
 
 /// A prompt of about `tokens` tokens.
-fn prompt(model: &Model, tokens: usize) -> String {
+pub(crate) fn prompt(model: &Model, tokens: usize) -> String {
     match model.tokenizer() {
         Ok(Some(_)) => "The sky is blue. ".repeat(tokens / 5),
         _ => format!("tokens:{tokens}"),
     }
 }
 
-fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
+pub(crate) fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
     let mut sets = sets.clone();
     sets.push(("model.path".into(), format!("{:?}", model.path)));
     let config = from_toml("", &sets)?;
@@ -211,6 +212,9 @@ fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
 }
 
 pub fn check_plan(args: &args::CheckPlan) -> Result<u8> {
+    if args.time {
+        return check_time(args);
+    }
     let machine = source::machine();
     let mut models = vec!["bundled:recall".to_owned()];
     models.extend(args.models.iter().cloned());
@@ -271,7 +275,7 @@ fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec
 const PROGRAM: u64 = 24 << 20;
 
 /// Runs a configuration as a program of its own, in a control group of `within` bytes where there are some; its report.
-fn child(config: &Path, within: Option<u64>) -> Result<Report> {
+pub(crate) fn child(config: &Path, within: Option<u64>) -> Result<Report> {
     let io = |action: &str, e: &std::io::Error| Error::io(config, action, e);
     let own = std::env::current_exe().map_err(|e| io("cannot find this program", &e))?;
     let mut command = match within {
@@ -327,7 +331,7 @@ fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets, group
 }
 
 /// What a configuration computes.
-fn workload_of(order: &Order) -> Result<Workload> {
+pub(crate) fn workload_of(order: &Order) -> Result<Workload> {
     if order.config.train.is_some() {
         return Ok(Workload::default());
     }

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod check_plan;
+mod check_time;
 mod inspect;
 mod merge;
 mod run;

@@ -3,6 +3,7 @@
 use super::gpu::tiling::Tiling;
 use super::op::{Op, sides};
 use super::{Weight, buffer_bytes};
+use crate::ops::KernelTimes;
 
 /// What an operation takes: arithmetic, memory traffic, launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,6 +62,35 @@ impl Op<'_> {
             cost.read = cost.read - stored + decoded;
         }
         cost
+    }
+
+    /// Seconds on a CPU whose kernels take `times`: of what it `cost`s and of what kind it is. Operations that are not timed by
+    /// themselves take what moving their elements takes.
+    pub fn seconds(&self, cost: &Cost, times: &KernelTimes) -> f64 {
+        let elements = |n: usize, each: f64| n as f64 * each;
+        let moved = times.elements((cost.read + cost.written) as f64);
+        let product = |w: &Weight<'_>, m: usize| {
+            let n = w.rows * w.cols;
+            let bytes = buffer_bytes(w.buf.ty(), n) as f64;
+            // Of a step's weights none is met again before all the others.
+            times.product(Some(w.buf.ty()), n as f64, bytes, m as f64, f64::INFINITY)
+        };
+        times.region
+            + match self {
+                Self::Linear { m, w, .. } => product(w, *m),
+                Self::LinearDx { m, w, .. } => {
+                    times.product_dx(Some(w.buf.ty()), (w.rows * w.cols) as f64, *m as f64)
+                }
+                Self::LinearDw { .. } => cost.flops / 2.0 * times.dw,
+                Self::Attention { .. } => cost.flops * times.causal[0],
+                Self::AttentionVjp { .. } => cost.flops * times.causal[1],
+                Self::RmsNorm { m, cols, .. } => elements(m * cols, times.norm),
+                Self::RmsNormVjp { m, cols, .. } => elements(3 * m * cols, times.norm),
+                Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => elements(*len, times.gate[0]),
+                Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => elements(*len, times.gate[1]),
+                Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => elements(m * n, times.logit),
+                _ => moved + cost.flops / 2.0 * times.dw,
+            }
     }
 
     /// Operations of its products.

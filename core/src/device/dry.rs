@@ -12,11 +12,12 @@ use crate::device::{Buf, Cost, Device, Dst, Lowering, Meter, Op, Sizes, Spent, S
 use crate::error::Result;
 use crate::ledger::{Ledger, Phase, Reservation, Tag};
 use crate::model::Source;
+use crate::ops::KernelTimes;
 use crate::ops::cpu::basis::decomposition_bytes;
 use crate::shape::TensorShape;
 
 /// What a machine does in a second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rates {
     /// Operations on the type that products are taken in.
     pub flops: f64,
@@ -24,6 +25,8 @@ pub struct Rates {
     pub bytes: f64,
     /// Seconds an operation takes however small it is.
     pub launch: f64,
+    /// What each kind of kernel takes, where that was timed: then it is counted instead.
+    pub kernels: Option<KernelTimes>,
 }
 
 /// A device that reserves what another would hold, adds up what operations would take, and computes nothing.
@@ -71,9 +74,13 @@ impl Dry {
         Self { rates, ..self }
     }
 
-    /// The roofline of one operation: the longer of its arithmetic and its memory, and what launching it takes.
-    fn seconds(&self, cost: &Cost) -> f64 {
-        self.rates.map_or(0.0, |r| {
+    /// What its kernel takes where that was timed; otherwise the roofline of one operation: the longer of its arithmetic and
+    /// its memory, and what launching it takes.
+    fn seconds(&self, op: &Op<'_>, cost: &Cost) -> f64 {
+        self.rates.as_ref().map_or(0.0, |r| {
+            if let Some(times) = &r.kernels {
+                return op.seconds(cost, times);
+            }
             let moved = (cost.read + cost.written) as f64;
             cost.converted as f64 / r.bytes
                 + (cost.flops / r.flops).max(moved / r.bytes)
@@ -145,7 +152,7 @@ impl Device for Dry {
             let tag = if self.tiling.is_some() { gpu::DECOMPOSITION } else { cpu::DECOMPOSITION };
             drop(self.ledger.reserve(tag, decomposition_bytes(rows) as u64)?);
         }
-        let (seconds, mut spent) = (self.seconds(cost) * self.times.get(), self.spent.get());
+        let (seconds, mut spent) = (self.seconds(&op, cost) * self.times.get(), self.spent.get());
         // Norms and updates come once a step, however many micro-batches it has.
         match self.ledger.phase() {
             Phase::Update => spent.update += seconds,

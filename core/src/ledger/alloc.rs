@@ -167,8 +167,8 @@ fn raise(now: &AtomicI64, peak: &AtomicI64, bytes: i64) {
     }
 }
 
-/// Pages that are backed between two looks at whether anybody still wants them.
-const LOOK: usize = 4096;
+/// Bytes that are backed between two looks at whether anybody still wants them: some milliseconds.
+const LOOK: usize = 8 << 20;
 
 /// Makes the system back the pages of a block of zeros: until a page is written to, it is only promised. Ends early where
 /// `stop` says so.
@@ -176,13 +176,36 @@ const LOOK: usize = 4096;
 /// # Safety
 /// `base` is a live block of `size` bytes.
 unsafe fn back(base: *mut u8, size: usize, stop: &dyn Fn() -> bool) {
-    for (i, at) in (0..size).step_by(PAGE).chain(size.checked_sub(1)).enumerate() {
-        // A page takes about a microsecond.
-        if i % LOOK == LOOK - 1 && stop() {
+    for at in (0..size).step_by(LOOK) {
+        let piece = LOOK.min(size - at);
+        // SAFETY: the piece lies within the block, which is zero already.
+        unsafe {
+            if !populate(base.add(at), piece) {
+                (0..piece).step_by(PAGE).chain([piece - 1]).for_each(|i| base.add(at + i).write_volatile(0));
+            }
+        }
+        if stop() {
             return;
         }
-        // SAFETY: `at` lies within the block, which is zero already.
-        unsafe { base.add(at).write_volatile(0) };
+    }
+}
+
+/// Has the system back the pages from `base` on in one call, where it can: a fault a page takes it several times as long, and
+/// a training step makes buffers anew.
+///
+/// # Safety
+/// `size` bytes at `base` are of one live block.
+unsafe fn populate(base: *mut u8, size: usize) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let (from, to) = (base as usize / PAGE * PAGE, (base as usize + size).next_multiple_of(PAGE));
+        // SAFETY: whole pages that hold the block; what is in them stays.
+        unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_POPULATE_WRITE) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (base, size);
+        false
     }
 }
 

@@ -158,7 +158,7 @@ impl Machine {
         Self {
             cpu: Cpu { model: card.name.to_owned(), ..here.cpu },
             memory: if card.kind == Kind::Gpu { here.memory } else { own },
-            speed: Speed { read: [card.bandwidth; 2], copy: [copy; 2], f32_flops: [card.f32_flops; 2] },
+            speed: Speed { read: [card.bandwidth; 2], copy: [copy; 2], f32_flops: [card.f32_flops; 2], kernels: None },
             gpus: if card.kind == Kind::Gpu { vec![gpu] } else { Vec::new() },
             ..here
         }

@@ -26,7 +26,10 @@ pub use probe::{Effort, probe};
 pub use speed::Speed;
 pub use store::{cache_dir, config_dir};
 
+use crate::blocks::BlockType;
 use crate::bytes::Bytes;
+use crate::ops::KernelTimes;
+use crate::ops::timing::ROWS;
 
 /// Version of the saved form; a file of another version is not used.
 const SCHEMA: u32 = 1;
@@ -168,7 +171,7 @@ impl Machine {
             schema: SCHEMA,
             probed: false,
             memory: Memory::now(),
-            speed: Speed { read: [6e9, 6e9 * n.min(2.0)], copy: [3e9, 3e9 * n.min(2.0)], f32_flops: [16e9, 16e9 * n] },
+            speed: Speed { read: [6e9, 6e9 * n.min(2.0)], copy: [3e9, 3e9 * n.min(2.0)], f32_flops: [16e9, 16e9 * n], kernels: None },
             disk: Disk {
                 free: disk::free_bytes(&path).or_else(|| path.parent().and_then(disk::free_bytes)),
                 path,
@@ -234,7 +237,7 @@ impl Machine {
 
     /// What makes these figures unusable, if anything.
     fn defect(&self) -> Option<String> {
-        let Speed { read, copy, f32_flops } = self.speed;
+        let Speed { read, copy, f32_flops, ref kernels } = self.speed;
         let rates = [("speed.read", read), ("speed.copy", copy), ("speed.f32_flops", f32_flops)];
         let disk = [("disk.sequential", [self.disk.sequential; 2]), ("disk.write", [self.disk.write; 2])];
         let gpus = self.gpus.iter().map(|g| ("gpus", [g.read.min(g.f32_flops), g.bf16_flops.min(g.launch_s)]));
@@ -245,6 +248,9 @@ impl Machine {
         }
         if self.cpu.threads == 0 {
             return Some("cpu.threads is zero".into());
+        }
+        if let Some(defect) = kernels.iter().flat_map(|both| both.iter()).find_map(KernelTimes::defect) {
+            return Some(format!("speed.kernels: {defect}"));
         }
         let links = [("disk.random", &self.disk.random), ("disk.warm", &self.disk.warm)];
         let gpu_links = self.gpus.iter().flat_map(|g| [&g.upload_pinned, &g.upload, &g.download]).map(|l| ("gpus", l));
@@ -290,6 +296,13 @@ impl fmt::Display for Machine {
         writeln!(f, "memory read      {} GB/s", pair(speed.read))?;
         writeln!(f, "memory copy      {} GB/s", pair(speed.copy))?;
         writeln!(f, "f32 arithmetic   {} GFLOP/s", pair(speed.f32_flops))?;
+        if let Some(both) = &speed.kernels {
+            writeln!(f, "  of products    ({} rows of activations)", ROWS[ROWS.len() - 1])?;
+            for ty in [BlockType::F32, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4K] {
+                let rate = |of: &KernelTimes| of.products.get(&ty).map_or(0.0, |s| 2.0 * ROWS[ROWS.len() - 1] as f64 / s[ROWS.len() - 1]);
+                writeln!(f, "    {:<12} {} GFLOP/s", ty.as_str(), pair([rate(&both[0]), rate(&both[1])]))?;
+            }
+        }
         writeln!(f, "disk             {}", disk.path.display())?;
         if let Some(free) = disk.free {
             writeln!(f, "  free           {}", Both(free))?;

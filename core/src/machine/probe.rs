@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::{Cpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
 use crate::error::Result;
 use crate::ledger::{Category, Ledger, Tag};
+use crate::ops::KernelTimes;
+use crate::ops::timing::FILL;
 
 /// How long a probe may take.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +20,16 @@ pub struct Effort {
     disk: Duration,
     /// Most bytes of the buffer that is read and copied.
     buffer: u64,
+    /// What one kernel may take; there are some two hundred with one thread, and as many with all.
+    kernel: Duration,
 }
 
 impl Effort {
     /// Some ten seconds.
-    pub const THOROUGH: Self = Self { each: Duration::from_millis(400), disk: Duration::from_secs(5), buffer: 2 << 30 };
+    pub const THOROUGH: Self = Self { each: Duration::from_millis(400), disk: Duration::from_secs(5), buffer: 2 << 30, kernel: Duration::from_millis(10) };
     /// Two or three seconds: what a first start takes in the background.
     pub const QUICK: Self =
-        Self { each: Duration::from_millis(120), disk: Duration::from_millis(900), buffer: 512 << 20 };
+        Self { each: Duration::from_millis(120), disk: Duration::from_millis(900), buffer: 512 << 20, kernel: Duration::from_micros(300) };
 }
 
 /// Measures this machine. `progress` hears what is going on and how much is done (0 … 1), `cancelled` is asked at least
@@ -57,11 +61,11 @@ fn probe_within(
         let mut buffer = ledger.buffer(Tag::host(Category::Workspace, "memory probe"), len)?;
         let words = buffer.as_mut_slice::<u64>();
         // Zeroed memory may be one shared page until it is written: reading that would measure the cache.
-        for (i, part) in words.chunks_mut(1 << 20).enumerate() {
+        for part in words.chunks_mut(1 << 20) {
             if cancelled() {
                 return Err(crate::Error::Cancelled);
             }
-            part.fill(i as u64 + 1);
+            part.fill(u64::from_ne_bytes([FILL; 8]));
         }
         progress("memory: read", 0.10);
         let read_1 = speed::read(words, 1, each, cancelled)?;
@@ -73,9 +77,20 @@ fn probe_within(
         progress("processor: arithmetic", 0.30);
         let flops_1 = speed::f32_flops(1, each / 2, cancelled)?;
         let flops_n = if n > 1 { speed::f32_flops(n, each / 2, cancelled)? } else { flops_1 };
+        progress("processor: kernels", 0.34);
+        let kernels = |threads| {
+            KernelTimes::measure(threads, bytemuck::cast_slice(words), &ledger, effort.kernel, cancelled)
+        };
+        let one = kernels(1)?;
+        let all = if n > 1 { kernels(n)? } else { one.clone() };
         // More threads that are slower together than one is alone: noise, or a neighbour.
         let pair = |one: f64, all: f64| [one, all.max(one)];
-        Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n) }
+        Speed {
+            read: pair(read_1, read_n),
+            copy: pair(copy_1, copy_n),
+            f32_flops: pair(flops_1, flops_n),
+            kernels: Some(Box::new([one, all])),
+        }
     };
     let disk =
         disk::probe(folder, &ledger, effort.disk, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
@@ -140,7 +155,7 @@ mod tests {
         assert!(machine.probed && machine.defect().is_none(), "{machine:?}");
         assert!(seen.is_sorted_by(|a, b| a.1 <= b.1) && seen.last().unwrap().1 == 1.0, "{seen:?}");
         // A copy reads and writes: it cannot outrun reading by much. Any processor does more than one flop a nanosecond.
-        let Speed { read, copy, f32_flops } = machine.speed;
+        let Speed { read, copy, f32_flops, .. } = machine.speed;
         assert!(copy[1] < 2.0 * read[1] && f32_flops[0] > 1e9 && read[0] > 1e8, "{machine}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

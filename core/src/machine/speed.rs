@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::ops::KernelTimes;
 
 /// What the CPU and its memory can do at best. `[0]` with one thread, `[1]` with the default number of threads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,12 +20,20 @@ pub struct Speed {
     pub copy: [f64; 2],
     /// Fused multiply-adds on f32, in operations a second (two each): the peak, which a real matrix product nears.
     pub f32_flops: [f64; 2],
+    /// What the engine's kernels take, where they were timed.
+    #[serde(default)]
+    pub kernels: Option<Box<[KernelTimes; 2]>>,
 }
 
 impl Speed {
     /// Bytes a second that `threads` threads read: in proportion up to the default number, no more beyond it.
     pub fn read_with(&self, threads: usize, default: usize) -> f64 {
         between(self.read, threads, default)
+    }
+
+    /// What the engine's kernels take with `threads` threads: those of one, or of the default number.
+    pub fn kernels_with(&self, threads: usize) -> Option<&KernelTimes> {
+        self.kernels.as_ref().map(|both| &both[usize::from(threads > 1)])
     }
 
     /// Operations a second of `threads` threads, as [`Self::read_with`].
@@ -321,7 +330,7 @@ mod tests {
 
     #[test]
     fn threads_between_one_and_the_default_get_their_share() {
-        let speed = Speed { read: [10.0, 40.0], copy: [1.0, 1.0], f32_flops: [1.0, 4.0] };
+        let speed = Speed { read: [10.0, 40.0], copy: [1.0, 1.0], f32_flops: [1.0, 4.0], kernels: None };
         let with: Vec<_> = (0..=6).map(|n| speed.read_with(n, 4)).collect();
         assert_eq!(with, [10.0, 10.0, 20.0, 30.0, 40.0, 40.0, 40.0]);
         assert_eq!(speed.flops_with(8, 1), 1.0);

@@ -7,5 +7,7 @@ pub mod descriptors;
 pub mod gpu;
 pub mod rule;
 pub mod team;
+pub mod timing;
 
 pub use team::{ThreadTeam, Undisturbed};
+pub use timing::KernelTimes;

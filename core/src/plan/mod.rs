@@ -4,6 +4,7 @@
 //! reservations on a ledger without walls; time from a roofline over the machine's probed bandwidths.
 
 mod change;
+mod cpu_time;
 mod formula;
 mod formula_train;
 pub mod guest;

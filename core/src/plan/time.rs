@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cpu_time::{Cpu, Rows};
 use super::{Resolved, Workload};
 use crate::config::Config;
 use crate::config::train::Train;
@@ -78,6 +79,32 @@ pub(super) fn times(
     let n = pass.prompt;
     let pieces = if r.pipeline.stages(n) { 1 } else { n.div_ceil(config.run.batch).max(1) };
     let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
+    let times = machine.speed.kernels_with(r.threads).filter(|_| card.is_none());
+    if let Some(times) = times {
+        let cpu = Cpu { r, times };
+        // Of what a pass reads, what its experts leave is not met again in the next.
+        let through = |rows: f64, sequences: f64, cached: f64| {
+            let kv = sequences * r.pipeline.read_bytes(n, cached as usize) as f64;
+            Rows { rows, sequences, cached, through: r.held.bytes() as f64 + kv }
+        };
+        // The last piece may be shorter: rows are shared out evenly here.
+        let piece = cpu.pass(through(n as f64 / pieces as f64, 1.0, n as f64 / 2.0));
+        let prefill = pieces as f64 * moved.max(piece);
+        let sequences = pass.sequences as f64;
+        // A reader that chooses pages looks at so much of what is held.
+        let held = r.pipeline.sequence_bytes(n, depth).max(1) as f64;
+        let looked = (r.pipeline.read_bytes(n, depth) as f64 / held).min(1.0);
+        let seconds = moved.max(cpu.pass(through(sequences, sequences, cached * looked)));
+        return Times {
+            load_seconds,
+            prefill_seconds: prefill,
+            prefill_tokens_per_second: n as f64 / prefill,
+            decode_tokens_per_second: pass.sequences as f64 / seconds,
+            decode_bytes,
+            probed: machine.probed,
+            ..Times::default()
+        };
+    }
     let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
     let prefill = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read)
         + pieces * launch * piece.launches as f64;
@@ -99,7 +126,8 @@ pub(super) fn rates(config: &Config, machine: &Machine) -> Option<Rates> {
         None => {
             let many = usize::from(config.threads() > 1);
             let speed = &machine.speed;
-            Some(Rates { flops: speed.f32_flops[many], bytes: speed.read[many], launch: 0.0 })
+            let kernels = speed.kernels_with(config.threads()).cloned();
+            Some(Rates { flops: speed.f32_flops[many], bytes: speed.read[many], launch: 0.0, kernels })
         }
         Some(n) => machine.gpus.get(n).map(|gpu| {
             let precision = config.train.as_ref().map_or(Precision::F32, Precision::of);
@@ -107,7 +135,7 @@ pub(super) fn rates(config: &Config, machine: &Machine) -> Option<Rates> {
                 Precision::F32 => gpu.f32_flops,
                 Precision::Bf16 => gpu.bf16_flops,
             };
-            Rates { flops, bytes: gpu.read, launch: gpu.launch_s }
+            Rates { flops, bytes: gpu.read, launch: gpu.launch_s, kernels: None }
         }),
     }
 }

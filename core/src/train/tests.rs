@@ -519,7 +519,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
         plan::walk(&config(sets), &shape, &free, Some(rates)).unwrap()
     };
     // A machine that only its arithmetic holds up: seconds are operations.
-    let arithmetic = Rates { flops: 1.0, bytes: f64::INFINITY, launch: 0.0 };
+    let arithmetic = Rates { flops: 1.0, bytes: f64::INFINITY, launch: 0.0, kernels: None };
     let full = [("train.params", "full"), ("train.activations", "keep"), ("train.loss", "full")];
     let train = config(&full).train.unwrap();
     let m = (train.batch * train.length) as f64;
@@ -538,11 +538,11 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     let forward = 2.0 * m * (linears + pairs) as f64;
     assert!(more > 0.5 * forward && more <= forward, "{more} of {forward}");
     // A machine that only its memory holds up: an update reads and writes weights and moments, and reads gradients twice.
-    let memory = Rates { flops: f64::INFINITY, bytes: 1.0, launch: 0.0 };
+    let memory = Rates { flops: f64::INFINITY, bytes: 1.0, launch: 0.0, kernels: None };
     let parameters: usize = shape.tensors().map(|t| t.rows * t.cols).sum();
     assert_eq!(spent(&full, memory).update, (4 * (2 * 3 + 2) * parameters) as f64);
     // A machine that only its launches hold up: adapters have more of them.
-    let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0 };
+    let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0, kernels: None };
     let (whole, adapters) = (spent(&full, launches), spent(&[("train.params", "lora")], launches));
     assert!(whole.pass > 50.0 && adapters.pass > whole.pass);
 }
