@@ -1,11 +1,12 @@
 //! Changes that bring a plan back within its budgets, as data: keys to set, and how to say it.
 
 use super::way_back::{Change, WayBack, fitting};
-use super::{Inverse, Workload, plan};
+use super::{Inverse, Workload, plan, walls};
 use crate::bytes::Bytes;
 use crate::catalog;
 use crate::config::{Axis, Config, axes};
-use crate::ledger::Tier;
+use crate::error::OverBudget;
+use crate::ledger::{Tier, files};
 use crate::machine::Machine;
 use crate::schema::{self, About, Cost};
 use crate::shape::ModelShape;
@@ -125,6 +126,20 @@ pub fn ways_back(
     machine: &Machine,
     n: usize,
 ) -> Vec<WayBack> {
+    if n > 0
+        && let Some(change) = more_disk(shape, workload, config, machine)
+    {
+        let Ok(larger) = change.apply(config) else { return Vec::new() };
+        if let Some(plan) = fitting(shape, workload, &larger, machine) {
+            return vec![WayBack { change, plan }];
+        }
+        if walls(&larger, machine).at(Tier::Disk) < larger.budget.disk.0 {
+            // The machine has no more.
+            return Vec::new();
+        }
+        let ways = ways_back(shape, workload, &larger, machine, n);
+        return ways.into_iter().map(|w| WayBack { change: together(&[&change, &w.change]), plan: w.plan }).collect();
+    }
     if config.train.is_some() {
         let mut out = super::solve_train::ways_back(shape, workload, config, machine, n);
         if out.is_empty() && n > 0 {
@@ -169,6 +184,16 @@ pub fn ways_back(
     out
 }
 
+/// The disk that `workload` needs, where it is more than there may be: nothing else makes files smaller.
+fn more_disk(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Change> {
+    if workload.files.is_empty() {
+        return None;
+    }
+    let needed = plan(shape, workload, config, machine).ok()?.peak(Tier::Disk);
+    let over = needed > walls(config, machine).at(Tier::Disk);
+    over.then(|| set("budget.disk", format!("{needed} B"), format!("Disk limit {}", Bytes(needed))))
+}
+
 /// The budgets that `config` needs as it is.
 fn larger_budget(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<WayBack> {
     let whole = plan(shape, workload, config, machine).ok()?;
@@ -197,6 +222,23 @@ fn larger_budget(shape: &ModelShape, workload: &Workload, config: &Config, machi
 /// The first of [`ways_back`].
 pub fn cheapest_change(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Change> {
     ways_back(shape, workload, config, machine, 1).pop().map(|w| w.change)
+}
+
+/// What fits in place of what a plan is `over` by, in words of the command line: the cheapest change, and on the disk what may be
+/// left out.
+pub fn hint(
+    over: &OverBudget,
+    shape: &ModelShape,
+    workload: &Workload,
+    config: &Config,
+    machine: &Machine,
+) -> Option<String> {
+    let change = cheapest_change(shape, workload, config, machine).map(|c| c.to_args());
+    if over.tier != Tier::Disk {
+        return change;
+    }
+    let without = files::Output::named(&over.name).unwrap_or(files::Output::Other).without();
+    Some(change.map_or_else(|| files::way_out(over), |change| format!("{change}, or {without}")))
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub fn formula(
     live.retain(|l| l.tag.category == category);
     let bytes: u64 = live.iter().map(|l| l.bytes).sum();
     let terms = match category {
+        _ if tier == Tier::Disk => written(workload, &live),
         _ if config.train.is_some() => formula_train::terms(stored, config, &live).ok()?,
         Category::Weights => weights(&draft, &live),
         Category::KvCache => cache(&draft, &live),
@@ -54,6 +55,13 @@ pub fn formula(
     write(&terms, &mut text);
     let _ = write!(text, " = {}", Bytes(bytes).three_digits());
     Some(Formula { text, bytes })
+}
+
+/// Each file by what it is made of.
+fn written(workload: &Workload, live: &[Live]) -> Vec<Term> {
+    let of = |l: &Live| workload.files.iter().find(|w| w.output.tag() == l.tag && w.bytes() == l.bytes);
+    let product = |factors: &Vec<(u64, String)>| Term(factors.iter().map(|(v, what)| n(*v, what.as_str())).collect());
+    live.iter().filter_map(of).flat_map(|w| w.sum.iter().map(product)).collect()
 }
 
 /// Tensors by type, then their padding, then the slots of what is streamed.
@@ -371,7 +379,7 @@ mod tests {
         );
         let config = config(&[]);
         let of = |category, passes| {
-            let work = Workload { passes, reference: false };
+            let work = Workload { passes, ..Workload::default() };
             formula(&shape, &work, &config, Some(Phase::Prefill), Tier::Device, category).unwrap().text
         };
         let passes = || vec![Pass { prompt: 100, decode: 3, sequences: 1 }];

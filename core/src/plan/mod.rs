@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{cheapest_change, ways_back};
+pub use change::{cheapest_change, hint, ways_back};
 pub use formula::{Formula, formula};
 pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
@@ -30,6 +30,8 @@ pub use way_back::{Change, WayBack};
 
 use crate::catalog;
 use crate::config::{Config, Engine};
+use crate::device::Spent;
+use crate::device::dry::Rates;
 use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
@@ -37,6 +39,7 @@ use crate::forward::gpu;
 use crate::forward::workspace;
 use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TABLES, TRAIL};
+use crate::ledger::files::{Output, Written};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier, Walls};
 use crate::machine::Machine;
 use crate::model::sampling::{SAMPLER, SAMPLER_BYTES};
@@ -68,6 +71,9 @@ pub struct Workload {
     /// True when an evaluation compares with saved logits, a row of which is held.
     #[serde(default)]
     pub reference: bool,
+    /// What is written on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Written>,
 }
 
 impl Workload {
@@ -78,7 +84,7 @@ impl Workload {
         let generated = run.max_tokens.min(most);
         Self {
             passes: vec![Pass { prompt, decode: generated.saturating_sub(1), sequences: run.sequences }],
-            reference: false,
+            ..Self::default()
         }
     }
 }
@@ -186,11 +192,13 @@ impl Resolved {
         ledger: &Arc<Ledger>,
         note: &mut dyn FnMut(Note),
     ) -> Result<()> {
+        let mut held = files(workload, ledger, |w| w.output != Output::Dump)?;
+        let dumps = || files(workload, ledger, |w| w.output == Output::Dump);
         if config.run.engine == Engine::Candle {
+            held.extend(dumps()?);
             return guest::walk(self, config, stored, workload, ledger);
         }
         let p = &self.pipeline;
-        let mut held: Vec<Reservation> = Vec::new();
         let model = place::Model { stored, held: &self.held, threads: self.threads };
         match self.gpu {
             Some(_) => {
@@ -235,6 +243,9 @@ impl Resolved {
                 followed.map(|(l, h)| ledger.reserve(TRAIL, p.trail_bytes(l, h, prompt))).transpose()
             };
             ledger.enter(Phase::Prefill);
+            if i == 0 {
+                held.extend(dumps()?);
+            }
             let prefill = workspace(Forward::prefill_shape(p, prompt, config.run.batch), note)?;
             let empty = grow(None, 0, note)?;
             let mut trails = vec![trail()?];
@@ -271,8 +282,32 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
     };
     catalog::check_platform(config)?;
     let draft = draft(config, machine);
-    let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
+    let spent = walk_training(config, stored, workload, &draft, time::rates(config, machine))?;
     Ok(made(&draft, time::training(stored, train, spent, machine), workload))
+}
+
+/// Walks a training and what it writes: states while it learns, one beside the one that it takes the place of, and what is exported
+/// at its end.
+fn walk_training(
+    config: &Config,
+    stored: &ModelShape,
+    workload: &Workload,
+    ledger: &Arc<Ledger>,
+    rates: Option<Rates>,
+) -> Result<Spent> {
+    let exported = |w: &Written| matches!(w.output, Output::Adapter | Output::Model);
+    let _held = files(workload, ledger, |w| !exported(w))?;
+    let beside = files(workload, ledger, |w| w.replaced)?;
+    let spent = train::plan::walk(config, stored, ledger, rates)?;
+    drop(beside);
+    files(workload, ledger, exported)?;
+    Ok(spent)
+}
+
+/// Reserves those files of `workload` that are `wanted`.
+fn files(workload: &Workload, ledger: &Arc<Ledger>, wanted: impl Fn(&Written) -> bool) -> Result<Vec<Reservation>> {
+    let wanted = workload.files.iter().filter(|w| wanted(w));
+    wanted.map(|w| ledger.reserve(w.output.tag(), w.bytes())).collect()
 }
 
 /// An account without walls that remembers where those of `config` would have been crossed.
