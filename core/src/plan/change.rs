@@ -297,6 +297,45 @@ mod tests {
     }
 
     #[test]
+    fn over_the_disk_only_a_larger_disk_fits_and_what_is_written_is_named() {
+        use crate::ledger::files::{Output, Written};
+        let shape = shape("smollm2-135m@f16");
+        let machine = Machine::default_guess();
+        let asked = |pairs: &[(&str, &str)]| {
+            let config = config(pairs);
+            let files =
+                vec![Written::new(Output::Reference, &[&[(50, "B")]]), Written::new(Output::Dump, &[&[(20, "B")]])];
+            let work = Workload { files, ..workload(&config, 30) };
+            (config, work)
+        };
+        let (fits, work) = asked(&[("budget.disk", "70 B")]);
+        assert_eq!(plan(&shape, &work, &fits, &machine).unwrap().over, None);
+        for (limit, row, without) in [("69 B", "dump", "--dump"), ("49 B", "saved reference logits", "eval.fidelity")] {
+            let (tight, work) = asked(&[("budget.disk", limit)]);
+            let over = plan(&shape, &work, &tight, &machine).unwrap().over.unwrap();
+            assert_eq!((over.tier, over.name.as_str(), over.needed), (Tier::Disk, row, 70));
+            let said = hint(&over, &shape, &work, &tight, &machine).unwrap();
+            assert!(said.starts_with("--set budget.disk='70 B', or ") && said.contains(without), "{said}");
+        }
+        // Memory that does not suffice either is found a way back too, beside it.
+        let (tight, work) = asked(&[("budget.disk", "9 B"), ("budget.device", "300 MiB"), ("run.context", "4096")]);
+        let ways = ways_back(&shape, &work, &tight, &machine, 3);
+        assert!(!ways.is_empty());
+        for way in ways {
+            let changed = way.change.apply(&tight).unwrap();
+            assert!(changed.budget.disk.0 == 70 && way.change.sets.len() > 1, "{:?}", way.change);
+            assert_eq!(plan(&shape, &work, &changed, &machine).unwrap().over, None);
+        }
+        // Where the machine has no more, no budget helps.
+        let mut full = machine.clone();
+        full.disk.free = Some(60);
+        let (plain, work) = asked(&[]);
+        let over = plan(&shape, &work, &plain, &full).unwrap().over.unwrap();
+        assert!(over.machine && cheapest_change(&shape, &work, &plain, &full).is_none());
+        assert!(hint(&over, &shape, &work, &plain, &full).unwrap().contains("free some space there"));
+    }
+
+    #[test]
     fn ways_back_fit_differ_in_kind_and_begin_with_the_cheapest() {
         let shape = shape("smollm2-135m@f16");
         let machine = Machine::default_guess();

@@ -221,6 +221,7 @@ fn computed(draft: &Draft, live: &[Live]) -> Vec<Term> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::files::{Output, Written};
     use crate::machine::Machine;
     use crate::plan::tests::{matrix, shape, workload};
     use crate::plan::{Pass, plan};
@@ -314,7 +315,10 @@ mod tests {
                     sets.extend_from_slice(more);
                     let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
                     let config = crate::catalog::from_toml("", &sets).unwrap();
-                    let work = Workload::default();
+                    let state = Written::new(Output::State, &[&[(5000, "B of what learns")], &[(88, "B header")]]);
+                    let adapter = Written::new(Output::Adapter, &[&[(2, "files"), (300, "values"), (4, "B")]]);
+                    let files = vec![Written { replaced: true, ..state }, adapter];
+                    let work = Workload { files, ..Workload::default() };
                     let planned = plan(&shape, &work, &config, &machine).unwrap().bytes;
                     let accounts = std::iter::once((None, &planned.tiers))
                         .chain(planned.phases.iter().map(|(p, a)| (Some(*p), a)));

@@ -179,6 +179,21 @@ impl Resolved {
         self.pipeline.endless(prompt)
     }
 
+    /// Weights and adapter, as they are loaded.
+    fn load(&self, stored: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
+        let model = place::Model { stored, held: &self.held, threads: self.threads };
+        match self.gpu {
+            Some(_) => {
+                gpu::plan_load(model, ledger, held)?;
+                gpu::plan_adapter(&self.held, ledger, held)
+            }
+            None => {
+                self.placement.plan(model, ledger, held)?;
+                adapter::plan(&self.held, self.threads, ledger, held)
+            }
+        }
+    }
+
     /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows
     /// and each room stands for, before it is made.
     ///
@@ -199,17 +214,7 @@ impl Resolved {
             return guest::walk(self, config, stored, workload, ledger);
         }
         let p = &self.pipeline;
-        let model = place::Model { stored, held: &self.held, threads: self.threads };
-        match self.gpu {
-            Some(_) => {
-                gpu::plan_load(model, ledger, &mut held)?;
-                gpu::plan_adapter(&self.held, ledger, &mut held)?;
-            }
-            None => {
-                self.placement.plan(model, ledger, &mut held)?;
-                adapter::plan(&self.held, self.threads, ledger, &mut held)?;
-            }
-        }
+        self.load(stored, ledger, &mut held)?;
         let tier = config.cpu_tier();
         if config.run.sampling.temperature > 0.0 {
             held.push(ledger.reserve(Tag { tier, ..SAMPLER }, (SAMPLER_BYTES * self.held.vocab) as u64)?);
@@ -392,6 +397,13 @@ pub(crate) mod tests {
             // Each with two of the models, so that every model meets every choice of each axis.
             for shape in [&models[i % 4], &models[(i / 4 + i + 1) % 4]] {
                 let mut workload = workload(&config, [1, 40, 200, 300][(i / 3) % 4]);
+                if i % 4 == 0 {
+                    let rows = [(7, "rows"), (shape.vocab as u64, "tokens of the vocabulary"), (4, "B")];
+                    workload.files.push(Written::new(Output::Dump, &[&rows, &[(1032, "B header")]]));
+                    workload.files.push(Written::new(Output::Dump, &[&rows]));
+                    workload.files.push(Written::new(Output::Reference, &[&rows]));
+                    workload.files.push(Written::new(Output::Folder, &[&[(99, "B")]]));
+                }
                 if i % 5 == 0 {
                     workload.passes.push(Pass { prompt: 64, decode: 9, sequences: 1 });
                     workload.passes.push(Pass { prompt: 250, decode: 0, sequences: 1 });
