@@ -264,7 +264,7 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
     }
 }
 
-/// Most bytes of what is written beside the weights: the configuration, and the files of [`words`], from the vocabulary and not from
+/// Most bytes of what is written beside the weights: the configuration, and the files of the words, from the vocabulary and not from
 /// what is written.
 ///
 /// # Errors
