@@ -138,6 +138,7 @@ fn headless(config: &Config) -> f64 {
         base: ".".into(),
         dump: None,
         keep: None,
+        folder: None,
         care: ullage_core::output::Care::default(),
     };
     let job = Job::start(order).unwrap();

@@ -207,6 +207,7 @@ pub(crate) fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Resul
         base: ".".into(),
         dump: None,
         keep: None,
+        folder: None,
         care: Care { inputs: Vec::new(), force: false },
     })
 }
@@ -333,7 +334,7 @@ fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets, group
 /// What a configuration computes.
 pub(crate) fn workload_of(order: &Order) -> Result<Workload> {
     if order.config.train.is_some() {
-        return Ok(Workload::default());
+        return ullage_core::job::train::workload(order);
     }
     Ok(ullage_core::job::infer::prepare(&order.model, &order.config, &order.base)?.workload)
 }
@@ -427,9 +428,7 @@ fn summary(args: &args::CheckPlan, rows: &[Row], wall: &Wall, bad: usize, passed
 
 /// Whether a device runs a configuration at all: it plans.
 fn runs(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> bool {
-    order(model, machine, sets)
-        .and_then(|o| plan(&model.shape, &Workload { passes: Vec::new(), reference: false }, &o.config, machine))
-        .is_ok()
+    order(model, machine, sets).and_then(|o| plan(&model.shape, &Workload::default(), &o.config, machine)).is_ok()
 }
 
 /// Random configurations, which need `needed`, under random budgets: each finishes within its budget or is refused with the right words.

@@ -9,13 +9,12 @@ use serde_json::json;
 use ullage_core::bytes::Bytes;
 use ullage_core::catalog;
 use ullage_core::config::Config;
-use ullage_core::job::infer;
+use ullage_core::job::{Order, infer, train};
 use ullage_core::ledger::Tier;
-use ullage_core::machine::{self, Machine};
+use ullage_core::machine;
 use ullage_core::model::Model;
-use ullage_core::plan::{Inverse, TrainInverse, Workload, cautions, cheapest_change, plan as plan_of};
+use ullage_core::plan::{Inverse, TrainInverse, cautions, hint, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
-use ullage_core::shape::ModelShape;
 use ullage_core::{Error, Result};
 
 use crate::args;
@@ -88,18 +87,18 @@ fn notes(config: &Config) -> String {
 
 pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
-    let order = source::order(&loaded)?;
+    let order = source::order(&loaded)?.on_its_disk();
     let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
     for note in cautions(config, shape, machine) {
         eprintln!("note: {note}");
     }
     if config.train.is_some() {
-        return plan_training(shape, config, machine, args.json);
+        return plan_training(&order, args.json);
     }
     let prepared = infer::prepare(&order.model, config, &order.base)?;
     let mut plan = plan_of(shape, &prepared.workload, config, machine)?;
     if let Some(over) = &mut plan.over {
-        over.hint = cheapest_change(shape, &prepared.workload, config, machine).map(|c| c.to_args());
+        over.hint = hint(over, shape, &prepared.workload, config, machine);
     }
     let inverse = Inverse::of(shape, &prepared.workload, config, machine);
     let bytes: ByteReport = (&plan.bytes).into();
@@ -154,11 +153,12 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
 }
 
 /// The plan of a training run.
-fn plan_training(shape: &ModelShape, config: &Config, machine: &Machine, as_json: bool) -> Result<u8> {
-    let workload = Workload::default();
+fn plan_training(order: &Order, as_json: bool) -> Result<u8> {
+    let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
+    let workload = train::workload(order)?;
     let mut plan = plan_of(shape, &workload, config, machine)?;
     if let Some(over) = &mut plan.over {
-        over.hint = cheapest_change(shape, &workload, config, machine).map(|c| c.to_args());
+        over.hint = hint(over, shape, &workload, config, machine);
     }
     let inverse = TrainInverse::of(shape, config, machine);
     let bytes: ByteReport = (&plan.bytes).into();

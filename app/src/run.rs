@@ -106,9 +106,14 @@ pub fn execute(order: Order, out: Option<&PathBuf>, quiet: bool, text: &mut dyn 
 ///
 /// # Errors
 /// As [`execute`].
-pub fn follow(order: Order, mut folder: Option<Folder>, quiet: bool, text: &mut dyn FnMut(&str)) -> Result<Report> {
+pub fn follow(mut order: Order, mut folder: Option<Folder>, quiet: bool, text: &mut dyn FnMut(&str)) -> Result<Report> {
+    order.folder = folder.as_ref().map(|folder| folder.dir().to_owned());
+    let order = order.on_its_disk();
     let train = order.config.train.is_some();
     let job = Job::start(order)?;
+    if let Some(folder) = &mut folder {
+        folder.within(job.ledger())?;
+    }
     let cancel = job.cancel_flag();
     on_interrupt(Arc::clone(&cancel));
     let mut report = Report::default();

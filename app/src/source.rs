@@ -117,6 +117,7 @@ pub fn order(loaded: &Loaded) -> Result<Order> {
         base: loaded.base.clone(),
         dump: None,
         keep: None,
+        folder: None,
         care: Care { inputs: loaded.file.iter().cloned().collect(), ..Care::default() },
     })
 }

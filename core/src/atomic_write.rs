@@ -1,12 +1,14 @@
-//! Files and folders that appear whole or not at all: written beside their place, put on the disk, then renamed into it.
+//! Files and folders that appear whole or not at all: written beside their place, put on the disk, then renamed into it. In a job
+//! their bytes are counted before they are there ([`crate::ledger::files`]).
 #![allow(unsafe_code, reason = "system calls")]
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
+use crate::ledger::{Reservation, files};
 
 /// A name beside `path` that nobody else uses.
 fn beside(path: &Path) -> PathBuf {
@@ -32,13 +34,53 @@ struct Leftover(PathBuf);
 impl Drop for Leftover {
     fn drop(&mut self) {
         let _ = if self.0.is_dir() { fs::remove_dir_all(&self.0) } else { fs::remove_file(&self.0) };
+        files::removed(&self.0);
     }
 }
+
+/// A file whose length is counted before it grows; what is written over what is there costs nothing.
+#[derive(Debug)]
+pub struct Counted {
+    file: File,
+    /// Where the next byte goes, and how far what was granted reaches.
+    at: u64,
+    reach: u64,
+    room: Option<Reservation>,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let end = self.at.saturating_add(bytes.len() as u64);
+        if end > self.reach {
+            if let Some(room) = &mut self.room {
+                room.grow(end - self.reach).map_err(|e| std::io::Error::other(files::refused(e)))?;
+            }
+            self.reach = end;
+        }
+        let written = self.file.write(bytes)?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Counted {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
+    }
+}
+
+/// Where the bytes of a file in the making go.
+pub type Out = BufWriter<Counted>;
 
 /// A file in the making, beside its place; dropped before [`Self::commit`], it leaves no trace.
 pub struct Pending {
     // Closed before what it names is removed.
-    out: BufWriter<File>,
+    out: Out,
     part: Leftover,
     target: PathBuf,
 }
@@ -47,28 +89,33 @@ impl Pending {
     /// Begins the file `path`, written through a buffer of `buffer` bytes.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::OverBudget`].
     pub fn begin(path: &Path, buffer: usize) -> Result<Self> {
+        let room = files::begin()?;
         let part = Leftover(beside(path));
         let file = File::create_new(&part.0).map_err(|e| Error::io(path, "cannot write", &e))?;
+        let file = Counted { file, at: 0, reach: 0, room };
         Ok(Self { out: BufWriter::with_capacity(buffer, file), part, target: path.into() })
     }
 
     /// Where its bytes go.
-    pub fn out(&mut self) -> &mut BufWriter<File> {
+    pub fn out(&mut self) -> &mut Out {
         &mut self.out
     }
 
     /// Puts it on the disk, lets `check` read it back, and gives it its name, replacing what is there.
     ///
     /// # Errors
-    /// [`Error::Io`], and what `check` returns; then the target is as it was.
+    /// [`Error::Io`], [`Error::OverBudget`], and what `check` returns; then the target is as it was.
     pub fn commit(mut self, check: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let io = |e: &std::io::Error| Error::io(&self.target, "cannot write", e);
         self.out.flush().map_err(|e| io(&e))?;
-        self.out.get_ref().sync_all().map_err(|e| io(&e))?;
+        self.out.get_ref().file.sync_all().map_err(|e| io(&e))?;
         check(&self.part.0)?;
         fs::rename(&self.part.0, &self.target).map_err(|e| io(&e))?;
+        if let Some(room) = self.out.get_mut().room.take() {
+            files::finished(&self.target, room);
+        }
         sync_folder(parent(&self.target));
         Ok(())
     }
@@ -77,8 +124,8 @@ impl Pending {
 /// Writes the file `path` through `fill`, replacing what is there once the new one is complete and on the disk.
 ///
 /// # Errors
-/// [`Error::Io`], and what `fill` returns; then the target is as it was.
-pub fn file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+/// [`Error::Io`], [`Error::OverBudget`], and what `fill` returns; then the target is as it was.
+pub fn file(path: &Path, fill: impl FnOnce(&mut Out) -> Result<()>) -> Result<()> {
     let mut new = Pending::begin(path, 32 << 10)?;
     fill(new.out())?;
     new.commit(|_| Ok(()))
@@ -87,7 +134,7 @@ pub fn file(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) 
 /// Writes `bytes` as the file `path`, whole or not at all.
 ///
 /// # Errors
-/// [`Error::Io`]; then the target is as it was.
+/// [`Error::Io`], [`Error::OverBudget`]; then the target is as it was.
 pub fn bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     file(path, |out| out.write_all(bytes).map_err(|e| Error::io(path, "cannot write", &e)))
 }
@@ -151,6 +198,7 @@ impl<'a> Folder<'a> {
         } else {
             fs::rename(&part.0, &target).map_err(|e| io(&e))?;
         }
+        files::renamed(&part.0, &target);
         // After an exchange what was there before has the temporary name, and goes with it.
         for entry in fs::read_dir(&part.0).into_iter().flatten().flatten() {
             let (name, at) = (entry.file_name(), entry.path());
@@ -212,6 +260,50 @@ mod tests {
         assert!(matches!(failed, Err(Error::Cancelled)));
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn the_wall_stops_a_file_before_its_bytes_are_there_and_what_is_rewritten_counts_once() {
+        use crate::ledger::{Ledger, Tier, files::accounted};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let ledger = Ledger::new(0, 0, 1000);
+        let write = |n: usize| {
+            file(&path, |out| {
+                let io = |e: std::io::Error| Error::io("x", "cannot write", &e);
+                out.write_all(&vec![b'-'; n]).map_err(io)?;
+                // A header written last.
+                out.seek(SeekFrom::Start(0)).map_err(io)?;
+                out.write_all(&[b'+'; 100]).map_err(io)
+            })
+        };
+        accounted(&ledger, || {
+            write(600).unwrap();
+            assert_eq!((ledger.held(Tier::Disk), fs::metadata(&path).unwrap().len()), (600, 600));
+            // Both are there until the new one takes the old one's place.
+            let error = write(401).unwrap_err();
+            let Error::OverBudget(over) = &error else { panic!("{error}") };
+            assert_eq!((over.needed, over.available, error.exit_code()), (1001, 400, 3));
+            assert!(over.hint.as_ref().unwrap().contains("budget.disk"), "{error}");
+            assert_eq!((ledger.held(Tier::Disk), fs::metadata(&path).unwrap().len()), (600, 600));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+            write(400).unwrap();
+            assert_eq!((ledger.held(Tier::Disk), fs::metadata(&path).unwrap().len()), (400, 400));
+            // Folders by their files.
+            let target = folder.path().join("f");
+            for (n, commit, after) in [(500, true, 900), (100, false, 900), (100, true, 500)] {
+                let new = Folder::new(&target, |_| true).unwrap();
+                bytes(&new.file("a"), &vec![0; n]).unwrap();
+                if commit {
+                    new.commit().unwrap();
+                } else {
+                    drop(new);
+                }
+                assert_eq!(ledger.held(Tier::Disk), after);
+            }
+        });
+        assert_eq!(ledger.held(Tier::Disk), 0);
+        write(5000).unwrap();
     }
 
     #[test]

@@ -186,9 +186,13 @@ impl Error {
         }
     }
 
-    /// A file-system error while doing `action` to `path`; one for want of room says what to do.
+    /// A file-system error while doing `action` to `path`; one for want of room says what to do. A writer that the wall stopped
+    /// stays over budget.
     pub fn io(path: impl AsRef<Path>, action: impl Into<String>, error: &std::io::Error) -> Self {
         use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        if let Some(over @ Self::OverBudget(_)) = error.get_ref().and_then(|e| e.downcast_ref::<Self>()) {
+            return over.clone();
+        }
         let mut message = error.to_string();
         if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
             message += "; free some space there, or name a place on another disk";

@@ -239,6 +239,7 @@ pub fn order(model: &Arc<Model>, config: &Config) -> Order {
         base: ".".into(),
         dump: None,
         keep: None,
+        folder: None,
         care: ullage_core::output::Care::default(),
     }
 }

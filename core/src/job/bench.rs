@@ -113,7 +113,7 @@ impl Bench<'_> {
         let (decode, operations) = loaded.decode(&mut seqs, depth)?;
         let (decode, decode_sd) = mean_sd(&decode);
         let passes = vec![Pass { prompt: depth, decode: self.spec.steps, sequences: 1 }];
-        let workload = Workload { passes, reference: false };
+        let workload = Workload { passes, ..Workload::default() };
         let decode_bytes = plan(&self.model.shape, &workload, self.config, self.machine)?.time.decode_bytes;
         Ok(Point {
             depth,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic_write::Pending;
 use crate::error::{Error, Result};
+use crate::ledger::files::{Output, Written, writing};
 use crate::output::{Care, Claim};
 
 /// The tensor of the logits before each generated token of sequence 0, `(steps, vocab)`.
@@ -17,6 +18,12 @@ const HEADER: usize = 1024;
 /// The file of the rows called `name`.
 fn file(name: &str) -> String {
     format!("{name}.safetensors")
+}
+
+/// What a tensor of `rows` rows of `vocab` logits will take.
+pub(super) fn written(rows: usize, vocab: usize) -> Written {
+    let payload = [(rows as u64, "rows"), (vocab as u64, "tokens of the vocabulary"), (4, "B")];
+    Written::new(Output::Dump, &[&payload, &[(8 + HEADER as u64, "B header")]])
 }
 
 struct Rows {
@@ -48,11 +55,11 @@ impl Dump {
     /// Appends a row of logits to tensor `name`.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's, or the wall's.
     pub fn row(&mut self, name: &str, logits: &[f32]) -> Result<()> {
         if !self.open.contains_key(name) {
             let path = self.dir.join(file(name));
-            let mut file = Pending::begin(&path, 32 << 10)?;
+            let mut file = writing(Output::Dump, || Pending::begin(&path, 32 << 10))?;
             file.out().write_all(&[b' '; 8 + HEADER]).map_err(|e| Error::io(&path, "cannot write", &e))?;
             self.open.insert(name.to_owned(), Rows { path, file, rows: 0 });
         }

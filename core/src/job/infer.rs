@@ -12,7 +12,7 @@ use super::account::Baseline;
 use super::backend::Cuda;
 use super::backend::{Backend, Cpu};
 use super::broken::{self, FirstBroken};
-use super::{EventSender, Order, candle, reference};
+use super::{EventSender, Order, candle, dump, reference};
 use crate::catalog;
 use crate::config::{self, Config};
 use crate::error::{Diverged, Error, Result};
@@ -21,6 +21,7 @@ use crate::forward::cpu::{Forward, HeadRows, PassObserver, Sequence};
 use crate::forward::runner::Runner;
 use crate::job::dump::{Dump, LOGITS};
 use crate::ledger::alloc::{self, Scope};
+use crate::ledger::files::Written;
 use crate::ledger::{Ledger, Phase, Tag};
 use crate::model::Model;
 use crate::model::sampling::Sampler;
@@ -28,6 +29,7 @@ use crate::model::text::{StopFilter, Words, too_long};
 use crate::model::tokenizer::Decoder;
 use crate::ops::ThreadTeam;
 use crate::plan::{self, Pass, REFERENCE, Resolved, Workload};
+use crate::report::folder;
 use crate::report::protocol::{Command, Event, ModelCard, Speed, Stop};
 
 /// Least seconds between two snapshots of one kind.
@@ -106,24 +108,37 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
     }
     workload.passes.extend(passes.into_iter().map(|(prompt, decode)| Pass { prompt, decode, sequences: 1 }));
     workload.reference = tasks.iter().any(|t| t.reference.is_some());
+    workload.files = tasks.iter().filter_map(|task| reference::missing(task, model, config)).collect();
     Ok(Work { prompt, tasks, workload, resolved })
+}
+
+/// What an order writes beside what its evaluations compare with: its dump, and the folder of its run.
+fn outputs(order: &Order, tasks: &[eval::Prepared], workload: &Workload) -> Vec<Written> {
+    let vocab = order.model.shape.vocab;
+    // The logits after the prompt, and after each token that is fed.
+    let generated = workload.passes.first().map_or(0, |pass| pass.decode + 1);
+    let forced = tasks.iter().map(|task| task.cases.iter().map(|case| case.forced.len()).sum());
+    let dumped = std::iter::once(generated).chain(forced).map(|rows| dump::written(rows, vocab));
+    let dumped = dumped.filter(|_| order.dump.is_some());
+    dumped.chain(order.folder.iter().map(|_| folder::written())).collect()
 }
 
 /// Runs an order to its end, on the device that it names.
 pub(super) fn run(
     order: &Order,
+    ledger: &Arc<Ledger>,
     inbox: &Receiver<Command>,
     tell: &mut EventSender,
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let config = &order.config;
     if config.run.engine == config::Engine::Candle {
-        return run_on(|workload| candle::Backend::new(config, workload, cancel), order, inbox, tell, cancel);
+        return run_on(|workload| candle::Backend::new(config, workload, cancel), order, ledger, inbox, tell, cancel);
     }
     match config.gpu() {
-        None => run_on(|_| Ok(Cpu), order, inbox, tell, cancel),
+        None => run_on(|_| Ok(Cpu), order, ledger, inbox, tell, cancel),
         #[cfg(feature = "cuda")]
-        Some(gpu) => run_on(|_| Cuda::open(gpu, config), order, inbox, tell, cancel),
+        Some(gpu) => run_on(|_| Cuda::open(gpu, config), order, ledger, inbox, tell, cancel),
         #[cfg(not(feature = "cuda"))]
         Some(_) => Err(Error::refused(
             format!("machine.device = {}", config.machine.device),
@@ -136,6 +151,7 @@ pub(super) fn run(
 fn run_on<B: Backend>(
     open: impl FnOnce(&Workload) -> Result<B>,
     order: &Order,
+    ledger: &Arc<Ledger>,
     inbox: &Receiver<Command>,
     tell: &mut EventSender,
     cancel: &Arc<AtomicBool>,
@@ -147,11 +163,12 @@ fn run_on<B: Backend>(
     });
     let dump = dump.transpose()?;
     // Words are the program's, not the job's.
-    let Prepared { words, prompt, mut tasks, workload, resolved } =
+    let Prepared { words, prompt, mut tasks, mut workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
+    workload.files.extend(outputs(order, &tasks, &workload));
     let mut planned = resolved.plan(config, &model.shape, &workload, machine)?;
     if let Some(over) = &mut planned.over {
-        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
+        over.hint = plan::hint(over, &model.shape, &workload, config, machine);
     }
     planned.notes = config.without_effect();
     let over = planned.over.clone();
@@ -170,7 +187,7 @@ fn run_on<B: Backend>(
     }
     reference::ensure(order, &mut tasks, &team, tell)?;
     let baseline = Baseline::here();
-    let ledger = Ledger::within(plan::walls(config, machine)).heeding(cancel);
+    let ledger = Arc::clone(ledger).heeding(cancel);
     super::fault::watch(&config.run.prompt, &ledger);
     tell.event(Event::Phase { phase: Phase::Load });
     let start = Instant::now();

@@ -32,10 +32,11 @@ pub use crate::report::protocol::{Command, Event, Numbered};
 use crate::config::train::Validation;
 use crate::config::{Config, KnobValue};
 use crate::error::{Error, Result};
-use crate::ledger::alloc;
+use crate::ledger::{Ledger, alloc, files};
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::output::Care;
+use crate::plan;
 
 /// What a job runs.
 #[derive(Clone, Debug)]
@@ -52,11 +53,24 @@ pub struct Order {
     pub dump: Option<PathBuf>,
     /// Where what is learned goes when the configuration names no folder (`train.out`); `None`: nowhere.
     pub keep: Option<PathBuf>,
+    /// Where the folder of the run goes (`--out`), which whoever reads the events writes; it counts as what the job itself writes.
+    pub folder: Option<PathBuf>,
     /// What may be written over; beside its inputs, those that the configuration names are kept out of harm's way.
     pub care: Care,
 }
 
 impl Order {
+    /// The same, whose wall on the disk is what is free now where most is written: in a folder that it names, or else in the
+    /// cache folder.
+    #[must_use]
+    pub fn on_its_disk(mut self) -> Self {
+        let out = self.config.train.as_ref().filter(|t| !t.out.is_empty()).map(|t| self.base.join(&t.out));
+        let named = [self.dump.clone(), out, self.keep.clone(), self.folder.clone()];
+        let place = named.into_iter().flatten().next();
+        self.machine.free_at(place.as_deref());
+        self
+    }
+
     /// What is written for it must not touch what it reads.
     pub fn care(&self) -> Care {
         let mut care = self.care.clone();
@@ -83,6 +97,7 @@ impl Order {
 #[derive(Debug)]
 pub struct Job {
     commands: SyncSender<Command>,
+    ledger: Arc<Ledger>,
     /// Its events, in order.
     pub events: Receiver<Numbered>,
     cancel: Arc<AtomicBool>,
@@ -104,16 +119,21 @@ impl Job {
         let (outbox, events) = sync_channel(EVENTS);
         let cancel = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&cancel);
+        // It heeds the flag in inference alone: a training's buffers come matrix by matrix, and a step that has begun is not to lose
+        // one, nor is what is saved after it.
+        let ledger = Ledger::within(plan::walls(&order.config, &order.machine));
+        let account = Arc::clone(&ledger);
         let thread = std::thread::Builder::new()
             .name("ullage-engine".into())
             .stack_size(8 << 20)
             .spawn(move || {
                 alloc::set_scope(alloc::Scope::Engine);
                 let mut tell = EventSender { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
-                let done = std::panic::catch_unwind(AssertUnwindSafe(|| match order.config.train {
-                    Some(_) => train::run(&order, &inbox, &mut tell, &flag),
-                    None => infer::run(&order, &inbox, &mut tell, &flag),
-                }));
+                let run = || match order.config.train {
+                    Some(_) => train::run(&order, &account, &inbox, &mut tell, &flag),
+                    None => infer::run(&order, &account, &inbox, &mut tell, &flag),
+                };
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| files::accounted(&account, run)));
                 let failed = match done {
                     Ok(Ok(())) => None,
                     Ok(Err(e)) => Some(e),
@@ -124,7 +144,7 @@ impl Job {
                 }
             })
             .map_err(|e| Error::Internal(format!("cannot start the engine thread: {e}")))?;
-        Ok(Self { commands, events, cancel, thread: Some(thread) })
+        Ok(Self { commands, ledger, events, cancel, thread: Some(thread) })
     }
 
     /// Sends a command; [`Command::Cancel`] takes effect within the operation that is running.
@@ -134,6 +154,11 @@ impl Job {
         }
         // A full inbox means that the job has not reached a step's edge: the command would change nothing sooner.
         let _ = self.commands.try_send(command);
+    }
+
+    /// Its account.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// A flag that cancels when set, for signal handlers.

@@ -10,12 +10,14 @@ use sha2::{Digest, Sha256};
 use super::backend::{Backend, Cpu};
 use super::{Event, EventSender, Order};
 use crate::atomic_write::Pending;
-use crate::config::{Config, PerKv};
+use crate::config::{Compute, Config, PerKv};
 use crate::error::{Error, Result};
-use crate::eval::{Case, Prepared};
+use crate::eval::{Case, Prepared, reference::File};
 use crate::forward::cpu::{Forward, Unwatched, Workspace};
+use crate::ledger::files::{Output, Written, writing};
 use crate::ledger::{Ledger, Tier};
 use crate::machine;
+use crate::model::Model;
 use crate::ops::ThreadTeam;
 use crate::plan::{self, Pass, Resolved, Workload};
 
@@ -24,27 +26,51 @@ use crate::plan::{self, Pass, Resolved, Workload};
 pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &ThreadTeam, tell: &mut EventSender) -> Result<()> {
     for task in tasks {
         let Some(file) = &mut task.reference else { continue };
-        let mut key = Sha256::new();
-        key.update(file.key());
-        key.update(&order.model.hash);
-        key.update(match order.config.run.compute {
-            crate::config::Compute::Exact => "exact-1",
-            crate::config::Compute::Int8 => "int8-1",
-        });
-        let dir = machine::cache_dir().join("reference");
-        let path = dir.join(format!("{}.f32", crate::bytes::hex(&key.finalize())));
-        let rows: usize = task.cases.iter().map(|c| c.forced.len()).sum();
-        let bytes = (rows * 4 * order.model.shape.vocab) as u64;
-        let whole = |p: &PathBuf| fs::metadata(p).is_ok_and(|m| m.len() == bytes);
-        if !whole(&path) {
+        let path = place(file, &order.model, &order.config);
+        if !whole(&path, rows(&task.cases), &order.model) {
+            let dir = folder();
             fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot make the folder for reference logits", &e))?;
             // The name says what is in it: two who make it at once make the same.
-            make(order, &task.cases, &path, team, tell)?;
+            writing(Output::Reference, || make(order, &task.cases, &path, team, tell))?;
         }
         let open = fs::File::open(&path).map_err(|e| Error::io(&path, "cannot open reference logits", &e))?;
         file.open(path, open);
     }
     Ok(())
+}
+
+/// What [`ensure`] will write for `task`: nothing for one that compares with nothing, or whose file is there already.
+pub(crate) fn missing(task: &Prepared, model: &Model, config: &Config) -> Option<Written> {
+    let (file, rows) = (task.reference.as_ref()?, rows(&task.cases));
+    let sum: [(u64, &str); 3] =
+        [(rows as u64, "forced tokens"), (model.shape.vocab as u64, "tokens of the vocabulary"), (4, "B")];
+    (!whole(&place(file, model, config), rows, model)).then(|| Written::new(Output::Reference, &[&sum]))
+}
+
+fn folder() -> PathBuf {
+    machine::cache_dir().join("reference")
+}
+
+/// Where the logits of these cases are kept.
+fn place(file: &File, model: &Model, config: &Config) -> PathBuf {
+    let mut key = Sha256::new();
+    key.update(file.key());
+    key.update(&model.hash);
+    key.update(match config.run.compute {
+        Compute::Exact => "exact-1",
+        Compute::Int8 => "int8-1",
+    });
+    folder().join(format!("{}.f32", crate::bytes::hex(&key.finalize())))
+}
+
+/// Forced tokens of all cases.
+fn rows(cases: &[Case]) -> usize {
+    cases.iter().map(|c| c.forced.len()).sum()
+}
+
+/// Whether a file of so many rows is there.
+fn whole(path: &Path, rows: usize, model: &Model) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.len() == (rows * 4 * model.shape.vocab) as u64)
 }
 
 /// The configuration of the reference: the run's budgets, threads, batch and arithmetic, nothing compressed.
@@ -66,7 +92,7 @@ fn make(order: &Order, cases: &[Case], path: &Path, team: &ThreadTeam, tell: &mu
     let context = cases.iter().map(Case::tokens).max().unwrap_or(1);
     let passes =
         cases.iter().map(|c| Pass { prompt: c.prompt.len(), decode: c.forced.len() - 1, sequences: 1 }).collect();
-    let workload = Workload { passes, reference: false };
+    let workload = Workload { passes, ..Workload::default() };
     let mut config = uncompressed(order, context);
     let mut resolved = Resolved::new(&config, shape)?;
     let mut planned = resolved.plan(&config, shape, &workload, &order.machine)?;

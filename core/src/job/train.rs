@@ -16,11 +16,13 @@ use crate::catalog;
 use crate::config::train::{Decay, Hold, Train};
 use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{self, Scope};
+use crate::ledger::files::{self, Output, Written};
 use crate::ledger::{Ledger, Phase};
 use crate::model::text::Words;
 use crate::ops::ThreadTeam;
 use crate::output::Claim;
 use crate::plan::{self, Plan, Workload};
+use crate::report::folder;
 use crate::report::protocol::{Command, Event, MachineCard, Speed};
 use crate::train::batch::{Batch, Rows};
 use crate::train::broken::{GRADIENT, LOSS};
@@ -30,6 +32,7 @@ use crate::train::export::{self, export};
 use crate::train::plan::{check, section};
 use crate::train::say::{Right, say};
 use crate::train::state::{self, Saved, Standing};
+use crate::train::written::written;
 
 /// Steps of which every layer's memory is told, so that one step can be looked at from within; later ones are thinned out.
 const SHOWN: u64 = 2;
@@ -37,6 +40,7 @@ const SHOWN: u64 = 2;
 /// Runs an order with a `[train]` section to its end.
 pub(super) fn run(
     order: &Order,
+    ledger: &Arc<Ledger>,
     inbox: &Receiver<Command>,
     tell: &mut EventSender,
     cancel: &Arc<AtomicBool>,
@@ -61,10 +65,8 @@ pub(super) fn run(
     let place = Place::open(config)?;
     let step_seconds = planned.time.train_step_seconds;
     let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
-    // Its buffers come matrix by matrix; a step that has begun is not to lose one, nor is what is saved after it.
-    let ledger = Ledger::within(plan::walls(config, machine));
-    super::fault::watch(&config.run.prompt, &ledger);
-    let trainer = load(order, train, place, &ledger, &team, tell)?;
+    super::fault::watch(&config.run.prompt, ledger);
+    let trainer = load(order, train, place, ledger, &team, tell)?;
     let standing = Standing {
         step: 0,
         cursor: 0,
@@ -79,7 +81,7 @@ pub(super) fn run(
         train,
         techniques: Techniques::new(train)?,
         trainer,
-        ledger,
+        ledger: Arc::clone(ledger),
         baseline,
         rows,
         samples,
@@ -123,12 +125,31 @@ fn chosen(order: &Order) -> Result<&Train> {
 /// The plan, with the cheapest change that fits where it is over budget.
 fn planned(order: &Order) -> Result<Plan> {
     let Order { config, model, machine, .. } = order;
-    let workload = Workload::default();
+    let workload = alloc::scoped(Scope::Program, || workload(order))?;
     let mut planned = plan::plan(&model.shape, &workload, config, machine)?;
     if let Some(over) = &mut planned.over {
-        over.hint = plan::cheapest_change(&model.shape, &workload, config, machine).map(|c| c.to_args());
+        over.hint = plan::hint(over, &model.shape, &workload, config, machine);
     }
     Ok(planned)
+}
+
+/// The folder that what is learned goes to; `None` where nothing is kept.
+fn kept(order: &Order, train: &Train) -> Option<PathBuf> {
+    if train.out.is_empty() { order.keep.clone() } else { Some(order.base.join(&train.out)) }
+}
+
+/// What an order to train computes, which is in its section, and writes.
+///
+/// # Errors
+/// No section; a choice that the model's shape forbids.
+pub fn workload(order: &Order) -> Result<Workload> {
+    let train = section(&order.config)?;
+    let mut files: Vec<Written> = order.folder.iter().map(|_| folder::written()).collect();
+    if let Some(dir) = kept(order, train) {
+        let goes_on = train.resume && dir.join(state::FILE).is_file();
+        files.extend(written(&order.config, &order.model, goes_on)?);
+    }
+    Ok(Workload { files, ..Workload::default() })
 }
 
 /// Tells what begins, and refuses what is over budget. What is measured counts from here.
@@ -185,8 +206,7 @@ struct Out {
 impl Out {
     /// Claims it; `None` where nothing is kept.
     fn claim(order: &Order, train: &Train) -> Result<Option<Self>> {
-        let dir = if train.out.is_empty() { order.keep.clone() } else { Some(order.base.join(&train.out)) };
-        let Some(dir) = dir else { return Ok(None) };
+        let Some(dir) = kept(order, train) else { return Ok(None) };
         export::check(&order.model, train)?;
         let path = dir.join(state::FILE);
         let care = order.care();
@@ -269,6 +289,7 @@ impl Run<'_> {
         let Some(path) = self.out.as_ref().filter(|_| self.train.resume).map(Out::state) else { return Ok(()) };
         let Some(mut saved) = alloc::scoped(Scope::Program, || Saved::open(&path))? else { return Ok(()) };
         saved.standing.matches(&self.standing, &path)?;
+        files::adopted(&path, Output::State)?;
         saved.restore(&mut self.trainer)?;
         self.standing = saved.standing;
         self.saved = self.standing.step;

@@ -7,6 +7,7 @@
 pub mod alloc;
 mod blocks;
 mod buffer;
+pub mod files;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -207,7 +207,10 @@ impl Machine {
                 (here, Some(ignored(why)))
             }
             // What was measured stands; what another process can change since is read again.
-            Ok(Some(saved)) => (Self { memory: here.memory, cpu: here.cpu, ..saved }, None),
+            Ok(Some(saved)) => {
+                let disk = Disk { free: here.disk.free, ..saved.disk };
+                (Self { memory: here.memory, cpu: here.cpu, disk, ..saved }, None)
+            }
         }
     }
 
@@ -215,6 +218,14 @@ impl Machine {
     #[must_use]
     pub fn now(&self) -> Self {
         Self { memory: Memory::now(), ..self.clone() }
+    }
+
+    /// From now on the disk has free what it has at this moment at `place`, which need not be there yet; in the cache folder
+    /// without one.
+    pub fn free_at(&mut self, place: Option<&Path>) {
+        let place = place.map_or_else(cache_dir, Path::to_owned);
+        let place = std::path::absolute(&place).unwrap_or(place);
+        self.disk.free = place.ancestors().find_map(disk::free_bytes).or(self.disk.free);
     }
 
     /// Saves to the user's configuration folder (or `$ULLAGE_MACHINE`), whole or not at all.

@@ -79,7 +79,7 @@ pub(super) fn save(machine: &Machine, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{Gpu, Link};
+    use crate::machine::{Disk, Gpu, Link};
 
     /// Every field set, none at its guess. Ten digits at most: serde_json may read longer ones one unit off.
     fn machine() -> Machine {
@@ -88,7 +88,7 @@ mod tests {
         machine.speed.read = [12_345_678_901.5, 33_333_333_333.25];
         machine.disk.random =
             Link { latency_s: 2.7e-5, queue_depth: 2.0, curve: vec![(4096, 661.5e6), (65536, 1.0586e9)] };
-        machine.disk.note = Some("nota bene".into());
+        (machine.disk.note, machine.disk.free) = (Some("nota bene".into()), Some(1));
         machine.gpus.push(Gpu {
             name: "one".into(),
             memory: 1 << 37,
@@ -116,7 +116,9 @@ mod tests {
         let (loaded, warning) = Machine::load_or_guess_from(&path);
         assert_eq!(warning, None);
         assert!(loaded.probed);
-        assert_eq!((&loaded.speed, &loaded.disk, &loaded.gpus), (&saved.speed, &saved.disk, &saved.gpus));
+        let disk = Disk { free: loaded.disk.free, ..saved.disk.clone() };
+        assert_eq!((&loaded.speed, &loaded.disk, &loaded.gpus), (&saved.speed, &disk, &saved.gpus));
+        assert_ne!(loaded.disk.free, Some(1), "what is free is today's");
         let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["machine.json"], "nothing else is left there");
     }

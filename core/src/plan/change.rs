@@ -1,11 +1,12 @@
 //! Changes that bring a plan back within its budgets, as data: keys to set, and how to say it.
 
 use super::way_back::{Change, WayBack, fitting};
-use super::{Inverse, Workload, plan};
+use super::{Inverse, Workload, plan, walls};
 use crate::bytes::Bytes;
 use crate::catalog;
 use crate::config::{Axis, Config, axes};
-use crate::ledger::Tier;
+use crate::error::OverBudget;
+use crate::ledger::{Tier, files};
 use crate::machine::Machine;
 use crate::schema::{self, About, Cost};
 use crate::shape::ModelShape;
@@ -125,6 +126,20 @@ pub fn ways_back(
     machine: &Machine,
     n: usize,
 ) -> Vec<WayBack> {
+    if n > 0
+        && let Some(change) = more_disk(shape, workload, config, machine)
+    {
+        let Ok(larger) = change.apply(config) else { return Vec::new() };
+        if let Some(plan) = fitting(shape, workload, &larger, machine) {
+            return vec![WayBack { change, plan }];
+        }
+        if walls(&larger, machine).at(Tier::Disk) < larger.budget.disk.0 {
+            // The machine has no more.
+            return Vec::new();
+        }
+        let ways = ways_back(shape, workload, &larger, machine, n);
+        return ways.into_iter().map(|w| WayBack { change: together(&[&change, &w.change]), plan: w.plan }).collect();
+    }
     if config.train.is_some() {
         let mut out = super::solve_train::ways_back(shape, workload, config, machine, n);
         if out.is_empty() && n > 0 {
@@ -169,6 +184,16 @@ pub fn ways_back(
     out
 }
 
+/// The disk that `workload` needs, where it is more than there may be: nothing else makes files smaller.
+fn more_disk(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Change> {
+    if workload.files.is_empty() {
+        return None;
+    }
+    let needed = plan(shape, workload, config, machine).ok()?.peak(Tier::Disk);
+    let over = needed > walls(config, machine).at(Tier::Disk);
+    over.then(|| set("budget.disk", format!("{needed} B"), format!("Disk limit {}", Bytes(needed))))
+}
+
 /// The budgets that `config` needs as it is.
 fn larger_budget(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<WayBack> {
     let whole = plan(shape, workload, config, machine).ok()?;
@@ -197,6 +222,23 @@ fn larger_budget(shape: &ModelShape, workload: &Workload, config: &Config, machi
 /// The first of [`ways_back`].
 pub fn cheapest_change(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Option<Change> {
     ways_back(shape, workload, config, machine, 1).pop().map(|w| w.change)
+}
+
+/// What fits in place of what a plan is `over` by, in words of the command line: the cheapest change, and on the disk what may be
+/// left out.
+pub fn hint(
+    over: &OverBudget,
+    shape: &ModelShape,
+    workload: &Workload,
+    config: &Config,
+    machine: &Machine,
+) -> Option<String> {
+    let change = cheapest_change(shape, workload, config, machine).map(|c| c.to_args());
+    if over.tier != Tier::Disk {
+        return change;
+    }
+    let without = files::Output::named(&over.name).unwrap_or(files::Output::Other).without();
+    Some(change.map_or_else(|| files::way_out(over), |change| format!("{change}, or {without}")))
 }
 
 #[cfg(test)]
@@ -252,6 +294,45 @@ mod tests {
             }
         }
         assert!(kinds.len() >= 10, "{kinds:?}");
+    }
+
+    #[test]
+    fn over_the_disk_only_a_larger_disk_fits_and_what_is_written_is_named() {
+        use crate::ledger::files::{Output, Written};
+        let shape = shape("smollm2-135m@f16");
+        let machine = Machine::default_guess();
+        let asked = |pairs: &[(&str, &str)]| {
+            let config = config(pairs);
+            let files =
+                vec![Written::new(Output::Reference, &[&[(50, "B")]]), Written::new(Output::Dump, &[&[(20, "B")]])];
+            let work = Workload { files, ..workload(&config, 30) };
+            (config, work)
+        };
+        let (fits, work) = asked(&[("budget.disk", "70 B")]);
+        assert_eq!(plan(&shape, &work, &fits, &machine).unwrap().over, None);
+        for (limit, row, without) in [("69 B", "dump", "--dump"), ("49 B", "saved reference logits", "eval.fidelity")] {
+            let (tight, work) = asked(&[("budget.disk", limit)]);
+            let over = plan(&shape, &work, &tight, &machine).unwrap().over.unwrap();
+            assert_eq!((over.tier, over.name.as_str(), over.needed), (Tier::Disk, row, 70));
+            let said = hint(&over, &shape, &work, &tight, &machine).unwrap();
+            assert!(said.starts_with("--set budget.disk='70 B', or ") && said.contains(without), "{said}");
+        }
+        // Memory that does not suffice either is found a way back too, beside it.
+        let (tight, work) = asked(&[("budget.disk", "9 B"), ("budget.device", "300 MiB"), ("run.context", "4096")]);
+        let ways = ways_back(&shape, &work, &tight, &machine, 3);
+        assert!(!ways.is_empty());
+        for way in ways {
+            let changed = way.change.apply(&tight).unwrap();
+            assert!(changed.budget.disk.0 == 70 && way.change.sets.len() > 1, "{:?}", way.change);
+            assert_eq!(plan(&shape, &work, &changed, &machine).unwrap().over, None);
+        }
+        // Where the machine has no more, no budget helps.
+        let mut full = machine.clone();
+        full.disk.free = Some(60);
+        let (plain, work) = asked(&[]);
+        let over = plan(&shape, &work, &plain, &full).unwrap().over.unwrap();
+        assert!(over.machine && cheapest_change(&shape, &work, &plain, &full).is_none());
+        assert!(hint(&over, &shape, &work, &plain, &full).unwrap().contains("free some space there"));
     }
 
     #[test]

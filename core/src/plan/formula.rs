@@ -41,6 +41,7 @@ pub fn formula(
     live.retain(|l| l.tag.category == category);
     let bytes: u64 = live.iter().map(|l| l.bytes).sum();
     let terms = match category {
+        _ if tier == Tier::Disk => written(workload, &live),
         _ if config.train.is_some() => formula_train::terms(stored, config, &live).ok()?,
         Category::Weights => weights(&draft, &live),
         Category::KvCache => cache(&draft, &live),
@@ -54,6 +55,13 @@ pub fn formula(
     write(&terms, &mut text);
     let _ = write!(text, " = {}", Bytes(bytes).three_digits());
     Some(Formula { text, bytes })
+}
+
+/// Each file by what it is made of.
+fn written(workload: &Workload, live: &[Live]) -> Vec<Term> {
+    let of = |l: &Live| workload.files.iter().find(|w| w.output.tag() == l.tag && w.bytes() == l.bytes);
+    let product = |factors: &Vec<(u64, String)>| Term(factors.iter().map(|(v, what)| n(*v, what.as_str())).collect());
+    live.iter().filter_map(of).flat_map(|w| w.sum.iter().map(product)).collect()
 }
 
 /// Tensors by type, then their padding, then the slots of what is streamed.
@@ -213,6 +221,7 @@ fn computed(draft: &Draft, live: &[Live]) -> Vec<Term> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::files::{Output, Written};
     use crate::machine::Machine;
     use crate::plan::tests::{matrix, shape, workload};
     use crate::plan::{Pass, plan};
@@ -306,7 +315,10 @@ mod tests {
                     sets.extend_from_slice(more);
                     let sets: Vec<_> = sets.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
                     let config = crate::catalog::from_toml("", &sets).unwrap();
-                    let work = Workload::default();
+                    let state = Written::new(Output::State, &[&[(5000, "B of what learns")], &[(88, "B header")]]);
+                    let adapter = Written::new(Output::Adapter, &[&[(2, "files"), (300, "values"), (4, "B")]]);
+                    let files = vec![Written { replaced: true, ..state }, adapter];
+                    let work = Workload { files, ..Workload::default() };
                     let planned = plan(&shape, &work, &config, &machine).unwrap().bytes;
                     let accounts = std::iter::once((None, &planned.tiers))
                         .chain(planned.phases.iter().map(|(p, a)| (Some(*p), a)));
@@ -371,7 +383,7 @@ mod tests {
         );
         let config = config(&[]);
         let of = |category, passes| {
-            let work = Workload { passes, reference: false };
+            let work = Workload { passes, ..Workload::default() };
             formula(&shape, &work, &config, Some(Phase::Prefill), Tier::Device, category).unwrap().text
         };
         let passes = || vec![Pass { prompt: 100, decode: 3, sequences: 1 }];

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{cheapest_change, ways_back};
+pub use change::{cheapest_change, hint, ways_back};
 pub use formula::{Formula, formula};
 pub use pieces::{Piece, pieces};
 pub use solve::Inverse;
@@ -31,6 +31,8 @@ pub use way_back::{Change, WayBack};
 
 use crate::catalog;
 use crate::config::{Config, Engine};
+use crate::device::Spent;
+use crate::device::dry::Rates;
 use crate::error::{OverBudget, Result};
 use crate::forward::adapter;
 use crate::forward::cpu::{BatchShape, Forward};
@@ -38,6 +40,7 @@ use crate::forward::gpu;
 use crate::forward::workspace;
 use crate::kv::Pipeline;
 use crate::kv::cache::{ROWS, STAGING, TABLES, TRAIL};
+use crate::ledger::files::{Output, Written};
 use crate::ledger::{Category, Ledger, Measured, Phase, Reservation, Tag, Tier, Walls};
 use crate::machine::Machine;
 use crate::model::sampling::{SAMPLER, SAMPLER_BYTES};
@@ -69,6 +72,9 @@ pub struct Workload {
     /// True when an evaluation compares with saved logits, a row of which is held.
     #[serde(default)]
     pub reference: bool,
+    /// What is written on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Written>,
 }
 
 impl Workload {
@@ -79,7 +85,7 @@ impl Workload {
         let generated = run.max_tokens.min(most);
         Self {
             passes: vec![Pass { prompt, decode: generated.saturating_sub(1), sequences: run.sequences }],
-            reference: false,
+            ..Self::default()
         }
     }
 }
@@ -174,6 +180,21 @@ impl Resolved {
         self.pipeline.endless(prompt)
     }
 
+    /// Weights and adapter, as they are loaded.
+    fn load(&self, stored: &ModelShape, ledger: &Arc<Ledger>, held: &mut Vec<Reservation>) -> Result<()> {
+        let model = place::Model { stored, held: &self.held, threads: self.threads };
+        match self.gpu {
+            Some(_) => {
+                gpu::plan_load(model, ledger, held)?;
+                gpu::plan_adapter(&self.held, ledger, held)
+            }
+            None => {
+                self.placement.plan(model, ledger, held)?;
+                adapter::plan(&self.held, self.threads, ledger, held)
+            }
+        }
+    }
+
     /// Reserves on `ledger`, in the run's order, all that the run will hold; `note` hears what each reservation of cache rows
     /// and each room stands for, before it is made.
     ///
@@ -187,22 +208,14 @@ impl Resolved {
         ledger: &Arc<Ledger>,
         note: &mut dyn FnMut(Note),
     ) -> Result<()> {
+        let mut held = files(workload, ledger, |w| w.output != Output::Dump)?;
+        let dumps = || files(workload, ledger, |w| w.output == Output::Dump);
         if config.run.engine == Engine::Candle {
+            held.extend(dumps()?);
             return guest::walk(self, config, stored, workload, ledger);
         }
         let p = &self.pipeline;
-        let mut held: Vec<Reservation> = Vec::new();
-        let model = place::Model { stored, held: &self.held, threads: self.threads };
-        match self.gpu {
-            Some(_) => {
-                gpu::plan_load(model, ledger, &mut held)?;
-                gpu::plan_adapter(&self.held, ledger, &mut held)?;
-            }
-            None => {
-                self.placement.plan(model, ledger, &mut held)?;
-                adapter::plan(&self.held, self.threads, ledger, &mut held)?;
-            }
-        }
+        self.load(stored, ledger, &mut held)?;
         let tier = config.cpu_tier();
         if config.run.sampling.temperature > 0.0 {
             held.push(ledger.reserve(Tag { tier, ..SAMPLER }, (SAMPLER_BYTES * self.held.vocab) as u64)?);
@@ -236,6 +249,9 @@ impl Resolved {
                 followed.map(|(l, h)| ledger.reserve(TRAIL, p.trail_bytes(l, h, prompt))).transpose()
             };
             ledger.enter(Phase::Prefill);
+            if i == 0 {
+                held.extend(dumps()?);
+            }
             let prefill = workspace(Forward::prefill_shape(p, prompt, config.run.batch), note)?;
             let empty = grow(None, 0, note)?;
             let mut trails = vec![trail()?];
@@ -272,8 +288,32 @@ pub fn plan(stored: &ModelShape, workload: &Workload, config: &Config, machine: 
     };
     catalog::check_platform(config)?;
     let draft = draft(config, machine);
-    let spent = train::plan::walk(config, stored, &draft, time::rates(config, machine))?;
+    let spent = walk_training(config, stored, workload, &draft, time::rates(config, machine))?;
     Ok(made(&draft, time::training(stored, train, spent, machine), workload))
+}
+
+/// Walks a training and what it writes: states while it learns, one beside the one that it takes the place of, and what is exported
+/// at its end.
+fn walk_training(
+    config: &Config,
+    stored: &ModelShape,
+    workload: &Workload,
+    ledger: &Arc<Ledger>,
+    rates: Option<Rates>,
+) -> Result<Spent> {
+    let exported = |w: &Written| matches!(w.output, Output::Adapter | Output::Model);
+    let _held = files(workload, ledger, |w| !exported(w))?;
+    let beside = files(workload, ledger, |w| w.replaced)?;
+    let spent = train::plan::walk(config, stored, ledger, rates)?;
+    drop(beside);
+    files(workload, ledger, exported)?;
+    Ok(spent)
+}
+
+/// Reserves those files of `workload` that are `wanted`.
+fn files(workload: &Workload, ledger: &Arc<Ledger>, wanted: impl Fn(&Written) -> bool) -> Result<Vec<Reservation>> {
+    let wanted = workload.files.iter().filter(|w| wanted(w));
+    wanted.map(|w| ledger.reserve(w.output.tag(), w.bytes())).collect()
 }
 
 /// An account without walls that remembers where those of `config` would have been crossed.
@@ -358,6 +398,13 @@ pub(crate) mod tests {
             // Each with two of the models, so that every model meets every choice of each axis.
             for shape in [&models[i % 4], &models[(i / 4 + i + 1) % 4]] {
                 let mut workload = workload(&config, [1, 40, 200, 300][(i / 3) % 4]);
+                if i % 4 == 0 {
+                    let rows = [(7, "rows"), (shape.vocab as u64, "tokens of the vocabulary"), (4, "B")];
+                    workload.files.push(Written::new(Output::Dump, &[&rows, &[(1032, "B header")]]));
+                    workload.files.push(Written::new(Output::Dump, &[&rows]));
+                    workload.files.push(Written::new(Output::Reference, &[&rows]));
+                    workload.files.push(Written::new(Output::Folder, &[&[(99, "B")]]));
+                }
                 if i % 5 == 0 {
                     workload.passes.push(Pass { prompt: 64, decode: 9, sequences: 1 });
                     workload.passes.push(Pass { prompt: 250, decode: 0, sequences: 1 });

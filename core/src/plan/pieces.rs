@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Note, Resolved, Workload};
+use super::{Note, Resolved, Workload, walk_training};
 use crate::config::Config;
 use crate::error::Result;
 use crate::forward::cpu::BatchShape;
@@ -15,7 +15,6 @@ use crate::kv::cache::{ROWS, STAGING};
 use crate::ledger::{Category, Ledger, Phase, Step, Tag, Tier, Walls};
 use crate::place::{Content, Part, rows};
 use crate::shape::{ModelShape, TensorShape};
-use crate::train;
 use crate::weights::units::UnitLayout;
 
 /// One tensor, one layer's cache or one buffer, as predicted.
@@ -71,7 +70,7 @@ impl Draft {
     pub fn new(stored: &ModelShape, workload: &Workload, config: &Config) -> Result<Self> {
         let ledger: Arc<Ledger> = Ledger::draft(Walls::default(), true);
         if config.train.is_some() {
-            train::plan::walk(config, stored, &ledger, None)?;
+            walk_training(config, stored, workload, &ledger, None)?;
             let resolved = Resolved::new(&Config::default(), stored)?;
             let (trace, training) = (ledger.trace(), true);
             return Ok(Self { resolved, trace, rows: Vec::new(), rooms: Vec::new(), parts: Vec::new(), training });
@@ -236,6 +235,14 @@ fn detail(name: &str) -> &'static str {
         "gradient norms" => "f32",
         "optimizer scratch" => "what an optimizer needs while it updates one matrix, f32",
         "projection staging" => "a projection's directions on their way through the host, f32",
+        "dump" => "every row of scores that was computed, f32, as safetensors",
+        "saved reference logits" => "the uncompressed model's scores, kept to compare with again, f32",
+        "training state" => {
+            "what learns and what the optimizer remembers, to go on from; two while one replaces the other"
+        }
+        "exported adapter" => "what was learned, as PEFT's folder and as GGUF, f32",
+        "exported model" => "the fine-tuned model as a folder",
+        "run folder" => "events, report, timeline and configuration of the run",
         "batch" => "tokens, targets, positions and documents, u32",
         _ => "",
     }
@@ -368,7 +375,7 @@ mod tests {
     fn a_resident_models_pieces_are_its_tensors_and_its_layers_caches() {
         let shape = shape("smollm2-135m@q8_0");
         let config = Config::default();
-        let workload = Workload { passes: vec![Pass { prompt: 50, decode: 20, sequences: 1 }], reference: false };
+        let workload = Workload { passes: vec![Pass { prompt: 50, decode: 20, sequences: 1 }], ..Workload::default() };
         let pieces = pieces(&shape, &workload, &config, None).unwrap();
         for t in shape.tensors() {
             let found: Vec<_> = pieces.iter().filter(|p| p.name == t.name).collect();

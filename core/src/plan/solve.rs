@@ -43,6 +43,8 @@ fn filled(workload: &Workload, context: usize) -> Workload {
 impl Inverse {
     /// Searches both, each with the rest as chosen.
     pub fn of(shape: &ModelShape, workload: &Workload, config: &Config, machine: &Machine) -> Self {
+        // Files take no memory.
+        let workload = &Workload { files: Vec::new(), ..workload.clone() };
         let longest_context = largest(shape.context.max(config.run.context), |context| {
             let mut c = config.clone();
             c.run.context = context;

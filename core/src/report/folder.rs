@@ -1,14 +1,17 @@
 //! The run folder: config.toml, report.json, timeline.csv and events.jsonl. Events are written as they come, so a run that is
 //! killed leaves what it told; everything else is written whole or not at all.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Report;
 use crate::atomic_write;
 use crate::error::{Error, Result};
-use crate::ledger::{Category, Tier};
+use crate::ledger::files::{Output, Written, refused};
+use crate::ledger::{Category, Ledger, Reservation, Tier};
 use crate::output::{Care, Claim};
 use crate::report::protocol::{Event, Numbered};
 
@@ -16,12 +19,23 @@ use crate::report::protocol::{Event, Numbered};
 const FILES: [&str; 5] = [EVENTS, "report.json", "config.toml", "timeline.csv", "llama.cpp.txt"];
 const EVENTS: &str = "events.jsonl";
 
+/// What a plan allows for a run's folder. What a run tells depends on what happens in it and on how long it takes, so no formula is
+/// exact; an ordinary run takes a tenth of it, and one that shows attention may take more: that counts as it is written.
+const ALLOWANCE: u64 = 256 << 10;
+
+/// What a run's folder is planned with.
+pub fn written() -> Written {
+    Written::new(Output::Folder, &[&[(ALLOWANCE, "B allowance")]])
+}
+
 /// A run folder being written.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
     events: BufWriter<fs::File>,
     claim: Claim,
+    /// What is written, where it counts.
+    room: Option<RefCell<Reservation>>,
 }
 
 impl Folder {
@@ -53,21 +67,41 @@ impl Folder {
         }
         claim.begin(EVENTS)?;
         let file = fs::File::create(&path).map_err(|e| Error::io(&path, "cannot create", &e))?;
-        Ok(Self { dir: dir.to_path_buf(), events: BufWriter::new(file), claim })
+        Ok(Self { dir: dir.to_path_buf(), events: BufWriter::new(file), claim, room: None })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// From now on what is written counts on `ledger`, the one of the run it tells of.
+    ///
+    /// # Errors
+    /// [`Error::OverBudget`].
+    pub fn within(&mut self, ledger: &Arc<Ledger>) -> Result<()> {
+        self.room = Some(RefCell::new(ledger.reserve(Output::Folder.tag(), 0)?));
+        Ok(())
+    }
+
+    /// Counts `bytes` that are about to be written.
+    fn take(&self, bytes: usize) -> Result<()> {
+        self.room.as_ref().map_or(Ok(()), |room| room.borrow_mut().grow(bytes as u64).map_err(refused))
     }
 
     /// Writes `bytes` as the file `name` of the folder, whole or not at all.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's, or the wall's.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.take(bytes.len())?;
         self.claim.write(name, || atomic_write::bytes(&self.dir.join(name), bytes))
     }
 
     /// Appends an event.
     ///
     /// # Errors
-    /// The file system's, such as a full disk.
+    /// The file system's, such as a full disk, or the wall's.
     pub fn event(&mut self, event: &Numbered) -> Result<()> {
         self.events(std::slice::from_ref(event))
     }
@@ -75,17 +109,23 @@ impl Folder {
     /// Appends events in their order, with one write to the disk for them all.
     ///
     /// # Errors
-    /// The file system's, such as a full disk.
+    /// The file system's, such as a full disk, or the wall's.
     pub fn events(&mut self, events: &[Numbered]) -> Result<()> {
         let path = self.dir.join(EVENTS);
         let io = |e: std::io::Error| Error::io(&path, "cannot write", &e);
-        let mut due = false;
+        let (mut due, mut line) = (false, Vec::new());
         for event in events {
-            serde_json::to_writer(&mut self.events, event).map_err(|e| match e.io_error_kind() {
-                Some(kind) => io(kind.into()),
-                None => Error::Internal(format!("writing an event: {e}")),
-            })?;
-            self.events.write_all(b"\n").map_err(io)?;
+            line.clear();
+            serde_json::to_writer(&mut line, event).map_err(|e| Error::Internal(format!("writing an event: {e}")))?;
+            line.push(b'\n');
+            match self.take(line.len()) {
+                // What only shows the present may be dropped.
+                Err(Error::OverBudget(_)) if matches!(event.event, Event::Memory { .. } | Event::Progress { .. }) => {
+                    continue;
+                }
+                taken => taken?,
+            }
+            self.events.write_all(&line).map_err(io)?;
             // What may be dropped need not be on disk at once.
             due |= !matches!(
                 event.event,

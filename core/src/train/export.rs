@@ -9,6 +9,7 @@ use crate::blocks::{self, BlockType};
 use crate::config::train::{Dtype, Train};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
+use crate::ledger::files::{Output, writing};
 use crate::model::Model;
 use crate::model::adapter::{About, Factors, save_gguf, save_peft};
 use crate::model::hf;
@@ -38,7 +39,7 @@ pub fn check(model: &Model, train: &Train) -> Result<()> {
 }
 
 /// The type of a fine-tuned model's tensors.
-fn stored(train: &Train) -> BlockType {
+pub(super) fn stored(train: &Train) -> BlockType {
     if train.dtype == Dtype::Bf16 { BlockType::Bf16 } else { BlockType::F32 }
 }
 
@@ -51,7 +52,11 @@ pub fn export(trainer: &Trainer, model: &Model, train: &Train, dir: &Path, claim
     scoped(Scope::Program, || {
         let params = trainer.learner.params();
         let adapted = params.iter().any(|p| p.adapter);
-        if adapted { adapter(trainer, model, train, dir, claim) } else { whole(trainer, model, train, dir, claim) }
+        if adapted {
+            writing(Output::Adapter, || adapter(trainer, model, train, dir, claim))
+        } else {
+            writing(Output::Model, || whole(trainer, model, train, dir, claim))
+        }
     })
 }
 

@@ -22,6 +22,7 @@ pub mod reader;
 pub mod say;
 pub mod state;
 pub mod weights;
+pub mod written;
 
 #[cfg(test)]
 mod broken_tests;

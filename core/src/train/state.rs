@@ -19,6 +19,7 @@ use crate::blocks::BlockType;
 use crate::device::{Buf, Device};
 use crate::error::{Diverged, Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
+use crate::ledger::files::{self, Output};
 
 /// The file's name in a run's folder.
 pub const FILE: &str = "training_state.safetensors";
@@ -147,18 +148,25 @@ fn before(path: &Path) -> PathBuf {
 /// Keeps the state at `path`, where there is one, beside the next that is saved there: until a step has shown that the next is
 /// good. A link, so that it takes no room and no time; on a file system without them nothing is kept.
 pub fn keep_before(path: &Path) {
-    let _ = std::fs::remove_file(before(path));
-    let _ = std::fs::hard_link(path, before(path));
+    proven(path);
+    if std::fs::hard_link(path, before(path)).is_ok() {
+        files::linked(path, &before(path));
+    }
 }
 
 /// The state at `path` is good: the one before it may go.
 pub fn proven(path: &Path) {
     let _ = std::fs::remove_file(before(path));
+    files::removed(&before(path));
 }
 
 /// The state at `path` leads to no number: the one before it takes its place again. True where there was one.
 pub fn take_back(path: &Path) -> bool {
-    std::fs::rename(before(path), path).is_ok()
+    let done = std::fs::rename(before(path), path).is_ok();
+    if done {
+        files::renamed(&before(path), path);
+    }
+    done
 }
 
 /// Writes the state of `trainer` to `path`, whole or not at all: into a file beside it, to the disk, and then in its place. It is not cancelled.
@@ -167,7 +175,8 @@ pub fn take_back(path: &Path) -> bool {
 /// The file system's or the device's, or [`Error::Diverged`] when a value of it is no number; what was there before stays.
 pub fn save(trainer: &Trainer, standing: &Standing, path: &Path) -> Result<()> {
     // A file's header and what passes through it are the program's, as everything that is written.
-    scoped(Scope::Program, || atomic_write::file(path, |out| write(trainer, standing, path, out)))
+    let write = || atomic_write::file(path, |out| write(trainer, standing, path, out));
+    scoped(Scope::Program, || files::writing(Output::State, write))
 }
 
 fn write(trainer: &Trainer, standing: &Standing, path: &Path, file: &mut impl Write) -> Result<()> {

@@ -136,6 +136,7 @@ fn finish(config: &Config, model: &Arc<Model>, dir: &Path, what: &dyn Fn() -> St
         // The same configuration runs several times in one folder.
         care: Care { force: true, ..Care::default() },
         keep: None,
+        folder: None,
     };
     let job = Job::start(order).unwrap();
     let (start, mut report, mut cut) = (Instant::now(), Report::default(), false);
@@ -171,6 +172,8 @@ fn ended(report: &Report, cut: bool, what: &dyn Fn() -> String) -> bool {
 /// The `--set` arguments of a hint.
 fn arguments(hint: &str) -> Sets {
     let mut out = Sets::new();
+    // What may be left out instead is said in words.
+    let hint = hint.split(", or ").next().unwrap_or(hint);
     for part in hint.split("--set ").map(str::trim).filter(|p| !p.is_empty()) {
         let (key, value) = part.split_once('=').unwrap_or_else(|| panic!("no argument: {hint}"));
         out.push((key.into(), value.trim_matches('\'').into()));

@@ -92,8 +92,11 @@ impl Session {
             base: PathBuf::from("."),
             dump: None,
             keep,
+            // The window's own history is no output of the run.
+            folder: None,
             care: Care::default(),
-        };
+        }
+        .on_its_disk();
         self.state.moment = None;
         self.state.stopping = false;
         self.state.replayed = None;

@@ -1,14 +1,13 @@
 //! Writing GGUF files: whole or not at all.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::header::{DEFAULT_ALIGNMENT, limits};
 use super::scan::pread;
 use super::{Gguf, TensorInfo, ValueType};
-use crate::atomic_write::Pending;
+use crate::atomic_write::{Out, Pending};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 
@@ -256,7 +255,7 @@ impl GgufWriter {
 /// Takes the payload of one tensor while a file is written.
 #[derive(Debug)]
 pub struct TensorSink<'a> {
-    out: &'a mut BufWriter<File>,
+    out: &'a mut Out,
     path: &'a Path,
     info: &'a TensorInfo,
     left: u64,

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use save::{Saved, Tensors, check, save};
+pub use save::{Saved, Tensors, check, save, words_bytes};
 
 use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};

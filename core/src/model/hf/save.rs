@@ -264,6 +264,50 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
     }
 }
 
+/// Most bytes of what is written beside the weights: the configuration, and the files of the words, from the vocabulary and not from
+/// what is written.
+///
+/// # Errors
+/// A damaged tokenizer.
+pub fn words_bytes(model: &Model) -> Result<u64> {
+    const CONFIGURATION: u64 = 4 << 10;
+    // Rules for how text is cut, and the fields around them.
+    const RULES: u64 = 8 << 10;
+    let beside = match &*model.source {
+        Source::Random { like: None, .. } => 0,
+        Source::Hf(folder) => {
+            let bytes = |name: &&str| std::fs::metadata(folder.dir().join(name)).map_or(0, |m| m.len());
+            WORDS.iter().map(bytes).sum()
+        }
+        Source::Gguf(_) | Source::Random { like: Some(_), .. } => {
+            let Some(file) = model.source.gguf() else { return Ok(CONFIGURATION) };
+            let spec = TokenizerSpec::from_gguf(file)?;
+            let template = file.str(crate::model::chat::KEY)?.map_or(0, escaped);
+            let bpe = spec.model == "gpt2" && pre_tokenizer(&spec.pre).is_some();
+            // Lines with their indentation, as they are set for reading.
+            let vocab =
+                spec.tokens.iter().enumerate().map(|(id, text)| 12 + id.to_string().len() as u64 + escaped(text));
+            let kind = |id: usize| spec.types.get(id).map_or(TokenKind::Normal, |n| TokenKind::from(*n));
+            let special =
+                |id: &usize| matches!(kind(*id), TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined);
+            let added = (0..spec.tokens.len()).filter(special).map(|id| 240 + spec.tokens.get(id).map_or(0, escaped));
+            let merges = spec.merges.iter().map(|m| 40 + escaped(m));
+            RULES + template + if bpe { vocab.chain(added).chain(merges).sum() } else { 0 }
+        }
+    };
+    Ok(CONFIGURATION + beside)
+}
+
+/// Bytes of `text` in JSON.
+fn escaped(text: &str) -> u64 {
+    let one = |c: char| match c {
+        '"' | '\\' | '\n' | '\r' | '\t' => 2,
+        c if (c as u32) < 0x20 => 6,
+        c => c.len_utf8() as u64,
+    };
+    text.chars().map(one).sum()
+}
+
 /// How text is cut, for names whose pattern is known in this form.
 fn pre_tokenizer(name: &str) -> Option<Value> {
     let level = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex });
