@@ -214,20 +214,33 @@ impl Machine {
         Self { memory: Memory::now(), ..self.clone() }
     }
 
+    /// Where [`Self::save`] saves, looked at before the measuring: a file there that is no machine's is not replaced unless `force`
+    /// insists.
+    ///
+    /// # Errors
+    /// [`crate::Error::Refused`] with what to do.
+    pub fn place(force: bool) -> crate::Result<std::path::PathBuf> {
+        let path = store::machine_file();
+        if !force {
+            store::check(&path)?;
+        }
+        Ok(path)
+    }
+
     /// Saves to the user's configuration folder (or `$ULLAGE_MACHINE`), whole or not at all.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] when the file cannot be written; what was there before is then untouched.
-    pub fn save(&self) -> crate::Result<std::path::PathBuf> {
-        let path = store::machine_file();
+    /// As [`Self::place`]; [`crate::Error::Io`] when the file cannot be written. What was there before is then untouched.
+    pub fn save(&self, force: bool) -> crate::Result<std::path::PathBuf> {
+        let path = Self::place(force)?;
         self.save_to(&path)?;
         Ok(path)
     }
 
-    /// As [`Self::save`], to a file of one's choosing.
+    /// As [`Self::save`], to a file of one's choosing, whatever is there.
     ///
     /// # Errors
-    /// As [`Self::save`].
+    /// [`crate::Error::Io`] when the file cannot be written; what was there before is then untouched.
     pub fn save_to(&self, path: &Path) -> crate::Result<()> {
         store::save(self, path)
     }
