@@ -1,4 +1,5 @@
-//! Makes reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder.
+//! Makes reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder, under
+//! a name that its numbers are part of ([`Model::content`](crate::model::Model::content)).
 
 use std::fs;
 use std::io::Write;
@@ -22,11 +23,16 @@ use crate::plan::{self, Pass, Resolved, Workload};
 /// Makes or finds the reference of every task that compares, under the same budgets as the run: nothing is compressed, and
 /// where the whole model does not fit it is streamed, which gives the same bits.
 pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &ThreadTeam, tell: &mut EventSender) -> Result<()> {
+    let mut content = None;
     for task in tasks {
         let Some(file) = &mut task.reference else { continue };
+        let content: &String = match &mut content {
+            Some(content) => content,
+            none => none.insert(order.model.content()?),
+        };
         let mut key = Sha256::new();
         key.update(file.key());
-        key.update(&order.model.hash);
+        key.update(content);
         key.update(match order.config.run.compute {
             crate::config::Compute::Exact => "exact-1",
             crate::config::Compute::Int8 => "int8-1",

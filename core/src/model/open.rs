@@ -175,6 +175,23 @@ impl Model {
         Ok(Self { shape, hash, adapter: Some(Arc::new(file)), ..self })
     }
 
+    /// SHA-256 (hex) of what its numbers are: [`Self::hash`], its description, and samples of a GGUF file's payload, which that
+    /// hash leaves out (a folder's has them, an adapter's is of all of it). What is made of the numbers and kept goes by it. Reads
+    /// some kilobytes a tensor; [`Gguf::sample`] says what they cannot tell. A random model's numbers follow from its name.
+    ///
+    /// # Errors
+    /// A file that was removed or shortened.
+    pub fn content(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(&self.hash);
+        // The shape of a random model may be a file's, of which the hash has only the name.
+        hash.update(format!("{:?}", self.shape));
+        if let Some(file) = self.source.gguf() {
+            file.sample(&mut hash)?;
+        }
+        Ok(crate::bytes::hex(&hash.finalize()))
+    }
+
     /// The files and folders that it is read from, its adapter's among them.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut out = match &*self.source {
@@ -208,5 +225,47 @@ impl Model {
                 None => Ok(None),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn two_files_of_one_header_have_one_hash_and_two_contents() {
+        let here = Path::new(".");
+        let dir = tempfile::tempdir().unwrap();
+        let model = Model::open("bundled:recall", here).unwrap();
+        let Source::Gguf(file) = &*model.source else { panic!() };
+        let bytes = std::fs::read(file.path()).unwrap();
+        let content = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let opened = Model::open(path.to_str().unwrap(), here).unwrap();
+            assert_eq!(opened.hash, model.hash, "{name}");
+            opened.content().unwrap()
+        };
+        let same = content("same.gguf", &bytes);
+        assert_eq!(same, model.content().unwrap(), "wherever it lies");
+        // One tensor of another training, the first or the last: its numbers differ throughout.
+        let tensors = [file.tensors().first().unwrap(), file.tensors().last().unwrap()];
+        for (i, t) in tensors.into_iter().enumerate() {
+            let mut other = bytes.clone();
+            other[t.offset as usize..(t.offset + t.bytes) as usize].iter_mut().for_each(|b| *b ^= 1);
+            assert_ne!(content(&format!("{i}.gguf"), &other), same, "{}", t.name);
+        }
+        // A random model is its name; a shape of a file is more than that file's name.
+        let random = |name: &str| Model::open(name, here).unwrap().content().unwrap();
+        assert_ne!(random("random:smollm2-135m@f32#1"), random("random:smollm2-135m@f32#2"));
+        let config = dir.path().join("c.json");
+        let tiny = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/engine/tiny.json"))
+            .unwrap();
+        let of = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            random(&format!("random:{}@f32", config.display()))
+        };
+        assert_ne!(of(&tiny), of(&tiny.replace("\"intermediate_size\": 96", "\"intermediate_size\": 128")));
     }
 }
