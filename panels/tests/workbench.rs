@@ -58,7 +58,8 @@ fn notes_of_the_plan_stand_below_it() {
     view.top.notes = notes.map(str::to_owned).to_vec();
     let harness = harness(view);
     for note in notes {
-        let node = harness.get_by_role_and_label(Role::Label, &format!("Note: {note}"));
+        let said = format!("Note: {note}");
+        let node = harness.get_by_role_and_label(Role::Label, &said);
         assert!(node.rect().height() > 10.0 && node.rect().top() > slider(&harness).rect().bottom());
     }
 }

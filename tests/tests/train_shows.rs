@@ -97,7 +97,7 @@ fn accuracy_and_samples_are_those_of_the_adapter_that_was_written() {
     let found = by_inference(&folder.path().join("adapter"));
     assert_eq!((tokens, answers), (found.targets, found.asked));
     let here = (token_accuracy * tokens as f64).round();
-    assert!(token_accuracy > 0.2 && token_accuracy < 0.98, "{token_accuracy}");
+    assert!(token_accuracy > 0.1 && token_accuracy < 0.98, "{token_accuracy}");
     // Another order of the same sums may turn a near tie.
     assert!((here - found.tokens as f64).abs() < 4.0, "{here} of {tokens} were told, {found:?}");
     assert!((accuracy * answers as f64 - found.answers as f64).abs() < 1.5, "{accuracy} was told, {found:?}");
