@@ -209,7 +209,7 @@ pub struct Sweep {
     /// Values of a key; repeat for a grid. Lists are split at commas outside brackets
     #[arg(long = "over", value_name = "KEY=A,B,C", required = true)]
     pub over: Vec<String>,
-    /// Folder of the points; points already there are kept
+    /// Folder of the points; points already there are kept. Trainings that share one train.out get a folder each below it
     #[arg(long, value_name = "DIR", default_value = "sweep")]
     pub out: PathBuf,
     /// Replace files that are there and that this program did not write
@@ -312,6 +312,9 @@ pub struct Probe {
     /// Two or three seconds instead of ten
     #[arg(long)]
     pub quick: bool,
+    /// Replace a file of ULLAGE_MACHINE's name that is no machine's
+    #[arg(long)]
+    pub force: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

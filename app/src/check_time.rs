@@ -69,9 +69,9 @@ fn training() -> Vec<Sets> {
         &[("train.params", "full")],
         &[("train.params", "lora")],
         &[("train.params", "lora"), ("machine.threads", "1")],
-        &[("train.params", "full"), ("train.activations", "checkpoint")],
+        &[("train.params", "full"), ("train.activations", "recompute")],
         &[("train.params", "full"), ("train.optimizer", "sgd")],
-        &[("train.params", "full"), ("train.optimizer", "adamw8bit")],
+        &[("train.params", "full"), ("train.optimizer", "galore")],
         &[("train.params", "lora"), ("train.length", "512"), ("train.batch", "1")],
         &[("train.params", "full"), ("train.loss", "cut")],
     ];
@@ -166,9 +166,8 @@ fn times(model: &Arc<Model>, machine: &Machine, path: &str, mut sets: Sets, repe
         return Ok(row("step", train_step_seconds, &|r| r.speed.step_seconds).into_iter().collect());
     }
     let sequences = order.config.run.sequences as f64;
-    let prefill = row("prefill", prefill_seconds, &|r| {
-        r.speed.prompt_tokens as f64 / r.speed.prefill_tokens_per_second
-    });
+    let prefill =
+        row("prefill", prefill_seconds, &|r| r.speed.prompt_tokens as f64 / r.speed.prefill_tokens_per_second);
     let decode = row("decode", sequences / decode_tokens_per_second, &|r| r.speed.step_seconds);
     Ok(prefill.into_iter().chain(decode).collect())
 }
@@ -180,7 +179,11 @@ impl Row {
         }
         let Self { configuration, what, predicted, measured, ratio } = self;
         let mark = if self.within() { "" } else { "*" };
-        say(&format!("{:>9.3} ms {:>9.3} ms {ratio:>6.2}{mark:1} {what:>8}  {configuration}\n", 1e3 * predicted, 1e3 * measured));
+        say(&format!(
+            "{:>9.3} ms {:>9.3} ms {ratio:>6.2}{mark:1} {what:>8}  {configuration}\n",
+            1e3 * predicted,
+            1e3 * measured
+        ));
     }
 }
 

@@ -285,6 +285,7 @@ pub fn techniques(args: &args::Techniques) -> Result<u8> {
 }
 
 pub fn probe(args: &args::Probe) -> Result<u8> {
+    machine::Machine::place(args.force)?;
     let cancel = Arc::new(AtomicBool::new(false));
     on_interrupt(Arc::clone(&cancel));
     let mut bar = Progress::new(false);
@@ -299,7 +300,7 @@ pub fn probe(args: &args::Probe) -> Result<u8> {
         &|| cancel.load(Relaxed),
     )?;
     bar.clear();
-    let path = machine.save()?;
+    let path = machine.save(args.force)?;
     if args.json {
         say_json(&machine)?;
     } else {

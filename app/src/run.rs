@@ -131,7 +131,10 @@ pub fn follow(mut order: Order, mut folder: Option<Folder>, quiet: bool, text: &
                 progress.set(what, *done, *total, *seconds_left);
             }
             Event::TrainStep { step, loss, seconds, .. } if !quiet => {
-                progress.line(&format!("step {step}: loss {loss:.4}, {seconds:.2} s"));
+                progress.line(&match loss {
+                    Some(loss) => format!("step {step}: loss {loss:.4}, {seconds:.2} s"),
+                    None => format!("step {step}: its rows have no target: nothing to learn from, nothing changed"),
+                });
             }
             Event::Validation { step, loss, accuracy, answers, .. } if !quiet => {
                 let right =

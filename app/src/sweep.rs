@@ -1,4 +1,5 @@
-//! `ullage sweep`: a grid of configurations, one run folder a point, resumable, as CSV and SVG.
+//! `ullage sweep`: a grid of configurations, one run folder a point, resumable, as CSV and SVG. Trainings that would share one
+//! `train.out` leave what they learned in folders of their own below it, which the table names.
 
 use std::fs;
 use std::path::Path;
@@ -108,22 +109,51 @@ fn state(report: &Value) -> &str {
     error.unwrap_or(if diverged(report).is_empty() { "" } else { "diverged" })
 }
 
+/// Gives every training of `points` a folder of its own where several would share one: below their `train.out`, by the name of the
+/// point's folder. One state stands in a folder, and a second training would be refused it.
+fn apart(points: &[Point], loaded: &mut [Result<Loaded>]) {
+    let outs: Vec<Option<String>> =
+        loaded.iter().map(|l| Some(l.as_ref().ok()?.config.train.as_ref()?.out.clone())).collect();
+    let shared = |out: &String| !out.is_empty() && outs.iter().flatten().filter(|other| *other == out).count() > 1;
+    for (i, ((point, loaded), out)) in points.iter().zip(loaded).zip(&outs).enumerate() {
+        if let (Some(train), Some(out)) = (loaded.as_mut().ok().and_then(|l| l.config.train.as_mut()), out)
+            && shared(out)
+        {
+            train.out = Path::new(out).join(folder_name(i, point)).display().to_string();
+        }
+    }
+}
+
+/// Where the training of a point leaves what it learned; none where it leaves nothing.
+fn out(loaded: &Result<Loaded>) -> Option<String> {
+    Some(loaded.as_ref().ok()?.config.train.as_ref()?.out.clone()).filter(|out| !out.is_empty())
+}
+
+/// A point of the grid: where its training leaves what it learned, and its report.
+struct Row {
+    point: Point,
+    out: Option<String>,
+    report: Value,
+}
+
 pub fn sweep(args: &args::Sweep) -> Result<u8> {
     let points = grid(&args.over)?;
     // A wrong key or value ends the sweep before its first point; choices that refuse each other are a row of the table.
-    let loaded = points
+    let mut loaded = points
         .iter()
         .map(|point| match source::load(&args.source, point) {
             Err(e) if e.kind() != "refused" => Err(e),
             other => Ok(other),
         })
         .collect::<Result<Vec<_>>>()?;
+    apart(&points, &mut loaded);
     let inputs: Vec<_> = loaded.iter().flatten().filter_map(|l| l.file.clone()).collect();
     let care = Care { inputs, force: args.force };
     let claim = Claim::new(&args.out, "sweep", &[TABLE, PICTURE], &[], &care)?;
-    let mut reports: Vec<(Point, Value)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for (i, (point, loaded)) in points.iter().zip(loaded).enumerate() {
         let head = format!("[{}/{}] {}", i + 1, points.len(), name(point));
+        let out = out(&loaded);
         let report = match loaded {
             Ok(loaded) => one(&args.out.join(folder_name(i, point)), &loaded, &head, args.force)?,
             Err(e) => {
@@ -131,12 +161,13 @@ pub fn sweep(args: &args::Sweep) -> Result<u8> {
                 serde_json::json!({ "error": Failure::from(&e) })
             }
         };
-        reports.push((point.clone(), report));
+        rows.push(Row { point: point.clone(), out, report });
     }
-    write(args, &claim, &reports)?;
+    write(args, &claim, &rows)?;
     // A sweep of which nothing ran has failed as its first point did.
     let code = |r: &Value| r.pointer("/error/code").and_then(Value::as_u64);
-    let codes: Vec<_> = reports.iter().map(|(_, r)| code(r).unwrap_or(u64::from(!diverged(r).is_empty()))).collect();
+    let codes = rows.iter().map(|Row { report: r, .. }| code(r).unwrap_or(u64::from(!diverged(r).is_empty())));
+    let codes: Vec<_> = codes.collect();
     let failed = codes.iter().all(|c| *c != 0).then(|| codes.first().copied()).flatten();
     Ok(failed.and_then(|c| u8::try_from(c).ok()).unwrap_or(0))
 }
@@ -180,11 +211,11 @@ const TABLE: &str = "sweep.csv";
 const PICTURE: &str = "sweep.svg";
 
 /// Writes the table and the picture of all points, and says what the table says.
-fn write(args: &args::Sweep, claim: &Claim, reports: &[(Point, Value)]) -> Result<()> {
+fn write(args: &args::Sweep, claim: &Claim, rows: &[Row]) -> Result<()> {
     let put = |name: &str, text: &str| claim.write(name, || atomic_write::bytes(&args.out.join(name), text.as_bytes()));
-    let csv = table(reports)?;
+    let csv = table(rows)?;
     put(TABLE, &csv)?;
-    let accuracy = curves(&args.out, reports);
+    let accuracy = curves(&args.out, rows);
     if !accuracy.series.is_empty() && !accuracy.axes.is_empty() {
         let picture = pictures::accuracy::svg(&accuracy, pictures::accuracy::ENTRY.question, SIZE);
         put(PICTURE, &picture)?;
@@ -193,34 +224,46 @@ fn write(args: &args::Sweep, claim: &Claim, reports: &[(Point, Value)]) -> Resul
         say(&csv);
         return Ok(());
     }
-    let row = |(point, report): &(Point, Value)| {
+    let row = |Row { point, out, report }: &Row| {
         let point: serde_json::Map<_, _> = point.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
         let figures: serde_json::Map<_, _> = figures(report).into_iter().collect();
         let diverged: serde_json::Map<_, _> = diverged(report).into_iter().collect();
-        serde_json::json!({ "point": point, "figures": figures, "error": report.get("error"), "diverged": diverged })
+        let mut row = serde_json::json!({ "point": point, "figures": figures, "error": report.get("error"), "diverged": diverged });
+        if let (Some(out), Some(row)) = (out, row.as_object_mut()) {
+            row.insert(OUT.to_owned(), Value::from(out.clone()));
+        }
+        row
     };
-    say_json(&reports.iter().map(row).collect::<Vec<_>>())
+    say_json(&rows.iter().map(row).collect::<Vec<_>>())
 }
 
-/// A row a point: what was set, every figure that any report has, and the kind of error.
-fn table(reports: &[(Point, Value)]) -> Result<String> {
+/// The column of the folders that trainings leave what they learned in.
+const OUT: &str = "train.out";
+
+/// A row a point: what was set, every figure that any report has, where a training left what it learned, and the kind of error.
+fn table(rows: &[Row]) -> Result<String> {
     let mut columns: Vec<String> = Vec::new();
-    for (name, _) in reports.iter().flat_map(|(_, report)| figures(report)) {
+    for (name, _) in rows.iter().flat_map(|row| figures(&row.report)) {
         if !columns.contains(&name) {
             columns.push(name);
         }
     }
     let wrong = |e: &dyn std::fmt::Display| Error::Internal(format!("writing the table: {e}"));
     let mut out = csv::Writer::from_writer(Vec::new());
-    let keys: Vec<&str> = reports.first().map(|(p, _)| p.iter().map(|(k, _)| k.as_str()).collect()).unwrap_or_default();
-    let head = keys.into_iter().chain(columns.iter().map(String::as_str)).chain(["error"]);
+    let keys: Vec<&str> = rows.first().map(|r| r.point.iter().map(|(k, _)| k.as_str()).collect()).unwrap_or_default();
+    let outs = rows.iter().any(|row| row.out.is_some()) && !keys.contains(&OUT);
+    let named = outs.then_some(OUT);
+    let head = keys.into_iter().chain(columns.iter().map(String::as_str)).chain(named).chain(["error"]);
     out.write_record(head).map_err(|e| wrong(&e))?;
-    for (point, report) in reports {
+    for Row { point, out: left, report } in rows {
         let figures = figures(report);
         let cell = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
         let get = |name: &String| figures.iter().find(|(n, _)| n == name).map(|(_, v)| cell(v));
-        let cells = point.iter().map(|(_, v)| v.clone()).chain(columns.iter().map(|c| get(c).unwrap_or_default()));
-        out.write_record(cells.chain([state(report).to_owned()])).map_err(|e| wrong(&e))?;
+        // A folder that was set, and is another point's too, stands as the one that was written.
+        let set = |(k, v): &(String, String)| left.clone().filter(|_| k == OUT).unwrap_or_else(|| v.clone());
+        let cells = point.iter().map(set).chain(columns.iter().map(|c| get(c).unwrap_or_default()));
+        let named = outs.then(|| left.clone().unwrap_or_default());
+        out.write_record(cells.chain(named).chain([state(report).to_owned()])).map_err(|e| wrong(&e))?;
     }
     let bytes = out.into_inner().map_err(|e| wrong(&e))?;
     String::from_utf8(bytes).map_err(|e| wrong(&e))
@@ -231,13 +274,13 @@ const SIZE: egui::Vec2 = egui::vec2(960.0, 480.0);
 
 /// The points as the window draws them: what counts runs along a line, what names a technique is a line of its own. Where nothing was
 /// evaluated, speed is what the bytes bought.
-fn curves(out: &Path, reports: &[(Point, Value)]) -> Accuracy {
+fn curves(out: &Path, rows: &[Row]) -> Accuracy {
     let counts = |key: &str| {
-        let mut values = reports.iter().flat_map(|(p, _)| p).filter(|(k, _)| k == key).map(|(_, v)| v);
+        let mut values = rows.iter().flat_map(|row| &row.point).filter(|(k, _)| k == key).map(|(_, v)| v);
         values.all(|v| v.parse::<f64>().is_ok() || v.parse::<Bytes>().is_ok())
     };
     let mut runs: Vec<RunSummary> = Vec::new();
-    for (i, (point, _)) in reports.iter().enumerate() {
+    for (i, Row { point, .. }) in rows.iter().enumerate() {
         let Some(mut run) = history::summary(&out.join(folder_name(i, point))) else { continue };
         let (numbers, words): (Point, Point) = point.iter().cloned().partition(|(k, _)| counts(k));
         let keys = || numbers.iter().map(|(k, _)| k.rsplit('.').next().unwrap_or(k)).collect::<Vec<_>>().join(" ");

@@ -57,6 +57,29 @@ fn a_run_of_a_broken_model_says_where_it_diverged_and_has_no_figure() {
     assert_eq!(again.diverged().len(), 3);
 }
 
+/// Finite values that no norm can take: 1 / √∞ makes zeros of them, and of zeros come logits that look like numbers.
+#[test]
+fn values_that_overflow_within_a_norm_are_no_figures() {
+    let room = Room::new();
+    let mut bytes = std::fs::read(MODEL).unwrap();
+    let tensor = Gguf::open(Path::new(MODEL)).unwrap().tensor("blk.2.ffn_norm.weight").unwrap().clone();
+    let at = tensor.offset as usize;
+    for weight in bytes[at..at + tensor.bytes as usize].chunks_exact_mut(4) {
+        let large = f32::from_le_bytes(weight.try_into().unwrap()) * 1e11;
+        weight.copy_from_slice(&large.to_le_bytes());
+    }
+    let model = room.write("large.gguf", bytes).display().to_string();
+    let said = room.run(1, &[&["run", &model, "--set", "run.sequences=2"][..], &SMALL].concat());
+    for words in [
+        "error: the text of sequence 1 diverged: inf in the squares of the residual stream at token 0, first in layer 2",
+        "error: the text of sequence 2 diverged: inf in the squares of the residual stream at token 0, first in layer 2",
+        "error: eval.recall diverged: inf in the squares of the residual stream at case 0, token 0, first in layer 2",
+        "error: eval.fidelity diverged: inf in the squares of the residual stream at case 0, token 0, first in layer 2",
+    ] {
+        assert!(said.err.contains(words), "{}", said.err);
+    }
+}
+
 #[test]
 fn a_sweep_marks_a_point_that_diverged_and_keeps_it_off_the_front() {
     let room = Room::new();

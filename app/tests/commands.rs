@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{BUNDLED, Room, SHORT, keys};
 
 #[test]
@@ -87,6 +89,62 @@ fn bench_gives_each_depth_with_its_spread() {
     assert!(points[0]["bandwidth_fraction"].is_null(), "not probed: nothing to take a fraction of");
     assert_eq!(room.run(0, &args).out.lines().count(), 3);
     assert!(room.run(2, &["bench", BUNDLED, "--set", "kv.select=window"]).err.contains("every token must stay"));
+}
+
+#[test]
+fn trainings_of_a_sweep_that_share_a_folder_get_one_each() {
+    let room = Room::new();
+    let sets = [
+        "train.data=random",
+        "train.batch=1",
+        "train.length=8",
+        "train.steps=1",
+        "train.samples=0",
+        "train.validation=0",
+        "train.params=lora",
+        "train.params.target=q",
+        "train.out=learned",
+    ];
+    let mut args = vec!["sweep", BUNDLED, "--over", "train.params.r=1,2", "--out", "s"];
+    args.extend(sets.iter().flat_map(|set| ["--set", *set]));
+    let said = room.run(0, &args);
+    let mut csv = csv::Reader::from_reader(said.out.as_bytes());
+    let head = csv.headers().unwrap().clone();
+    let place = |name: &str| head.iter().position(|h| h == name).unwrap_or_else(|| panic!("{name}: {}", said.out));
+    let rows: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();
+    for (row, end) in rows.iter().zip(["000-r=1", "001-r=2"]) {
+        let (out, error) = (Path::new(&row[place("train.out")]), &row[place("error")]);
+        assert!(error.is_empty() && out.ends_with(Path::new("learned").join(end)), "{}", said.out);
+        assert!(out.join("training_state.safetensors").is_file() && out.join("adapter.gguf").is_file());
+    }
+    assert_eq!(rows.len(), 2);
+    assert!(!room.path("learned/training_state.safetensors").exists());
+    // Again: both are kept. Folders that were given apart stay as they are.
+    assert_eq!(room.run(0, &args).err.matches(": kept").count(), 2);
+    let json = room.json(0, &args);
+    assert!(json[1]["train.out"].as_str().unwrap().ends_with("001-r=2"), "{json}");
+    let own: Vec<&str> = args.iter().map(|a| if *a == "train.params.r=1,2" { "train.out=a,b" } else { a }).collect();
+    let own: Vec<&str> = own.iter().map(|a| if *a == "train.out=learned" { "train.params.r=1" } else { a }).collect();
+    let own: Vec<&str> = own.iter().map(|a| if *a == "s" { "t" } else { a }).collect();
+    let said = room.run(0, &own);
+    assert_eq!(said.out.lines().next().unwrap().matches("train.out").count(), 1, "{}", said.out);
+    assert!(room.path("a/training_state.safetensors").is_file() && room.path("b/adapter.gguf").is_file());
+}
+
+#[test]
+fn a_probe_replaces_no_file_that_is_no_machines() {
+    let room = Room::new();
+    room.write("machine.json", "my notes");
+    let said = room.run(2, &["probe", "--quick"]);
+    assert!(said.err.contains("machine.json") && said.err.contains("--force"), "{}", said.err);
+    assert_eq!(room.read("machine.json"), "my notes");
+    // One of another version is the program's own, and so is what --force put there.
+    room.run(0, &["probe", "--quick", "--force"]);
+    let own = room.read("machine.json");
+    assert!(own.contains("\"schema\": 1"), "{own}");
+    room.write("machine.json", own.replacen("\"schema\": 1", "\"schema\": 99", 1));
+    room.run(0, &["probe", "--quick"]);
+    assert!(room.read("machine.json").contains("\"schema\": 1,"));
 }
 
 #[test]

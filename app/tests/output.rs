@@ -147,10 +147,17 @@ fn going_on_with_another_configuration_names_the_keys_and_their_values() {
     assert!(lr.contains("train.lr is 0.001 here and 0.003 in the saved state; set it as it was"), "{lr}");
     let both = said(&["train.params.r=4", "run.seed=3"]);
     assert!(both.contains("train.params.r is 4 here and 2 in the saved state; run.seed is 3 here and 0"), "{both}");
+    // Before anything is read, planned or loaded: data that is gone, and a plan that does not fit, are not come to.
+    let early = said(&["train.lr=0.001", "train.data=gone.txt"]);
+    assert!(early.contains("train.lr is 0.001 here") && !early.contains("cannot read"), "{early}");
+    let early = said(&["train.lr=0.001", "budget.device=64 KiB"]);
+    assert!(early.contains("train.lr is 0.001 here"), "{early}");
     let kind = said(&["train.optimizer=lion"]);
     assert!(kind.contains("train.optimizer is \"lion\" here and \"adamw\" in the saved state"), "{kind}");
     room.write("text.txt", "Other words entirely. ".repeat(40));
     let data = said(&[]);
+    assert!(data.contains("train.data gives other rows"), "{data}");
+    let data = said(&["budget.device=64 KiB"]);
     assert!(data.contains("train.data gives other rows"), "{data}");
 }
 

@@ -218,3 +218,38 @@ fn an_adapter_is_learned_then_switched_on_off_and_merged() {
     assert_eq!(*s.harness.state_mut().session().config(), with);
     assert_eq!(generate(&mut s), on, "the same once more");
 }
+
+#[test]
+fn a_window_that_is_closed_while_a_run_goes_on_says_that_it_saves_and_closes_itself() {
+    let mut s = Screen::new();
+    s.until_label("Do it: ");
+    set(
+        &mut s,
+        &[
+            ("run.max_tokens", "4000"),
+            ("run.context", "4096"),
+            ("run.ignore_eos", "true"),
+            ("budget.device", "unlimited"),
+        ],
+    );
+    s.settle();
+    let context = s.harness.ctx.clone();
+    let leave = |s: &mut Screen, asked: bool| {
+        s.harness.state_mut().leave(&context, asked);
+        s.harness.step();
+        s.harness.output().viewport_output[&egui::ViewportId::ROOT].commands.clone()
+    };
+    let close = egui::ViewportCommand::Close;
+    assert!(!leave(&mut s, false).contains(&close), "nobody asked");
+    s.harness.get_all_by_label("Run").next().unwrap().click();
+    s.until_view("tokens", |v| v.text.sequences.first().is_some_and(|t| t.tokens.len() > t.prompt + 2));
+    assert!(leave(&mut s, true).contains(&egui::ViewportCommand::CancelClose), "it stays");
+    assert!(s.session().leaving());
+    let start = Instant::now();
+    while !leave(&mut s, false).contains(&close) {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never closes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    s.until_view("the end", |v| !v.status.running);
+    assert!(!leave(&mut s, true).contains(&egui::ViewportCommand::CancelClose), "the next request is not held up");
+}

@@ -314,6 +314,75 @@ fn closing_while_a_run_goes_on_keeps_what_it_did() {
     assert!(folder.join("report.json").is_file(), "the folder is whole");
 }
 
+/// The step of the training state at `path`.
+fn state_of(path: &Path) -> Option<u64> {
+    ullage_core::train::state::Saved::open(path).unwrap().map(|saved| saved.standing.step)
+}
+
+#[test]
+fn closing_while_a_training_runs_waits_for_its_last_step_and_says_so() {
+    let mut desk = Desk::new(None);
+    let out = desk.room.path().join("out");
+    desk.ready_after(&SHORT);
+    desk.session.act(Action::Mode("train".into()));
+    desk.set(&[
+        ("train.steps", "1000000"),
+        ("train.batch", "1"),
+        ("train.length", "16"),
+        ("train.validation", "0.1"),
+        ("train.samples", "0"),
+        ("train.out", &out.display().to_string()),
+        ("budget.device", "unlimited"),
+    ]);
+    desk.settled("the plan of training", |v| v.status.blocked.is_empty());
+    assert!(desk.session.leave(), "nothing goes on: nothing to wait for");
+    desk.session.act(Action::Run);
+    desk.until("two steps", |v| v.learning.as_ref().and_then(|l| l.run.as_ref()).is_some_and(|c| c.loss.len() > 2));
+    let file = out.join("training_state.safetensors");
+    assert_eq!(state_of(&file), None, "nothing was saved before");
+    assert!(!desk.session.leave(), "the run is to be waited for");
+    let view = desk.session.view();
+    assert!(view.status.running && view.status.doing.contains("saving"), "{:?}", view.status);
+    // Frames go on; the window closes itself once the run is over.
+    let start = std::time::Instant::now();
+    while !desk.session.left() {
+        desk.session.tick();
+        assert!(start.elapsed().as_secs() < 100, "{:?}", desk.session.view().status);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let learning = desk.session.view().learning.clone().unwrap();
+    let told = learning.run.as_ref().unwrap().loss.last().unwrap().step;
+    assert_eq!(state_of(&file), Some(told), "the last step that was told is on the disk");
+    assert!(desk.session.leave(), "and the next request closes");
+    desk.session.close();
+}
+
+#[test]
+fn closing_again_does_not_wait() {
+    let mut desk = Desk::new(None);
+    desk.ready_after(&[("run.max_tokens", "4000"), ("run.context", "4096"), ("run.ignore_eos", "true")]);
+    desk.writing();
+    assert!(!desk.session.leave());
+    assert!(desk.session.leave(), "asked once more");
+    desk.session.close();
+}
+
+#[test]
+fn what_has_no_effect_and_what_to_be_wary_of_is_told_with_the_plan() {
+    let mut desk = Desk::new(None);
+    let view = desk.ready_after(&SHORT);
+    assert_eq!(view.top.notes, Vec::<String>::new());
+    desk.set(&[("train.steps", "3"), ("train.data", "random"), ("kv.select", "h2o"), ("kv.budget.ratio", "0.5")]);
+    let view = desk.settled("the notes", |v| !v.top.notes.is_empty());
+    let expected = desk.session.config().without_effect();
+    assert!(view.top.notes.iter().any(|n| n.contains("kv.select")), "{:?}", view.top.notes);
+    assert!(expected.iter().all(|note| view.top.notes.contains(note)), "{:?} {expected:?}", view.top.notes);
+    desk.session.act(Action::Mode("generate".into()));
+    desk.set(&[("run.context", "1000000"), ("kv.select", "full"), ("kv.budget", "")]);
+    let view = desk.settled("the caution", |v| v.top.notes.iter().any(|n| n.contains("run.context = 1000000")));
+    assert!(!view.top.notes.iter().any(|n| n.contains("kv.select")), "{:?}", view.top.notes);
+}
+
 #[test]
 fn a_run_that_cannot_be_saved_goes_on_and_says_so() {
     let room = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! Numbers in JSON that come back as they were. JSON has no word for what is no number: `null` would hide it, and no reader of
 //! a number takes it back. So an infinite value is written `"infinite"` or `"-infinite"`, what is no number `"NaN"`.
 //!
-//! As serde's `with`: [`one`] for a number, [`list`] for several, [`pairs`] and [`rows`] for the tables of a report.
+//! As serde's `with`: [`one`] for a number, [`maybe`] for one that may be absent, [`list`] for several, [`pairs`] and [`rows`] for the tables of a report.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -88,6 +88,10 @@ form!(
     one, f64, Number, |v: &f64| Number(*v), |n: Number| n.0
 );
 form!(
+    /// A number that may be absent.
+    maybe, Option<f64>, Option<Number>, |v: &Option<f64>| v.map(Number), |n: Option<Number>| n.map(|n| n.0)
+);
+form!(
     /// A list of numbers.
     list,
     Vec<f64>,
@@ -119,6 +123,8 @@ mod tests {
         struct Of {
             #[serde(with = "one")]
             one: f64,
+            #[serde(with = "maybe", default, skip_serializing_if = "Option::is_none")]
+            maybe: Option<f64>,
             #[serde(with = "list")]
             list: Vec<f64>,
             #[serde(with = "pairs")]
@@ -127,12 +133,17 @@ mod tests {
             rows: Vec<(u64, f64, f64, f64)>,
         }
         for v in [0.0, -1.5, 1e300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let text =
-                serde_json::to_string(&Of { one: v, list: vec![v], pairs: vec![(3, v)], rows: vec![(4, v, 1.0, v)] })
-                    .unwrap();
+            let text = serde_json::to_string(&Of {
+                one: v,
+                maybe: Some(v),
+                list: vec![v],
+                pairs: vec![(3, v)],
+                rows: vec![(4, v, 1.0, v)],
+            })
+            .unwrap();
             assert!(!text.contains("null"), "{text}");
             let back: Of = serde_json::from_str(&text).unwrap();
-            for got in [back.one, back.list[0], back.pairs[0].1, back.rows[0].1, back.rows[0].3] {
+            for got in [back.one, back.maybe.unwrap(), back.list[0], back.pairs[0].1, back.rows[0].1, back.rows[0].3] {
                 assert!(got == v || got.is_nan() && v.is_nan(), "{text}");
             }
         }

@@ -52,6 +52,19 @@ fn limit_of(action: &Action) -> u64 {
 }
 
 #[test]
+fn notes_of_the_plan_stand_below_it() {
+    let mut view = samples::view();
+    let notes = ["run.context = 1000000 is more than the model was trained for", "kv.select has no effect here"];
+    view.top.notes = notes.map(str::to_owned).to_vec();
+    let harness = harness(view);
+    for note in notes {
+        let said = format!("Note: {note}");
+        let node = harness.get_by_role_and_label(Role::Label, &said);
+        assert!(node.rect().height() > 10.0 && node.rect().top() > slider(&harness).rect().bottom());
+    }
+}
+
+#[test]
 fn dragging_the_limit_sets_it_all_along_as_one_gesture() {
     let mut harness = harness(samples::view());
     let rect = slider(&harness).rect();

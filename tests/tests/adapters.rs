@@ -14,7 +14,7 @@ use ullage_core::rng::Philox;
 use ullage_core::shape::{LayerShape, ModelShape};
 use ullage_core::weights::format::Target;
 use ullage_tests::naive::Naive;
-use ullage_tests::{Rig, assert_same, bundled, config, fixture, ids, open, run, smollm2};
+use ullage_tests::{Rig, assert_same, bundled, config, fixture, ids, open, random, run, smollm2};
 
 /// Random factors for every linear: A about 1/√in, B of `size`.
 fn factors(shape: &ModelShape, rank: usize, size: f32) -> Vec<(usize, Role, Vec<f32>, Vec<f32>)> {
@@ -148,21 +148,28 @@ fn merged_is_what_the_adapter_computes() {
     assert_eq!(rows(&opened), rows(&plain), "the embedding is copied");
 }
 
-/// Against the plain forward pass of the tests with W + s·BA in place of W.
+/// Against the plain forward pass of the tests with W + s·BA in place of W; the second rank is above every side of every matrix.
 #[test]
 fn the_engine_agrees_with_a_naive_pass_over_the_sum() {
+    for file in ["a.gguf", "a"] {
+        agrees(&bundled(), file, 3, 0.3, &ids(12, 700));
+        agrees(&random("tiny", "f32"), file, 224, 0.02, &ids(12, 160));
+    }
+}
+
+fn agrees(model: &Arc<Model>, file: &str, rank: usize, size: f32, tokens: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.gguf");
-    let model = bundled();
-    save(&path, &model.shape, 3, 0.3);
+    let path = folder.path().join(file);
+    save(&path, &model.shape, rank, size);
     let scale = 0.7;
-    let adapted = with(&model, &path, scale);
-    let tokens = ids(12, 700);
-    let made = factors(&model.shape, 3, 0.3);
-    let mut plain = Naive::new(&model);
+    let adapted = with(model, &path, scale);
+    let made = factors(&model.shape, rank, size);
+    let mut plain = Naive::new(model);
+    let config = config(&[("kv.format", "f32")]);
+    let (_, base) = Rig::new(model, &config).unwrap().prefill(tokens).unwrap();
     for (layer, linear, a, b) in &made {
         let rows = plain.matrix_mut(*layer, *linear);
-        for (row, b) in rows.iter_mut().zip(b.chunks(3)) {
+        for (row, b) in rows.iter_mut().zip(b.chunks(rank)) {
             let cols = row.len();
             for (k, b) in b.iter().enumerate() {
                 for (w, a) in row.iter_mut().zip(&a[k * cols..]) {
@@ -177,9 +184,9 @@ fn the_engine_agrees_with_a_naive_pass_over_the_sum() {
         expected = plain.step(*token, |_, _| at, &mut cache).0;
     }
     let expected: Vec<f32> = expected.iter().map(|v| *v as f32).collect();
-    let (_, got) = Rig::new(&adapted, &config(&[("kv.format", "f32")])).unwrap().prefill(&tokens).unwrap();
-    let off = apart(&[expected], &[got]);
-    assert!(off < 1e-4, "{off}");
+    let (_, got) = Rig::new(&adapted, &config).unwrap().prefill(tokens).unwrap();
+    let (off, changed) = (apart(std::slice::from_ref(&expected), &[got]), apart(&[expected], &[base]));
+    assert!(off < 1e-4 && changed > 0.01, "rank {rank}: {off} apart, the adapter makes {changed}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub fn add(course: &mut Arc<Course>, event: &Numbered, peak: u64) -> bool {
             course.predicted_step_seconds = Some(plan.time.train_step_seconds).filter(|s| *s > 0.0);
             course.predicted_peak = plan.bytes.tiers.get(&Tier::Device).map(|a| a.peak);
         }
-        Event::TrainStep { step, loss, seconds: took, .. } => {
+        Event::TrainStep { step, loss: Some(loss), seconds: took, .. } => {
             let course = Arc::make_mut(course);
             let made = course.loss.len() as f64;
             course.step_seconds = Some((course.step_seconds.unwrap_or(0.0) * made + took) / (made + 1.0));
@@ -128,7 +128,7 @@ mod tests {
         for step in 1..=30 {
             all.push(Event::TrainStep {
                 step,
-                loss: 4.0 / step as f64,
+                loss: Some(4.0 / step as f64),
                 lr: 1e-3,
                 grad_norm: 1.0,
                 tokens: 8,
@@ -172,6 +172,36 @@ mod tests {
         assert_eq!(seconds(&from_report), seconds(&course));
     }
 
+    /// A loss of 0 would be the best there ever was, and the collapse behind it would not be seen.
+    #[test]
+    fn a_step_without_a_target_is_in_no_curve_mean_or_judgement() {
+        let mut events = events();
+        for e in &mut events {
+            match &mut e.event {
+                Event::TrainStep { step: 1 | 30, loss, tokens, computed, seconds, .. } => {
+                    (*loss, *tokens, *computed, *seconds) = (None, 0, 0, 1e3);
+                }
+                Event::TrainStep { step: 20.., loss, .. } => *loss = Some(5.0),
+                _ => {}
+            }
+        }
+        let text = serde_json::to_string(&events).unwrap();
+        let events: Vec<Numbered> = serde_json::from_str(&text).unwrap();
+        let mut course = Arc::new(Course::default());
+        for e in &events {
+            add(&mut course, e, 50);
+        }
+        let report = Report::fold(&events);
+        let t = report.train.as_ref().unwrap();
+        assert_eq!((t.steps, t.empty_steps, t.steps_table.len(), report.curves["loss"].len()), (30, 2, 28, 28));
+        assert_eq!((t.first_loss, t.last_loss, t.step_seconds, t.tokens), (2.0, 5.0, 0.25, 28 * 8));
+        assert!(t.collapsed.as_ref().is_some_and(|why| why.contains("of 28 steps")), "{:?}", t.collapsed);
+        let history = of(&report, "run").unwrap();
+        let plain = |m: &[Mark]| m.iter().map(|m| (m.step, m.seconds, m.value)).collect::<Vec<_>>();
+        assert_eq!((plain(&course.loss), course.step_seconds), (plain(&history.loss), history.step_seconds));
+        assert!(course.loss.iter().all(|m| m.value > 0.0) && course.loss[0].step == 2);
+    }
+
     #[test]
     fn a_training_that_collapsed_or_diverged_says_so_live_and_in_history() {
         let with = |end: &dyn Fn(&mut Vec<Numbered>)| {
@@ -191,7 +221,7 @@ mod tests {
         let collapsed = with(&|events| {
             for e in events {
                 if let Event::TrainStep { step: 20.., loss, .. } = &mut e.event {
-                    *loss = 5.0;
+                    *loss = Some(5.0);
                 }
             }
         });

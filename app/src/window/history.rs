@@ -70,7 +70,7 @@ fn diverged(report: &Report) -> String {
 fn eval(report: &Report) -> (Vec<(String, f64)>, Vec<(String, f64)>) {
     let (mut values, mut errors) = (Vec::new(), Vec::new());
     if let Some(t) = &report.train {
-        values.push(("train.loss".to_owned(), t.last_loss));
+        values.extend(Some(t.last_loss).filter(|loss| !loss.is_nan()).map(|loss| ("train.loss".to_owned(), loss)));
         values.extend(t.validation.last().map(|(_, loss)| ("train.held_out".to_owned(), *loss)));
         values.extend(t.task_accuracy.last().map(|(_, right)| ("train.answers".to_owned(), *right)));
     }

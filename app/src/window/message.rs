@@ -78,6 +78,8 @@ pub struct Planned {
     pub sections: Vec<Section>,
     /// Tokens of the prompt.
     pub prompt: usize,
+    /// What to know before reading the plan: its cautions, and choices that have no effect.
+    pub notes: Vec<String>,
 }
 
 /// The second answer: what takes many plans.

@@ -125,6 +125,20 @@ impl App {
         self.session.remember(size, position, layout);
     }
 
+    /// Closes, where that was `asked`, as soon as a run has left what it did on the disk; until then frames go on and say so.
+    pub fn leave(&mut self, context: &egui::Context, asked: bool) {
+        if asked {
+            self.remember(context);
+            if !self.session.leave() {
+                context.send_viewport_cmd(egui::ViewportCommand::CancelClose);
+            }
+        } else if self.session.left() {
+            context.send_viewport_cmd(egui::ViewportCommand::Close);
+        } else if self.session.leaving() {
+            context.request_repaint_after(Duration::from_millis(100));
+        }
+    }
+
     /// Keeps what is to be kept, ends what goes on.
     pub fn close(&mut self, context: Option<&egui::Context>) {
         if let Some(context) = context {
@@ -137,9 +151,8 @@ impl App {
 impl eframe::App for App {
     fn logic(&mut self, context: &egui::Context, _: &mut eframe::Frame) {
         self.listen(context);
-        if context.input(|i| i.viewport().close_requested()) {
-            self.remember(context);
-        }
+        let asked = context.input(|i| i.viewport().close_requested());
+        self.leave(context, asked);
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {

@@ -67,6 +67,7 @@ impl Planner {
                         bars: None,
                         sections: Vec::new(),
                         prompt: 0,
+                        notes: Vec::new(),
                     };
                     outbox.send(Message::Plan(Box::new(planned)));
                 }
@@ -141,7 +142,8 @@ fn answer(q: &PlanRequest, kept: &mut Option<Kept>, slot: &Slot<PlanRequest>, ou
     let (workload, prompt) = match workload(q, kept) {
         Ok(kept) => (kept.workload.clone(), kept.prompt),
         Err(e) => {
-            let planned = Planned { number: q.number, plan: Err(e.to_string()), bars: None, sections, prompt: 0 };
+            let (plan, notes) = (Err(e.to_string()), Vec::new());
+            let planned = Planned { number: q.number, plan, bars: None, sections, prompt: 0, notes };
             outbox.send(Message::Plan(Box::new(planned)));
             return;
         }
@@ -155,6 +157,7 @@ fn answer(q: &PlanRequest, kept: &mut Option<Kept>, slot: &Slot<PlanRequest>, ou
         bars: shown,
         sections: sections.clone(),
         prompt,
+        notes: notes(q),
     })));
     let Ok(before) = planned else { return };
     let hash = &q.opened.model.hash;
@@ -197,6 +200,13 @@ fn answer(q: &PlanRequest, kept: &mut Option<Kept>, slot: &Slot<PlanRequest>, ou
     pieces.sort_by_key(|p| std::cmp::Reverse(p.bytes));
     let priced = Priced { number: q.number, sections, inverse, train_inverse, fits, way_back, points, bars, pieces };
     outbox.send(Message::Prices(Box::new(priced)));
+}
+
+/// What the command line says before a plan's figures: its cautions, and choices that have no effect.
+fn notes(q: &PlanRequest) -> Vec<String> {
+    let mut notes = plan::cautions(&q.config, &q.opened.model.shape, &q.machine);
+    notes.extend(q.config.without_effect());
+    notes
 }
 
 /// Every combination of fine-tuning's choices, planned.

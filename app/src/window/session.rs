@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ullage_core::catalog;
 use ullage_core::catalog::from_toml;
@@ -64,6 +64,13 @@ pub struct Setup {
 
 /// The first start: the bundled model under a limit that it exceeds.
 const FIRST: &str = include_str!("../../../assets/first.toml");
+
+/// Longest that a window which was asked to close waits for its run: a state of many gigabytes takes minutes to be written.
+const LEAVING: Duration = Duration::from_secs(600);
+/// Longest that is waited where the window is gone already.
+const ENDING: Duration = Duration::from_secs(60);
+/// Longest that is waited once nobody wants to.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A flag that whoever works looks at: set when this is dropped.
 struct CancelOnDrop(Arc<AtomicBool>);
@@ -401,8 +408,8 @@ impl Session {
         let out = self.outbox.clone();
         let run = move || {
             let mut tell = |what: &str, part| out.send(Message::ProbeProgress(what.to_owned(), part));
-            let done = machine::probe(effort, &mut tell, &|| false);
-            let saved = done.and_then(|m| m.save().map(|_| Box::new(m)));
+            let done = Machine::place(false).and_then(|_| machine::probe(effort, &mut tell, &|| false));
+            let saved = done.and_then(|m| m.save(false).map(|_| Box::new(m)));
             out.send(Message::ProbeResult(saved.map_err(|e| e.to_string())));
         };
         match std::thread::Builder::new().name("ullage-probe".into()).spawn(run) {
@@ -456,12 +463,37 @@ impl Session {
         }
     }
 
+    /// Asked to close: true when the window may go at once. Otherwise a run is asked to end, which leaves what it did on the disk
+    /// (a training the state of its last step), and the window stays until [`Self::left`], or until it is asked again.
+    pub fn leave(&mut self) -> bool {
+        if self.run.is_none() || self.state.leaving.is_some() {
+            return true;
+        }
+        self.state.queue.clear();
+        self.state.leaving = Some(Instant::now());
+        self.state.stopping = true;
+        (self.dirty, self.slow) = (true, true);
+        self.command(Command::Cancel);
+        false
+    }
+
+    /// True when the window was asked to close, and what it waited for is over, or has taken longer than is waited for.
+    pub fn left(&self) -> bool {
+        self.state.leaving.is_some_and(|since| self.run.is_none() || since.elapsed() > LEAVING)
+    }
+
+    /// True while the window waits for a run to end before it closes.
+    pub fn leaving(&self) -> bool {
+        self.state.leaving.is_some()
+    }
+
     /// Ends the run, keeping what it did, and what is being written.
     pub fn close(&mut self) {
         self.state.queue.clear();
         self.command(Command::Cancel);
         let mut over = self.run.is_none();
-        files::wait_until(Duration::from_secs(5), || {
+        // Where the window could ask, it has waited already, or was told not to.
+        files::wait_until(if self.leaving() { AT_ONCE } else { ENDING }, || {
             while let Ok(message) = self.inbox.try_recv() {
                 over |= matches!(message, Message::Run(RunMessage::Ended));
             }

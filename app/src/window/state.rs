@@ -75,6 +75,8 @@ pub struct State {
     pub plan: Option<Box<Plan>>,
     /// Why there is none; empty when there is one, or when none was asked for.
     pub no_plan: String,
+    /// What to know before reading it: cautions, and choices that have no effect.
+    pub notes: Vec<String>,
     /// The plan's bars.
     pub predicted: Option<Bars>,
     /// Tokens of the prompt.
@@ -97,6 +99,8 @@ pub struct State {
     pub running: bool,
     /// True when it was asked to end and has not yet.
     pub stopping: bool,
+    /// Since when the window waits for it to end before it closes.
+    pub leaving: Option<Instant>,
     /// The run of this session, going on or over.
     pub live: Option<Live>,
     /// A run of the history that is shown instead.
@@ -137,6 +141,7 @@ impl State {
             discovered: Vec::new(),
             plan: None,
             no_plan: String::new(),
+            notes: Vec::new(),
             predicted: None,
             prompt_tokens: 0,
             sections: Arc::default(),
@@ -148,6 +153,7 @@ impl State {
             planning: false,
             running: false,
             stopping: false,
+            leaving: None,
             live: None,
             replayed: None,
             queue: VecDeque::new(),

@@ -93,6 +93,15 @@ types! {
     Mxfp4 "mxfp4" id 39 elems 32 bytes 17;
 }
 
+/// Blocks are of a power of two elements.
+const _: () = {
+    let mut i = 0;
+    while i < BlockType::ALL.len() {
+        assert!(BlockType::ALL[i].elems().is_power_of_two());
+        i += 1;
+    }
+};
+
 impl BlockType {
     /// From the name used in TOML, such as `q4_0`.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -101,10 +110,15 @@ impl BlockType {
 
     /// Bytes of a row of `elems` elements, or `None` when the row is not whole blocks or the product overflows.
     pub const fn row_bytes(self, elems: usize) -> Option<usize> {
-        if !elems.is_multiple_of(self.elems()) {
+        if elems & (self.elems() - 1) != 0 {
             return None;
         }
-        (elems / self.elems()).checked_mul(self.block_bytes())
+        self.blocks(elems).checked_mul(self.block_bytes())
+    }
+
+    /// Whole blocks of `elems` elements: a shift, for it is asked of every product and every task of one.
+    pub const fn blocks(self, elems: usize) -> usize {
+        elems >> self.elems().trailing_zeros()
     }
 
     /// Bits an element costs, scales included.

@@ -44,11 +44,18 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 /// The first key out of its range, its value, and what is allowed.
 pub(super) fn check(config: &Config) -> Result<()> {
     for setting in SETTINGS {
-        if let (KnobKind::Int { .. } | KnobKind::Float { .. }, Some(value)) = (setting.kind, (setting.get)(config)) {
+        // A text among the numbers is a seed in quotes, held to its range by its type.
+        let value = (setting.get)(config).filter(|value| !matches!(value, KnobValue::Text(_)));
+        if let (KnobKind::Int { .. } | KnobKind::Float { .. }, Some(value)) = (setting.kind, value) {
             setting.kind.check(setting.key, &value)?;
         }
     }
     Ok(())
+}
+
+/// As it is written: a number, or a text of its digits where the whole numbers of TOML end.
+fn seed(value: u64) -> Option<KnobValue> {
+    Some(i64::try_from(value).map_or_else(|_| KnobValue::Text(value.to_string()), KnobValue::Int))
 }
 
 /// Whole numbers beyond `i64` are beyond every range as well.
@@ -127,7 +134,7 @@ settings! {
     "run.parse_special" "Control tokens" words(&["auto", "always", "never"]), "",
         "Whether text that spells a control token, such as <|im_end|>, becomes it: auto where a prompt is completed, never in what is said in a chat or in data.", |c| word(&c.run.parse_special);
     "run.seed" "Seed" int(0, i64::MAX), "",
-        "Of the random choices; each sequence draws from a stream of its own. In a training, of what learns and of the order of the data.", |c| whole(c.run.seed);
+        "Of the random choices; each sequence draws from a stream of its own. In a training, of what learns and of the order of the data.", |c| seed(c.run.seed);
     "run.sampling.temperature" "Temperature" float(0.0, 100.0), "",
         "Divides the scores; 0 always takes the most likely token.", |c| single(c.run.sampling.temperature);
     "run.sampling.top_k" "Top k" int(0, i64::MAX), "tokens", "Keep the k most likely; 0 for all.", |c| whole(c.run.sampling.top_k);

@@ -78,9 +78,7 @@ impl Op<'_> {
         times.region
             + match self {
                 Self::Linear { m, w, .. } => product(w, *m),
-                Self::LinearDx { m, w, .. } => {
-                    times.product_dx(Some(w.buf.ty()), (w.rows * w.cols) as f64, *m as f64)
-                }
+                Self::LinearDx { m, w, .. } => times.product_dx(Some(w.buf.ty()), (w.rows * w.cols) as f64, *m as f64),
                 Self::LinearDw { .. } => cost.flops / 2.0 * times.dw,
                 Self::Attention { .. } => cost.flops * times.causal[0],
                 Self::AttentionVjp { .. } => cost.flops * times.causal[1],

@@ -9,6 +9,9 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(top) + sum.ln()
 }
 
+/// What is infinite where finite values of the residual stream are too large for a norm.
+pub const SQUARES: &str = "the squares of the residual stream";
+
 /// The first value that leaves `logits` without a distribution, with its entry of the vocabulary: what is no number, +∞, or any
 /// where all are −∞. A −∞ among numbers is a token of probability zero, and no fault.
 pub fn broken(logits: &[f32]) -> Option<(usize, f32)> {

@@ -103,7 +103,8 @@ impl Prepared {
     }
 
     /// Scores as [`Task::score`] does; logits that are no distribution end the evaluation as diverged, and are not scored.
-    /// `layer` is the first whose output was no number, where known.
+    /// `layer` is the first whose output was no number, or more than a norm can take, where known: whatever the logits look like
+    /// then, they are computed from zeros.
     pub fn score(
         &mut self,
         (case, step): (usize, usize),
@@ -115,7 +116,8 @@ impl Prepared {
         let sides = [("the reference's logits", reference.unwrap_or_default(), None), ("the logits", logits, layer)];
         let broken = sides.into_iter().filter(|(_, row, _)| !row.is_empty());
         let mut broken = broken.filter_map(|(of, row, layer)| metrics::broken(row).map(|(_, v)| (of, v, layer)));
-        match broken.next() {
+        let overflow = layer.map(|_| (metrics::SQUARES, f32::INFINITY, layer));
+        match broken.next().or(overflow) {
             _ if self.diverged.is_some() => {}
             Some((of, value, layer)) => {
                 let place = Diverged::new(of, f64::from(value));
@@ -255,8 +257,8 @@ mod tests {
                 for (case, tokens) in forced.iter().enumerate() {
                     for (step, target) in tokens.iter().enumerate() {
                         // From the second token of the first case on, and then never again a good one.
-                        let logits = if (case, step) == (0, 1) { &broken } else { &good };
-                        task.score((case, step), logits, *target % vocab as u32, compares.then_some(&good), Some(3));
+                        let (logits, layer) = if (case, step) == (0, 1) { (&broken, Some(3)) } else { (&good, None) };
+                        task.score((case, step), logits, *target % vocab as u32, compares.then_some(&good), layer);
                     }
                 }
                 let result = task.finish();

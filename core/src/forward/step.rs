@@ -218,6 +218,7 @@ impl Metered<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`]; [`crate::Error::Device`] where a test asked for it; what `work` meets.
+    #[inline]
     pub fn run(&self, step: Step, team: &ThreadTeam, work: impl FnOnce() -> Result<()>) -> Result<()> {
         // Hundreds of steps a token, which on a small model take a microsecond each.
         let cost = if self.meter.observed() { step.cost(self.shape, self.layer, self.batch) } else { Cost::default() };

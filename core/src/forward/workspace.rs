@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::kv::cache::{LayerCache, TABLES};
 use crate::kv::{Pipeline, Positions};
 use crate::ledger::{Buffer, Category, Ledger, Reservation, Tag};
-use crate::ops::cpu::{Compute, linear_scratch_as};
-use crate::shape::ModelShape;
+use crate::ops::cpu::{Compute, linear_scratch, linear_scratch_as};
+use crate::shape::{AdapterShape, ModelShape};
 
 /// Batches up to this many tokens are the short ones of [`crate::ops::cpu::Attention::scratch`].
 const SHORT: usize = 16;
@@ -110,7 +110,9 @@ impl Sizes {
             angles: 2 * e.batch * shape.half(),
             low: adapter::low_elements(shape, e.batch),
             routed: shape.widest(|l| routed_elements(l, shape.hidden, e.batch)),
-            linear: linear_scratch_as(e.compute, threads, e.batch, cols),
+            // An adapter's second matrix has as many inputs as its rank, which may be more than any weight's.
+            linear: linear_scratch_as(e.compute, threads, e.batch, cols)
+                .max(linear_scratch(threads, shape.adapter.as_ref().map_or(0, AdapterShape::rank))),
             attend: attend.max().unwrap_or(0),
             policy: PolicySizes::new(shape, pipeline, e),
             table: if pipeline.select.positions() == Positions::Reindex {

@@ -108,7 +108,8 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
     }
     workload.passes.extend(passes.into_iter().map(|(prompt, decode)| Pass { prompt, decode, sequences: 1 }));
     workload.reference = tasks.iter().any(|t| t.reference.is_some());
-    workload.files = tasks.iter().filter_map(|task| reference::missing(task, model, config)).collect();
+    let missing = tasks.iter().map(|task| reference::missing(task, model, config));
+    workload.files = missing.filter_map(Result::transpose).collect::<Result<_>>()?;
     Ok(Work { prompt, tasks, workload, resolved })
 }
 
@@ -215,7 +216,7 @@ fn run_on<B: Backend>(
         step_once: false,
         dump,
         shown: Shown::of(config),
-        broken: None,
+        broken: FirstBroken::default(),
     };
     engine.runner.observe(config.observe.as_ref().and_then(|o| o.head));
     let speed = engine.generate(&prompt)?;
@@ -329,9 +330,10 @@ impl<'a> Watcher<'a> {
         what: &'static str,
         writing: &'a [(usize, usize)],
         shown: Option<&'a mut Shown>,
+        hidden: usize,
     ) -> Self {
         let now = Instant::now();
-        let (lost, broken) = (BTreeMap::new(), FirstBroken::default());
+        let (lost, broken) = (BTreeMap::new(), FirstBroken::new(hidden));
         Self { tell, what, start: now, last: now, made: None, writing, lost, shown, broken }
     }
 
@@ -340,8 +342,8 @@ impl<'a> Watcher<'a> {
         Self { made: Some((made, wanted, seconds)), ..self }
     }
 
-    /// Tells what is left to tell; the first layer of the pass that gave what is no number, if one did.
-    fn flush(self) -> Option<usize> {
+    /// Tells what is left to tell; where the pass gave what is no number.
+    fn flush(self) -> FirstBroken {
         for (i, Lost { count, rows, merged, into }) in self.lost {
             let (sequence, step) = self.writing[i];
             if merged > 0 {
@@ -351,7 +353,7 @@ impl<'a> Watcher<'a> {
                 self.tell.event(Event::Evicted { sequence, step, count, rows });
             }
         }
-        self.broken.0
+        self.broken
     }
 }
 
@@ -445,8 +447,8 @@ struct Engine<'a, R> {
     step_once: bool,
     dump: Option<Dump>,
     shown: Option<Shown>,
-    /// The first layer of the last pass that gave what is no number.
-    broken: Option<usize>,
+    /// Where the last pass gave what is no number.
+    broken: FirstBroken,
 }
 
 /// A sequence while it is generated.
@@ -525,7 +527,8 @@ impl<R: Runner> Engine<'_, R> {
         let extent = Forward::prefill_shape(r.pipeline(), prompt.len(), config.run.batch);
         let mut workspace = r.workspace(&self.team, extent.with(config, self.shown.is_some()))?;
         let mut seq = r.sequence(prompt.len())?;
-        let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut());
+        let hidden = r.shape().hidden;
+        let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut(), hidden);
         r.prefill(&mut seq, prompt, &mut workspace, &self.team, &mut watch)?;
         self.broken = watch.flush();
         Ok((seq, workspace))
@@ -550,7 +553,7 @@ impl<R: Runner> Engine<'_, R> {
         let mut writing: Vec<Writing> = (0..sequences)
             .map(|id| {
                 let logits = self.runner.logits(&workspace, 0);
-                let diverged = broken::at(logits, 0, self.broken);
+                let diverged = broken::at(logits, 0, self.broken.first);
                 let next = sampler.choose(logits, id, 0);
                 let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
                 Writing { id, step: 0, next, decoder, filter: StopFilter::default(), diverged }
@@ -632,14 +635,15 @@ impl<R: Runner> Engine<'_, R> {
         let ids: Vec<u32> = writing.iter().map(|w| w.next).collect();
         let begin = Instant::now();
         let names: Vec<_> = writing.iter().map(|w| (w.id, w.step + 1)).collect();
+        let hidden = self.runner.shape().hidden;
         let mut watch =
-            Watcher::new(self.tell, "decoding", &names, self.shown.as_mut()).after(d.steps, d.total, d.seconds);
+            Watcher::new(self.tell, "decoding", &names, self.shown.as_mut(), hidden).after(d.steps, d.total, d.seconds);
         self.runner.decode(&mut d.seqs, &ids, &mut d.workspace, &self.team, &mut watch)?;
         self.broken = watch.flush();
         for (i, w) in writing.iter_mut().enumerate() {
             w.step += 1;
             let logits = self.runner.logits(&d.workspace, i);
-            w.diverged = broken::at(logits, w.step, self.broken);
+            w.diverged = broken::at(logits, w.step, self.broken.of_row(i));
             w.next = sampler.choose(logits, w.id, w.step);
         }
         d.seconds += begin.elapsed().as_secs_f64();
@@ -729,9 +733,9 @@ impl<R: Runner> Engine<'_, R> {
                     if let Some(workspace) = &mut decode {
                         // Rows that an evaluation drops are no part of the generation's story.
                         let forced = &case.forced[step - 1..step];
-                        let mut first = FirstBroken::default();
+                        let mut first = FirstBroken::new(self.runner.shape().hidden);
                         self.runner.decode(&mut seqs, forced, workspace, &self.team, &mut first)?;
-                        self.broken = first.0;
+                        self.broken = first;
                     }
                 }
                 let Some(workspace) = decode.as_ref().or(prefill.as_ref()) else { continue };
@@ -743,7 +747,7 @@ impl<R: Runner> Engine<'_, R> {
                     }
                     _ => None,
                 };
-                task.score((i, step), logits, target, reference, self.broken);
+                task.score((i, step), logits, target, reference, self.broken.first);
                 if let Some(dump) = &mut self.dump {
                     dump.row(&task.id, logits)?;
                 }

@@ -1,4 +1,5 @@
-//! Makes reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder.
+//! Makes reference logits: those of the model as opened with nothing compressed, computed once and kept in the cache folder, under
+//! a name that its numbers are part of ([`Model::content`](crate::model::Model::content)).
 
 use std::fs;
 use std::io::Write;
@@ -26,7 +27,7 @@ use crate::plan::{self, Pass, Resolved, Workload};
 pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &ThreadTeam, tell: &mut EventSender) -> Result<()> {
     for task in tasks {
         let Some(file) = &mut task.reference else { continue };
-        let path = place(file, &order.model, &order.config);
+        let path = place(file, &order.model, &order.config)?;
         if !whole(&path, rows(&task.cases), &order.model) {
             let dir = folder();
             fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, "cannot make the folder for reference logits", &e))?;
@@ -40,11 +41,16 @@ pub(crate) fn ensure(order: &Order, tasks: &mut [Prepared], team: &ThreadTeam, t
 }
 
 /// What [`ensure`] will write for `task`: nothing for one that compares with nothing, or whose file is there already.
-pub(crate) fn missing(task: &Prepared, model: &Model, config: &Config) -> Option<Written> {
-    let (file, rows) = (task.reference.as_ref()?, rows(&task.cases));
+///
+/// # Errors
+/// A model file that was removed or shortened.
+pub(crate) fn missing(task: &Prepared, model: &Model, config: &Config) -> Result<Option<Written>> {
+    let Some(file) = &task.reference else { return Ok(None) };
+    let rows = rows(&task.cases);
     let sum: [(u64, &str); 3] =
         [(rows as u64, "forced tokens"), (model.shape.vocab as u64, "tokens of the vocabulary"), (4, "B")];
-    (!whole(&place(file, model, config), rows, model)).then(|| Written::new(Output::Reference, &[&sum]))
+    let there = whole(&place(file, model, config)?, rows, model);
+    Ok((!there).then(|| Written::new(Output::Reference, &[&sum])))
 }
 
 fn folder() -> PathBuf {
@@ -52,15 +58,15 @@ fn folder() -> PathBuf {
 }
 
 /// Where the logits of these cases are kept.
-fn place(file: &File, model: &Model, config: &Config) -> PathBuf {
+fn place(file: &File, model: &Model, config: &Config) -> Result<PathBuf> {
     let mut key = Sha256::new();
     key.update(file.key());
-    key.update(&model.hash);
+    key.update(model.content()?);
     key.update(match config.run.compute {
         Compute::Exact => "exact-1",
         Compute::Int8 => "int8-1",
     });
-    folder().join(format!("{}.f32", crate::bytes::hex(&key.finalize())))
+    Ok(folder().join(format!("{}.f32", crate::bytes::hex(&key.finalize()))))
 }
 
 /// Forced tokens of all cases.

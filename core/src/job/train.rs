@@ -48,16 +48,26 @@ pub(super) fn run(
     let Order { config, model, machine, base, .. } = order;
     let train = chosen(order)?;
     // Hours of work are not begun for what cannot be written.
-    let out = alloc::scoped(Scope::Program, || Out::claim(order, train))?;
+    let mut out = alloc::scoped(Scope::Program, || Out::claim(order, train))?;
+    // Nor is anything read, planned or loaded for a state that is another run's: what it learns from is compared once it is known.
+    let saved = out.as_mut().and_then(|out| out.saved.take());
+    let same = |data: &str| -> Result<Standing> {
+        let now = Standing::beginning(order, train, data)?;
+        let state = out.as_ref().map(Out::state).zip(saved.as_ref());
+        state.map_or(Ok(()), |(path, saved)| saved.standing.matches(&now, &path)).map(|()| now)
+    };
+    saved.as_ref().map_or(Ok(()), |saved| same(&saved.standing.data).map(drop))?;
     // Data and words are the program's, not the job's.
     let (rows, samples) = alloc::scoped(Scope::Program, || {
         let words = Arc::new(Words::of(model)?);
         let (seed, threads) = (config.run.seed, config.threads());
         let parse_special = config.run.parse_special.in_text();
         let rows = data::open(&Asked { train, words: &words, base, seed, parse_special, threads })?;
+        something_to_learn(&*rows, cancel)?;
         let samples = Samples::of(train, &*rows, words);
         Ok::<_, Error>((rows, samples))
     })?;
+    let standing = same(&rows.fingerprint())?;
     let mut planned = planned(order)?;
     planned.notes = config.without_effect();
     let threads = config.threads();
@@ -67,14 +77,6 @@ pub(super) fn run(
     let baseline = begin(order, planned, place.card(config, machine, threads), tell)?;
     super::fault::watch(&config.run.prompt, ledger);
     let trainer = load(order, train, place, ledger, &team, tell)?;
-    let standing = Standing {
-        step: 0,
-        cursor: 0,
-        seed: config.run.seed,
-        data: rows.fingerprint(),
-        model: model.hash.clone(),
-        choices: choices(train)?,
-    };
     let load_seconds = tell.seconds();
     let mut run = Run {
         order,
@@ -90,13 +92,16 @@ pub(super) fn run(
         cancel,
         standing,
         saved: 0,
+        shown: false,
         out,
         step_seconds,
         paused: false,
         step_once: false,
         last: Instant::now(),
     };
-    run.resume()?;
+    if let Some(saved) = saved {
+        run.resume(saved)?;
+    }
     match run.steps(load_seconds) {
         Ok(speed) => run.finish(speed),
         Err(Error::Cancelled) => {
@@ -105,6 +110,34 @@ pub(super) fn run(
         }
         Err(e) => Err(e),
     }
+}
+
+impl Standing {
+    /// Where a run of `order` begins, on data of this fingerprint.
+    fn beginning(order: &Order, train: &Train, data: &str) -> Result<Self> {
+        let (seed, model) = (order.config.run.seed, order.model.hash.clone());
+        Ok(Self { step: 0, cursor: 0, seed, data: data.to_owned(), model, choices: choices(train)? })
+    }
+}
+
+/// Refuses data of which no row has a target: every step would learn nothing.
+fn something_to_learn(rows: &dyn Rows, cancel: &AtomicBool) -> Result<()> {
+    // The first row nearly always has one; all are looked at only where there is nothing to learn.
+    for row in 0..rows.rows() {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        if rows.batch(&[row])?.counted() > 0 {
+            return Ok(());
+        }
+    }
+    Err(Error::config(
+        "train.data",
+        format!(
+            "none of its {} rows has a token to learn; choose other data, set train.loss_on=all, or make train.length longer",
+            rows.rows()
+        ),
+    ))
 }
 
 /// What to train, after every check that needs no data.
@@ -201,6 +234,8 @@ fn load(
 struct Out {
     dir: PathBuf,
     claim: Claim,
+    /// The training state in it that is to be gone on from, opened once.
+    saved: Option<Saved>,
 }
 
 impl Out {
@@ -228,7 +263,7 @@ impl Out {
         let known = if saved.is_some() { &[state::FILE][..] } else { &[] };
         let names: Vec<&str> = std::iter::once(state::FILE).chain(export::outputs(train).iter().copied()).collect();
         let claim = Claim::new(&dir, "training", &names, known, &care)?;
-        Ok(Some(Self { dir, claim }))
+        Ok(Some(Self { dir, claim, saved: saved.filter(|_| train.resume) }))
     }
 
     fn state(&self) -> PathBuf {
@@ -274,6 +309,8 @@ struct Run<'a> {
     standing: Standing,
     /// The step of the state that is on the disk.
     saved: u64,
+    /// Whether a step with a target has been made since: its loss shows what that state is worth.
+    shown: bool,
     out: Option<Out>,
     /// Predicted, then measured.
     step_seconds: f64,
@@ -284,12 +321,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Takes a training state up where one is wanted and there is one.
-    fn resume(&mut self) -> Result<()> {
-        let Some(path) = self.out.as_ref().filter(|_| self.train.resume).map(Out::state) else { return Ok(()) };
-        let Some(mut saved) = alloc::scoped(Scope::Program, || Saved::open(&path))? else { return Ok(()) };
-        saved.standing.matches(&self.standing, &path)?;
-        files::adopted(&path, Output::State)?;
+    /// Takes up a training state that was held against this run.
+    fn resume(&mut self, mut saved: Saved) -> Result<()> {
+        if let Some(out) = &self.out {
+            files::adopted(&out.state(), Output::State)?;
+        }
         saved.restore(&mut self.trainer)?;
         self.standing = saved.standing;
         self.saved = self.standing.step;
@@ -353,7 +389,8 @@ impl Run<'_> {
     /// Every step that is left.
     fn steps(&mut self, load_seconds: f64) -> Result<Speed> {
         let (train, steps) = (self.train, self.train.steps as u64);
-        let (mut seconds, mut made) = (0.0, 0usize);
+        // Steps that had nothing to learn from took no time worth telling.
+        let (mut seconds, mut made, mut learned) = (0.0, 0usize, 0usize);
         let mut validated = None;
         if self.standing.step < steps {
             self.tell.event(Event::Phase { phase: Phase::Forward });
@@ -394,10 +431,14 @@ impl Run<'_> {
             };
             let stepped = self.good(stepped)?;
             let took = begin.elapsed().as_secs_f64();
-            (seconds, made) = (seconds + took, made + 1);
-            self.step_seconds = seconds / made as f64;
+            made += 1;
             (self.standing.step, self.standing.cursor) = (step, cursor);
-            let Stepped { loss, grad_norm, tokens, computed, .. } = stepped;
+            let Stepped { loss, grad_norm, tokens, computed, counted, .. } = stepped;
+            if counted > 0 {
+                (seconds, learned) = (seconds + took, learned + 1);
+                self.step_seconds = seconds / learned as f64;
+            }
+            let loss = (counted > 0).then_some(loss);
             self.tell.event(Event::TrainStep { step, loss, lr, grad_norm, tokens, computed, seconds: took });
             if train.validate_every > 0 && step.is_multiple_of(train.validate_every as u64) {
                 self.validate()?;
@@ -416,7 +457,7 @@ impl Run<'_> {
         if self.saved != self.standing.step || made == 0 {
             self.save()?;
         }
-        if let Some(Out { dir, claim }) = &self.out {
+        if let Some(Out { dir, claim, .. }) = &self.out {
             state::proven(&dir.join(state::FILE));
             for path in export(&self.trainer, &self.order.model, train, dir, claim)? {
                 self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
@@ -433,9 +474,11 @@ impl Run<'_> {
         let untouched = |place: &Diverged| held && place.of.starts_with(GRADIENT);
         let path = self.out.as_ref().map(Out::state);
         let (Some(path), made) = (path, self.standing.step) else { return stepped };
-        let just_saved = made > 0 && self.saved == made;
+        let just_saved = made > 0 && self.saved > 0 && !self.shown;
+        let learned = stepped.as_ref().is_ok_and(|s| s.counted > 0);
+        self.shown |= learned;
         match &stepped {
-            Ok(_) if just_saved => state::proven(&path),
+            Ok(_) if just_saved && learned => state::proven(&path),
             Err(Error::Diverged { place, .. }) if place.of == LOSS => {
                 // Where there is none before it, the one that was saved stays, with finite values.
                 let _ = just_saved && state::take_back(&path);
@@ -531,8 +574,51 @@ impl Run<'_> {
         state::keep_before(&path);
         let _whole = self.trainer.device().meter().undisturbed();
         state::save(&self.trainer, &self.standing, &path)?;
-        self.saved = self.standing.step;
+        (self.saved, self.shown) = (self.standing.step, false);
         self.tell.event(Event::Saved { step: self.standing.step, path: path.display().to_string() });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::train::batch::NO_LOSS;
+
+    /// Three rows, of which one may have a target.
+    struct Three(Option<usize>);
+
+    impl Rows for Three {
+        fn rows(&self) -> usize {
+            3
+        }
+
+        fn length(&self) -> usize {
+            2
+        }
+
+        fn batch(&self, which: &[usize]) -> Result<Batch> {
+            let targets = which.iter().flat_map(|row| [NO_LOSS, if self.0 == Some(*row) { 1 } else { NO_LOSS }]);
+            let (tokens, targets) = (vec![0; 2 * which.len()], targets.collect());
+            Ok(Batch { tokens, targets, ..Batch::sized(which.len(), 2) })
+        }
+
+        fn fingerprint(&self) -> String {
+            "three".into()
+        }
+    }
+
+    #[test]
+    fn data_without_any_target_is_refused_by_its_key() {
+        let go = AtomicBool::new(false);
+        for row in 0..3 {
+            something_to_learn(&Three(Some(row)), &go).unwrap();
+        }
+        let error = something_to_learn(&Three(None), &go).unwrap_err();
+        assert!(error.kind() == "config" && error.to_string().contains("train.data"), "{error}");
+        assert!(error.to_string().contains("none of its 3 rows"), "{error}");
+        go.store(true, Ordering::Relaxed);
+        assert!(matches!(something_to_learn(&Three(None), &go), Err(Error::Cancelled)));
     }
 }

@@ -171,7 +171,12 @@ impl Machine {
             schema: SCHEMA,
             probed: false,
             memory: Memory::now(),
-            speed: Speed { read: [6e9, 6e9 * n.min(2.0)], copy: [3e9, 3e9 * n.min(2.0)], f32_flops: [16e9, 16e9 * n], kernels: None },
+            speed: Speed {
+                read: [6e9, 6e9 * n.min(2.0)],
+                copy: [3e9, 3e9 * n.min(2.0)],
+                f32_flops: [16e9, 16e9 * n],
+                kernels: None,
+            },
             disk: Disk {
                 free: disk::free_bytes(&path).or_else(|| path.parent().and_then(disk::free_bytes)),
                 path,
@@ -228,20 +233,33 @@ impl Machine {
         self.disk.free = place.ancestors().find_map(disk::free_bytes).or(self.disk.free);
     }
 
+    /// Where [`Self::save`] saves, looked at before the measuring: a file there that is no machine's is not replaced unless `force`
+    /// insists.
+    ///
+    /// # Errors
+    /// [`crate::Error::Refused`] with what to do.
+    pub fn place(force: bool) -> crate::Result<std::path::PathBuf> {
+        let path = store::machine_file();
+        if !force {
+            store::check(&path)?;
+        }
+        Ok(path)
+    }
+
     /// Saves to the user's configuration folder (or `$ULLAGE_MACHINE`), whole or not at all.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] when the file cannot be written; what was there before is then untouched.
-    pub fn save(&self) -> crate::Result<std::path::PathBuf> {
-        let path = store::machine_file();
+    /// As [`Self::place`]; [`crate::Error::Io`] when the file cannot be written. What was there before is then untouched.
+    pub fn save(&self, force: bool) -> crate::Result<std::path::PathBuf> {
+        let path = Self::place(force)?;
         self.save_to(&path)?;
         Ok(path)
     }
 
-    /// As [`Self::save`], to a file of one's choosing.
+    /// As [`Self::save`], to a file of one's choosing, whatever is there.
     ///
     /// # Errors
-    /// As [`Self::save`].
+    /// [`crate::Error::Io`] when the file cannot be written; what was there before is then untouched.
     pub fn save_to(&self, path: &Path) -> crate::Result<()> {
         store::save(self, path)
     }
@@ -310,7 +328,9 @@ impl fmt::Display for Machine {
         if let Some(both) = &speed.kernels {
             writeln!(f, "  of products    ({} rows of activations)", ROWS[ROWS.len() - 1])?;
             for ty in [BlockType::F32, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4K] {
-                let rate = |of: &KernelTimes| of.products.get(&ty).map_or(0.0, |s| 2.0 * ROWS[ROWS.len() - 1] as f64 / s[ROWS.len() - 1]);
+                let rate = |of: &KernelTimes| {
+                    of.products.get(&ty).map_or(0.0, |s| 2.0 * ROWS[ROWS.len() - 1] as f64 / s[ROWS.len() - 1])
+                };
                 writeln!(f, "    {:<12} {} GFLOP/s", ty.as_str(), pair([rate(&both[0]), rate(&both[1])]))?;
             }
         }

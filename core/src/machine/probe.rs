@@ -26,10 +26,19 @@ pub struct Effort {
 
 impl Effort {
     /// Some ten seconds.
-    pub const THOROUGH: Self = Self { each: Duration::from_millis(400), disk: Duration::from_secs(5), buffer: 2 << 30, kernel: Duration::from_millis(10) };
+    pub const THOROUGH: Self = Self {
+        each: Duration::from_millis(400),
+        disk: Duration::from_secs(5),
+        buffer: 2 << 30,
+        kernel: Duration::from_millis(10),
+    };
     /// Two or three seconds: what a first start takes in the background.
-    pub const QUICK: Self =
-        Self { each: Duration::from_millis(120), disk: Duration::from_millis(900), buffer: 512 << 20, kernel: Duration::from_micros(300) };
+    pub const QUICK: Self = Self {
+        each: Duration::from_millis(120),
+        disk: Duration::from_millis(900),
+        buffer: 512 << 20,
+        kernel: Duration::from_micros(300),
+    };
 }
 
 /// Measures this machine. `progress` hears what is going on and how much is done (0 … 1), `cancelled` is asked at least
@@ -78,9 +87,8 @@ fn probe_within(
         let flops_1 = speed::f32_flops(1, each / 2, cancelled)?;
         let flops_n = if n > 1 { speed::f32_flops(n, each / 2, cancelled)? } else { flops_1 };
         progress("processor: kernels", 0.34);
-        let kernels = |threads| {
-            KernelTimes::measure(threads, bytemuck::cast_slice(words), &ledger, effort.kernel, cancelled)
-        };
+        let kernels =
+            |threads| KernelTimes::measure(threads, bytemuck::cast_slice(words), &ledger, effort.kernel, cancelled);
         let one = kernels(1)?;
         let all = if n > 1 { kernels(n)? } else { one.clone() };
         // More threads that are slower together than one is alone: noise, or a neighbour.

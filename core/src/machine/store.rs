@@ -64,6 +64,35 @@ pub(super) fn load(path: &Path) -> std::result::Result<Option<Machine>, String> 
     machine.defect().map_or(Ok(Some(machine)), Err)
 }
 
+/// Refuses to replace what is no machine: a file at `path` that has neither the form of a saved one, of whichever version, nor
+/// nothing in it. What cannot be read is left to the writing.
+///
+/// # Errors
+/// [`Error::Refused`] with what to do.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    if file.metadata().is_ok_and(|m| m.is_dir()) {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    if file.take(FILE_LIMIT + 1).read_to_end(&mut text).is_err() {
+        return Ok(());
+    }
+    let ours = text.len() as u64 <= FILE_LIMIT
+        && serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|value| {
+            let part = |key: &str| value.get(key).is_some_and(serde_json::Value::is_object);
+            value.get("schema").is_some_and(serde_json::Value::is_u64)
+                && ["cpu", "memory", "speed"].into_iter().all(part)
+        });
+    if ours || text.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!("saving the machine in {}", path.display()),
+        "what is there is no file of a machine; move it away, name another file in ULLAGE_MACHINE, or replace it with `ullage probe --force`",
+    ))
+}
+
 /// Whole or not at all: a reader sees the old file or the new one, never a part.
 pub(super) fn save(machine: &Machine, path: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(machine)
@@ -149,6 +178,26 @@ mod tests {
             let warning = warning.unwrap_or_default();
             assert!(!guess.probed && warning.contains(why) && warning.contains("machine.json"), "{why}: {warning}");
         }
+    }
+
+    #[test]
+    fn what_is_no_machine_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine.json");
+        check(&path).unwrap();
+        let whole = serde_json::to_string(&machine()).unwrap();
+        // One of another version, or with a figure that cannot be, is a machine's all the same.
+        for ours in [whole.clone(), whole.replacen("\"schema\":1", "\"schema\":999", 1), String::new()] {
+            fs::write(&path, &ours).unwrap();
+            check(&path).unwrap();
+        }
+        let large = [&whole.as_bytes()[..whole.len() - 1], &vec![b' '; 2 << 20], b"}"].concat();
+        for foreign in [b"mine".to_vec(), b"{}".to_vec(), b"{\"schema\":1}".to_vec(), vec![0xff, 0xfe], large] {
+            fs::write(&path, &foreign).unwrap();
+            let error = check(&path).unwrap_err();
+            assert!(error.kind() == "refused" && error.to_string().contains("--force"), "{error}");
+        }
+        check(dir.path()).unwrap();
     }
 
     #[test]

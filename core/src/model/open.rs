@@ -2,7 +2,7 @@
 //! `random:SHAPE@TYPE`, where the shape may be a file's.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 
@@ -80,6 +80,8 @@ pub struct Model {
     pub file_bytes: u64,
     /// The adapter that runs beside its weights.
     pub adapter: Option<Arc<AdapterFile>>,
+    /// [`Self::content`], once it was asked for.
+    content: OnceLock<String>,
 }
 
 /// Where bundled models are looked for.
@@ -134,19 +136,43 @@ impl Model {
                 _ => (random::shape(&spec)?, Spread::ByColumns, None, path.to_owned()),
             };
             let source = Arc::new(Source::Random { spec, spread, like });
-            return Ok(Self { path: path.into(), shape, source, hash, file_bytes: 0, adapter: None });
+            return Ok(Self {
+                path: path.into(),
+                shape,
+                source,
+                hash,
+                file_bytes: 0,
+                adapter: None,
+                content: OnceLock::new(),
+            });
         }
         let file = file(path)?;
         if HfFolder::is_one(&file) {
             let (folder, shape) = HfFolder::open(&file).map_err(argument)?;
             let (hash, file_bytes) = (folder.content_hash().map_err(argument)?, folder.file_bytes());
             let source = Arc::new(Source::Hf(folder));
-            return Ok(Self { path: path.into(), shape, source, hash, file_bytes, adapter: None });
+            return Ok(Self {
+                path: path.into(),
+                shape,
+                source,
+                hash,
+                file_bytes,
+                adapter: None,
+                content: OnceLock::new(),
+            });
         }
         let gguf = Gguf::open(&file).map_err(argument)?;
         let shape = ModelShape::from_gguf(&gguf)?;
         let (hash, file_bytes) = (gguf.content_hash()?, gguf.file_bytes());
-        Ok(Self { path: path.into(), shape, source: Arc::new(Source::Gguf(gguf)), hash, file_bytes, adapter: None })
+        Ok(Self {
+            path: path.into(),
+            shape,
+            source: Arc::new(Source::Gguf(gguf)),
+            hash,
+            file_bytes,
+            adapter: None,
+            content: OnceLock::new(),
+        })
     }
 
     /// Opens what `chosen` names, with its adapter.
@@ -172,7 +198,27 @@ impl Model {
         hash.update(&file.hash);
         let hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let shape = ModelShape { adapter: Some(file.shape.clone()), ..self.shape };
-        Ok(Self { shape, hash, adapter: Some(Arc::new(file)), ..self })
+        Ok(Self { shape, hash, adapter: Some(Arc::new(file)), content: OnceLock::new(), ..self })
+    }
+
+    /// SHA-256 (hex) of what its numbers are: [`Self::hash`], its description, and samples of a GGUF file's payload, which that
+    /// hash leaves out (a folder's has them, an adapter's is of all of it). What is made of the numbers and kept goes by it. Reads
+    /// some kilobytes a tensor; [`Gguf::sample`] says what they cannot tell. A random model's numbers follow from its name.
+    ///
+    /// # Errors
+    /// A file that was removed or shortened.
+    pub fn content(&self) -> Result<&str> {
+        if let Some(content) = self.content.get() {
+            return Ok(content);
+        }
+        let mut hash = Sha256::new();
+        hash.update(&self.hash);
+        // The shape of a random model may be a file's, of which the hash has only the name.
+        hash.update(format!("{:?}", self.shape));
+        if let Some(file) = self.source.gguf() {
+            file.sample(&mut hash)?;
+        }
+        Ok(self.content.get_or_init(|| crate::bytes::hex(&hash.finalize())))
     }
 
     /// The files and folders that it is read from, its adapter's among them.
@@ -208,5 +254,47 @@ impl Model {
                 None => Ok(None),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn two_files_of_one_header_have_one_hash_and_two_contents() {
+        let here = Path::new(".");
+        let dir = tempfile::tempdir().unwrap();
+        let model = Model::open("bundled:recall", here).unwrap();
+        let Source::Gguf(file) = &*model.source else { panic!() };
+        let bytes = std::fs::read(file.path()).unwrap();
+        let content = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let opened = Model::open(path.to_str().unwrap(), here).unwrap();
+            assert_eq!(opened.hash, model.hash, "{name}");
+            opened.content().unwrap().to_owned()
+        };
+        let same = content("same.gguf", &bytes);
+        assert_eq!(same, model.content().unwrap(), "wherever it lies");
+        // One tensor of another training, the first or the last: its numbers differ throughout.
+        let tensors = [file.tensors().first().unwrap(), file.tensors().last().unwrap()];
+        for (i, t) in tensors.into_iter().enumerate() {
+            let mut other = bytes.clone();
+            other[t.offset as usize..(t.offset + t.bytes) as usize].iter_mut().for_each(|b| *b ^= 1);
+            assert_ne!(content(&format!("{i}.gguf"), &other), same, "{}", t.name);
+        }
+        // A random model is its name; a shape of a file is more than that file's name.
+        let random = |name: &str| Model::open(name, here).unwrap().content().unwrap().to_owned();
+        assert_ne!(random("random:smollm2-135m@f32#1"), random("random:smollm2-135m@f32#2"));
+        let config = dir.path().join("c.json");
+        let tiny = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/engine/tiny.json"))
+            .unwrap();
+        let of = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            random(&format!("random:{}@f32", config.display()))
+        };
+        assert_ne!(of(&tiny), of(&tiny.replace("\"intermediate_size\": 96", "\"intermediate_size\": 128")));
     }
 }

@@ -43,7 +43,7 @@ pub const FILL: u8 = 0x3c;
 const COLS: usize = 1024;
 /// Rows of them for each thread: with [`COLS`] columns of f32 1.5 MiB.
 const TALL: usize = 384;
-/// Queries of a call that shares them out, heads, and elements of a head.
+/// Queries of a task that shares them out, heads, and elements of a head.
 const QUERIES: usize = 96;
 const HEADS: usize = 8;
 const DIM: usize = 64;
@@ -270,14 +270,8 @@ impl<'a> Bench<'a> {
     ) -> Result<Self> {
         let rows = TALL * team.threads();
         let most = ROWS[ROWS.len() - 1];
-        let shape = Attention {
-            heads: 4 * HEADS,
-            kv_heads: HEADS,
-            dim: DIM,
-            scale: 0.125,
-            window: None,
-            tokens: QUERIES,
-        };
+        let shape =
+            Attention { heads: 4 * HEADS, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None, tokens: QUERIES };
         let scratch = [
             cpu::linear_scratch(team.threads(), COLS),
             shape.scratch(team.threads(), HELD),
@@ -288,7 +282,8 @@ impl<'a> Bench<'a> {
         let scratch =
             scratch.into_iter().chain([vjp::attention_scratch(team.threads(), tokens, HEADS)]).max().unwrap_or(0);
         // Gradients of three sides, or the longest operation on elements.
-        let wide = (rows * most).max(rows * COLS).max(4 * tokens * HEADS * DIM).max(MOVED[3] / 12);
+        let wide = (rows * most).max(rows * COLS).max(4 * tokens * HEADS * DIM);
+        let wide = wide.max(Self::queries(&team) * HEADS * DIM).max(MOVED[3] / 12);
         let floats = |n: usize| {
             let mut buffer = ledger.buffer(TAG, 4 * n)?;
             buffer.as_mut_slice::<f32>().fill(0.011);
@@ -296,6 +291,11 @@ impl<'a> Bench<'a> {
         };
         let (x, y, scratch) = (floats(wide)?, floats(wide)?, floats(scratch)?);
         Ok(Self { team, bytes, each, cancelled, rows, x, y, scratch })
+    }
+
+    /// Queries of a call that gives every thread some tasks.
+    fn queries(team: &ThreadTeam) -> usize {
+        (QUERIES * team.threads().div_ceil(HEADS / 2)).min(HELD)
     }
 
     /// A batch of training, one sequence a thread.
@@ -379,9 +379,12 @@ impl<'a> Bench<'a> {
             tiles.insert(ty, (self.attend(ty, 1, 1)? / elements - query).max(0.0));
         }
         let tile = tiles.get(&BlockType::F16).copied().unwrap_or(0.0);
-        let many = self.attend(BlockType::F16, 1, QUERIES)?;
-        let seen = elements * (QUERIES as f64) * (1.0 - QUERIES as f64 / 2.0 / HELD as f64);
-        Ok((tiles, [query, ((many - elements * tile) / seen).max(0.0)]))
+        let queries = Self::queries(&self.team);
+        let many = self.attend(BlockType::F16, 1, queries)?;
+        // The first sees fewer rows by as many as come after it; each task decodes what it sees.
+        let seen = elements * (1.0 - queries as f64 / 2.0 / HELD as f64);
+        let decoded = seen * tile * queries as f64 / QUERIES as f64;
+        Ok((tiles, [query, ((many - decoded) / (seen * queries as f64)).max(0.0)]))
     }
 
     fn moved(&mut self) -> Result<Vec<(u64, f64)>> {
@@ -441,9 +444,9 @@ impl<'a> Bench<'a> {
         // Two products over half of all pairs, as a plan counts them.
         let flops = (2 * n * of.length) as f64;
         let (q, k, v) = (&from[..n], &from[n..2 * n], &from[2 * n..3 * n]);
-        times.causal[0] = middle(*each, *cancelled, || {
-            vjp::attention(team, q, k, v, &[], of, &mut to[..n], &mut sums, scratch)
-        })? / flops;
+        times.causal[0] =
+            middle(*each, *cancelled, || vjp::attention(team, q, k, v, &[], of, &mut to[..n], &mut sums, scratch))?
+                / flops;
         let (o, rest) = to.split_at_mut(n);
         let (dq, rest) = rest.split_at_mut(n);
         let (dk, dv) = rest.split_at_mut(n);
@@ -517,10 +520,7 @@ mod tests {
         assert!(t.products.values().all(|of| of[5] > 4.0 * of[0]), "{:?}", t.products);
         let saved: KernelTimes = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
         assert_eq!(saved, t);
-        assert!(matches!(
-            KernelTimes::measure(1, &bytes, &ledger, each, &|| true),
-            Err(Error::Cancelled)
-        ));
+        assert!(matches!(KernelTimes::measure(1, &bytes, &ledger, each, &|| true), Err(Error::Cancelled)));
         assert!(KernelTimes { dx: f64::NAN, ..t.clone() }.defect().is_some());
         assert!(KernelTimes { stream: Vec::new(), ..t }.defect().is_some());
     }

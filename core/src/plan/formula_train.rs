@@ -11,7 +11,7 @@ use crate::config::train::{Hold, Train};
 use crate::device::gpu::Precision;
 use crate::error::Result;
 use crate::ledger::{Ledger, Walls};
-use crate::shape::ModelShape;
+use crate::shape::{ModelShape, PART_A, PART_B, PartSpec};
 use crate::train::block::Widths;
 use crate::train::engine::Techniques;
 use crate::train::loss::Tile;
@@ -21,6 +21,8 @@ use crate::train::plan::{learning, section};
 /// A parameter of the learner, without its values.
 struct Learns {
     adapter: bool,
+    /// Of an adapter's A or B: its rank, and whether it is A.
+    low: Option<(usize, bool)>,
     rows: usize,
     cols: usize,
     ty: BlockType,
@@ -32,6 +34,12 @@ impl Learns {
     fn len(&self) -> usize {
         self.rows * self.cols
     }
+}
+
+/// The rank of an adapter's A or B, and whether it is A; a rank may be more than the other side.
+fn low(p: &crate::train::learner::Param) -> Option<(usize, bool)> {
+    let is = |part: PartSpec| p.adapter && p.name.ends_with(part.suffix);
+    if is(PART_A) { Some((p.rows, true)) } else { is(PART_B).then_some((p.cols, false)) }
 }
 
 /// What formulas of a training are written from.
@@ -59,6 +67,7 @@ pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Resu
     let learner = learning(config, stored, &ledger)?;
     let of = |p: &crate::train::learner::Param| Learns {
         adapter: p.adapter,
+        low: low(p),
         rows: p.rows,
         cols: p.cols,
         ty: p.buf.ty(),
@@ -179,7 +188,7 @@ impl Facts<'_> {
                 out
             }
             "adapter scratch" => {
-                let rank = self.params.iter().filter(|p| p.adapter).map(|p| p.rows.min(p.cols)).max()?;
+                let rank = self.params.iter().filter_map(|p| p.low).map(|(rank, _)| rank).max()?;
                 vec![each(rank, "ranks")]
             }
             _ => return None,
@@ -243,8 +252,8 @@ impl Facts<'_> {
     fn adapters(&self) -> Option<Vec<Term>> {
         let pairs = || self.params.iter().filter(|p| p.adapter);
         let first = pairs().next()?;
-        let rank = first.rows.min(first.cols);
-        let (inputs, outputs): (Vec<_>, Vec<_>) = pairs().partition(|p| p.rows == rank);
+        let (rank, _) = first.low?;
+        let (inputs, outputs): (Vec<_>, Vec<_>) = pairs().partition(|p| matches!(p.low, Some((_, true))));
         let sides = [
             Term(vec![n(inputs.iter().map(|p| p.cols).sum::<usize>(), format!("inputs of {} matrices", inputs.len()))]),
             Term(vec![n(outputs.iter().map(|p| p.rows).sum::<usize>(), "outputs")]),

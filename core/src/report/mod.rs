@@ -162,10 +162,13 @@ pub struct Trained {
     pub step_seconds: f64,
     /// Tokens learned from a second.
     pub tokens_per_second: f64,
-    /// Loss of this run's first step.
+    /// Steps whose rows had no target: they changed nothing, have no loss, and no place in means and curves.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub empty_steps: u64,
+    /// Loss of this run's first step that had a target; NaN where none had.
     #[serde(with = "number::one")]
     pub first_loss: f64,
-    /// Loss of the last.
+    /// Loss of the last that had one.
     #[serde(with = "number::one")]
     pub last_loss: f64,
     /// That it learned nothing, in words: its last quarter no better than chance, or worse than its beginning. Told at the end.
@@ -183,7 +186,7 @@ pub struct Trained {
     /// What the model said to held-out questions, in the order it was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Said>,
-    /// `[step, loss, grad_norm, lr]` of each step.
+    /// `[step, loss, grad_norm, lr]` of each step that had a target.
     #[serde(with = "number::rows")]
     pub steps_table: Vec<(u64, f64, f64, f64)>,
     /// The training state.
@@ -194,7 +197,19 @@ pub struct Trained {
     made: u64,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl Trained {
+    /// Counts a step that had nothing to learn from.
+    fn skipped(&mut self, step: u64) {
+        (self.steps, self.empty_steps) = (step, self.empty_steps + 1);
+        if self.made == 0 {
+            (self.first_loss, self.last_loss) = (f64::NAN, f64::NAN);
+        }
+    }
+
     /// Counts a step that took `seconds`.
     fn stepped(&mut self, step: u64, loss: f64, (tokens, computed): (usize, usize), seconds: f64) {
         if self.made == 0 {
@@ -292,7 +307,8 @@ impl Report {
             }
             Event::Evicted { count, .. } => self.evicted += count,
             Event::Memory { step, held } => self.hold(numbered.seconds, *step, held),
-            Event::TrainStep { step, loss, lr, grad_norm, tokens, computed, seconds } => {
+            Event::TrainStep { step, loss: None, .. } => self.train.get_or_insert_default().skipped(*step),
+            Event::TrainStep { step, loss: Some(loss), lr, grad_norm, tokens, computed, seconds } => {
                 for (name, value) in [("loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
                     self.point(name, numbered.seconds, Value::Number(*value));
                 }

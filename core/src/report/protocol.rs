@@ -288,9 +288,10 @@ pub enum Event {
     TrainStep {
         /// Updates made, from 1.
         step: u64,
-        /// Mean loss of the step's targets before the update, in nats.
-        #[serde(with = "number::one")]
-        loss: f64,
+        /// Mean loss of the step's targets before the update, in nats; absent where it had none: nothing was computed then, and
+        /// nothing changed.
+        #[serde(default, with = "number::maybe", skip_serializing_if = "Option::is_none")]
+        loss: Option<f64>,
         /// Learning rate.
         lr: f64,
         /// Norm of all gradients before clipping.

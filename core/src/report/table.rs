@@ -64,6 +64,9 @@ fn training(out: &mut String, report: &Report, t: &super::Trained) {
         "trained  {steps} steps, {tokens} tokens{computed}, loss {:.4} → {:.4}",
         t.first_loss, t.last_loss
     );
+    if t.empty_steps > 0 {
+        let _ = writeln!(out, "warning  {} of the steps had no target: nothing was learned from them", t.empty_steps);
+    }
     if let Some(collapsed) = &t.collapsed {
         let _ = writeln!(out, "warning  collapsed: {collapsed}");
     }

@@ -88,12 +88,12 @@ impl Techniques {
         let w = Widths::of(shape);
         let rows = train.batch * train.length;
         let tile = self.loss.tile(rows, shape.vocab);
-        let ty = dtype(train);
+        let (ty, rank) = (dtype(train), self.rank());
         Sizes {
             rows,
-            cols: w.hidden.max(w.q).max(w.kv).max(w.ff),
+            cols: w.hidden.max(w.q).max(w.kv).max(w.ff).max(rank),
             hidden: w.hidden,
-            outputs: tile.vocab.max(w.hidden).max(w.q).max(w.ff),
+            outputs: tile.vocab.max(w.hidden).max(w.q).max(w.ff).max(rank),
             head_rows: tile.rows,
             length: train.length,
             sequences: train.batch,
@@ -107,6 +107,12 @@ impl Techniques {
 }
 
 impl Techniques {
+    /// The widest side that adapters have of their own, their rank: it may be more than any side of the linears.
+    fn rank(&self) -> usize {
+        let adapted = shape::Role::LINEARS.iter().filter_map(|role| self.params.adapt(*role));
+        adapted.flat_map(|a| a.params(1, 1)).map(|part| part.rows.max(part.cols)).max().unwrap_or(0)
+    }
+
     /// Rows of the largest basis that the optimizer finds of a matrix of a layer.
     fn basis(&self, shape: &ModelShape) -> usize {
         let matrices = shape.layers.iter().flat_map(|l| l.tensors.all()).filter(|t| t.rows > 1);
@@ -144,7 +150,7 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(Progress);
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stepped {
-    /// Mean loss of the targets, in nats.
+    /// Mean loss of the targets, in nats; NaN where there is none.
     pub loss: f64,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
@@ -156,6 +162,14 @@ pub struct Stepped {
     pub counted: usize,
     /// Whether any gradient was clipped by norm.
     pub clipped: bool,
+}
+
+impl Stepped {
+    /// A step whose rows have no target. A mean over none is no number, and what it would do to the weights (PyTorch's
+    /// cross-entropy gives NaN and Hugging Face's trainer learns from it) is not done: nothing is computed, nothing changes.
+    fn nothing() -> Self {
+        Self { loss: f64::NAN, ..Self::default() }
+    }
 }
 
 /// Hears of the residual stream after a layer: the layer's number, the device and the stream.
@@ -358,13 +372,17 @@ impl Trainer {
         (&*self.d, &mut self.learner)
     }
 
-    /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update.
+    /// One step by backpropagation: gradients of the mean loss over the targets of all `batches`, then the update; where they
+    /// have no target, nothing at all.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when the loss or a gradient is
     /// no number: nothing has learned from this step then where all gradients are held to its end.
     pub fn backprop(&mut self, batches: &[Batch], step: u64, lr: f32, watch: OnProgress<'_>) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
+        if counted == 0 {
+            return Ok(Stepped::nothing());
+        }
         self.learner.begin(step, lr);
         let (mut loss, mut tokens, mut computed, mut begun) = (0.0, 0, 0, None);
         let each = 2 * self.weights.layers.len() + 1;
@@ -373,7 +391,7 @@ impl Trainer {
                 |phase, done| watch(Progress { phase, done: i * each + done, total: batches.len() * each });
             self.learner.learn_from(Some((step.max(1) - 1) * batches.len() as u64 + i as u64));
             // One over all targets of the step, not a mean of means: micro-batches of any make-up add up to one batch.
-            loss += self.learn(batch, 1.0 / counted.max(1) as f32, step, &mut begun, &mut within)?;
+            loss += self.learn(batch, 1.0 / counted as f32, step, &mut begun, &mut within)?;
             (tokens, computed) = (tokens + batch.real(), computed + batch.rows());
         }
         self.learner.learn_from(None);
@@ -383,7 +401,7 @@ impl Trainer {
         self.d.wait()?;
         drop(begun);
         Ok(Stepped {
-            loss: loss / counted.max(1) as f64,
+            loss: loss / counted as f64,
             grad_norm: square.sqrt(),
             tokens,
             computed,
@@ -400,7 +418,8 @@ impl Trainer {
     }
 
     /// One step without backpropagation: the mean loss a distance `eps` ahead and behind along direction `number` of the run,
-    /// and an update along it by the slope between the two, which comes back as `grad_norm`.
+    /// and an update along it by the slope between the two, which comes back as `grad_norm`; where `batches` have no target,
+    /// nothing at all.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::Device`] when the driver fails; [`Error::Diverged`] when the loss is no number.
@@ -413,13 +432,16 @@ impl Trainer {
         watch: &mut dyn FnMut(usize),
     ) -> Result<Stepped> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
+        if counted == 0 {
+            return Ok(Stepped::nothing());
+        }
         self.learner.begin(number, lr);
         let mut losses = [0.0; 2];
         for (i, loss) in losses.iter_mut().enumerate() {
             self.ledger.enter(Phase::Update);
             self.learner.perturb(&*self.d, if i == 0 { eps } else { -2.0 * eps })?;
             for batch in batches {
-                *loss += self.read(batch, None)?.0 / counted.max(1) as f64;
+                *loss += self.read(batch, None)?.0 / counted as f64;
             }
             watch(i + 1);
         }

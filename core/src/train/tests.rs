@@ -334,6 +334,53 @@ fn adapters_begin_as_nothing_and_leave_the_base_as_it_is() {
     assert_eq!(measured.tiers[&Tier::Device].bytes[&Category::Gradients], 4 * b_only);
 }
 
+/// A mean over no target is no number; a step of it must not decay weights or moments either.
+#[test]
+fn a_step_without_a_target_has_no_loss_and_changes_nothing() {
+    let shape = shape(BlockType::F32, true);
+    let decays = ("train.optimizer", "{ use = \"adamw\", weight_decay = 0.1 }");
+    let sgd = ("train.optimizer", "{ use = \"sgd\", momentum = 0.0, weight_decay = 0.1 }");
+    let all: [&[(&str, &str)]; 3] = [
+        &[("train.params", "full"), decays],
+        &[("train.params", "lora"), decays, ("train.grad_hold", "matrix")],
+        &[("train.params", "full"), sgd, ("train.gradient", "mezo")],
+    ];
+    for sets in all {
+        let config = config(sets);
+        let (mut t, _) = trainer(&config, &shape, 2, u64::MAX).unwrap();
+        let gradient = Techniques::new(config.train.as_ref().unwrap()).unwrap().gradient;
+        let learns = batch(3, 4);
+        let empty = Batch { targets: vec![NO_LOSS; learns.rows()], ..learns.clone() };
+        let state = |t: &Trainer| -> Vec<Vec<u8>> {
+            let bufs = t.learner.params().iter().flat_map(|p| std::iter::once(&p.buf).chain(&p.state));
+            let read = |buf: &crate::device::Buf| {
+                let mut bytes = vec![0; buf.bytes()];
+                t.device().download(buf.all(), &mut bytes).unwrap();
+                bytes
+            };
+            bufs.map(read).collect()
+        };
+        let step = |t: &mut Trainer, batches: &[Batch], n| gradient.step(t, batches, n, 0.01, &mut |_| ()).unwrap();
+        step(&mut t, std::slice::from_ref(&learns), 1);
+        let before = state(&t);
+        let none = step(&mut t, &[empty.clone(), empty.clone()], 2);
+        assert!(none.loss.is_nan(), "{sets:?}: {none:?}");
+        assert_eq!((none.counted, none.tokens, none.computed, none.grad_norm), (0, 0, 0, 0.0), "{sets:?}");
+        assert!(state(&t) == before, "{sets:?}: what learns has changed");
+        // Beside a batch that has targets it counts for nothing.
+        let some = step(&mut t, &[empty, learns], 3);
+        assert!(some.loss.is_finite() && some.counted > 0 && state(&t) != before, "{sets:?}: {some:?}");
+    }
+}
+
+/// PEFT allows any rank: one above every side of every matrix needs scratch of its own width.
+#[test]
+fn adapters_of_a_rank_above_every_side_learn_and_are_planned() {
+    for (params, activations) in [("lora", "keep"), ("dora", "recompute")] {
+        plan_is_measured(&[("train.params", params), ("train.params.r", "200"), ("train.activations", activations)]);
+    }
+}
+
 /// QLoRA: adapters learn over a base that is encoded as it is loaded, and the plan knows its bytes.
 #[test]
 fn adapters_learn_over_weights_in_any_scheme() {
@@ -529,7 +576,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     let pairs: usize = shape.layers.iter().map(|l| l.attention.q() * train.length).sum();
     let head = (shape.vocab * shape.hidden) as f64;
     let expected = 6.0 * m * (linears as f64 + head) + 9.0 * m * pairs as f64;
-    let step = spent(&full, arithmetic);
+    let step = spent(&full, arithmetic.clone());
     assert!((step.pass / expected - 1.0).abs() < 1e-9, "{} is not {expected}", step.pass);
     assert!(step.update == 0.0);
     // A forward more of everything but the head.
@@ -543,7 +590,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     assert_eq!(spent(&full, memory).update, (4 * (2 * 3 + 2) * parameters) as f64);
     // A machine that only its launches hold up: adapters have more of them.
     let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0, kernels: None };
-    let (whole, adapters) = (spent(&full, launches), spent(&[("train.params", "lora")], launches));
+    let (whole, adapters) = (spent(&full, launches.clone()), spent(&[("train.params", "lora")], launches));
     assert!(whole.pass > 50.0 && adapters.pass > whole.pass);
 }
 

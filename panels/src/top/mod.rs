@@ -9,7 +9,7 @@ mod scale;
 mod verdict;
 mod workload;
 
-use egui::{Frame, Margin, Sense, ThemePreference, Ui, vec2};
+use egui::{Frame, Margin, Role, Sense, ThemePreference, Ui, WidgetInfo, vec2};
 
 use crate::kit::{self, Icon, Press};
 use crate::shared::Shared;
@@ -55,6 +55,7 @@ pub(crate) fn show(ui: &mut Ui, top: &Top, state: &mut TopState, shared: &mut Sh
         limit::show(ui, &columns, &top.limit, state, shared.actions);
         bars::show(ui, &columns, top, state, shared);
         verdict::show(ui, &columns, top, state, shared.actions);
+        notes(ui, &columns, &top.notes);
     });
 }
 
@@ -76,6 +77,21 @@ fn first_row(ui: &mut Ui, top: &Top, state: &mut TopState, shared: &mut Shared<'
         model::device(ui, top, shared.actions, width * 0.4 - 2.0 * GRID);
     });
     kit::row_from_right(ui, theme, theme_button);
+}
+
+/// What to know before reading the prediction, a line each; what has no room is told on hover.
+fn notes(ui: &mut Ui, at: &Columns, notes: &[String]) {
+    for note in notes {
+        let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), 20.0), Sense::hover());
+        let said = format!("Note: {note}");
+        response.widget_info(|| WidgetInfo::labeled(Role::Label, true, &said));
+        let line = egui::Rect::from_min_max(egui::pos2(at.bars.left(), rect.top()), rect.max);
+        let color = kit::palette(ui).weak_text;
+        let galley = kit::elided(ui.painter(), &said, kit::words(kit::SMALL), color, line.width());
+        let at = egui::pos2(line.left(), line.center().y - galley.size().y / 2.0);
+        ui.painter().galley(at, galley, color);
+        response.on_hover_text(said);
+    }
 }
 
 /// Light, dark, or as the system has it.

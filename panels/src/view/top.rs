@@ -44,6 +44,8 @@ pub struct Top {
     pub predicted_speed: Option<(f64, f64)>,
     /// True when the machine was probed; otherwise speeds are a cautious guess and said to be.
     pub probed: bool,
+    /// What to know before reading the prediction, a sentence each: cautions, and choices that have no effect.
+    pub notes: Vec<String>,
 }
 
 /// The open model.

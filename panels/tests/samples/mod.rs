@@ -131,6 +131,7 @@ pub fn top() -> Top {
         most_sequences: Some(0),
         predicted_speed: Some((1240.0, 95.1)),
         probed: true,
+        notes: Vec::new(),
     }
 }
 

@@ -28,9 +28,10 @@ impl Session {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Plan(p) if p.number == self.asked => {
-                let Planned { plan, bars, sections, prompt, .. } = *p;
+                let Planned { plan, bars, sections, prompt, notes, .. } = *p;
                 self.state.prompt_tokens = prompt;
                 self.state.predicted = bars;
+                self.state.notes = notes;
                 self.state.sections = Arc::new(carried(sections, &self.state.sections));
                 match plan {
                     Ok(plan) => (self.state.plan, self.state.no_plan) = (Some(plan), String::new()),

@@ -240,7 +240,16 @@ fn kind(kind: KnobKind) -> Kind {
 fn setting(config: &Config, key: &str) -> Knob {
     let text = |value: Option<KnobValue>| value.map(|v| v.to_string()).unwrap_or_default();
     match settings::find(key) {
-        Some(s) => plain(key, s.label, kind(s.kind), text((s.get)(config)), &text(s.default()), s.unit, s.sentence),
+        Some(s) => {
+            let value = (s.get)(config);
+            // A number that is written in quotes is more than a field of numbers holds.
+            let kind = if matches!(value, Some(KnobValue::Text(_))) && matches!(s.kind, KnobKind::Int { .. }) {
+                Kind::Text
+            } else {
+                kind(s.kind)
+            };
+            plain(key, s.label, kind, text(value), &text(s.default()), s.unit, s.sentence)
+        }
         None => plain(key, key, Kind::Text, String::new(), "", "", ""),
     }
 }
@@ -326,6 +335,22 @@ mod tests {
     use super::*;
     use ullage_core::catalog;
     use ullage_core::ledger::Category;
+
+    #[test]
+    fn a_seed_of_any_size_is_shown_as_it_is() {
+        for (seed, kind) in [
+            (0, Kind::Int { min: 0, max: i64::MAX }),
+            (i64::MAX as u64, Kind::Int { min: 0, max: i64::MAX }),
+            (i64::MAX as u64 + 1, Kind::Text),
+            (u64::MAX, Kind::Text),
+        ] {
+            let config = with(&Config::default(), &[("run.seed".into(), seed.to_string())]).unwrap();
+            let knob = setting(&config, "run.seed");
+            assert_eq!((knob.value.clone(), knob.kind), (seed.to_string(), kind));
+            // What the card sets is what it shows.
+            assert_eq!(with(&Config::default(), &[(knob.key, knob.value)]).unwrap().run.seed, seed);
+        }
+    }
 
     #[test]
     fn every_entry_of_the_catalogue_is_on_a_card_and_every_variant_can_be_set() {

@@ -15,7 +15,11 @@ pub fn view(s: &State) -> Status {
         (true, Some(live)) => {
             out.running = true;
             out.paused = live.paused;
-            out.doing = if s.stopping { "stopping".into() } else { live.doing() };
+            out.doing = match (s.leaving, s.stopping) {
+                (Some(_), _) => "saving what the run did, then closing; close again to leave at once".into(),
+                (None, true) => "stopping".into(),
+                (None, false) => live.doing(),
+            };
             out.progress = live.progress.as_ref().map(|(_, done, total, _)| (*done, *total));
             out.seconds_left = live.progress.as_ref().map(|(.., left)| *left).filter(|v| v.is_finite());
             out.speed = live.speed();

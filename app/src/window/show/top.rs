@@ -35,6 +35,7 @@ pub fn view(s: &State) -> Top {
         most_sequences: s.inverse.map(|i| i.most_sequences),
         predicted_speed: time.filter(|(_, rate)| *rate > 0.0),
         probed: s.machine.probed,
+        notes: s.notes.clone(),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::shape::MOST_PARTS;
 use crate::shape::ModelShape;
 pub use crate::shape::{AdapterKind, AdapterShape, LowRank, PartSpec, Role};
 
-/// Largest rank that is supported.
+/// Largest rank that is supported, of whatever matrix.
 pub const MOST_RANK: usize = 1024;
 
 /// One adapted linear that is written.
@@ -383,9 +383,10 @@ impl<'m> Collector<'m> {
                 if a.rows != b.cols {
                     return Err(wrong(&b.name, format!("has rank {}, its lora_A has rank {}", b.cols, a.rows)));
                 }
-                let most = rows.min(cols).min(MOST_RANK as u64);
-                if a.rows == 0 || a.rows > most {
-                    return Err(wrong(&a.name, format!("has rank {}; from 1 to {most} is possible here", a.rows)));
+                // A rank above the matrix's smaller side says nothing that a smaller one could not, and is computed all the same:
+                // PEFT makes and reads such adapters too.
+                if a.rows == 0 || a.rows > MOST_RANK as u64 {
+                    return Err(wrong(&a.name, format!("has rank {}; from 1 to {MOST_RANK} is possible here", a.rows)));
                 }
                 let rank = a.rows as usize;
                 for (spec, part) in specs.iter().zip(&parts).skip(2) {

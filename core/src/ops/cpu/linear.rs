@@ -101,8 +101,8 @@ impl<'a> Mat<'a> {
     pub(crate) fn decode_with(&self, kernels: &Kernels, row: usize, col: usize, out: &mut [f32]) {
         match self.scheme {
             Scheme::Block(ty) => {
-                let at = row * self.row_bytes() + col / ty.elems() * ty.block_bytes();
-                let stored = &self.data[at..][..out.len() / ty.elems() * ty.block_bytes()];
+                let at = row * self.row_bytes() + ty.blocks(col) * ty.block_bytes();
+                let stored = &self.data[at..][..ty.blocks(out.len()) * ty.block_bytes()];
                 if decode_with(kernels, ty, stored, out).is_err() {
                     // `Mat::new` checked that the type decodes; should it not, the result must not look right.
                     out.fill(f32::NAN);
@@ -127,7 +127,7 @@ impl<'a> Mat<'a> {
     /// Bytes of a row of blocks; of a packed scheme a row's share of the payload.
     fn row_bytes(&self) -> usize {
         match self.scheme {
-            Scheme::Block(ty) => self.cols / ty.elems() * ty.block_bytes(),
+            Scheme::Block(ty) => ty.blocks(self.cols) * ty.block_bytes(),
             Scheme::Packed(_) => self.data.len() / self.of.1.max(1),
         }
     }
