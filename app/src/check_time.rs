@@ -60,7 +60,7 @@ fn inference() -> Vec<Sets> {
         &[("run.sequences", "16")],
         &[("place.weights.use", "stream"), ("place.weights.from", "host")],
     ];
-    let fixed = sets(&[("run.prompt", "x"), ("run.max_tokens", "40"), ("run.ignore_eos", "true")]);
+    let fixed = sets(&[("run.prompt", "x"), ("run.max_tokens", "100"), ("run.ignore_eos", "true")]);
     choices.iter().map(|c| [fixed.clone(), sets(c)].concat()).collect()
 }
 
@@ -97,7 +97,7 @@ fn models() -> Vec<(&'static str, Vec<Sets>)> {
         ("random:smollm2-135m@q4_1", all()),
         ("random:smollm2-135m@f16", some(&[0, 11, 15])),
         ("random:smollm2-135m@q8_0", some(&[0, 1])),
-        ("random:smollm2-135m@q6_k", some(&[0, 12])),
+        ("random:smollm2-135m@q5_0", some(&[0, 12])),
         ("random:smollm2-135m@f32", some(&[0])),
         ("random:llama-1b@q4_k", some(&[0])),
         ("random:llama-1b@q4_0", some(&[0, 5])),

@@ -4,6 +4,7 @@ use super::gpu::tiling::Tiling;
 use super::op::{Op, sides};
 use super::{Weight, buffer_bytes};
 use crate::ops::KernelTimes;
+use crate::ops::timing::Weights;
 
 /// What an operation takes: arithmetic, memory traffic, launches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -69,17 +70,19 @@ impl Op<'_> {
     pub fn seconds(&self, cost: &Cost, times: &KernelTimes) -> f64 {
         let elements = |n: usize, each: f64| n as f64 * each;
         let moved = times.elements((cost.read + cost.written) as f64);
-        let product = |w: &Weight<'_>, m: usize| {
-            let n = w.rows * w.cols;
-            let bytes = buffer_bytes(w.buf.ty(), n) as f64;
-            // Of a step's weights none is met again before all the others.
-            times.product(Some(w.buf.ty()), n as f64, bytes, m as f64, f64::INFINITY)
+        let weights = |w: &Weight<'_>| {
+            let bytes = buffer_bytes(w.buf.ty(), w.rows * w.cols) as f64;
+            Weights { ty: Some(w.buf.ty()), rows: w.rows, cols: w.cols, bytes }
         };
+        match self {
+            // Of a step's weights none is met again before all the others.
+            Self::Linear { m, w, .. } => return times.products(&[weights(w)], *m as f64, f64::INFINITY),
+            Self::LinearDx { m, w, .. } => return times.product_dx(&weights(w), *m),
+            Self::LinearDw { m, rows, cols, .. } => return times.product_dw(*m, *rows, *cols),
+            _ => {}
+        }
         times.region
             + match self {
-                Self::Linear { m, w, .. } => product(w, *m),
-                Self::LinearDx { m, w, .. } => times.product_dx(Some(w.buf.ty()), (w.rows * w.cols) as f64, *m as f64),
-                Self::LinearDw { .. } => cost.flops / 2.0 * times.dw,
                 Self::Attention { .. } => cost.flops * times.causal[0],
                 Self::AttentionVjp { .. } => cost.flops * times.causal[1],
                 Self::RmsNorm { m, cols, .. } => elements(m * cols, times.norm),

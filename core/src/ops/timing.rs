@@ -39,8 +39,9 @@ const CACHED: [BlockType; 9] = [
 ];
 /// A byte that is a sound number or scale in every type, wherever it stands.
 pub const FILL: u8 = 0x3c;
-/// Columns of the matrices that are timed.
+/// Columns of the matrices that are timed, and of narrow ones, of which the ends of sums are a larger share.
 const COLS: usize = 1024;
+const NARROW: usize = 256;
 /// Rows of them for each thread: with [`COLS`] columns of f32 1.5 MiB.
 const TALL: usize = 384;
 /// Queries of a task that shares them out, heads, and elements of a head.
@@ -54,9 +55,14 @@ const TAG: Tag = Tag::host(Category::Workspace, "kernel probe");
 /// Seconds that units of work take a team of some size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelTimes {
+    /// Threads of the team.
+    pub threads: usize,
     /// A parallel region, whatever it does.
     pub region: f64,
-    /// An element of a weight matrix in a product with each of [`ROWS`] rows of activations, weights in the caches, by type.
+    /// The end of one sum of a product: of a row of activations that goes through registers, and of one that meets a panel.
+    pub sums: [f64; 2],
+    /// An element of a weight matrix in a product with each of [`ROWS`] rows of activations, beside the ends of its sums, weights
+    /// in the caches, by type.
     pub products: BTreeMap<BlockType, [f64; ROWS.len()]>,
     /// A byte of weights that a product streams through, by the bytes that come between two visits to it.
     pub stream: Vec<(u64, f64)>,
@@ -80,6 +86,36 @@ pub struct KernelTimes {
     pub moved: Vec<(u64, f64)>,
 }
 
+/// A matrix of weights, as far as its products' times depend on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// The type of its blocks; none for a packed scheme, which is decoded to f32.
+    pub ty: Option<BlockType>,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Its payload.
+    pub bytes: f64,
+}
+
+/// A call of attention, as far as its time depends on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attended {
+    /// Queries.
+    pub queries: f64,
+    /// Rows of the cache that each looks at, on average.
+    pub held: f64,
+    /// Elements of a row of all key–value heads, a side.
+    pub kv: f64,
+    /// Key–value heads.
+    pub heads: usize,
+    /// Query heads that share one.
+    pub group: f64,
+    /// Bits of an element, of keys and of values.
+    pub bits: [f64; 2],
+}
+
 /// A value between two of `points`, along the logarithm of what they are measured at; the nearest beyond them.
 fn along(points: &[(u64, f64)], at: f64) -> f64 {
     let Some(i) = points.iter().position(|(x, _)| *x as f64 >= at) else {
@@ -91,10 +127,24 @@ fn along(points: &[(u64, f64)], at: f64) -> f64 {
 }
 
 impl KernelTimes {
-    /// A product of a `ty` matrix of `elements` elements and `bytes` bytes with `m` rows of activations, in a pass that goes
-    /// through `pass` bytes of weights: the longer of computing it from the caches and of streaming its bytes.
-    pub fn product(&self, ty: Option<BlockType>, elements: f64, bytes: f64, m: f64, pass: f64) -> f64 {
-        (elements * self.element(ty, m)).max(bytes * along(&self.stream, pass))
+    /// How much longer work takes that is cut into `tasks`, where threads wait for those that have one task more.
+    pub fn spread(&self, tasks: usize) -> f64 {
+        let (n, tasks) = (self.threads.max(1), tasks.max(1));
+        (tasks.div_ceil(n) * n) as f64 / tasks as f64
+    }
+
+    /// Products of a region with `m` rows of activations, in a pass that goes through `pass` bytes of weights: the longer of
+    /// computing them from the caches and of streaming their bytes.
+    pub fn products(&self, of: &[Weights], m: f64, pass: f64) -> f64 {
+        let sum = self.sums[usize::from(m > 8.0)];
+        let computed = of.iter().map(|w| {
+            let (rows, cols) = (w.rows as f64, w.cols as f64);
+            rows * (cols * self.element(w.ty, m) + m * sum)
+        });
+        let sizes = of.iter().map(|w| (w.rows, (w.bytes / w.rows.max(1) as f64) as usize));
+        let tasks = cpu::linear_tasks(self.threads, m.ceil() as usize, sizes);
+        let bytes: f64 = of.iter().map(|w| w.bytes).sum();
+        self.region + (self.spread(tasks) * computed.sum::<f64>()).max(bytes * along(&self.stream, pass))
     }
 
     /// Seconds an element of a matrix takes with `m` rows: in proportion between rows that were timed, and beyond the last.
@@ -120,20 +170,29 @@ impl KernelTimes {
     }
 
     /// `dx = dy · W` for `m` rows of `dy`.
-    pub fn product_dx(&self, ty: Option<BlockType>, elements: f64, m: f64) -> f64 {
-        elements * (self.decoded(ty) * (m / 512.0).ceil() + m * self.dx)
+    pub fn product_dx(&self, w: &Weights, m: usize) -> f64 {
+        let each = self.decoded(w.ty) * m.div_ceil(512) as f64 + m as f64 * self.dx;
+        self.region + self.spread(vjp::dx_tasks(self.threads, m, w.cols)) * (w.rows * w.cols) as f64 * each
     }
 
-    /// Attention of `queries` queries of a sequence, each over `held` rows of the cache: of `kv` elements a side of `bits`
-    /// bits each, shared by `group` query heads.
-    pub fn attention(&self, queries: f64, held: f64, kv: f64, group: f64, bits: [f64; 2], pass: f64) -> f64 {
+    /// `dW = dyᵀ · x` of a matrix `(rows, cols)` for `m` rows.
+    pub fn product_dw(&self, m: usize, rows: usize, cols: usize) -> f64 {
+        let spread = self.spread(vjp::dw_tasks(self.threads, rows, cols));
+        self.region + spread * (m * rows * cols) as f64 * self.dw
+    }
+
+    /// Attention of a sequence's queries over its cache.
+    pub fn attention(&self, of: Attended, pass: f64) -> f64 {
+        let Attended { queries, held, kv, heads, group, bits } = of;
         let few = queries <= 4.0;
+        let each = if few { held / 256.0 } else { queries * group / 96.0 };
+        let spread = self.spread(heads * each.ceil().max(1.0) as usize);
         // As often as tasks read a tile anew.
         let visits = if few { 1.0 } else { (queries * group / 96.0).max(1.0) };
         let decode: f64 = bits.iter().map(|bits| held * kv * visits * self.tile(*bits)).sum();
         let computed = decode + 2.0 * held * kv * group * queries * self.attend[usize::from(!few)];
         let bytes: f64 = bits.iter().map(|bits| held * kv * bits / 8.0).sum();
-        computed.max(bytes * along(&self.stream, pass))
+        (spread * computed).max(bytes * along(&self.stream, pass))
     }
 
     /// Decoding a cached element that costs `bits` bits: as the type nearest to it.
@@ -151,7 +210,7 @@ impl KernelTimes {
     /// What makes these figures unusable.
     pub fn defect(&self) -> Option<&'static str> {
         let all = [self.region, self.dx, self.dw, self.norm, self.logit];
-        let pairs = [self.attend, self.causal, self.gate];
+        let pairs = [self.attend, self.causal, self.gate, self.sums];
         let points = self.stream.iter().chain(&self.moved).map(|p| p.1);
         let types = self.products.values().flatten().chain(self.tiles.values()).copied();
         let sound = |v: f64| v.is_finite() && v >= 0.0;
@@ -178,10 +237,13 @@ impl KernelTimes {
         let team = ThreadTeam::new(threads)?;
         let mut bench = Bench::new(team, bytes, ledger, each, cancelled)?;
         let region = bench.region()?;
-        let (products, stream) = (bench.products(region)?, bench.stream()?);
+        let sums = bench.sums(region)?;
+        let (products, stream) = (bench.products(region, sums)?, bench.stream()?);
         let (tiles, attend) = bench.attention()?;
         let mut times = Self {
+            threads,
             region,
+            sums,
             products,
             stream,
             tiles,
@@ -319,17 +381,29 @@ impl<'a> Bench<'a> {
     }
 
     /// Seconds of a product of `rows` weight rows of `ty` with `m` rows of activations.
-    fn product(&mut self, ty: BlockType, rows: usize, m: usize) -> Result<f64> {
+    fn product(&mut self, ty: BlockType, rows: usize, cols: usize, m: usize) -> Result<f64> {
         let Self { team, bytes, each, cancelled, x, y, scratch, .. } = self;
-        let len = ty.row_bytes(COLS).unwrap_or(0) * rows;
-        let w = Mat::new(ty, rows, COLS, &bytes[..len])?;
+        let len = ty.row_bytes(cols).unwrap_or(0) * rows;
+        let w = Mat::new(ty, rows, cols, &bytes[..len])?;
         let (x, y, scratch) = (x.as_slice::<f32>(), y.as_mut_slice::<f32>(), scratch.as_mut_slice::<f32>());
         middle(*each, *cancelled, || {
-            cpu::linear_many(team, &x[..m * COLS], m, &mut [Product { w, y: &mut *y, ldy: rows }], scratch)
+            cpu::linear_many(team, &x[..m * cols], m, &mut [Product { w, y: &mut *y, ldy: rows }], scratch)
         })
     }
 
-    fn products(&mut self, region: f64) -> Result<BTreeMap<BlockType, [f64; ROWS.len()]>> {
+    /// What ends each sum: a matrix a quarter as wide has as many of them.
+    fn sums(&mut self, region: f64) -> Result<[f64; 2]> {
+        let rows = self.rows;
+        let mut of = |m: usize| {
+            let mut at = |cols| Ok::<_, Error>((self.product(BlockType::Q8_0, rows, cols, m)? - region).max(0.0));
+            let (wide, narrow) = (at(COLS)?, at(NARROW)?);
+            let share = (COLS / NARROW) as f64;
+            Ok::<_, Error>(((share * narrow - wide) / (share - 1.0) / (rows * m) as f64).max(0.0))
+        };
+        Ok([of(1)?, of(ROWS[ROWS.len() - 1])?])
+    }
+
+    fn products(&mut self, region: f64, sums: [f64; 2]) -> Result<BTreeMap<BlockType, [f64; ROWS.len()]>> {
         let rows = self.rows;
         let fits = |ty: BlockType, have: usize| ty.row_bytes(COLS).is_some_and(|row| row * rows <= have);
         let types = BlockType::ALL.iter().copied().filter(|ty| can_decode(*ty) && fits(*ty, self.bytes.len()));
@@ -338,7 +412,8 @@ impl<'a> Bench<'a> {
         for ty in types {
             let mut of = [0.0; ROWS.len()];
             for (seconds, m) in of.iter_mut().zip(ROWS) {
-                *seconds = (self.product(ty, rows, m)? - region).max(0.0) / (rows * COLS) as f64;
+                let ends = sums[usize::from(m > 8)] * (rows * m) as f64;
+                *seconds = (self.product(ty, rows, COLS, m)? - region - ends).max(0.0) / (rows * COLS) as f64;
             }
             all.insert(ty, of);
         }
@@ -352,7 +427,7 @@ impl<'a> Bench<'a> {
         for set in SETS {
             let rows = (set / row).min(most);
             if points.last().is_none_or(|(bytes, _)| *bytes < (rows * row) as u64) {
-                points.push(((rows * row) as u64, self.product(BlockType::F32, rows, 1)? / (rows * row) as f64));
+                points.push(((rows * row) as u64, self.product(BlockType::F32, rows, COLS, 1)? / (rows * row) as f64));
             }
         }
         Ok(points)
@@ -465,7 +540,9 @@ mod tests {
     fn times() -> KernelTimes {
         let panel = |decode: f64| ROWS.map(|m| if m > 8 { decode + m as f64 } else { decode + 0.5 * m as f64 });
         KernelTimes {
+            threads: 1,
             region: 1.0,
+            sums: [0.0, 0.25],
             products: BTreeMap::from([(BlockType::F32, panel(0.0)), (BlockType::Q4_0, panel(3.0))]),
             stream: vec![(1 << 10, 0.0), (1 << 20, 10.0)],
             tiles: BTreeMap::from([(BlockType::F16, 2.0), (BlockType::Q4_0, 5.0)]),
@@ -482,18 +559,29 @@ mod tests {
 
     #[test]
     fn a_product_is_computed_or_streamed_whichever_takes_longer() {
-        let t = times();
-        let of = |m: f64| t.product(Some(BlockType::Q4_0), 10.0, 6.0, m, 0.0);
-        // Decoding 3, then half a second a row in registers, a second a row in panels.
-        assert_eq!([1.0, 3.0, 8.0].map(of), [35.0, 45.0, 70.0]);
-        assert_eq!([9.0, 16.0, 72.0, 1000.0].map(of), [120.0, 190.0, 750.0, 10_030.0]);
+        let mut t = times();
+        let w = |ty| Weights { ty, rows: 2, cols: 32, bytes: 6.0 };
+        let of = |t: &KernelTimes, m: f64| t.products(&[w(Some(BlockType::Q4_0))], m, 0.0) - t.region;
+        let all = |t: &KernelTimes, m: &[f64]| m.iter().map(|m| of(t, *m)).collect::<Vec<_>>();
+        // Decoding 3, then half a second a row in registers, a second a row in panels, and the ends of two sums a row there.
+        assert_eq!(all(&t, &[1.0, 3.0, 8.0]), [3.5 * 64.0, 4.5 * 64.0, 7.0 * 64.0]);
+        assert_eq!(all(&t, &[9.0, 16.0, 72.0]), [12.0 * 64.0 + 4.5, 19.0 * 64.0 + 8.0, 75.0 * 64.0 + 36.0]);
+        assert_eq!(all(&t, &[1000.0]), [1003.0 * 64.0 + 500.0]);
         // Half-way along the logarithm: five seconds a byte, then ten, and no more beyond what was measured.
-        let streamed = |pass: f64| t.product(Some(BlockType::F32), 1.0, 6.0, 1.0, pass);
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9 * b;
+        let light = Weights { ty: Some(BlockType::F32), rows: 1, cols: 1, bytes: 6.0 };
+        let streamed = |pass: f64| t.products(&[light], 1.0, pass) - 1.0;
         let expected = [(0.0, 0.5), (32_768.0, 30.0), (1_048_576.0, 60.0), (1e12, 60.0)];
         assert!(expected.iter().all(|(pass, seconds)| near(streamed(*pass), *seconds)));
-        assert_eq!(t.product(None, 10.0, 0.0, 4.0, 0.0), 20.0, "what is packed is multiplied with as f32");
-        assert_eq!(t.product_dx(Some(BlockType::Q4_0), 10.0, 600.0), 10.0 * (2.0 * 3.0 + 600.0 * 2.0));
+        assert_eq!(of(&t, 4.0) - 3.0 * 64.0, 2.0 * 64.0);
+        let packed = t.products(&[w(None)], 4.0, 0.0) - 1.0;
+        assert_eq!(packed, 2.0 * 64.0, "what is packed is multiplied with as f32");
+        assert_eq!(t.product_dx(&w(Some(BlockType::Q4_0)), 600), 1.0 + 64.0 * (2.0 * 3.0 + 600.0 * 2.0));
+        assert_eq!(t.product_dw(5, 2, 32), 1.0 + 5.0 * 64.0);
+        // One task leaves three of four threads waiting.
+        t.threads = 4;
+        assert_eq!(all(&t, &[1.0]), [4.0 * 3.5 * 64.0]);
+        assert_eq!([t.spread(4), t.spread(5), t.spread(8), t.spread(0)], [1.0, 1.6, 1.0, 4.0]);
         assert!(near(t.elements(32_768.0), 2.0 * 32_768.0));
     }
 
@@ -501,10 +589,11 @@ mod tests {
     fn attention_decodes_a_tile_for_all_queries_of_a_task_and_multiplies_for_each() {
         let t = times();
         // 16-bit keys, 4.5-bit values: each of 100 rows of 8 elements once; then four heads over both sides.
-        let one = t.attention(1.0, 100.0, 8.0, 4.0, [16.0, 4.5], 0.0);
+        let of = |queries, bits| Attended { queries, held: 100.0, kv: 8.0, heads: 1, group: 4.0, bits };
+        let one = t.attention(of(1.0, [16.0, 4.5]), 0.0);
         assert_eq!(one, 800.0 * (2.0 + 5.0) + 2.0 * 800.0 * 4.0);
         // 48 queries of four heads are two tasks, each of which decodes.
-        let many = t.attention(48.0, 100.0, 8.0, 4.0, [16.0, 16.0], 0.0);
+        let many = t.attention(of(48.0, [16.0, 16.0]), 0.0);
         assert_eq!(many, 2.0 * 800.0 * 4.0 + 2.0 * 800.0 * 4.0 * 48.0 * 0.5);
     }
 

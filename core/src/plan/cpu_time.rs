@@ -1,9 +1,9 @@
 //! Seconds of a pass on the CPU: its steps' own kernels, as the probe has timed them.
 
 use super::Resolved;
-use crate::blocks::Scheme;
 use crate::forward::step::{self, Step};
 use crate::ops::KernelTimes;
+use crate::ops::timing::{Attended, Weights};
 use crate::shape::{Kind, LayerShape, LowRank, Role, TensorShape};
 
 /// A batch of rows, as far as its time depends on it.
@@ -26,13 +26,18 @@ pub(super) struct Cpu<'a> {
 }
 
 impl Cpu<'_> {
-    /// Seconds of a pass over `of` to its logits.
-    pub fn pass(&self, of: Rows) -> f64 {
+    /// Seconds of a pass over `of` through every layer.
+    pub fn layers(&self, of: Rows) -> f64 {
         let layers = self.r.held.layers.iter().enumerate().map(|(l, layer)| {
             let steps = step::layer(layer).map(|s| self.step(s, Some((l, layer)), of));
             steps.sum::<f64>()
         });
-        layers.sum::<f64>() + step::END.iter().map(|s| self.step(*s, None, of)).sum::<f64>()
+        self.step(step::BEGIN, None, of) + layers.sum::<f64>()
+    }
+
+    /// Seconds of the output head over the last row of each sequence.
+    pub fn head(&self, of: Rows) -> f64 {
+        step::END.iter().map(|s| self.step(*s, None, of)).sum()
     }
 
     fn step(&self, step: Step, at: Option<(usize, &LayerShape)>, of: Rows) -> f64 {
@@ -53,23 +58,17 @@ impl Cpu<'_> {
             }
             Step::Linears { to, .. } => {
                 let low = at.and_then(|(l, _)| shape.adapter.as_ref()?.layers.get(l));
-                let each = to.iter().map(|(role, _)| {
-                    let w = tensor(*role);
-                    self.product(w, of.rows, of.through) + self.adapted(low.and_then(|low| low.get(role)), w, of)
-                });
-                t.region + each.sum::<f64>()
+                let adapters =
+                    to.iter().map(|(role, _)| self.adapted(low.and_then(|low| low.get(role)), tensor(*role), of));
+                let all: Vec<_> = to.iter().filter_map(|(role, _)| tensor(*role)).map(weights).collect();
+                t.products(&all, of.rows, of.through) + adapters.sum::<f64>()
             }
             Step::KvAttend => at.map_or(0.0, |(l, layer)| self.attend(l, layer, of)),
             Step::Gate(_) => at.map_or(0.0, |(_, layer)| of.rows * layer.ffn.width() as f64 * t.gate[0]),
             Step::Experts => at.map_or(0.0, |(_, layer)| self.experts(layer, of)),
             Step::Add => t.elements(12.0 * of.rows * hidden),
-            Step::Logits => t.region + self.product(Some(shape.head()), of.sequences, of.through),
+            Step::Logits => t.products(&[weights(shape.head())], of.sequences, of.through),
         }
-    }
-
-    fn product(&self, w: Option<&TensorShape>, rows: f64, through: f64) -> f64 {
-        let Some(w) = w else { return 0.0 };
-        self.times.product(block(w.ty), (w.rows * w.cols) as f64, w.bytes() as f64, rows, through)
     }
 
     /// The two thin products of an adapter.
@@ -77,8 +76,9 @@ impl Cpu<'_> {
         let (Some(low), Some(w)) = (low, w) else { return 0.0 };
         let parts = low.kind.0.parts().iter().zip(low.types).map(|(part, ty)| {
             let (outputs, inputs) = part.dims(low.rank, w.rows, w.cols);
-            let n = (outputs * inputs) as f64;
-            self.times.region + self.times.product(Some(ty), n, n * ty.bits() / 8.0, of.rows, of.through)
+            let bytes = (outputs * inputs) as f64 * ty.bits() / 8.0;
+            let w = Weights { ty: Some(ty), rows: outputs, cols: inputs, bytes };
+            self.times.products(&[w], of.rows, of.through)
         });
         parts.sum()
     }
@@ -91,7 +91,8 @@ impl Cpu<'_> {
         let bits = self.r.pipeline.rows.get(l).map_or([16.0; 2], |row| [row.k, row.v].map(|b| 8.0 * b as f64 / d));
         let group = a.heads as f64 / a.kv_heads.max(1) as f64;
         let queries = of.rows / of.sequences;
-        let one = t.attention(queries, seen, kv, group, bits, of.through);
+        let call = Attended { queries, held: seen, kv, heads: a.kv_heads, group, bits };
+        let one = t.attention(call, of.through);
         of.sequences * (2.0 * t.region + one) + of.rows * (a.q() as f64 + 3.0 * kv) * t.norm
     }
 
@@ -102,15 +103,95 @@ impl Cpu<'_> {
         let given = of.rows * used as f64;
         let touched = given.min(count);
         let stacks = layer.tensors.roles().filter(|(role, _)| role.kind() == Kind::Stack).map(|(_, w)| {
-            let n = (w.rows * w.cols) as f64 / count;
-            t.product(block(w.ty), n, w.bytes() as f64 / count, given / touched, of.through)
+            let w = Weights { rows: w.rows / count as usize, bytes: w.bytes() as f64 / count, ..weights(w) };
+            t.products(&[w], given / touched, of.through)
         });
         let gate = given * layer.ffn.width() as f64 * t.gate[0];
-        let router = self.product(layer.tensors.get(Role::Router), of.rows, of.through);
-        touched * (2.0 * t.region + stacks.sum::<f64>()) + gate + router + t.region
+        let router = layer.tensors.get(Role::Router).map_or(0.0, |w| t.products(&[weights(w)], of.rows, of.through));
+        touched * stacks.sum::<f64>() + gate + router
     }
 }
 
-fn block(scheme: Scheme) -> Option<crate::blocks::BlockType> {
-    scheme.block()
+fn weights(w: &TensorShape) -> Weights {
+    Weights { ty: w.ty.block(), rows: w.rows, cols: w.cols, bytes: w.bytes() as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::blocks::BlockType;
+    use crate::catalog::from_toml;
+    use crate::config::Config;
+    use crate::machine::Machine;
+    use crate::plan::plan;
+    use crate::plan::tests::{shape, workload};
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let sets: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        from_toml("", &sets).unwrap()
+    }
+
+    /// A machine on which nothing takes time but what `change` says.
+    fn machine(change: impl FnOnce(&mut KernelTimes)) -> Machine {
+        let none = [0.0; crate::ops::timing::ROWS.len()];
+        let mut times = KernelTimes {
+            threads: 1,
+            region: 0.0,
+            sums: [0.0; 2],
+            products: BTreeMap::from([(BlockType::F32, none), (BlockType::F16, none)]),
+            stream: vec![(1, 0.0)],
+            tiles: BTreeMap::from([(BlockType::F16, 0.0)]),
+            attend: [0.0; 2],
+            dx: 0.0,
+            dw: 0.0,
+            causal: [0.0; 2],
+            norm: 0.0,
+            gate: [0.0; 2],
+            logit: 0.0,
+            moved: vec![(1, 0.0)],
+        };
+        let slow = KernelTimes { norm: 1e9, ..times.clone() };
+        change(&mut times);
+        let mut machine = Machine::default_guess();
+        machine.speed.kernels = Some(Box::new([slow, times]));
+        machine
+    }
+
+    /// Seconds of the prompt and of a decoding step, 40 and 20 tokens, with two threads.
+    fn seconds(machine: &Machine, more: &[(&str, &str)]) -> (f64, f64) {
+        let pairs = [&[("machine.threads", "2"), ("run.max_tokens", "21")], more].concat();
+        let config = config(&pairs);
+        let time = plan(&shape("smollm2-135m@f16"), &workload(&config, 40), &config, machine).unwrap().time;
+        (time.prefill_seconds, 1.0 / time.decode_tokens_per_second)
+    }
+
+    #[test]
+    fn a_pass_takes_the_sum_of_what_its_kernels_take() {
+        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} is not {b}");
+        // SmolLM2-135M: 30 layers of 576 → 576, 192, 192; 576 → 576; 576 → 1536 twice and back; a head of 49,152 rows.
+        let layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536;
+        let (layers, head) = (f64::from(30 * layer), f64::from(576 * 49152));
+        let products = machine(|t| t.products.values_mut().for_each(|of| *of = [1.0; 6]));
+        // Whatever the number of rows: the layers' weights once a batch, and the head's once.
+        let (prefill, decode) = seconds(&products, &[]);
+        near(prefill, layers + head);
+        near(decode, layers + head);
+        near(seconds(&products, &[("run.batch", "10")]).0, 4.0 * layers + head);
+        // Bytes instead: two of each.
+        near(seconds(&machine(|t| t.stream = vec![(1, 1.0)]), &[("kv.format", "f16")]).1, {
+            let cached = 30.0 * 2.0 * 192.0 * 50.0;
+            2.0 * (layers + head + cached)
+        });
+        // Attention: a query of each of nine heads of 64 over the mean depth, keys and values; half of the prompt for its tokens.
+        let attention = machine(|t| t.attend = [1.0, 100.0]);
+        let (prefill, decode) = seconds(&attention, &[]);
+        near(decode, 30.0 * 2.0 * 576.0 * 50.0);
+        near(prefill, 100.0 * 30.0 * 2.0 * 576.0 * 40.0 * 20.0);
+        // Three regions of products of a layer and two of attention, and the head's.
+        near(seconds(&machine(|t| t.region = 1.0), &[]).1, 30.0 * (4.0 + 2.0) + 1.0);
+        // Another number of threads, other times.
+        assert!(seconds(&products, &[("machine.threads", "1")]).1 > 1e9);
+    }
 }

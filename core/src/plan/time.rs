@@ -87,14 +87,12 @@ pub(super) fn times(
             let kv = sequences * r.pipeline.read_bytes(n, cached as usize) as f64;
             Rows { rows, sequences, cached, through: r.held.bytes() as f64 + kv }
         };
-        // The last piece may be shorter: rows are shared out evenly here.
-        let piece = cpu.pass(through(n as f64 / pieces as f64, 1.0, n as f64 / 2.0));
-        let prefill = pieces as f64 * moved.max(piece);
+        // The last piece may be shorter: rows are shared out evenly here. Only the last ends in the head.
+        let piece = through(n as f64 / pieces as f64, 1.0, n as f64 / 2.0);
+        let prefill = pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece);
         let sequences = pass.sequences as f64;
-        // A reader that chooses pages looks at so much of what is held.
-        let held = r.pipeline.sequence_bytes(n, depth).max(1) as f64;
-        let looked = (r.pipeline.read_bytes(n, depth) as f64 / held).min(1.0);
-        let seconds = moved.max(cpu.pass(through(sequences, sequences, cached * looked)));
+        let step = through(sequences, sequences, cached * looked(r, n, depth));
+        let seconds = moved.max(cpu.layers(step)) + cpu.head(step);
         return Times {
             load_seconds,
             prefill_seconds: prefill,
@@ -118,6 +116,13 @@ pub(super) fn times(
         probed: machine.probed,
         ..Times::default()
     }
+}
+
+/// The share of the held rows that a query looks at, where a reader chooses among their pages.
+fn looked(r: &Resolved, prompt: usize, depth: usize) -> f64 {
+    let chooses = (0..r.held.layers.len()).any(|l| r.pipeline.read.most_pages(l).is_some());
+    let held = r.pipeline.sequence_bytes(prompt, depth).max(1) as f64;
+    if chooses { (r.pipeline.read_bytes(prompt, depth) as f64 / held).min(1.0) } else { 1.0 }
 }
 
 /// What the machine of `config` does in a second, for training; none for a GPU that nobody has measured.

@@ -242,6 +242,41 @@ struct Part<'a> {
     tasks: usize,
 }
 
+/// How the products of a region are cut into tasks; no cut changes a bit of the result.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// Weight bytes of a fused task.
+    bytes: usize,
+    /// Rows of activations of a panel's task.
+    batch: usize,
+}
+
+impl Cut {
+    fn new(threads: usize, m: usize, panels: usize, total_bytes: usize) -> Self {
+        let wanted = TASKS_PER_WORKER * threads;
+        Self {
+            bytes: (total_bytes / wanted).clamp(MIN_FUSED_BYTES, MAX_FUSED_BYTES),
+            batch: m.div_ceil(wanted.div_ceil(panels.max(1))).clamp(MIN_BATCH, MAX_BATCH).next_multiple_of(6),
+        }
+    }
+
+    /// Weight rows and rows of activations of a task of one product, and how many tasks it is.
+    fn tasks(self, rows: usize, row_bytes: usize, fused: bool, m: usize) -> (usize, usize, usize) {
+        let (height, batch) = match fused {
+            true => ((self.bytes / row_bytes.max(1)).max(1).next_multiple_of(4), m),
+            false => (PANEL, self.batch.min(m)),
+        };
+        (height, batch, rows.div_ceil(height) * m.div_ceil(batch.max(1)))
+    }
+}
+
+/// Tasks of a region of products with `m` rows of activations, of matrices of `(rows, bytes of a row)` each in blocks.
+pub fn linear_tasks(threads: usize, m: usize, of: impl Iterator<Item = (usize, usize)> + Clone) -> usize {
+    let panels = of.clone().map(|(rows, _)| rows.div_ceil(PANEL)).sum();
+    let cut = Cut::new(threads, m, panels, of.clone().map(|(rows, bytes)| rows * bytes).sum());
+    of.map(|(rows, bytes)| cut.tasks(rows, bytes, m <= FUSED_ROWS, m).2).sum()
+}
+
 /// Most matrices of one region.
 const MAX_PRODUCTS: usize = 8;
 
@@ -288,20 +323,13 @@ fn multiply(
     check(team, x, m, cols, products, scratch)?;
     let panels: usize = products.iter().map(|p| p.w.rows.div_ceil(PANEL)).sum();
     let total_bytes: usize = products.iter().map(|p| p.w.rows * p.w.row_bytes()).sum();
-    // Neither cut changes a bit of the result.
-    let wanted = TASKS_PER_WORKER * team.threads();
-    let batch = m.div_ceil(wanted.div_ceil(panels.max(1))).clamp(MIN_BATCH, MAX_BATCH).next_multiple_of(6);
-    let bytes = (total_bytes / wanted).clamp(MIN_FUSED_BYTES, MAX_FUSED_BYTES);
+    let cut = Cut::new(team.threads(), m, panels, total_bytes);
     let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut tasks = 0;
     for (part, p) in parts.iter_mut().zip(products) {
         let fused = p.w.scheme.block().and_then(kernels.fused);
         let fused = fused.filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
-        let (height, batch) = match fused {
-            Some(_) => ((bytes / p.w.row_bytes().max(1)).max(1).next_multiple_of(4), m),
-            None => (PANEL, batch.min(m)),
-        };
-        let n = p.w.rows.div_ceil(height) * m.div_ceil(batch);
+        let (height, batch, n) = cut.tasks(p.w.rows, p.w.row_bytes(), fused.is_some(), m);
         *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, fused, height, batch, tasks: n });
         tasks += n;
     }

@@ -38,7 +38,9 @@ pub use decode::decode_rows;
 pub use element::{
     Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, softmax, swiglu,
 };
-pub use linear::{Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as};
+pub use linear::{
+    Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as, linear_tasks,
+};
 
 /// The instruction set that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -20,7 +20,7 @@ pub use elements::{
     rope_back, scale, scatter, square_sum_scratch, squared_norm, swiglu_to, swiglu_vjp,
 };
 pub use head::{Entries, argmax, cross_entropy_vjp, log_sum_exp, order};
-pub use products::{dw_scratch, dx_scratch, linear_dw, linear_dx};
+pub use products::{dw_scratch, dw_tasks, dx_scratch, dx_tasks, linear_dw, linear_dx};
 pub use update::{Gradients, Moments, Stored, elementwise};
 
 use crate::{Error, Result};

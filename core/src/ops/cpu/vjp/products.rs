@@ -33,6 +33,29 @@ pub const fn dw_scratch(threads: usize) -> usize {
     threads * DEPTH * WIDE + 16
 }
 
+/// Rows of a task of [`linear_dx`].
+fn dx_batch(threads: usize, m: usize, strips: usize) -> usize {
+    let wanted = (TASKS_PER_WORKER * threads).div_ceil(strips);
+    m.div_ceil(wanted).clamp(*ROWS.start(), *ROWS.end()).next_multiple_of(6).min(m.next_multiple_of(6))
+}
+
+/// Tasks of [`linear_dx`] with `m` rows and `cols` columns.
+pub fn dx_tasks(threads: usize, m: usize, cols: usize) -> usize {
+    let strips = cols.div_ceil(WIDE).max(1);
+    strips * m.div_ceil(dx_batch(threads, m, strips).max(1))
+}
+
+/// Output rows of a task of [`linear_dw`]: taller tasks pack less, shorter ones share out better.
+fn dw_tall(threads: usize, rows: usize, strips: usize) -> usize {
+    TALL * (rows * strips / (TALL * TASKS_PER_WORKER * threads)).clamp(1, 4)
+}
+
+/// Tasks of [`linear_dw`] of a matrix `(rows, cols)`.
+pub fn dw_tasks(threads: usize, rows: usize, cols: usize) -> usize {
+    let strips = cols.div_ceil(WIDE);
+    rows.div_ceil(dw_tall(threads, rows, strips)) * strips
+}
+
 /// `dx (m, cols) (+)= dy (m, rows) · w (rows, cols)`.
 ///
 /// # Errors
@@ -56,8 +79,7 @@ pub fn linear_dx(
     }
     let kernels = kernels();
     let strips = cols.div_ceil(WIDE);
-    let wanted = (TASKS_PER_WORKER * team.threads()).div_ceil(strips);
-    let batch = m.div_ceil(wanted).clamp(*ROWS.start(), *ROWS.end()).next_multiple_of(6).min(m.next_multiple_of(6));
+    let batch = dx_batch(team.threads(), m, strips);
     let aligned = scratch.as_ptr().align_offset(64).min(16);
     let (scratch, dx) = (SharedMut::new(&mut scratch[aligned..]), SharedMut::new(dx));
     let own = DEPTH * WIDE + WIDE;
@@ -124,8 +146,7 @@ pub fn linear_dw(
     }
     let kernels = kernels();
     let strips = cols.div_ceil(WIDE);
-    // Taller tasks pack less, shorter ones share out better.
-    let tall = TALL * (rows * strips / (TALL * TASKS_PER_WORKER * team.threads())).clamp(1, 4);
+    let tall = dw_tall(team.threads(), rows, strips);
     let aligned = scratch.as_ptr().align_offset(64).min(16);
     let (scratch, dw) = (SharedMut::new(&mut scratch[aligned..]), SharedMut::new(dw));
     team.run(rows.div_ceil(tall) * strips, &|task, worker| {
