@@ -136,7 +136,32 @@ fn edges() -> Vec<Sets> {
             [base.clone(), sets(&[("prompt", "40"), ("run.max_tokens", most), ("run.context", context)])].concat(),
         );
     }
+    // What is written, and a text far larger than what is scored of it.
+    all.push([base.clone(), sets(&[("prompt", "40"), (DUMP, "logits")])].concat());
+    all.push(
+        [base, sets(&[("prompt", "9"), ("eval.perplexity.file", LONG_TEXT), ("eval.perplexity.windows", "2")])]
+            .concat(),
+    );
     all
+}
+
+/// Not a key: the folder that a run dumps into.
+const DUMP: &str = "dump";
+/// A text of sixty megabytes.
+const LONG_TEXT: &str = "sixty-megabytes.txt";
+
+/// Trainings at their edges: what is learned is kept, and adapters are as large as what they adapt.
+fn training_edges() -> Vec<Sets> {
+    let kept = |params: &[(&str, &str)]| {
+        let base = training().swap_remove(0);
+        [base, sets(&[("train.out", "kept"), ("train.save_every", "1")]), sets(params)].concat()
+    };
+    vec![
+        kept(&[("train.params", "full")]),
+        kept(&[("train.params", "lora")]),
+        kept(&[("train.params", "{ use = \"lora\", r = 256 }")]),
+        kept(&[("train.params", "{ use = \"dora\", r = 64 }")]),
+    ]
 }
 
 /// The matrix of training, from the catalogue: every entry of every axis × how long gradients are held, and every combination of
@@ -191,13 +216,18 @@ pub(crate) fn label(model: &str, sets: &Sets) -> String {
 /// A prompt of about `tokens` tokens.
 pub(crate) fn prompt(model: &Model, tokens: usize) -> String {
     match model.tokenizer() {
-        Ok(Some(_)) => "The sky is blue. ".repeat(tokens / 5),
+        // A sentence of five tokens, and words of one each.
+        Ok(Some(_)) => {
+            let rest = ["", "The", "The sky", "The sky is", "The sky is blue"][tokens % 5];
+            "The sky is blue. ".repeat(tokens / 5) + rest
+        }
         _ => format!("tokens:{tokens}"),
     }
 }
 
 pub(crate) fn order(model: &Arc<Model>, machine: &Machine, sets: &Sets) -> Result<Order> {
     let mut sets = sets.clone();
+    sets.retain(|(key, _)| key != DUMP);
     sets.push(("model.path".into(), format!("{:?}", model.path)));
     let config = from_toml("", &sets)?;
     Ok(Order {
@@ -257,7 +287,7 @@ fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec
     let text = prompt(model, 200);
     let mut all = if args.train { training() } else { matrix() };
     if args.edges {
-        all.extend(edges());
+        all.extend(if args.train { training_edges() } else { edges() });
     }
     for s in &mut all {
         // An edge names its tokens; everything else has the same prompt.
@@ -275,8 +305,9 @@ fn chosen(model: &Arc<Model>, machine: &Machine, args: &args::CheckPlan) -> (Vec
 /// What a run of the program needs beside its plan: code, threads' stacks, words and headers.
 const PROGRAM: u64 = 24 << 20;
 
-/// Runs a configuration as a program of its own, in a control group of `within` bytes where there are some; its report.
-pub(crate) fn child(config: &Path, within: Option<u64>) -> Result<Report> {
+/// Runs a configuration as a program of its own, in a control group of `within` bytes where there are some, dumping where a
+/// folder is named; its report.
+pub(crate) fn child(config: &Path, within: Option<u64>, dump: Option<&Path>) -> Result<Report> {
     let io = |action: &str, e: &std::io::Error| Error::io(config, action, e);
     let own = std::env::current_exe().map_err(|e| io("cannot find this program", &e))?;
     let mut command = match within {
@@ -287,7 +318,11 @@ pub(crate) fn child(config: &Path, within: Option<u64>) -> Result<Report> {
             shell
         }
     };
-    let done = command.arg("run").arg(config).arg("--json").output().map_err(|e| io("cannot run this program", &e))?;
+    command.arg("run").arg(config).arg("--json");
+    if let Some(folder) = dump {
+        command.arg("--dump").arg(folder);
+    }
+    let done = command.output().map_err(|e| io("cannot run this program", &e))?;
     serde_json::from_slice(&done.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&done.stderr);
         let why = if done.status.code().is_none() { "it was killed" } else { said.trim() };
@@ -308,8 +343,16 @@ const GROUP: &str = r#"
 
 /// Runs one configuration, and holds what was measured against its plan.
 fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets, group: Option<f64>) -> Result<Row> {
-    let order = order(model, machine, sets)?;
+    let mut order = order(model, machine, sets)?;
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), "cannot make a folder", &e))?;
+    order.base = folder.path().into();
+    let value = |wanted: &str| sets.iter().find(|(key, _)| key == wanted).map(|(_, value)| folder.path().join(value));
+    if let Some(text) = value("eval.perplexity.file") {
+        let long = "The sky is blue. ".repeat(60_000_000 / 17);
+        std::fs::write(&text, long).map_err(|e| Error::io(&text, "cannot write a text", &e))?;
+    }
+    let dump = value(DUMP);
+    order.dump.clone_from(&dump);
     let config = folder.path().join("config.toml");
     let text = order.config.to_toml()?;
     std::fs::write(&config, text).map_err(|e| Error::io(&config, "cannot write a configuration", &e))?;
@@ -321,7 +364,7 @@ fn measure(model: &Arc<Model>, machine: &Machine, path: &str, sets: &Sets, group
             Some((times * (planned.bytes.together + PROGRAM) as f64) as u64)
         }
     };
-    let report = child(&config, within)?;
+    let report = child(&config, within, dump.as_deref())?;
     if let Some(error) = report.error {
         if error.kind == "cancelled" {
             return Err(Error::Cancelled);

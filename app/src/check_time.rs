@@ -150,7 +150,7 @@ fn times(model: &Arc<Model>, machine: &Machine, path: &str, mut sets: Sets, repe
     let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), "cannot make a folder", &e))?;
     let config = folder.path().join("config.toml");
     std::fs::write(&config, order.config.to_toml()?).map_err(|e| Error::io(&config, "cannot write", &e))?;
-    let reports = (0..repeats).map(|_| child(&config, None)).collect::<Result<Vec<_>>>()?;
+    let reports = (0..repeats).map(|_| child(&config, None, None)).collect::<Result<Vec<_>>>()?;
     if let Some(error) = reports.iter().find_map(|r| r.error.as_ref()) {
         return Err(Error::Internal(format!("{configuration}: {}", error.message)));
     }

@@ -360,7 +360,8 @@ fn closing_while_a_training_runs_waits_for_its_last_step_and_says_so() {
 #[test]
 fn closing_again_does_not_wait() {
     let mut desk = Desk::new(None);
-    desk.ready_after(&[("run.max_tokens", "4000"), ("run.context", "4096"), ("run.ignore_eos", "true")]);
+    let long = [("run.max_tokens", "4000"), ("run.context", "4096"), ("run.ignore_eos", "true")];
+    desk.ready_after(&[&long[..], &[("budget.device", "unlimited")]].concat());
     desk.writing();
     assert!(!desk.session.leave());
     assert!(desk.session.leave(), "asked once more");

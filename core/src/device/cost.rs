@@ -74,24 +74,21 @@ impl Op<'_> {
             let bytes = buffer_bytes(w.buf.ty(), w.rows * w.cols) as f64;
             Weights { ty: Some(w.buf.ty()), rows: w.rows, cols: w.cols, bytes }
         };
+        let alone = |seconds: f64| times.region + seconds;
         match self {
             // Of a step's weights none is met again before all the others.
-            Self::Linear { m, w, .. } => return times.products(&[weights(w)], *m as f64, f64::INFINITY),
-            Self::LinearDx { m, w, .. } => return times.product_dx(&weights(w), *m),
-            Self::LinearDw { m, rows, cols, .. } => return times.product_dw(*m, *rows, *cols),
-            _ => {}
+            Self::Linear { m, w, .. } => times.products(&[weights(w)], *m as f64, f64::INFINITY),
+            Self::LinearDx { m, w, .. } => times.product_dx(&weights(w), *m),
+            Self::LinearDw { m, rows, cols, .. } => times.product_dw(*m, *rows, *cols),
+            Self::Attention { .. } => alone(cost.flops * times.causal[0]),
+            Self::AttentionVjp { .. } => alone(cost.flops * times.causal[1]),
+            Self::RmsNorm { m, cols, .. } => alone(elements(m * cols, times.norm)),
+            Self::RmsNormVjp { m, cols, .. } => alone(elements(3 * m * cols, times.norm)),
+            Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => alone(elements(*len, times.gate[0])),
+            Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => alone(elements(*len, times.gate[1])),
+            Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => alone(elements(m * n, times.logit)),
+            _ => alone(moved + cost.flops / 2.0 * times.dw),
         }
-        times.region
-            + match self {
-                Self::Attention { .. } => cost.flops * times.causal[0],
-                Self::AttentionVjp { .. } => cost.flops * times.causal[1],
-                Self::RmsNorm { m, cols, .. } => elements(m * cols, times.norm),
-                Self::RmsNormVjp { m, cols, .. } => elements(3 * m * cols, times.norm),
-                Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => elements(*len, times.gate[0]),
-                Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => elements(*len, times.gate[1]),
-                Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => elements(m * n, times.logit),
-                _ => moved + cost.flops / 2.0 * times.dw,
-            }
     }
 
     /// Operations of its products.

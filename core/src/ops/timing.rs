@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::{BlockType, can_decode};
+use crate::blocks::{self, BlockType, can_decode};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::ops::ThreadTeam;
@@ -48,6 +48,8 @@ const TALL: usize = 384;
 const QUERIES: usize = 96;
 const HEADS: usize = 8;
 const DIM: usize = 64;
+/// Tokens of a sequence of training.
+const LENGTH: usize = 256;
 /// Rows of the cache that is attended over.
 const HELD: usize = 1024;
 const TAG: Tag = Tag::host(Category::Workspace, "kernel probe");
@@ -68,6 +70,8 @@ pub struct KernelTimes {
     pub stream: Vec<(u64, f64)>,
     /// A cached element, key or value, decoded into a tile, by type.
     pub tiles: BTreeMap<BlockType, f64>,
+    /// An element of a key or value encoded as the cache keeps it, by type; the one thing that one thread does for all.
+    pub appended: BTreeMap<BlockType, f64>,
     /// A multiply–add of attention by one query over a long cache, and by many at once.
     pub attend: [f64; 2],
     /// A multiply–add of `dx = dy · W`, beside decoding.
@@ -124,6 +128,12 @@ fn along(points: &[(u64, f64)], at: f64) -> f64 {
     let ((x1, y1), Some((x0, y0))) = (points[i], i.checked_sub(1).map(|i| points[i])) else { return points[i].1 };
     let share = (at / x0 as f64).ln() / (x1 as f64 / x0 as f64).ln();
     y0 + (y1 - y0) * share
+}
+
+/// The figure of the type whose elements take about `bits` bits.
+fn nearest(of: &BTreeMap<BlockType, f64>, bits: f64) -> f64 {
+    let far = |ty: BlockType| (ty.bits() - bits).abs();
+    of.iter().min_by(|a, b| far(*a.0).total_cmp(&far(*b.0))).map_or(0.0, |(_, seconds)| *seconds)
 }
 
 impl KernelTimes {
@@ -195,11 +205,14 @@ impl KernelTimes {
         (spread * computed).max(bytes * along(&self.stream, pass))
     }
 
-    /// Decoding a cached element that costs `bits` bits: as the type nearest to it.
+    /// Decoding a cached element that costs `bits` bits.
     fn tile(&self, bits: f64) -> f64 {
-        let far = |ty: BlockType| (ty.bits() - bits).abs();
-        let nearest = self.tiles.iter().min_by(|a, b| far(*a.0).total_cmp(&far(*b.0)));
-        nearest.map_or(0.0, |(_, seconds)| *seconds)
+        nearest(&self.tiles, bits)
+    }
+
+    /// Appending `rows` rows of `kv` elements a side to the cache, of `bits` bits an element.
+    pub fn append(&self, rows: f64, kv: f64, bits: [f64; 2]) -> f64 {
+        bits.iter().map(|bits| rows * kv * nearest(&self.appended, *bits)).sum()
     }
 
     /// An operation that reads and writes `bytes` bytes of elements.
@@ -212,9 +225,9 @@ impl KernelTimes {
         let all = [self.region, self.dx, self.dw, self.norm, self.logit];
         let pairs = [self.attend, self.causal, self.gate, self.sums];
         let points = self.stream.iter().chain(&self.moved).map(|p| p.1);
-        let types = self.products.values().flatten().chain(self.tiles.values()).copied();
+        let types = self.products.values().flatten().chain(self.tiles.values()).chain(self.appended.values()).copied();
         let sound = |v: f64| v.is_finite() && v >= 0.0;
-        let whole = [self.stream.len(), self.moved.len(), self.products.len(), self.tiles.len()];
+        let whole = [self.stream.len(), self.moved.len(), self.products.len(), self.tiles.len(), self.appended.len()];
         if whole.contains(&0) || !self.products.contains_key(&BlockType::F32) {
             return Some("kernel times are missing");
         }
@@ -247,6 +260,7 @@ impl KernelTimes {
             products,
             stream,
             tiles,
+            appended: bench.appended()?,
             attend,
             dx: 0.0,
             dw: 0.0,
@@ -340,7 +354,7 @@ impl<'a> Bench<'a> {
             vjp::dx_scratch(team.threads()),
             vjp::dw_scratch(team.threads()),
         ];
-        let tokens = Self::causal(&team).sequences * QUERIES;
+        let tokens = Self::causal(&team).sequences * LENGTH;
         let scratch =
             scratch.into_iter().chain([vjp::attention_scratch(team.threads(), tokens, HEADS)]).max().unwrap_or(0);
         // Gradients of three sides, or the longest operation on elements.
@@ -362,7 +376,7 @@ impl<'a> Bench<'a> {
 
     /// A batch of training, one sequence a thread.
     fn causal(team: &ThreadTeam) -> Causal {
-        let (sequences, length) = (team.threads(), QUERIES);
+        let (sequences, length) = (team.threads(), LENGTH);
         Causal { sequences, length, heads: HEADS, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None }
     }
 
@@ -462,6 +476,25 @@ impl<'a> Bench<'a> {
         Ok((tiles, [query, ((many - decoded) / (seen * queries as f64)).max(0.0)]))
     }
 
+    fn appended(&mut self) -> Result<BTreeMap<BlockType, f64>> {
+        let rows = 1024;
+        let Self { each, cancelled, x, y, .. } = self;
+        let from = &x.as_slice::<f32>()[..rows * DIM];
+        let to = y.as_mut_slice::<u8>();
+        let mut all = BTreeMap::new();
+        for ty in CACHED {
+            let row = ty.row_bytes(DIM).unwrap_or(0);
+            let seconds = middle(*each, *cancelled, || {
+                let pairs = from.chunks_exact(DIM).zip(to.chunks_exact_mut(row));
+                pairs.into_iter().try_for_each(|(from, to)| blocks::encode(ty, from, to)).map_err(Error::from)
+            })?;
+            all.insert(ty, seconds / (rows * DIM) as f64);
+        }
+        // What was encoded is no number to go on with.
+        y.as_mut_slice::<f32>().fill(0.011);
+        Ok(all)
+    }
+
     fn moved(&mut self) -> Result<Vec<(u64, f64)>> {
         let Self { team, each, cancelled, x, y, .. } = self;
         let mut points = Vec::new();
@@ -507,12 +540,14 @@ impl<'a> Bench<'a> {
         let dx = middle(*each, *cancelled, || {
             vjp::linear_dx(team, &from[..m * rows], m, w, &mut to[..m * COLS], false, scratch)
         })?;
-        times.dx = (dx / elements - times.decoded(Some(BlockType::F32))).max(0.0) / m as f64;
+        let spread = times.spread(vjp::dx_tasks(team.threads(), m, COLS));
+        times.dx = ((dx - times.region) / spread / elements - times.decoded(Some(BlockType::F32))).max(0.0) / m as f64;
         let dw = middle(*each, *cancelled, || {
             let (dy, x) = (&from[..m * rows], &from[..m * COLS]);
             vjp::linear_dw(team, dy, x, m, rows, COLS, &mut to[..rows * COLS], false, scratch)
         })?;
-        times.dw = dw / elements / m as f64;
+        let spread = times.spread(vjp::dw_tasks(team.threads(), rows, COLS));
+        times.dw = (dw - times.region).max(0.0) / spread / elements / m as f64;
         let of = Self::causal(team);
         let n = of.sequences * of.length * HEADS * DIM;
         let mut sums = vec![0.0f32; of.sequences * of.length * HEADS];
@@ -546,6 +581,7 @@ mod tests {
             products: BTreeMap::from([(BlockType::F32, panel(0.0)), (BlockType::Q4_0, panel(3.0))]),
             stream: vec![(1 << 10, 0.0), (1 << 20, 10.0)],
             tiles: BTreeMap::from([(BlockType::F16, 2.0), (BlockType::Q4_0, 5.0)]),
+            appended: BTreeMap::from([(BlockType::F16, 3.0), (BlockType::Q4_0, 7.0)]),
             attend: [1.0, 0.5],
             dx: 2.0,
             dw: 1.0,
@@ -592,6 +628,7 @@ mod tests {
         let of = |queries, bits| Attended { queries, held: 100.0, kv: 8.0, heads: 1, group: 4.0, bits };
         let one = t.attention(of(1.0, [16.0, 4.5]), 0.0);
         assert_eq!(one, 800.0 * (2.0 + 5.0) + 2.0 * 800.0 * 4.0);
+        assert_eq!(t.append(10.0, 8.0, [16.0, 4.5]), 80.0 * (3.0 + 7.0));
         // 48 queries of four heads are two tasks, each of which decodes.
         let many = t.attention(of(48.0, [16.0, 16.0]), 0.0);
         assert_eq!(many, 2.0 * 800.0 * 4.0 + 2.0 * 800.0 * 4.0 * 48.0 * 0.5);

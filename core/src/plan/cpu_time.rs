@@ -93,7 +93,7 @@ impl Cpu<'_> {
         let queries = of.rows / of.sequences;
         let call = Attended { queries, held: seen, kv, heads: a.kv_heads, group, bits };
         let one = t.attention(call, of.through);
-        of.sequences * (2.0 * t.region + one) + of.rows * (a.q() as f64 + 3.0 * kv) * t.norm
+        of.sequences * (2.0 * t.region + one) + of.rows * (a.q() as f64 + kv) * t.norm + t.append(of.rows, kv, bits)
     }
 
     /// The router, and the experts that rows go to, each given its share of them.
@@ -143,6 +143,7 @@ mod tests {
             products: BTreeMap::from([(BlockType::F32, none), (BlockType::F16, none)]),
             stream: vec![(1, 0.0)],
             tiles: BTreeMap::from([(BlockType::F16, 0.0)]),
+            appended: BTreeMap::from([(BlockType::F16, 0.0)]),
             attend: [0.0; 2],
             dx: 0.0,
             dw: 0.0,
