@@ -320,7 +320,7 @@ pub(crate) fn child(config: &Path, within: Option<u64>, dump: Option<&Path>) -> 
     };
     command.arg("run").arg(config).arg("--json");
     if let Some(folder) = dump {
-        command.arg("--dump").arg(folder);
+        command.arg("--dump").arg("--out").arg(folder);
     }
     let done = command.output().map_err(|e| io("cannot run this program", &e))?;
     serde_json::from_slice(&done.stdout).map_err(|_| {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::{Category, Ledger, Tag};
 use crate::ops::KernelTimes;
 use crate::ops::timing::FILL;
@@ -42,7 +43,8 @@ impl Effort {
 }
 
 /// Measures this machine. `progress` hears what is going on and how much is done (0 … 1), `cancelled` is asked at least
-/// every few hundred milliseconds. Takes at most an eighth of the free memory and 256 MiB of the cache folder's disk.
+/// every few hundred milliseconds. Takes at most a quarter of the free memory and 256 MiB of the cache folder's disk; where that
+/// is too little to time kernels in, they are not timed, and a plan's seconds come from bandwidths alone.
 ///
 /// # Errors
 /// [`crate::Error::Cancelled`], [`crate::Error::Io`] when the cache folder cannot be written, and
@@ -61,8 +63,8 @@ fn probe_within(
     progress("processor", 0.0);
     let cpu = Cpu::here();
     let memory = Memory::now();
-    // The probe keeps to a wall of its own.
-    let ledger = Ledger::new(0, memory.room() / 8, 0);
+    // The probe keeps to a wall of its own: half of it for the memory that is read, half for what kernels compute in.
+    let ledger = Ledger::new(0, memory.room() / 4, 0);
     let n = cpu.threads;
     let speed = {
         let len = buffer_bytes(memory.room(), last_cache_bytes(Path::new("/")), effort.buffer);
@@ -72,7 +74,7 @@ fn probe_within(
         // Zeroed memory may be one shared page until it is written: reading that would measure the cache.
         for part in words.chunks_mut(1 << 20) {
             if cancelled() {
-                return Err(crate::Error::Cancelled);
+                return Err(Error::Cancelled);
             }
             part.fill(u64::from_ne_bytes([FILL; 8]));
         }
@@ -87,18 +89,10 @@ fn probe_within(
         let flops_1 = speed::f32_flops(1, each / 2, cancelled)?;
         let flops_n = if n > 1 { speed::f32_flops(n, each / 2, cancelled)? } else { flops_1 };
         progress("processor: kernels", 0.34);
-        let kernels =
-            |threads| KernelTimes::measure(threads, bytemuck::cast_slice(words), &ledger, effort.kernel, cancelled);
-        let one = kernels(1)?;
-        let all = if n > 1 { kernels(n)? } else { one.clone() };
+        let kernels = kernels(bytemuck::cast_slice(words), n, &ledger, effort.kernel, cancelled)?;
         // More threads that are slower together than one is alone: noise, or a neighbour.
         let pair = |one: f64, all: f64| [one, all.max(one)];
-        Speed {
-            read: pair(read_1, read_n),
-            copy: pair(copy_1, copy_n),
-            f32_flops: pair(flops_1, flops_n),
-            kernels: Some(Box::new([one, all])),
-        }
+        Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n), kernels }
     };
     let disk =
         disk::probe(folder, &ledger, effort.disk, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
@@ -109,6 +103,24 @@ fn probe_within(
     progress("done", 1.0);
     // Read again: the first reading stood before our own buffers came and went.
     Ok(Machine { schema: SCHEMA, probed: true, cpu, memory: Memory::now(), speed, disk, gpus })
+}
+
+/// Kernel times with one thread and with `n`; none where the wall leaves no room for them.
+fn kernels(
+    bytes: &[u8],
+    n: usize,
+    ledger: &Arc<Ledger>,
+    each: Duration,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Option<Box<[KernelTimes; 2]>>> {
+    let timed = |threads| match KernelTimes::measure(threads, bytes, ledger, each, cancelled) {
+        Ok(times) => Ok(Some(times)),
+        Err(Error::OverBudget(_)) => Ok(None),
+        Err(e) => Err(e),
+    };
+    let Some(one) = timed(1)? else { return Ok(None) };
+    let all = if n > 1 { timed(n)? } else { Some(one.clone()) };
+    Ok(all.map(|all| Box::new([one, all])))
 }
 
 /// Length of the memory buffer, which is read whole and copied half over half: 256 MiB or four times the last cache, at
@@ -151,7 +163,6 @@ fn last_cache_bytes(root: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn a_short_probe_measures_this_machine() {
@@ -166,6 +177,19 @@ mod tests {
         let Speed { read, copy, f32_flops, .. } = machine.speed;
         assert!(copy[1] < 2.0 * read[1] && f32_flops[0] > 1e9 && read[0] > 1e8, "{machine}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn kernels_are_timed_where_there_is_room_for_them() {
+        let bytes = vec![FILL; 8 << 20];
+        let within = |wall| {
+            let ledger = Ledger::new(0, wall, 0);
+            let times = kernels(&bytes, 2, &ledger, Duration::ZERO, &|| false).unwrap();
+            assert_eq!(ledger.held(crate::ledger::Tier::Host), 0);
+            times
+        };
+        assert!(within(256 << 20).is_some_and(|both| [both[0].threads, both[1].threads] == [1, 2]));
+        assert!(within(1 << 20).is_none(), "and that is no error");
     }
 
     #[test]
