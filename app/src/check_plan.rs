@@ -319,6 +319,10 @@ pub(crate) fn child(config: &Path, within: Option<u64>, dump: Option<&Path>) -> 
         }
     };
     command.arg("run").arg(config).arg("--json");
+    if within.is_some() {
+        // The group is what it is held to: the limit that a run keeps by itself leaves more beside it.
+        command.arg("--overcommit");
+    }
     if let Some(folder) = dump {
         command.arg("--dump").arg("--out").arg(folder);
     }
