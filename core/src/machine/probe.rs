@@ -36,7 +36,7 @@ impl Effort {
     /// Two or three seconds: what a first start takes in the background.
     pub const QUICK: Self = Self {
         each: Duration::from_millis(120),
-        disk: Duration::from_millis(900),
+        disk: Duration::from_millis(700),
         buffer: 512 << 20,
         kernel: Duration::from_micros(300),
     };
