@@ -6,7 +6,7 @@ use ullage_core::Result;
 use ullage_core::blocks::{self, BlockType};
 use ullage_core::device::cpu::Cpu;
 use ullage_core::device::gpu::{Gpu, Precision};
-use ullage_core::device::{Buf, Causal, Device, Gradient, Mask, Op, RopeTable, Round, Sizes, Src, Weight};
+use ullage_core::device::{Buf, Causal, Columns, Device, Gradient, Mask, Op, RopeTable, Round, Sizes, Src, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::ops::cpu::RopeLayout;
@@ -423,10 +423,11 @@ fn head(both: &mut Both) -> Result<()> {
             of!(a).all(),
             m,
             n,
-            first,
+            Columns::From(first),
             of!(all).all(),
             of!(log_sum_exp).all_mut(),
-            of!(picked).all_mut()
+            of!(picked).all_mut(),
+            None
         ));
     }
     both.within("log_sum_exp", &log_sum_exp, 1e-5)?;
@@ -437,7 +438,7 @@ fn head(both: &mut Both) -> Result<()> {
             of!(a).all_mut(),
             m,
             n,
-            first,
+            Columns::From(first),
             of!(targets).all(),
             of!(log_sum_exp).all(),
             0.02,

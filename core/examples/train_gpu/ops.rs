@@ -6,7 +6,7 @@ use std::time::Instant;
 use ullage_core::Result;
 use ullage_core::blocks::BlockType;
 use ullage_core::device::gpu::{Gpu, Precision};
-use ullage_core::device::{Buf, Causal, Device, Gradient, Op, RopeTable, Round, Sizes, Weight};
+use ullage_core::device::{Buf, Causal, Columns, Device, Gradient, Op, RopeTable, Round, Sizes, Weight};
 use ullage_core::ledger::{Category, Ledger, Tag};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::ops::cpu::RopeLayout;
@@ -196,10 +196,12 @@ fn one(s: &Shape) -> Result<()> {
     let lb = (4 * chunk * s.vocab) as f64;
     time(g, "head, a chunk of 256", cf, lb, || g.linear(x.all(), chunk, head, None, logits.all_mut(), false))?;
     time(g, "log_sum_exp", 0.0, lb, || {
-        g.log_sum_exp(logits.all(), chunk, s.vocab, 0, targets.all(), sums.all_mut(), picked.all_mut())
+        let (all, sums, picked) = (Columns::From(0), sums.all_mut(), picked.all_mut());
+        g.log_sum_exp(logits.all(), chunk, s.vocab, all, targets.all(), sums, picked, None)
     })?;
     time(g, "cross_entropy_vjp", 0.0, 2.0 * lb, || {
-        g.cross_entropy_vjp(logits.all_mut(), chunk, s.vocab, 0, targets.all(), sums.all(), 1.0, 0.0).map(|_| ())
+        let all = Columns::From(0);
+        g.cross_entropy_vjp(logits.all_mut(), chunk, s.vocab, all, targets.all(), sums.all(), 1.0, 0.0).map(|_| ())
     })?;
     time(g, "head dx", cf, lb, || g.linear_dx(logits.all(), chunk, head, x.all_mut(), false))?;
     if s.weights == BF {
