@@ -78,9 +78,8 @@ pub(super) fn times(
     // Every piece of a prompt reads the weights again; a token of it looks at half of what comes before the last.
     let n = pass.prompt;
     let pieces = if r.pipeline.stages(n) { 1 } else { n.div_ceil(config.run.batch).max(1) };
-    let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
-    let times = machine.speed.kernels_with(r.threads).filter(|_| card.is_none());
-    if let Some(times) = times {
+    let sequences = pass.sequences as f64;
+    let (prefill, seconds) = if let Some(times) = machine.speed.kernels_with(r.threads).filter(|_| card.is_none()) {
         let cpu = Cpu { r, times };
         // Of what a pass reads, what its experts leave is not met again in the next.
         let through = |rows: f64, sequences: f64, cached: f64| {
@@ -89,29 +88,20 @@ pub(super) fn times(
         };
         // The last piece may be shorter: rows are shared out evenly here. Only the last ends in the head.
         let piece = through(n as f64 / pieces as f64, 1.0, n as f64 / 2.0);
-        let prefill = pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece);
-        let sequences = pass.sequences as f64;
         let step = through(sequences, sequences, cached * looked(r, n, depth));
-        let seconds = moved.max(cpu.layers(step)) + cpu.head(step);
-        return Times {
-            load_seconds,
-            prefill_seconds: prefill,
-            prefill_tokens_per_second: n as f64 / prefill,
-            decode_tokens_per_second: pass.sequences as f64 / seconds,
-            decode_bytes,
-            probed: machine.probed,
-            ..Times::default()
-        };
-    }
-    let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
-    let prefill = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read)
-        + pieces * launch * piece.launches as f64;
-    let seconds = moved.max(decode_bytes as f64 / read).max(step.flops / flops) + launch * step.launches as f64;
+        (pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece), moved.max(cpu.layers(step)) + cpu.head(step))
+    } else {
+        let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
+        let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
+        let longer = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read);
+        let step_longer = moved.max(decode_bytes as f64 / read).max(step.flops / flops);
+        (longer + pieces * launch * piece.launches as f64, step_longer + launch * step.launches as f64)
+    };
     Times {
         load_seconds,
         prefill_seconds: prefill,
         prefill_tokens_per_second: n as f64 / prefill,
-        decode_tokens_per_second: pass.sequences as f64 / seconds,
+        decode_tokens_per_second: sequences / seconds,
         decode_bytes,
         probed: machine.probed,
         ..Times::default()
