@@ -4,6 +4,10 @@
 //! spinning workers see, and allocates nothing. A worker spins for at most [`SPIN`] after its last task and then parks,
 //! so that an idle team uses no CPU. The caller works too (worker 0) and never waits for a worker that has not woken.
 //!
+//! Each worker has a share of the tasks, the same of every region with as many, so that it finds in its own cache what it
+//! read there last; it claims them on a line of memory that is its own, and then what others have left of theirs. One
+//! counter for all would go from core to core with each task: of 16 threads and 96 tasks, longer than the tasks take.
+//!
 //! Tasks are claimed in any order by any worker: an operation must make every task write its own part of the output, with
 //! a partition and a reduction order that do not depend on the number of threads. Then neither do its bits.
 #![allow(unsafe_code, reason = "work of threads that outlives no call")]
@@ -24,6 +28,9 @@ pub const SPIN: Duration = Duration::from_micros(60);
 
 /// How long the caller waits for the last tasks of others by spinning, before it lets the system run something else.
 const JOIN_SPIN: Duration = Duration::from_micros(60);
+
+/// Elements of an operation from which on a team shares them out; waking workers costs more than fewer do.
+pub const SHARED: usize = 16 << 10;
 
 /// The job was cancelled: the operation's output is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,26 +58,75 @@ type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
 struct Line<T>(T);
 
 struct Shared {
-    /// Odd while a region is open; only the caller that holds `ThreadTeam::entry` changes it.
-    epoch: Line<AtomicU64>,
-    /// Next task to claim.
-    next: Line<AtomicUsize>,
-    /// Workers that may be looking at `region`.
-    active: Line<AtomicUsize>,
-    /// Written while `epoch` is even and `active` is 0, read while `epoch` is odd by workers counted in `active`.
-    region: UnsafeCell<Region>,
+    head: Line<Head>,
+    /// What each worker has claimed of its share.
+    claims: Box<[Line<Claimed>]>,
+    /// Whether each worker but the caller may be looking at the region.
+    active: Box<[Line<AtomicBool>]>,
+    asleep: Box<[AtomicBool]>,
     cancel: Arc<AtomicBool>,
     /// How many are at what must not be left half done: until they are through, nothing is cancelled.
     undisturbed: AtomicUsize,
     panicked: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
-    asleep: Box<[AtomicBool]>,
 }
 
-struct Region {
-    body: Option<&'static Body<'static>>,
-    tasks: usize,
+/// What opens a region, on one line: who sees the epoch has the rest.
+struct Head {
+    /// Odd while a region is open; only the caller that holds `ThreadTeam::entry` changes it.
+    epoch: AtomicU64,
+    /// Written while `epoch` is even and no worker is active, read while `epoch` is odd by workers that are.
+    body: UnsafeCell<Option<&'static Body<'static>>>,
+    tasks: AtomicUsize,
+}
+
+/// The tasks claimed of a worker's share, in the lower half, in the region whose epoch ends with the upper half; none yet
+/// in any other. So no region has to clear what the last one left.
+#[derive(Default)]
+struct Claimed(AtomicU64);
+
+impl Claimed {
+    /// The next task of a share of `of` that nobody has claimed in the region `epoch`.
+    fn next(&self, epoch: u32, of: u32) -> Option<u32> {
+        let mut seen = self.0.load(Relaxed);
+        loop {
+            let n = if (seen >> 32) as u32 == epoch { seen as u32 } else { 0 };
+            if n >= of {
+                return None;
+            }
+            let now = u64::from(epoch) << 32 | u64::from(n + 1);
+            match self.0.compare_exchange_weak(seen, now, Relaxed, Relaxed) {
+                Ok(_) => return Some(n),
+                Err(other) => seen = other,
+            }
+        }
+    }
+
+    /// Whether something is left of a share of `of`.
+    fn left(&self, epoch: u32, of: u32) -> bool {
+        let seen = self.0.load(Relaxed);
+        of > 0 && ((seen >> 32) as u32 != epoch || (seen as u32) < of)
+    }
+}
+
+/// How tasks are shared out among workers: the first ones have one more.
+#[derive(Clone, Copy)]
+struct Shares {
+    each: usize,
+    more: usize,
+}
+
+impl Shares {
+    const fn new(tasks: usize, workers: usize) -> Self {
+        Self { each: tasks / workers, more: tasks % workers }
+    }
+
+    /// Where a worker's share starts, and how many tasks it is.
+    fn of(self, worker: usize) -> (usize, u32) {
+        let more = usize::from(worker < self.more);
+        (worker * self.each + worker.min(self.more), (self.each + more) as u32)
+    }
 }
 
 impl Shared {
@@ -79,7 +135,7 @@ impl Shared {
     }
 }
 
-// SAFETY: `region` follows the protocol written on it; all else is Sync by itself.
+// SAFETY: `body` follows the protocol written on it; all else is Sync by itself.
 unsafe impl Sync for Shared {}
 
 thread_local! {
@@ -110,16 +166,15 @@ impl ThreadTeam {
     pub fn with_cancel(threads: usize, cancel: Arc<AtomicBool>) -> Result<Self> {
         let others = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
-            active: Line(AtomicUsize::new(0)),
-            region: UnsafeCell::new(Region { body: None, tasks: 0 }),
+            head: Line(Head { epoch: AtomicU64::new(0), body: UnsafeCell::new(None), tasks: AtomicUsize::new(0) }),
+            claims: (0..=others).map(|_| Line(Claimed::default())).collect(),
+            active: (0..others).map(|_| Line(AtomicBool::new(false))).collect(),
+            asleep: (0..others).map(|_| AtomicBool::new(false)).collect(),
             cancel,
             undisturbed: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
-            asleep: (0..others).map(|_| AtomicBool::new(false)).collect(),
         });
         let mut team = Self { shared, workers: Vec::with_capacity(others), entry: Mutex::new(()) };
         for worker in 1..=others {
@@ -173,22 +228,39 @@ impl ThreadTeam {
             let _leave = Leave;
             return in_place(s, tasks, 0, body);
         }
-        // SAFETY: the epoch is even and `active` was 0 when the last region ended, and workers that enter now see the even
-        // epoch and leave without reading. The borrow outlives its use: this function returns only once the epoch is even
-        // again and no worker is active.
-        unsafe {
-            let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
-            *s.region.get() = Region { body: Some(body), tasks };
+        if tasks > u32::MAX as usize {
+            // A share would not be counted in 32 bits. What asks for so many small tasks runs them in larger ones.
+            let run = tasks.div_ceil(u32::MAX as usize);
+            return self.open(tasks.div_ceil(run), &|task, worker| {
+                (task * run..((task + 1) * run).min(tasks)).for_each(|task| body(task, worker));
+            });
         }
-        s.next.0.store(0, Relaxed);
-        s.epoch.0.fetch_add(1, SeqCst);
+        self.open(tasks, body)
+    }
+
+    /// Runs a region of at least 2 tasks; `entry` is held.
+    fn open(&self, tasks: usize, body: &Body<'_>) -> Result<(), Cancelled> {
+        let s = &*self.shared;
+        // SAFETY: the epoch is even and no worker was active when the last region ended, and workers that enter now see the
+        // even epoch and leave without reading. The borrow outlives its use: this function returns only once the epoch is
+        // even again and no worker is active.
+        unsafe {
+            *s.head.0.body.get() = Some(std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body));
+        }
+        s.head.0.tasks.store(tasks, Relaxed);
+        let epoch = s.head.0.epoch.load(Relaxed) + 1;
+        if epoch as u32 == 1 {
+            // Once in 2³¹ regions the numbers begin again: what is left of the last round must not look like this one's.
+            s.claims.iter().for_each(|c| c.0.0.store(0, Relaxed));
+        }
+        s.head.0.epoch.store(epoch, SeqCst);
         for (asleep, (thread, _)) in s.asleep.iter().zip(&self.workers).take(tasks - 1) {
             if asleep.load(SeqCst) {
                 thread.unpark();
             }
         }
-        claim(s, tasks, 0, body);
-        s.epoch.0.fetch_add(1, SeqCst);
+        claim(s, epoch, tasks, 0, body);
+        s.head.0.epoch.store(epoch + 1, SeqCst);
         wait_for_others(s);
         if s.panicked.swap(false, Relaxed) {
             let panic = s.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -196,8 +268,10 @@ impl ThreadTeam {
                 resume_unwind(panic);
             }
         }
-        // A cancelled claim leaves tasks unclaimed; claims past the end mean that all were handed out.
-        if s.next.0.load(Relaxed) < tasks { Err(Cancelled) } else { Ok(()) }
+        // A cancelled claim leaves tasks unclaimed; each that was claimed has been run.
+        let shares = Shares::new(tasks, s.claims.len());
+        let left = s.claims.iter().enumerate().any(|(w, c)| c.0.left(epoch as u32, shares.of(w).1));
+        if left { Err(Cancelled) } else { Ok(()) }
     }
 }
 
@@ -241,18 +315,28 @@ fn in_place(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) -> Result<
     Ok(())
 }
 
-/// Claims tasks until none is left, the run is cancelled, or one panics.
-fn claim(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) {
+/// Claims tasks, those of the worker's own share first, until none is left, the region closes, the run is cancelled, or one
+/// panics.
+fn claim(s: &Shared, epoch: u64, tasks: usize, worker: usize, body: &Body<'_>) {
     INSIDE.set(Some(worker));
     let _leave = Leave;
-    while !s.cancelled() && !s.panicked.load(Relaxed) {
-        let task = s.next.0.fetch_add(1, Relaxed);
-        if task >= tasks {
+    let workers = s.claims.len();
+    let shares = Shares::new(tasks, workers);
+    for of in (worker..workers).chain(0..worker) {
+        // The caller closes a region once it found no task left: then nobody else need look.
+        if of != worker && s.head.0.epoch.load(Relaxed) != epoch {
             return;
         }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(task, worker))) {
-            s.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
-            s.panicked.store(true, Relaxed);
+        let (first, n) = shares.of(of);
+        loop {
+            if s.cancelled() || s.panicked.load(Relaxed) {
+                return;
+            }
+            let Some(task) = s.claims[of].0.next(epoch as u32, n) else { break };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(first + task as usize, worker))) {
+                s.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                s.panicked.store(true, Relaxed);
+            }
         }
     }
 }
@@ -260,36 +344,42 @@ fn claim(s: &Shared, tasks: usize, worker: usize, body: &Body<'_>) {
 fn wait_for_others(s: &Shared) {
     let mut spins = 0u32;
     let mut since = None;
-    while s.active.0.load(SeqCst) != 0 {
-        spins += 1;
-        if !spins.is_multiple_of(64) {
-            std::hint::spin_loop();
-        } else if since.get_or_insert_with(Instant::now).elapsed() > JOIN_SPIN {
-            thread::yield_now();
+    for active in &s.active {
+        while active.0.load(SeqCst) {
+            spins += 1;
+            if !spins.is_multiple_of(64) {
+                std::hint::spin_loop();
+            } else if since.get_or_insert_with(Instant::now).elapsed() > JOIN_SPIN {
+                thread::yield_now();
+            }
         }
     }
 }
 
 fn work(s: &Shared, worker: usize) {
     set_scope(Scope::Engine);
+    let active = &s.active[worker - 1].0;
     let mut seen = 0;
     loop {
-        let epoch = wait_for_region(s, worker, seen);
+        seen = wait_for_region(s, worker, seen);
         if s.stop.load(SeqCst) {
             return;
         }
-        // Counted before the epoch is read again: either this sees the region closed, or its caller sees us and waits.
-        s.active.0.fetch_add(1, SeqCst);
-        let now = s.epoch.0.load(SeqCst);
+        if worker >= s.head.0.tasks.load(Relaxed) {
+            // No share for this worker. Should this be the number of a region opened since, the caller does its share.
+            continue;
+        }
+        // Said before the epoch is read again: either this sees the region closed, or its caller sees us and waits.
+        active.store(true, SeqCst);
+        let now = s.head.0.epoch.load(SeqCst);
         if now % 2 == 1 {
-            // SAFETY: the region is open and its caller waits for `active` to fall before it returns or writes it again.
-            let region = unsafe { &*s.region.get() };
-            if let Some(body) = region.body {
-                claim(s, region.tasks, worker, body);
+            // SAFETY: the region is open and its caller waits for us before it returns or writes it again.
+            if let Some(body) = unsafe { *s.head.0.body.get() } {
+                claim(s, now, s.head.0.tasks.load(Relaxed), worker, body);
             }
         }
-        s.active.0.fetch_sub(1, SeqCst);
-        seen = now.max(epoch);
+        active.store(false, SeqCst);
+        seen = now;
     }
 }
 
@@ -297,8 +387,8 @@ fn work(s: &Shared, worker: usize) {
 fn wait_for_region(s: &Shared, worker: usize, seen: u64) -> u64 {
     let asleep = &s.asleep[worker - 1];
     let ready = || {
-        let epoch = s.epoch.0.load(SeqCst);
-        (epoch != seen && epoch % 2 == 1 || s.stop.load(SeqCst)).then_some(epoch)
+        let epoch = s.head.0.epoch.load(SeqCst);
+        (epoch != seen && epoch % 2 == 1).then_some(epoch)
     };
     let mut since = Instant::now();
     loop {
@@ -308,9 +398,12 @@ fn wait_for_region(s: &Shared, worker: usize, seen: u64) -> u64 {
             }
             std::hint::spin_loop();
         }
+        if s.stop.load(SeqCst) {
+            return seen;
+        }
         if since.elapsed() > SPIN {
             asleep.store(true, SeqCst);
-            if ready().is_none() {
+            if ready().is_none() && !s.stop.load(SeqCst) {
                 thread::park();
             }
             asleep.store(false, SeqCst);
@@ -397,6 +490,53 @@ mod tests {
             .unwrap();
         }
         assert_eq!(sum.load(Relaxed), 20_000 * 6);
+    }
+
+    #[test]
+    fn what_a_busy_worker_leaves_of_its_share_others_do() {
+        let team = ThreadTeam::new(3).unwrap();
+        for (tasks, slow) in [(9, 0), (9, 3), (9, 8), (2, 0), (2, 1), (100, 50)] {
+            let done = AtomicUsize::new(0);
+            team.run(tasks, &|task, _| {
+                while task == slow && done.load(SeqCst) + 1 < tasks {
+                    thread::yield_now();
+                }
+                done.fetch_add(1, SeqCst);
+            })
+            .unwrap();
+            assert_eq!(done.into_inner(), tasks);
+        }
+    }
+
+    #[test]
+    fn shares_are_all_tasks_in_order() {
+        for (tasks, workers) in [(0, 1), (1, 1), (2, 16), (16, 16), (17, 16), (100, 7), (96, 16)] {
+            let shares = Shares::new(tasks, workers);
+            let mut at = 0;
+            for worker in 0..workers {
+                let (first, n) = shares.of(worker);
+                assert_eq!(first, at);
+                at += n as usize;
+                assert!((tasks / workers..=tasks.div_ceil(workers)).contains(&(n as usize)));
+            }
+            assert_eq!(at, tasks);
+        }
+    }
+
+    #[test]
+    fn regions_are_told_apart_when_their_numbers_begin_again() {
+        let team = ThreadTeam::new(2).unwrap();
+        let ran = AtomicUsize::new(0);
+        let run = || {
+            team.run(8, &|_, _| {
+                ran.fetch_add(1, Relaxed);
+            })
+            .unwrap();
+        };
+        run(); // leaves the claims of epoch 1
+        team.shared.head.0.epoch.store(1 << 32, SeqCst);
+        run(); // epoch 2³² + 1 ends alike
+        assert_eq!(ran.load(Relaxed), 16);
     }
 
     #[test]
