@@ -102,7 +102,12 @@ pub(super) fn run(
     if let Some(saved) = saved {
         run.resume(saved)?;
     }
-    match run.steps(load_seconds) {
+    // Each step makes the buffers of the last one anew.
+    let stepped = {
+        let _keeping = alloc::keep_freed();
+        run.steps(load_seconds)
+    };
+    match stepped {
         Ok(speed) => run.finish(speed),
         Err(Error::Cancelled) => {
             run.keep()?;
@@ -115,7 +120,7 @@ pub(super) fn run(
 impl Standing {
     /// Where a run of `order` begins, on data of this fingerprint.
     fn beginning(order: &Order, train: &Train, data: &str) -> Result<Self> {
-        let (seed, model) = (order.config.run.seed, order.model.hash.clone());
+        let (seed, model) = (order.config.run.seed, order.model.content()?.to_owned());
         Ok(Self { step: 0, cursor: 0, seed, data: data.to_owned(), model, choices: choices(train)? })
     }
 }

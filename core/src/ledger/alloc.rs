@@ -11,6 +11,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An engine-thread heap allocation larger than this should have been a buffer: it counts as escaped.
 pub const ESCAPE_BYTES: usize = 64 << 10;
@@ -93,6 +94,7 @@ pub fn counts() -> HeapCounts {
 
 /// Starts the peaks and the escape count anew, at a job's start.
 pub fn reset_peaks() {
+    kept().free_all();
     PAYLOAD_PEAK.store(PAYLOAD.load(Relaxed), Relaxed);
     OBTAINED_PEAK.store(OBTAINED.load(Relaxed), Relaxed);
     for (peak, now) in HEAP_PEAK.iter().zip(&HEAP) {
@@ -190,6 +192,20 @@ unsafe fn back(base: *mut u8, size: usize, stop: &dyn Fn() -> bool) {
     }
 }
 
+/// Makes zeros of a block. Ends early where `stop` says so.
+///
+/// # Safety
+/// `base` is a live block of `size` bytes.
+unsafe fn clear(base: *mut u8, size: usize, stop: &dyn Fn() -> bool) {
+    for at in (0..size).step_by(LOOK) {
+        // SAFETY: the piece lies within the block.
+        unsafe { base.add(at).write_bytes(0, LOOK.min(size - at)) };
+        if stop() {
+            return;
+        }
+    }
+}
+
 /// Has the system back the pages from `base` on in one call, where it can: a fault a page takes it several times as long, and
 /// a training step makes buffers anew.
 ///
@@ -216,17 +232,26 @@ unsafe fn populate(base: *mut u8, size: usize) -> bool {
 pub(super) fn payload_alloc(size: usize, align: usize, stop: &dyn Fn() -> bool) -> (*mut u8, *mut u8) {
     let null = (std::ptr::null_mut(), std::ptr::null_mut());
     let Some(layout) = payload_layout(size, align) else { return null };
-    // SAFETY: the caller asks for at least a byte.
-    let base = unsafe { System.alloc_zeroed(layout) };
-    if base.is_null() {
-        return null;
-    }
-    raise(&PAYLOAD, &PAYLOAD_PEAK, size as i64);
-    raise(&OBTAINED, &OBTAINED_PEAK, obtained(base, layout.size()));
-    if layout.size() >= PAGE {
-        // SAFETY: the block has just been made.
-        unsafe { back(base, layout.size(), stop) };
-    }
+    let room = PAYLOAD_PEAK.load(Relaxed) - PAYLOAD.load(Relaxed) - size as i64;
+    let base = if let Some(base) = kept().take(layout, room) {
+        raise(&PAYLOAD, &PAYLOAD_PEAK, size as i64);
+        // SAFETY: a live block of the layout's size, which nobody else holds.
+        unsafe { clear(base, layout.size(), stop) };
+        base
+    } else {
+        // SAFETY: the caller asks for at least a byte.
+        let base = unsafe { System.alloc_zeroed(layout) };
+        if base.is_null() {
+            return null;
+        }
+        raise(&PAYLOAD, &PAYLOAD_PEAK, size as i64);
+        raise(&OBTAINED, &OBTAINED_PEAK, obtained(base, layout.size()));
+        if layout.size() >= PAGE {
+            // SAFETY: the block has just been made.
+            unsafe { back(base, layout.size(), stop) };
+        }
+        base
+    };
     // SAFETY: the offset is below `align`, and the block has `align` bytes more than `size` where it is not 0.
     (unsafe { base.add(base.align_offset(align)) }, base)
 }
@@ -243,9 +268,97 @@ fn payload_layout(size: usize, align: usize) -> Option<Layout> {
 pub(super) unsafe fn payload_free(base: *mut u8, size: usize, align: usize) {
     PAYLOAD.fetch_sub(size as i64, Relaxed);
     if let Some(layout) = payload_layout(size, align) {
+        if kept().keep(base, layout) {
+            return;
+        }
         OBTAINED.fetch_sub(obtained(base, layout.size()), Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(base, layout) }
+    }
+}
+
+/// Blocks of buffers that were freed and are kept for the next of their size: what is done over and over, such as a training
+/// step, would have the system back the same pages anew each time, on one thread, while all others wait. Never more than what
+/// buffers have held at their peak is held in all, so that keeping takes nothing that was not taken before.
+struct Kept {
+    /// How many [`KeepFreed`] are held.
+    users: usize,
+    /// Address and layout of each, the one that was freed first at the front.
+    blocks: Vec<(usize, Layout)>,
+    bytes: i64,
+}
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { users: 0, blocks: Vec::new(), bytes: 0 });
+
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kept {
+    /// Keeps a block that would go back to the system, while anybody wants that.
+    fn keep(&mut self, base: *mut u8, layout: Layout) -> bool {
+        let keeps = self.users > 0 && layout.size() >= MAPPED as usize;
+        if keeps {
+            self.blocks.push((base as usize, layout));
+            self.bytes += layout.size() as i64;
+        }
+        keeps
+    }
+
+    /// A kept block of this layout; without one, frees what has no room beside a new one, in the `room` bytes that would then
+    /// be left of the peak.
+    fn take(&mut self, layout: Layout, room: i64) -> Option<*mut u8> {
+        if self.bytes == 0 {
+            return None;
+        }
+        if let Some(i) = self.blocks.iter().rposition(|(_, of)| *of == layout) {
+            let (base, _) = self.blocks.remove(i);
+            self.bytes -= layout.size() as i64;
+            return Some(base as *mut u8);
+        }
+        let mut freed = 0;
+        while self.bytes > room && freed < self.blocks.len() {
+            self.bytes -= self.blocks[freed].1.size() as i64;
+            freed += 1;
+        }
+        self.free(freed);
+        None
+    }
+
+    /// Frees the first `n` blocks, which are counted out already.
+    fn free(&mut self, n: usize) {
+        for (base, layout) in self.blocks.drain(..n) {
+            let base = base as *mut u8;
+            OBTAINED.fetch_sub(obtained(base, layout.size()), Relaxed);
+            // SAFETY: it came from the system with this layout, and nobody holds it.
+            unsafe { System.dealloc(base, layout) };
+        }
+    }
+
+    fn free_all(&mut self) {
+        self.bytes = 0;
+        self.free(self.blocks.len());
+    }
+}
+
+/// While this is held, large blocks of buffers are kept when they are freed, for the next buffer of their size.
+#[derive(Debug)]
+pub struct KeepFreed(());
+
+/// Keeps large blocks from now on, until what this returns is dropped.
+#[must_use]
+pub fn keep_freed() -> KeepFreed {
+    kept().users += 1;
+    KeepFreed(())
+}
+
+impl Drop for KeepFreed {
+    fn drop(&mut self) {
+        let mut kept = kept();
+        kept.users -= 1;
+        if kept.users == 0 {
+            kept.free_all();
+        }
     }
 }
 
@@ -314,5 +427,60 @@ unsafe impl GlobalAlloc for CountingAlloc {
             OBTAINED.fetch_sub(obtained(base, whole.size()), Relaxed);
             System.dealloc(base, whole);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_block_is_kept_for_its_size_and_within_the_peak() {
+        let mut kept = Kept { users: 0, blocks: Vec::new(), bytes: 0 };
+        let layout = |mib: usize| Layout::from_size_align(mib << 20, HEADER).unwrap();
+        let make = |mib: usize| {
+            // SAFETY: of non-zero size.
+            let base = unsafe { System.alloc_zeroed(layout(mib)) };
+            raise(&OBTAINED, &OBTAINED_PEAK, obtained(base, mib << 20));
+            base
+        };
+        let blocks = [make(1), make(2), make(3)];
+        assert!(!kept.keep(blocks[0], layout(1)), "nobody asked for it");
+        kept.users = 1;
+        assert!(!kept.keep(blocks[0], Layout::new::<[u8; 4096]>()), "the system's own allocator keeps small ones");
+        for (i, base) in blocks.iter().enumerate() {
+            assert!(kept.keep(*base, layout(i + 1)));
+        }
+        assert_eq!(kept.take(layout(2), 0), Some(blocks[1]));
+        assert!(kept.keep(blocks[1], layout(2)));
+        // Room for 5 MiB beside a new block: the one that was freed first goes.
+        assert_eq!(kept.take(layout(4), 5 << 20), None);
+        assert_eq!((kept.bytes, kept.blocks.len()), (5 << 20, 2));
+        assert_eq!(kept.take(layout(1), 5 << 20), None, "it is gone");
+        assert_eq!(kept.take(layout(9), -1), None);
+        assert_eq!((kept.bytes, kept.blocks.len()), (0, 0), "a new peak leaves room for none");
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_as_zeros() {
+        let _keeping = keep_freed();
+        let (size, never) = ((3 << 20) + 12_345, || false);
+        // Other tests' buffers may need its room in between, seldom.
+        let again = (0..1000).any(|_| {
+            let (at, base) = payload_alloc(size, 64, &never);
+            // SAFETY: a live block of `size` bytes from `at` on, freed once.
+            unsafe {
+                at.write_bytes(0xff, size);
+                payload_free(base, size, 64);
+            }
+            let (again, block) = payload_alloc(size, 64, &never);
+            // SAFETY: as above.
+            unsafe {
+                assert!(std::slice::from_raw_parts(again, size).iter().all(|b| *b == 0));
+                payload_free(block, size, 64);
+            }
+            again == at
+        });
+        assert!(again, "no block came back");
     }
 }

@@ -40,7 +40,7 @@ pub struct Standing {
     pub seed: u64,
     /// What data it learns from, by [`super::batch::Rows::fingerprint`].
     pub data: String,
-    /// The hash of the model that training began from.
+    /// What the numbers of the model that training began from are known by (`Model::content`).
     pub model: String,
     /// The choices that the next losses depend on, as TOML.
     pub choices: String,
