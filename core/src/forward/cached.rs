@@ -233,7 +233,7 @@ impl Cached<'_> {
     ) -> Result<()> {
         let (l, p) = (self.l, self.pipeline);
         let of = &self.shape.layers[l].attention;
-        let (d, nq, nkv) = (of.dim, of.q(), of.kv());
+        let (nq, nkv) = (of.q(), of.kv());
         let Projected { q, k, v } = qkv;
         let mut policy = s.sizes.cut(std::mem::take(&mut s.policy));
         for span in spans {
@@ -261,10 +261,7 @@ impl Cached<'_> {
             let out = &mut out[span.at * nq..(span.at + span.rows) * nq];
             let gone = windowed::gone(of.window, first, cache.max_rows());
             self.turn(gone + cache.max_rows(), first, q, k, &mut s, team)?;
-            for h in 0..of.kv_heads {
-                cache.ensure(h, cache.rows(h) + span.rows)?;
-                cache.append(h, &k[h * d..], &v[h * d..], nkv, first, span.rows);
-            }
+            cache.append(team, k, v, first, span.rows)?;
             let staged = staging.is_some();
             if staged {
                 gather_queries(p, prompt, first, q, nq, &mut policy);

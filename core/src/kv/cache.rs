@@ -5,13 +5,14 @@
 //! techniques remember of a head lies in one buffer a layer.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::region::Region;
 use super::room::{HeadLayout, RECORDS, REGIONS, RowLayout, SideLayout};
 use super::{Alloc, Choose, Learn, Read};
 use crate::error::{Error, Result};
 use crate::ledger::{BlockAccount, Buffer, Category, Ledger, Tag};
+use crate::ops::team::{SHARED, ThreadTeam};
 
 /// The ledger row of cache payload.
 pub const ROWS: Tag = Tag::device(Category::KvCache, "kv rows");
@@ -264,28 +265,56 @@ impl LayerCache {
         }
     }
 
-    /// Appends `rows` rows of `head`, row `i` at `k[i·stride..][..d]`, the first of them at position `first`; room must have
-    /// been made.
-    pub fn append(&mut self, head: usize, k: &[f32], v: &[f32], stride: usize, first: usize, rows: usize) {
+    /// Appends rows to every head: `k` and `v` are `(rows, heads, d)`, the first row at position `first`. Many of them are encoded
+    /// side by side.
+    ///
+    /// # Errors
+    /// Over budget, or [`Error::Cancelled`]: the rows before them are still there.
+    pub fn append(&mut self, team: &ThreadTeam, k: &[f32], v: &[f32], first: usize, rows: usize) -> Result<()> {
         let layout = Arc::clone(&self.layout);
-        let d = layout.row.d;
-        for i in 0..rows {
-            self.note(head, self.heads[head].rows + i, (first + i) as u32);
+        let RowLayout { d, meta, .. } = layout.row;
+        for head in 0..self.heads.len() {
+            self.ensure(head, self.heads[head].rows + rows)?;
         }
-        let h = &mut self.heads[head];
-        h.stale = h.stale.min(h.rows);
-        for i in 0..rows {
-            let row = h.rows;
-            layout.k.format.encode(&k[i * stride..i * stride + d], h.k.open.unit_mut(row - h.k.sealed_rows));
-            layout.v.format.encode(&v[i * stride..i * stride + d], h.v.open.unit_mut(row - h.v.sealed_rows));
-            if layout.row.meta.score {
-                h.scores.unit_mut(row).copy_from_slice(&0f32.to_le_bytes());
+        let stride = self.heads.len() * d;
+        for head in 0..self.heads.len() {
+            for i in 0..rows {
+                self.note(head, self.heads[head].rows + i, (first + i) as u32);
             }
-            if layout.row.meta.position {
-                h.positions.unit_mut(row).copy_from_slice(&((first + i) as u32).to_le_bytes());
+            let h = &mut self.heads[head];
+            h.stale = h.stale.min(h.rows);
+            for i in 0..rows {
+                if meta.score {
+                    h.scores.unit_mut(h.rows + i).copy_from_slice(&0f32.to_le_bytes());
+                }
+                if meta.position {
+                    h.positions.unit_mut(h.rows + i).copy_from_slice(&((first + i) as u32).to_le_bytes());
+                }
             }
-            h.rows += 1;
         }
+        let encode = |side: &mut SideRows, of: &SideLayout, held: usize, x: &[f32]| {
+            for i in 0..rows {
+                of.format.encode(&x[i * stride..i * stride + d], side.open.unit_mut(held + i - side.sealed_rows));
+            }
+        };
+        if rows * stride < SHARED {
+            for (head, h) in self.heads.iter_mut().enumerate() {
+                encode(&mut h.k, &layout.k, h.rows, &k[head * d..]);
+                encode(&mut h.v, &layout.v, h.rows, &v[head * d..]);
+            }
+        } else {
+            let sides = self.heads.iter_mut().enumerate().flat_map(|(head, h)| {
+                [(&mut h.k, &layout.k, h.rows, &k[head * d..]), (&mut h.v, &layout.v, h.rows, &v[head * d..])]
+            });
+            // Each is one task's: nobody waits.
+            let sides: Vec<_> = sides.map(Mutex::new).collect();
+            team.run(sides.len(), &|i, _| {
+                let (side, of, held, x) = &mut *sides[i].lock().unwrap_or_else(PoisonError::into_inner);
+                encode(side, of, *held, x);
+            })?;
+        }
+        self.heads.iter_mut().for_each(|h| h.rows += rows);
+        Ok(())
     }
 
     /// Writes key and value of an open row, `(d)` each.
