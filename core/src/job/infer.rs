@@ -519,8 +519,9 @@ impl<R: Runner> Engine<'_, R> {
         }
     }
 
-    /// A fresh sequence with `prompt` read into it; its last logits are left in the room.
-    fn read(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Workspace)> {
+    /// A fresh sequence with `prompt` read into it; its last logits are left in the workspace. Seconds are those of reading, as
+    /// those of decoding are: buffers that are there before the first token are not in them.
+    fn read(&mut self, prompt: &[u32]) -> Result<(Sequence<R::Layer>, R::Workspace, f64)> {
         self.ledger.enter(Phase::Prefill);
         let r = &mut self.runner;
         let config = &self.order.config;
@@ -529,9 +530,11 @@ impl<R: Runner> Engine<'_, R> {
         let mut seq = r.sequence(prompt.len())?;
         let hidden = r.shape().hidden;
         let mut watch = Watcher::new(self.tell, "reading the prompt", &[(0, 0)], self.shown.as_mut(), hidden);
+        let start = Instant::now();
         r.prefill(&mut seq, prompt, &mut workspace, &self.team, &mut watch)?;
+        let seconds = start.elapsed().as_secs_f64();
         self.broken = watch.flush();
-        Ok((seq, workspace))
+        Ok((seq, workspace, seconds))
     }
 
     fn decode_workspace(&mut self, prompt: usize, seen: usize, sequences: usize) -> Result<R::Workspace> {
@@ -594,9 +597,7 @@ impl<R: Runner> Engine<'_, R> {
         self.await_command()?;
         self.tell.event(Event::Phase { phase: Phase::Prefill });
         let load_seconds = self.tell.seconds();
-        let start = Instant::now();
-        let (seq, workspace) = self.read(prompt)?;
-        let prefill = start.elapsed().as_secs_f64();
+        let (seq, workspace, prefill) = self.read(prompt)?;
         let speed = Speed {
             load_seconds,
             prefill_tokens_per_second: prompt.len() as f64 / prefill,
@@ -715,7 +716,7 @@ impl<R: Runner> Engine<'_, R> {
             if task.diverged.is_some() {
                 break;
             }
-            let (seq, workspace) = self.read(&case.prompt)?;
+            let (seq, workspace, _) = self.read(&case.prompt)?;
             let mut seqs = [seq];
             let mut decode: Option<R::Workspace> = None;
             let mut prefill = Some(workspace);
