@@ -191,8 +191,8 @@ impl Machine {
         }
     }
 
-    /// The saved machine with today's memory, or a guess. The second value says why a saved one was not used; there is
-    /// nothing to say when none was ever saved.
+    /// The saved machine with today's memory, or a guess. The second value says why a saved one was not used, or what it lacks;
+    /// there is nothing to say when none was ever saved.
     pub fn load_or_guess() -> (Self, Option<String>) {
         Self::load_or_guess_from(&store::machine_file())
     }
@@ -214,7 +214,13 @@ impl Machine {
             // What was measured stands; what another process can change since is read again.
             Ok(Some(saved)) => {
                 let disk = Disk { free: here.disk.free, ..saved.disk };
-                (Self { memory: here.memory, cpu: here.cpu, disk, ..saved }, None)
+                let rough = saved.speed.kernels.is_none().then(|| {
+                    let path = path.display();
+                    format!(
+                        "{path} has no times of kernels: planned seconds are rough until `ullage probe` is run again"
+                    )
+                });
+                (Self { memory: here.memory, cpu: here.cpu, disk, ..saved }, rough)
             }
         }
     }

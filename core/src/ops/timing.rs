@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::{self, BlockType, can_decode};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
-use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::{self, Entries};
 use crate::ops::cpu::{self, Attention, KvTiles, Mat, Product};
 use crate::ops::descriptors::Causal;
+use crate::ops::team::{SHARED, ThreadTeam};
 
 /// Rows of activations that products are timed with: single ones, those that decode weights in registers, and panels.
 pub const ROWS: [usize; 6] = [1, 2, 4, 8, 16, 128];
@@ -55,7 +55,7 @@ const HELD: usize = 1024;
 const TAG: Tag = Tag::host(Category::Workspace, "kernel probe");
 
 /// Seconds that units of work take a team of some size.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelTimes {
     /// Threads of the team.
     pub threads: usize,
@@ -66,11 +66,14 @@ pub struct KernelTimes {
     /// An element of a weight matrix in a product with each of [`ROWS`] rows of activations, beside the ends of its sums, weights
     /// in the caches, by type.
     pub products: BTreeMap<BlockType, [f64; ROWS.len()]>,
+    /// A byte of activations that others have just written, as every thread gets it for a product.
+    #[serde(default)]
+    pub fetched: f64,
     /// A byte of weights that a product streams through, by the bytes that come between two visits to it.
     pub stream: Vec<(u64, f64)>,
     /// A cached element, key or value, decoded into a tile, by type.
     pub tiles: BTreeMap<BlockType, f64>,
-    /// An element of a key or value encoded as the cache keeps it, by type; the one thing that one thread does for all.
+    /// An element of a key or value encoded by a thread as the cache keeps it, by type.
     pub appended: BTreeMap<BlockType, f64>,
     /// A multiply–add of attention by one query over a long cache, and by many at once.
     pub attend: [f64; 2],
@@ -154,7 +157,13 @@ impl KernelTimes {
         let sizes = of.iter().map(|w| (w.rows, (w.bytes / w.rows.max(1) as f64) as usize));
         let tasks = cpu::linear_tasks(self.threads, m.ceil() as usize, sizes);
         let bytes: f64 = of.iter().map(|w| w.bytes).sum();
-        self.region + (self.spread(tasks) * computed.sum::<f64>()).max(bytes * along(&self.stream, pass))
+        let fetched = of.first().map_or(0.0, |w| self.fetch(m, w.cols));
+        self.region + (fetched + self.spread(tasks) * computed.sum::<f64>()).max(bytes * along(&self.stream, pass))
+    }
+
+    /// Getting `m` rows of `cols` activations.
+    fn fetch(&self, m: f64, cols: usize) -> f64 {
+        4.0 * m * cols as f64 * self.fetched
     }
 
     /// Seconds an element of a matrix takes with `m` rows: in proportion between rows that were timed, and beyond the last.
@@ -182,13 +191,14 @@ impl KernelTimes {
     /// `dx = dy · W` for `m` rows of `dy`.
     pub fn product_dx(&self, w: &Weights, m: usize) -> f64 {
         let each = self.decoded(w.ty) * m.div_ceil(512) as f64 + m as f64 * self.dx;
-        self.region + self.spread(vjp::dx_tasks(self.threads, m, w.cols)) * (w.rows * w.cols) as f64 * each
+        let spread = self.spread(vjp::dx_tasks(self.threads, m, w.cols));
+        self.region + self.fetch(m as f64, w.rows) + spread * (w.rows * w.cols) as f64 * each
     }
 
     /// `dW = dyᵀ · x` of a matrix `(rows, cols)` for `m` rows.
     pub fn product_dw(&self, m: usize, rows: usize, cols: usize) -> f64 {
         let spread = self.spread(vjp::dw_tasks(self.threads, rows, cols));
-        self.region + spread * (m * rows * cols) as f64 * self.dw
+        self.region + self.fetch(m as f64, cols) + spread * (m * rows * cols) as f64 * self.dw
     }
 
     /// Attention of a sequence's queries over its cache.
@@ -210,9 +220,12 @@ impl KernelTimes {
         nearest(&self.tiles, bits)
     }
 
-    /// Appending `rows` rows of `kv` elements a side to the cache, of `bits` bits an element.
-    pub fn append(&self, rows: f64, kv: f64, bits: [f64; 2]) -> f64 {
-        bits.iter().map(|bits| rows * kv * nearest(&self.appended, *bits)).sum()
+    /// Appending `rows` rows of `heads` heads of `dim` elements a side to the cache, of `bits` bits an element; the sides of many
+    /// rows side by side.
+    pub fn append(&self, rows: f64, (heads, dim): (usize, usize), bits: [f64; 2]) -> f64 {
+        let kv = (heads * dim) as f64;
+        let all: f64 = bits.iter().map(|bits| rows * kv * nearest(&self.appended, *bits)).sum();
+        if rows * kv < SHARED as f64 { all } else { self.region + all * self.spread(2 * heads) / self.threads as f64 }
     }
 
     /// An operation that reads and writes `bytes` bytes of elements.
@@ -222,7 +235,7 @@ impl KernelTimes {
 
     /// What makes these figures unusable.
     pub fn defect(&self) -> Option<&'static str> {
-        let all = [self.region, self.dx, self.dw, self.norm, self.logit];
+        let all = [self.region, self.fetched, self.dx, self.dw, self.norm, self.logit];
         let pairs = [self.attend, self.causal, self.gate, self.sums];
         let points = self.stream.iter().chain(&self.moved).map(|p| p.1);
         let types = self.products.values().flatten().chain(self.tiles.values()).chain(self.appended.values()).copied();
@@ -253,22 +266,19 @@ impl KernelTimes {
         let sums = bench.sums(region)?;
         let (products, stream) = (bench.products(region, sums)?, bench.stream()?);
         let (tiles, attend) = bench.attention()?;
+        let (fetched, appended, moved) = (bench.fetched()?, bench.appended()?, bench.moved()?);
         let mut times = Self {
             threads,
             region,
             sums,
             products,
+            fetched,
             stream,
             tiles,
-            appended: bench.appended()?,
+            appended,
             attend,
-            dx: 0.0,
-            dw: 0.0,
-            causal: [0.0; 2],
-            norm: 0.0,
-            gate: [0.0; 2],
-            logit: 0.0,
-            moved: bench.moved()?,
+            moved,
+            ..Self::default()
         };
         bench.elements(&mut times)?;
         bench.training(&mut times)?;
@@ -441,6 +451,23 @@ impl<'a> Bench<'a> {
         Ok(all)
     }
 
+    /// What a product takes longer whose activations were written by other threads than read them, as in a layer, a byte of them.
+    fn fetched(&mut self) -> Result<f64> {
+        let (rows, m) = (self.rows, ROWS[ROWS.len() - 1]);
+        let there = self.product(BlockType::F32, rows, COLS, m)?;
+        let Self { team, bytes, each, cancelled, x, y, scratch, .. } = self;
+        let w = Mat::new(BlockType::F32, rows, COLS, &bytes[..4 * rows * COLS])?;
+        let x = &mut x.as_mut_slice::<f32>()[..m * COLS];
+        let (y, scratch) = (y.as_mut_slice::<f32>(), scratch.as_mut_slice::<f32>());
+        // Written by whom they were written before, and read by all.
+        let written = middle(*each, *cancelled, || vjp::scale(team, x, 1.0))?;
+        let both = middle(*each, *cancelled, || {
+            vjp::scale(team, x, 1.0)?;
+            cpu::linear_many(team, x, m, &mut [Product { w, y: &mut *y, ldy: rows }], scratch)
+        })?;
+        Ok(((both - written - there) / (4 * m * COLS) as f64).max(0.0))
+    }
+
     fn stream(&mut self) -> Result<Vec<(u64, f64)>> {
         let row = 4 * COLS;
         let most = (self.bytes.len() / row).min(self.y.len() / 4);
@@ -597,6 +624,7 @@ mod tests {
             gate: [1.0; 2],
             logit: 1.0,
             moved: vec![(1 << 10, 1.0), (1 << 20, 3.0)],
+            ..KernelTimes::default()
         }
     }
 
@@ -621,6 +649,11 @@ mod tests {
         assert_eq!(packed, 2.0 * 64.0, "what is packed is multiplied with as f32");
         assert_eq!(t.product_dx(&w(Some(BlockType::Q4_0)), 600), 1.0 + 64.0 * (2.0 * 3.0 + 600.0 * 2.0));
         assert_eq!(t.product_dw(5, 2, 32), 1.0 + 5.0 * 64.0);
+        // Activations of others: the rows of a product, and dy or x of its backward ones.
+        let far = KernelTimes { fetched: 2.0, ..t.clone() };
+        assert_eq!(of(&far, 9.0) - of(&t, 9.0), 2.0 * 4.0 * 9.0 * 32.0);
+        assert_eq!(far.product_dx(&w(None), 5) - t.product_dx(&w(None), 5), 2.0 * 4.0 * 5.0 * 2.0);
+        assert_eq!(far.product_dw(5, 2, 32) - t.product_dw(5, 2, 32), 2.0 * 4.0 * 5.0 * 32.0);
         // One task leaves three of four threads waiting.
         t.threads = 4;
         assert_eq!(all(&t, &[1.0]), [4.0 * 3.5 * 64.0]);
@@ -635,7 +668,10 @@ mod tests {
         let of = |queries, bits| Attended { queries, held: 100.0, kv: 8.0, heads: 1, group: 4.0, bits };
         let one = t.attention(of(1.0, [16.0, 4.5]), 0.0);
         assert_eq!(one, 800.0 * (2.0 + 5.0) + 2.0 * 800.0 * 4.0);
-        assert_eq!(t.append(10.0, 8.0, [16.0, 4.5]), 80.0 * (3.0 + 7.0));
+        assert_eq!(t.append(10.0, (2, 4), [16.0, 4.5]), 80.0 * (3.0 + 7.0));
+        // Many rows of three heads: three threads encode two of the six sides each.
+        let many = KernelTimes { threads: 3, ..t.clone() }.append(10_000.0, (3, 4), [16.0, 4.5]);
+        assert_eq!(many, 1.0 + 120_000.0 * (3.0 + 7.0) / 3.0);
         // 48 queries of four heads are two tasks, each of which decodes.
         let many = t.attention(of(48.0, [16.0, 16.0]), 0.0);
         assert_eq!(many, 2.0 * 800.0 * 4.0 + 2.0 * 800.0 * 4.0 * 48.0 * 0.5);

@@ -93,7 +93,9 @@ impl Cpu<'_> {
         let queries = of.rows / of.sequences;
         let call = Attended { queries, held: seen, kv, heads: a.kv_heads, group, bits };
         let one = t.attention(call, of.through);
-        of.sequences * (2.0 * t.region + one) + of.rows * (a.q() as f64 + kv) * t.norm + t.append(of.rows, kv, bits)
+        of.sequences * (2.0 * t.region + one)
+            + of.rows * (a.q() as f64 + kv) * t.norm
+            + t.append(of.rows, (a.kv_heads, a.dim), bits)
     }
 
     /// The router, and the experts that rows go to, each given its share of them.
@@ -138,20 +140,12 @@ mod tests {
         let none = [0.0; crate::ops::timing::ROWS.len()];
         let mut times = KernelTimes {
             threads: 1,
-            region: 0.0,
-            sums: [0.0; 2],
             products: BTreeMap::from([(BlockType::F32, none), (BlockType::F16, none)]),
             stream: vec![(1, 0.0)],
             tiles: BTreeMap::from([(BlockType::F16, 0.0)]),
             appended: BTreeMap::from([(BlockType::F16, 0.0)]),
-            attend: [0.0; 2],
-            dx: 0.0,
-            dw: 0.0,
-            causal: [0.0; 2],
-            norm: 0.0,
-            gate: [0.0; 2],
-            logit: 0.0,
             moved: vec![(1, 0.0)],
+            ..KernelTimes::default()
         };
         let slow = KernelTimes { norm: 1e9, ..times.clone() };
         change(&mut times);

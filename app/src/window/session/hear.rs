@@ -144,7 +144,8 @@ impl Session {
                 let known = why.is_some() || self.state.machine.probed;
                 if let Some(why) = why {
                     let why = format!("{why}. \"Measure this machine\" stands in the menu of machines.");
-                    self.notice("This machine's figures are guesses", &why, false);
+                    let part = if self.state.machine.probed { "Some of this machine's" } else { "This machine's" };
+                    self.notice(&format!("{part} figures are guesses"), &why, false);
                 }
                 // A first start measures for two or three seconds beside everything else.
                 if std::mem::take(&mut self.probes) && !known {
