@@ -1,7 +1,7 @@
 //! `ullage check-plan --time`: predicted seconds against measured ones.
 //!
-//! The machine is probed first, in this process; then each configuration is planned with what the probe found and run as a
-//! program of its own, some times over.
+//! The machine is probed in this process, for each model anew; then each configuration is planned with what the probe found and
+//! run as a program of its own, some times over.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -108,9 +108,7 @@ pub fn check_time(args: &args::CheckPlan) -> Result<u8> {
     let cancel = Arc::new(AtomicBool::new(false));
     on_interrupt(Arc::clone(&cancel));
     let cancelled = || cancel.load(Ordering::Relaxed);
-    let machine = probe(Effort::THOROUGH, &mut |what, _| eprint!("\rprobing: {what:<40}"), &cancelled)?;
-    eprintln!("\r{:<60}", "");
-    let mut rows = Vec::new();
+    let (mut rows, mut machine) = (Vec::new(), Machine::default_guess());
     let named = args.models.iter().map(|path| (path.as_str(), inference()));
     for (path, all) in models().into_iter().chain(named) {
         let wanted: Vec<_> = all.into_iter().filter(|s| label(path, &s[1..].to_vec()).contains(&args.only)).collect();
@@ -118,6 +116,9 @@ pub fn check_time(args: &args::CheckPlan) -> Result<u8> {
             continue;
         }
         let model = Arc::new(Model::open(path, Path::new("."))?);
+        // Anew for each: how fast a machine is changes within minutes, with its heat and its neighbours.
+        machine = probe(Effort::THOROUGH, &mut |what, _| eprint!("\rprobing: {what:<40}"), &cancelled)?;
+        eprintln!("\r{:<60}", "");
         for mut sets in wanted {
             sets.push(("machine.device".into(), args.device.clone()));
             if cancelled() {

@@ -65,16 +65,16 @@ impl Op<'_> {
         cost
     }
 
-    /// Seconds on a CPU whose kernels take `times`: of what it `cost`s and of what kind it is. Operations that are not timed by
-    /// themselves take what moving their elements takes.
-    pub fn seconds(&self, cost: &Cost, times: &KernelTimes) -> f64 {
-        let elements = |n: usize, each: f64| n as f64 * each;
-        let moved = times.elements((cost.read + cost.written) as f64);
+    /// Seconds on a CPU whose kernels take `times`: of what it `cost`s and of what kind it is, in a step that goes through `pass`
+    /// bytes. Operations that are not timed by themselves take what moving their elements takes.
+    pub fn seconds(&self, cost: &Cost, times: &KernelTimes, pass: f64) -> f64 {
+        let moved = times.elements((cost.read + cost.written) as f64, pass);
         let weights = |w: &Weight<'_>| {
             let bytes = buffer_bytes(w.buf.ty(), w.rows * w.cols) as f64;
             Weights { ty: Some(w.buf.ty()), rows: w.rows, cols: w.cols, bytes }
         };
         let alone = |seconds: f64| times.region + seconds;
+        let elements = |n: usize, each: f64| alone(moved.max(n as f64 * each));
         match self {
             // Of a step's weights none is met again before all the others.
             Self::Linear { m, w, .. } => times.products(&[weights(w)], *m as f64, f64::INFINITY),
@@ -82,11 +82,16 @@ impl Op<'_> {
             Self::LinearDw { m, rows, cols, .. } => times.product_dw(*m, *rows, *cols),
             Self::Attention { .. } => alone(cost.flops * times.causal[0]),
             Self::AttentionVjp { .. } => alone(cost.flops * times.causal[1]),
-            Self::RmsNorm { m, cols, .. } => alone(elements(m * cols, times.norm)),
-            Self::RmsNormVjp { m, cols, .. } => alone(elements(3 * m * cols, times.norm)),
-            Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => alone(elements(*len, times.gate[0])),
-            Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => alone(elements(*len, times.gate[1])),
-            Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => alone(elements(m * n, times.logit)),
+            Self::RmsNorm { m, cols, .. } => elements(m * cols, times.norm),
+            Self::RmsNormVjp { m, cols, .. } => elements(3 * m * cols, times.norm),
+            Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => elements(*len, times.gate[0]),
+            Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => elements(*len, times.gate[1]),
+            Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => elements(m * n, times.logit),
+            // Four regions a row, and one thread's decomposition.
+            Self::Orthonormalize { rows, .. } => 4.0 * *rows as f64 * times.region + cost.flops / 2.0 * times.dw,
+            Self::LeadingVectors { rows, .. } => {
+                alone(cost.flops / 2.0 * times.dw) + (*rows as f64).powi(3) * times.eigen
+            }
             _ => alone(moved + cost.flops / 2.0 * times.dw),
         }
     }

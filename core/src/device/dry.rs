@@ -10,7 +10,7 @@ use crate::device::gpu::tiling::Tiling;
 use crate::device::gpu::{self, Precision};
 use crate::device::{Buf, Cost, Device, Dst, Lowering, Meter, Op, Sizes, Spent, Src, buffer_bytes};
 use crate::error::Result;
-use crate::ledger::{Ledger, Phase, Reservation, Tag};
+use crate::ledger::{Ledger, Phase, Reservation, Tag, Tier};
 use crate::model::Source;
 use crate::ops::KernelTimes;
 use crate::ops::cpu::basis::decomposition_bytes;
@@ -79,7 +79,7 @@ impl Dry {
     fn seconds(&self, op: &Op<'_>, cost: &Cost) -> f64 {
         self.rates.as_ref().map_or(0.0, |r| {
             if let Some(times) = &r.kernels {
-                return op.seconds(cost, times);
+                return op.seconds(cost, times, self.ledger.held(Tier::Device) as f64);
             }
             let moved = (cost.read + cost.written) as f64;
             cost.converted as f64 / r.bytes
@@ -89,12 +89,26 @@ impl Dry {
     }
 }
 
+impl Dry {
+    fn spend(&self, seconds: f64) {
+        let (seconds, mut spent) = (seconds * self.times.get(), self.spent.get());
+        // Norms and updates come once a step, however many micro-batches it has.
+        match self.ledger.phase() {
+            Phase::Update => spent.update += seconds,
+            _ => spent.pass += seconds,
+        }
+        self.spent.set(spent);
+    }
+}
+
 impl Device for Dry {
     fn activations(&self) -> BlockType {
         self.tiling.map_or(BlockType::F32, |t| t.ty)
     }
 
     fn buffer(&self, tag: Tag, ty: BlockType, len: usize) -> Result<Buf> {
+        let cleared = self.rates.as_ref().and_then(|r| r.kernels.as_ref()).map_or(0.0, |k| k.cleared);
+        self.spend(cleared * buffer_bytes(ty, len) as f64);
         Ok(Buf::new(ty, len, self.ledger.reserve(tag, buffer_bytes(ty, len) as u64)?))
     }
 
@@ -152,13 +166,7 @@ impl Device for Dry {
             let tag = if self.tiling.is_some() { gpu::DECOMPOSITION } else { cpu::DECOMPOSITION };
             drop(self.ledger.reserve(tag, decomposition_bytes(rows) as u64)?);
         }
-        let (seconds, mut spent) = (self.seconds(&op, cost) * self.times.get(), self.spent.get());
-        // Norms and updates come once a step, however many micro-batches it has.
-        match self.ledger.phase() {
-            Phase::Update => spent.update += seconds,
-            _ => spent.pass += seconds,
-        }
-        self.spent.set(spent);
+        self.spend(self.seconds(&op, cost));
         Ok(())
     }
 }

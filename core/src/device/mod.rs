@@ -273,6 +273,27 @@ pub struct Spent {
     pub update: f64,
 }
 
+impl std::ops::Add for Spent {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { pass: self.pass + other.pass, update: self.update + other.update }
+    }
+}
+
+impl std::ops::Sub for Spent {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self + other * -1.0
+    }
+}
+
+impl std::ops::Mul<f64> for Spent {
+    type Output = Self;
+    fn mul(self, by: f64) -> Self {
+        Self { pass: self.pass * by, update: self.update * by }
+    }
+}
+
 /// An executor of [`Op`]s: memory, and how operations are carried out. Results that the host sees ([`Self::download`]) are
 /// complete.
 ///

@@ -15,8 +15,11 @@ pub const SQUARES: &str = "the squares of the residual stream";
 /// The first value that leaves `logits` without a distribution, with its entry of the vocabulary: what is no number, +∞, or any
 /// where all are −∞. A −∞ among numbers is a token of probability zero, and no fault.
 pub fn broken(logits: &[f32]) -> Option<(usize, f32)> {
-    let wrong = |v: &f32| v.is_nan() || *v == f32::INFINITY;
-    let found = logits.iter().position(wrong).or((!logits.iter().any(|v| v.is_finite())).then_some(0))?;
+    let right = |v: &f32| *v < f32::INFINITY;
+    // A thousand at once, without a branch for each.
+    let all = logits.chunks(1024).all(|some| some.iter().fold(true, |all, v| all & right(v)));
+    let wrong = if all { None } else { logits.iter().position(|v| !right(v)) };
+    let found = wrong.or((!logits.iter().any(|v| v.is_finite())).then_some(0))?;
     Some((found, logits.get(found).copied().unwrap_or(f32::NAN)))
 }
 

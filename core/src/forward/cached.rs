@@ -261,7 +261,7 @@ impl Cached<'_> {
             let out = &mut out[span.at * nq..(span.at + span.rows) * nq];
             let gone = windowed::gone(of.window, first, cache.max_rows());
             self.turn(gone + cache.max_rows(), first, q, k, &mut s, team)?;
-            cache.append(team, k, v, first, span.rows)?;
+            cache.append_all(team, k, v, first, span.rows)?;
             let staged = staging.is_some();
             if staged {
                 gather_queries(p, prompt, first, q, nq, &mut policy);

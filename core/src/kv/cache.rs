@@ -60,6 +60,14 @@ impl SideRows {
         });
     }
 
+    /// Encodes `rows` rows behind the `held` that are there, row `i` at `x[i·stride..][..d]`.
+    fn encode(&mut self, layout: &SideLayout, held: usize, x: &[f32], (stride, d): (usize, usize), rows: usize) {
+        for i in 0..rows {
+            let to = self.open.unit_mut(held + i - self.sealed_rows);
+            layout.format.encode(&x[i * stride..i * stride + d], to);
+        }
+    }
+
     /// Keeps the rows listed in `keep`; a group of several rows never loses one.
     fn retain(&mut self, keep: &[u32]) -> u64 {
         let boundary = keep.partition_point(|r| (*r as usize) < self.sealed_rows);
@@ -265,56 +273,64 @@ impl LayerCache {
         }
     }
 
-    /// Appends rows to every head: `k` and `v` are `(rows, heads, d)`, the first row at position `first`. Many of them are encoded
-    /// side by side.
+    /// Appends `rows` rows of `head`, row `i` at `k[i·stride..][..d]`, the first of them at position `first`; room must have
+    /// been made.
+    pub fn append(&mut self, head: usize, k: &[f32], v: &[f32], stride: usize, first: usize, rows: usize) {
+        let layout = Arc::clone(&self.layout);
+        self.note_rows(head, first, rows);
+        let (h, wide) = (&mut self.heads[head], (stride, layout.row.d));
+        h.k.encode(&layout.k, h.rows, k, wide, rows);
+        h.v.encode(&layout.v, h.rows, v, wide, rows);
+        h.rows += rows;
+    }
+
+    /// Makes room for rows of every head and appends them: `k` and `v` are `(rows, heads, d)`, the first row at position `first`.
+    /// Many of them are encoded side by side.
     ///
     /// # Errors
     /// Over budget, or [`Error::Cancelled`]: the rows before them are still there.
-    pub fn append(&mut self, team: &ThreadTeam, k: &[f32], v: &[f32], first: usize, rows: usize) -> Result<()> {
+    pub fn append_all(&mut self, team: &ThreadTeam, k: &[f32], v: &[f32], first: usize, rows: usize) -> Result<()> {
         let layout = Arc::clone(&self.layout);
-        let RowLayout { d, meta, .. } = layout.row;
+        let d = layout.row.d;
+        let stride = self.heads.len() * d;
         for head in 0..self.heads.len() {
             self.ensure(head, self.heads[head].rows + rows)?;
         }
-        let stride = self.heads.len() * d;
-        for head in 0..self.heads.len() {
-            for i in 0..rows {
-                self.note(head, self.heads[head].rows + i, (first + i) as u32);
-            }
-            let h = &mut self.heads[head];
-            h.stale = h.stale.min(h.rows);
-            for i in 0..rows {
-                if meta.score {
-                    h.scores.unit_mut(h.rows + i).copy_from_slice(&0f32.to_le_bytes());
-                }
-                if meta.position {
-                    h.positions.unit_mut(h.rows + i).copy_from_slice(&((first + i) as u32).to_le_bytes());
-                }
-            }
-        }
-        let encode = |side: &mut SideRows, of: &SideLayout, held: usize, x: &[f32]| {
-            for i in 0..rows {
-                of.format.encode(&x[i * stride..i * stride + d], side.open.unit_mut(held + i - side.sealed_rows));
-            }
-        };
         if rows * stride < SHARED {
-            for (head, h) in self.heads.iter_mut().enumerate() {
-                encode(&mut h.k, &layout.k, h.rows, &k[head * d..]);
-                encode(&mut h.v, &layout.v, h.rows, &v[head * d..]);
-            }
-        } else {
-            let sides = self.heads.iter_mut().enumerate().flat_map(|(head, h)| {
-                [(&mut h.k, &layout.k, h.rows, &k[head * d..]), (&mut h.v, &layout.v, h.rows, &v[head * d..])]
-            });
-            // Each is one task's: nobody waits.
-            let sides: Vec<_> = sides.map(Mutex::new).collect();
-            team.run(sides.len(), &|i, _| {
-                let (side, of, held, x) = &mut *sides[i].lock().unwrap_or_else(PoisonError::into_inner);
-                encode(side, of, *held, x);
-            })?;
+            (0..self.heads.len()).for_each(|h| self.append(h, &k[h * d..], &v[h * d..], stride, first, rows));
+            return Ok(());
         }
+        (0..self.heads.len()).for_each(|h| self.note_rows(h, first, rows));
+        let sides = self.heads.iter_mut().enumerate().flat_map(|(head, h)| {
+            [(&mut h.k, &layout.k, h.rows, &k[head * d..]), (&mut h.v, &layout.v, h.rows, &v[head * d..])]
+        });
+        // Each is one task's: nobody waits.
+        let sides: Vec<_> = sides.map(Mutex::new).collect();
+        team.run(sides.len(), &|i, _| {
+            let (side, of, held, x) = &mut *sides[i].lock().unwrap_or_else(PoisonError::into_inner);
+            side.encode(of, *held, x, (stride, d), rows);
+        })?;
+        drop(sides);
         self.heads.iter_mut().for_each(|h| h.rows += rows);
         Ok(())
+    }
+
+    /// Writes what is kept beside keys and values of `rows` rows to come, the first of them at position `first`.
+    fn note_rows(&mut self, head: usize, first: usize, rows: usize) {
+        let meta = self.layout.row.meta;
+        for i in 0..rows {
+            self.note(head, self.heads[head].rows + i, (first + i) as u32);
+        }
+        let h = &mut self.heads[head];
+        h.stale = h.stale.min(h.rows);
+        for i in 0..rows {
+            if meta.score {
+                h.scores.unit_mut(h.rows + i).copy_from_slice(&0f32.to_le_bytes());
+            }
+            if meta.position {
+                h.positions.unit_mut(h.rows + i).copy_from_slice(&((first + i) as u32).to_le_bytes());
+            }
+        }
     }
 
     /// Writes key and value of an open row, `(d)` each.

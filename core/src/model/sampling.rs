@@ -32,13 +32,14 @@ const _: () = assert!(size_of::<Candidate>() == SAMPLER_BYTES);
 
 /// The most likely token; ties go to the lower id, and NaN is never chosen.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, v) in logits.iter().enumerate() {
-        if *v > best.1 {
-            best = (i as u32, *v);
-        }
+    // The largest first, in lanes side by side, and then where it stands: one pass that knows both is several times as long.
+    let (chunks, rest) = logits.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(best, v)| *best = if *v > *best { *v } else { *best });
     }
-    best.0
+    let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, v| if *v > best { *v } else { best });
+    logits.iter().position(|v| *v == best).filter(|_| best > f32::NEG_INFINITY).unwrap_or(0) as u32
 }
 
 impl Sampler {

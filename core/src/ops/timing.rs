@@ -15,7 +15,7 @@ use crate::blocks::{self, BlockType, can_decode};
 use crate::error::{Error, Result};
 use crate::ledger::{Buffer, Category, Ledger, Tag};
 use crate::ops::cpu::vjp::{self, Entries};
-use crate::ops::cpu::{self, Attention, KvTiles, Mat, Product};
+use crate::ops::cpu::{self, Attention, KvTiles, Mat, Product, basis};
 use crate::ops::descriptors::Causal;
 use crate::ops::team::{SHARED, ThreadTeam};
 
@@ -52,6 +52,8 @@ const DIM: usize = 64;
 const LENGTH: usize = 256;
 /// Rows of the cache that is attended over.
 const HELD: usize = 1024;
+/// Rows of a matrix that is decomposed.
+const EIGEN: usize = 96;
 const TAG: Tag = Tag::host(Category::Workspace, "kernel probe");
 
 /// Seconds that units of work take a team of some size.
@@ -91,6 +93,12 @@ pub struct KernelTimes {
     pub logit: f64,
     /// A byte that an operation on elements reads or writes, by the bytes that it goes through.
     pub moved: Vec<(u64, f64)>,
+    /// A byte of a buffer that is made of zeros, by one thread.
+    #[serde(default)]
+    pub cleared: f64,
+    /// Eigenvectors of a symmetric matrix, by the third power of its rows.
+    #[serde(default)]
+    pub eigen: f64,
 }
 
 /// A matrix of weights, as far as its products' times depend on it.
@@ -228,14 +236,16 @@ impl KernelTimes {
         if rows * kv < SHARED as f64 { all } else { self.region + all * self.spread(2 * heads) / self.threads as f64 }
     }
 
-    /// An operation that reads and writes `bytes` bytes of elements.
-    pub fn elements(&self, bytes: f64) -> f64 {
-        bytes * along(&self.moved, bytes)
+    /// An operation that reads and writes `bytes` bytes of elements, in work that goes through `pass` bytes.
+    pub fn elements(&self, bytes: f64, pass: f64) -> f64 {
+        let most = self.moved.last().map_or(0.0, |(set, _)| *set as f64);
+        let streamed = if pass > most { along(&self.stream, pass) } else { 0.0 };
+        bytes * along(&self.moved, pass.max(bytes)).max(streamed)
     }
 
     /// What makes these figures unusable.
     pub fn defect(&self) -> Option<&'static str> {
-        let all = [self.region, self.fetched, self.dx, self.dw, self.norm, self.logit];
+        let all = [self.region, self.fetched, self.dx, self.dw, self.norm, self.logit, self.cleared, self.eigen];
         let pairs = [self.attend, self.causal, self.gate, self.sums];
         let points = self.stream.iter().chain(&self.moved).map(|p| p.1);
         let types = self.products.values().flatten().chain(self.tiles.values()).chain(self.appended.values()).copied();
@@ -576,6 +586,13 @@ impl<'a> Bench<'a> {
         })?;
         let spread = times.spread(vjp::dx_tasks(team.threads(), m, COLS));
         times.dx = ((dx - times.region) / spread / elements - times.decoded(Some(BlockType::F32))).max(0.0) / m as f64;
+        times.cleared = middle(*each, *cancelled, || {
+            to.fill(0.0);
+            Ok(())
+        })? / (4 * to.len()) as f64;
+        times.eigen = middle(*each, *cancelled, || {
+            basis::leading_vectors(team, &from[..EIGEN * EIGEN], EIGEN, EIGEN, 1, &mut to[..EIGEN])
+        })? / (EIGEN * EIGEN * EIGEN) as f64;
         let dw = middle(*each, *cancelled, || {
             let (dy, x) = (&from[..m * rows], &from[..m * COLS]);
             vjp::linear_dw(team, dy, x, m, rows, COLS, &mut to[..rows * COLS], false, scratch)
@@ -658,7 +675,9 @@ mod tests {
         t.threads = 4;
         assert_eq!(all(&t, &[1.0]), [4.0 * 3.5 * 64.0]);
         assert_eq!([t.spread(4), t.spread(5), t.spread(8), t.spread(0)], [1.0, 1.6, 1.0, 4.0]);
-        assert!(near(t.elements(32_768.0), 2.0 * 32_768.0));
+        assert!(near(t.elements(32_768.0, 0.0), 2.0 * 32_768.0));
+        // In work that leaves the caches: as those elements come, or as weights do where that is slower.
+        assert!(near(t.elements(8.0, 1_048_576.0), 3.0 * 8.0) && near(t.elements(8.0, 1e12), 10.0 * 8.0));
     }
 
     #[test]

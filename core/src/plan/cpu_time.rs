@@ -66,7 +66,7 @@ impl Cpu<'_> {
             Step::KvAttend => at.map_or(0.0, |(l, layer)| self.attend(l, layer, of)),
             Step::Gate(_) => at.map_or(0.0, |(_, layer)| of.rows * layer.ffn.width() as f64 * t.gate[0]),
             Step::Experts => at.map_or(0.0, |(_, layer)| self.experts(layer, of)),
-            Step::Add => t.elements(12.0 * of.rows * hidden),
+            Step::Add => t.elements(12.0 * of.rows * hidden, 0.0),
             Step::Logits => t.products(&[weights(shape.head())], of.sequences, of.through),
         }
     }

@@ -11,6 +11,7 @@ use crate::device::Spent;
 use crate::device::dry::Rates;
 use crate::device::gpu::Precision;
 use crate::forward::step::{Batch, pass_cost};
+use crate::kv::Rhythm;
 use crate::machine::Machine;
 use crate::number;
 use crate::place;
@@ -89,7 +90,9 @@ pub(super) fn times(
         // The last piece may be shorter: rows are shared out evenly here. Only the last ends in the head.
         let piece = through(n as f64 / pieces as f64, 1.0, n as f64 / 2.0);
         let step = through(sequences, sequences, cached * looked(r, n, depth));
-        (pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece), moved.max(cpu.layers(step)) + cpu.head(step))
+        let decode =
+            moved.max(cpu.layers(step)) + cpu.head(step) + shifted(r, n, depth) * sequences / machine.speed.copy[0];
+        (pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece), decode)
     } else {
         let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
         let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
@@ -106,6 +109,17 @@ pub(super) fn times(
         probed: machine.probed,
         ..Times::default()
     }
+}
+
+/// Bytes of a sequence's cache that a decoding step moves together where its policy drops rows by then, on average.
+fn shifted(r: &Resolved, prompt: usize, depth: usize) -> f64 {
+    let each = match r.pipeline.select.rhythm() {
+        Rhythm::Once => return 0.0,
+        Rhythm::BeforeAppend => 1,
+        Rhythm::Every(rows) => rows.max(1),
+    };
+    let drops = r.pipeline.mean_rows(prompt, depth) < depth as f64;
+    if drops { r.pipeline.sequence_bytes(prompt, depth) as f64 / each as f64 } else { 0.0 }
 }
 
 /// The share of the held rows that a query looks at, where a reader chooses among their pages.

@@ -49,6 +49,7 @@ pub(super) fn walk_by(
     let train = section(config)?;
     check(config, shape)?;
     let gradient = Arc::clone(&techniques.gradient);
+    let period = techniques.optimizer.period().max(1);
     let sizes = techniques.sizes(train, shape, config.threads());
     let dry = match config.gpu() {
         None => Dry::new(ledger, cpu::scratch_bytes(config.threads(), &sizes), sizes.load)?,
@@ -59,8 +60,19 @@ pub(super) fn walk_by(
     let mut trainer = Trainer::new(Box::new(dry), ledger, &setup, techniques, sizes.load, &mut |_| ())?;
     // The batch that needs most.
     let batch = Batch::sized(train.batch, train.length);
-    gradient.step(&mut trainer, std::slice::from_ref(&batch), 1, 0.0, &mut |_| ())?;
-    let spent = trainer.device().spent();
+    let mut step = |n: u64| {
+        let before = trainer.device().spent();
+        gradient.step(&mut trainer, std::slice::from_ref(&batch), n, 0.0, &mut |_| ())?;
+        Ok::<_, Error>(trainer.device().spent() - before)
+    };
+    let (first, steps) = (step(1)?, train.steps.max(1) as u64);
+    let spent = if period == 1 {
+        first
+    } else {
+        // On average: as many as do more, and the others.
+        let more = steps.div_ceil(period) as f64 / steps as f64;
+        first * more + step(2)? * (1.0 - more)
+    };
     trainer.evaluate(&batch)?;
     Ok(spent)
 }

@@ -259,6 +259,10 @@ impl Optimizer for Galore {
         }
     }
 
+    fn period(&self) -> u64 {
+        self.gap
+    }
+
     fn update(&self, d: &dyn Device, call: Update<'_>) -> Result<()> {
         let Update { of, p, g, state, scratch, round, at } = call;
         let (correct1, correct2) = self.corrections(at);

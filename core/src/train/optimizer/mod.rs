@@ -146,6 +146,11 @@ pub trait Optimizer: Send + Sync {
     /// What it holds and reads for a parameter of this shape.
     fn plan(&self, of: Shape) -> OptimizerPlan;
 
+    /// One update in so many does more than the others, the first of them.
+    fn period(&self) -> u64 {
+        1
+    }
+
     /// Updates one parameter in place, and its state.
     ///
     /// # Errors
