@@ -118,7 +118,7 @@ pub fn follow(mut order: Order, mut folder: Option<Folder>, quiet: bool, text: &
     on_interrupt(Arc::clone(&cancel));
     let mut report = Report::default();
     let mut progress = Progress::new(quiet);
-    while let Ok(event) = job.events.recv() {
+    while let Some(event) = job.next_event() {
         match &event.event {
             Event::Started { plan, .. } if !quiet => {
                 plan.notes.iter().for_each(|note| progress.line(&format!("note: {note}")));

@@ -23,9 +23,9 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use crate::report::protocol::{Command, Event, Numbered};
 
@@ -106,6 +106,8 @@ pub struct Job {
 
 /// Events that may wait for a reader before a job waits too.
 const EVENTS: usize = 1024;
+/// How long [`Job::next_event`] waits between two looks; the job has room for far more events than it makes until then.
+const LOOK: Duration = Duration::from_millis(4);
 /// Commands that may wait for a step's edge.
 const COMMANDS: usize = 16;
 
@@ -145,6 +147,18 @@ impl Job {
             })
             .map_err(|e| Error::Internal(format!("cannot start the engine thread: {e}")))?;
         Ok(Self { commands, ledger, events, cancel, thread: Some(thread) })
+    }
+
+    /// The next event, once there is one; none after the last. Looks now and then: a reader that is woken for each event takes a
+    /// core from the job's workers, and all the others wait for the one that lost it.
+    pub fn next_event(&self) -> Option<Numbered> {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => std::thread::sleep(LOOK),
+            }
+        }
     }
 
     /// Sends a command; [`Command::Cancel`] takes effect within the operation that is running.

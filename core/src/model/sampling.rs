@@ -134,6 +134,13 @@ mod tests {
         assert_eq!(s.choose(&LOGITS, 0, 0), 1);
         assert_eq!(s.choose(&[1.0, 1.0], 0, 0), 0);
         assert_eq!(s.choose(&[f32::NAN; 3], 0, 0), 0);
+        assert_eq!(s.choose(&[f32::NEG_INFINITY; 40], 0, 0), 0);
+        // Wherever it stands among the lanes, before another like it, beside what is no number.
+        for at in 0..67 {
+            let mut many = vec![-5.0; 68];
+            (many[at], many[67], many[(at + 16) % 67]) = (2.0, 2.0, f32::NAN);
+            assert_eq!(s.choose(&many, 0, 0), at as u32);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::device::cpu::{Cpu, scratch_bytes};
 use crate::device::dry::Rates;
 use crate::ledger::{Category, Ledger, Measured, Tier};
-use crate::ops::ThreadTeam;
+use crate::ops::{KernelTimes, ThreadTeam};
 use crate::rng::Philox;
 use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShape};
 
@@ -590,8 +590,21 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     assert_eq!(spent(&full, memory).update, (4 * (2 * 3 + 2) * parameters) as f64);
     // A machine that only its launches hold up: adapters have more of them.
     let launches = Rates { flops: f64::INFINITY, bytes: f64::INFINITY, launch: 1.0, kernels: None };
-    let (whole, adapters) = (spent(&full, launches.clone()), spent(&[("train.params", "lora")], launches));
+    let (whole, adapters) = (spent(&full, launches.clone()), spent(&[("train.params", "lora")], launches.clone()));
     assert!(whole.pass > 50.0 && adapters.pass > whole.pass);
+    // Projections are found in the first step of each two: of one step in one, of four in two, of five in three.
+    let steps = |n: &str| {
+        let sets = [full[0], full[1], full[2], ("train.optimizer", "galore"), ("train.optimizer.update_proj_gap", "2")];
+        spent(&[&sets[..], &[("train.steps", n)]].concat(), launches.clone()).update
+    };
+    let (first, half) = (steps("1"), steps("4"));
+    let other = 2.0 * half - first;
+    assert!(other > 0.0 && first > 2.0 * other, "{first} and {other}");
+    assert!((steps("5") / (0.6 * first + 0.4 * other) - 1.0).abs() < 1e-9);
+    // A buffer is zeros before it is anything else: a row of every layer's stream at least.
+    let kernels = KernelTimes { cleared: 1.0, ..KernelTimes::default() };
+    let zeros = spent(&full, Rates { kernels: Some(kernels), ..launches });
+    assert!(zeros.pass >= 4.0 * m * (shape.hidden * shape.layers.len()) as f64, "{}", zeros.pass);
 }
 
 #[test]
