@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 /// How long an idle worker spins before it parks: longer than what a decoding step leaves to one thread, such as choosing a
 /// token among fifty thousand.
-pub const SPIN: Duration = Duration::from_micros(100);
+pub const SPIN: Duration = Duration::from_micros(200);
 
 /// How long the caller waits for the last tasks of others by spinning, before it lets the system run something else.
 const JOIN_SPIN: Duration = Duration::from_micros(60);
