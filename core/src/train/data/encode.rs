@@ -1,5 +1,7 @@
 //! Records to marked tokens.
 
+use std::ops::Range;
+
 use super::read::Record;
 use super::{Documents, LossOn, Options};
 use crate::error::{Error, Result};
@@ -17,9 +19,8 @@ const ASSISTANT: &str = "assistant";
 pub(super) fn record(record: Record, options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
     match record {
         Record::Text(text) => {
-            let mut ids = words.encode_as(&text, true, options.parse_special)?;
-            ids.extend(words.end());
-            out.push(&[(ids, true)]);
+            let ids = words.encode_as(&text, true, options.parse_special)?;
+            out.push(ended(ids.into_iter().map(|id| (id, true)).collect(), words));
             Ok(())
         }
         Record::Pair { prompt, response } if options.template && words.has_template() => {
@@ -32,19 +33,27 @@ pub(super) fn record(record: Record, options: &Options, words: &Words, out: &mut
     }
 }
 
-/// A prompt and its response as they stand, then the end of the text.
+/// A text's tokens with the one that ends a text, which the tokenizer may have added itself.
+fn ended(mut ids: Vec<(u32, bool)>, words: &Words) -> Vec<(u32, bool)> {
+    let last = ids.last().map(|(id, _)| *id);
+    ids.extend(words.end().filter(|end| last != Some(*end)).map(|end| (end, true)));
+    ids
+}
+
+/// A prompt and its response as they stand, tokenized as one text, then the end of the text.
 pub(super) fn plain(prompt: &str, response: &str, options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
-    let prompt = words.encode_as(prompt, true, options.parse_special)?;
-    let mut response = words.encode_as(response, false, options.parse_special)?;
-    response.extend(words.end());
-    out.push(&[(prompt, options.loss_on == LossOn::All), (response, true)]);
+    let mut ids = words.marked_pair(prompt, response, options.parse_special)?;
+    if options.loss_on == LossOn::All {
+        ids.iter_mut().for_each(|(_, learn)| *learn = true);
+    }
+    out.push(ended(ids, words));
     Ok(())
 }
 
-/// A conversation through the template. What the assistant says is what each of its turns adds to the text: found by
-/// rendering the conversation up to it, and tokenized apart, as it will be when the model writes it itself. The template's
-/// markers are control tokens; a text that spells one is text, as it is when the model is asked, unless the options say
-/// otherwise.
+/// A conversation through the template, tokenized as the one text it is. What the assistant says is what each of its turns adds
+/// to that text, found by rendering the conversation up to it: the tokens that stand for a letter of it are learned. The
+/// template's markers are control tokens; a text that spells one is text, as it is when the model is asked, unless the options
+/// say otherwise.
 fn chat(turns: &[Message], options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
     let (on, parse) = (options.loss_on, options.parse_special);
     if on == LossOn::Responses && turns.iter().all(|m| m.role != ASSISTANT) {
@@ -52,15 +61,17 @@ fn chat(turns: &[Message], options: &Options, words: &Words, out: &mut Documents
     }
     let whole = words.chat(turns, false, parse)?;
     if on == LossOn::All {
-        out.push(&[(words.encode_chat(&whole)?, true)]);
+        out.push(words.encode_chat(&whole)?.into_iter().map(|id| (id, true)).collect());
         return Ok(());
     }
-    let mut parts = Vec::new();
-    let mut done = 0;
+    let mut parts: Vec<Range<usize>> = Vec::new();
     for i in (0..turns.len()).filter(|i| turns[*i].role == ASSISTANT) {
         let head = words.chat(&turns[..i], true, parse)?.text;
         let tail = words.chat(&turns[..=i], false, parse)?.text;
-        if head.len() < done || !tail.starts_with(&head) || !whole.text.starts_with(&tail) {
+        if head.len() < parts.last().map_or(0, |part| part.end)
+            || !tail.starts_with(&head)
+            || !whole.text.starts_with(&tail)
+        {
             return Err(Error::config(
                 "messages",
                 format!(
@@ -69,11 +80,11 @@ fn chat(turns: &[Message], options: &Options, words: &Words, out: &mut Documents
                 ),
             ));
         }
-        parts.push((words.encode_chat(&whole.part(done..head.len()))?, false));
-        parts.push((words.encode_chat(&whole.part(head.len()..tail.len()))?, true));
-        done = tail.len();
+        parts.push(head.len()..tail.len());
     }
+    let mut ids = words.marked_chat(&whole, &parts)?;
     // What follows the last response has nothing to teach and is left out.
-    out.push(&parts);
+    ids.truncate(ids.iter().rposition(|(_, learn)| *learn).map_or(0, |at| at + 1));
+    out.push(ids);
     Ok(())
 }

@@ -117,13 +117,10 @@ impl Documents {
         self.ends.get(i).map_or(&[], |end| &self.tokens[start..*end])
     }
 
-    /// Adds a document of parts: ids and whether they are to be learned. A document with nothing to learn is left out.
-    fn push(&mut self, parts: &[(Vec<u32>, bool)]) -> bool {
+    /// Adds a document: ids and whether they are to be learned. One with nothing to learn is left out.
+    fn push(&mut self, ids: Vec<(u32, bool)>) -> bool {
         let start = self.tokens.len();
-        for (ids, learn) in parts {
-            let mark = if *learn { LEARN } else { 0 };
-            self.tokens.extend(ids.iter().map(|id| id | mark));
-        }
+        self.tokens.extend(ids.into_iter().map(|(id, learn)| if learn { id | LEARN } else { id }));
         // Nothing comes before the first token, so nothing predicts it.
         if let Some(first) = self.tokens.get_mut(start) {
             *first &= !LEARN;

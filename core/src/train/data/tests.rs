@@ -203,8 +203,7 @@ fn the_bundled_task_brings_its_own_split() {
 fn numbered(lengths: &[usize]) -> Documents {
     let mut out = Documents::default();
     for (d, n) in lengths.iter().enumerate() {
-        let ids: Vec<_> = (0..*n).map(|i| (vec![(1000 * d + i) as u32], i % 2 == 1)).collect();
-        out.push(&ids);
+        out.push((0..*n).map(|i| ((1000 * d + i) as u32, i % 2 == 1)).collect());
     }
     out
 }

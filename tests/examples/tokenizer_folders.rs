@@ -1,0 +1,38 @@
+//! Writes the tokenizers of tests/fixtures/tokenizer and of the bundled model as folders, for tests/scripts/check_written.py:
+//! `cargo run --example tokenizer_folders -- DIR`.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure")]
+
+use std::fs;
+use std::path::Path;
+
+use ullage_core::blocks::{self, BlockType};
+use ullage_core::model::Model;
+use ullage_core::model::hf::save;
+use ullage_tests::words::{FAMILIES, written};
+
+fn main() {
+    let dir = std::env::args().nth(1).expect("name a folder to write to");
+    let dir = Path::new(&dir);
+    let put = |name: &str, json: String| {
+        let dir = dir.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("tokenizer.json"), json).unwrap();
+        fs::write(dir.join("tokenizer_config.json"), r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#).unwrap();
+        fs::write(dir.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+    };
+    for family in FAMILIES {
+        put(family, written("tiny-bpe.gguf", Some(family)).1);
+    }
+    for name in ["tiny-spm", "tiny-ugm"] {
+        put(name, written(&format!("{name}.gguf"), None).1);
+    }
+    let model = Model::open("bundled:recall", Path::new(".")).unwrap();
+    let mut raw = Vec::new();
+    save(&dir.join("recall"), &model, BlockType::Bf16, &mut |t, first, n, out| {
+        raw.resize(n * t.row_bytes(), 0);
+        model.source.read_rows(t, first, n, &mut raw)?;
+        blocks::decode(t.block()?, &raw, out).unwrap();
+        Ok(())
+    })
+    .unwrap();
+}
