@@ -5,10 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use ullage_core::blocks::{self, BlockType};
-use ullage_core::model::Model;
-use ullage_core::model::hf::save;
-use ullage_tests::words::{FAMILIES, written};
+use ullage_tests::words::{FAMILIES, save_bundled, written};
 
 fn main() {
     let dir = std::env::args().nth(1).expect("name a folder to write to");
@@ -26,13 +23,5 @@ fn main() {
     for name in ["tiny-spm", "tiny-ugm"] {
         put(name, written(&format!("{name}.gguf"), None).1);
     }
-    let model = Model::open("bundled:recall", Path::new(".")).unwrap();
-    let mut raw = Vec::new();
-    save(&dir.join("recall"), &model, BlockType::Bf16, &mut |t, first, n, out| {
-        raw.resize(n * t.row_bytes(), 0);
-        model.source.read_rows(t, first, n, &mut raw)?;
-        blocks::decode(t.block()?, &raw, out).unwrap();
-        Ok(())
-    })
-    .unwrap();
+    save_bundled(&dir.join("recall"));
 }

@@ -133,6 +133,30 @@ def build(model, spec):
     return t
 
 
+# A template, what is rendered before the answer and with it, and the turns that say so; then prompts with their responses.
+LLAMA2 = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+ZEPHYR = "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+QUESTION, ANSWER = "What is the capital of France?", "Paris is the capital"
+CASES = [
+    (LLAMA2, f"<s>[INST] {QUESTION} [/INST]", f" {ANSWER}</s>"),
+    (ZEPHYR, f"<|user|>\n{QUESTION}</s>\n<|assistant|>\n", f"{ANSWER}</s>\n"),
+    (None, f"Question: {QUESTION}\nAnswer:", " Paris"),
+    (None, f"Question: {QUESTION}\nAnswer:", "Paris"),
+    (None, "Say it: ", "  twice"),
+    (None, "caf", "́e"),
+]
+
+
+def learned(t, template, head, tail):
+    """The whole text's tokens, and those that end beyond the head; a pair ends with the end of text."""
+    e = t.encode(head + tail, add_special_tokens=template is None)
+    mask = [end > len(head) for _, end in e.offsets]
+    ids = e.ids
+    if template is None:
+        ids, mask = ids + [2], mask + [True]
+    return {"template": template, "head": head, "tail": tail, "ids": ids, "learned": [int(m) for m in mask]}
+
+
 def make_pipelines():
     shared = parts()
     out = []
@@ -144,6 +168,9 @@ def make_pipelines():
         t.encode_special_tokens = True
         plain = [t.encode(x).ids for x in TEXTS]
         row["plain"] = {str(i): p for i, (p, ids) in enumerate(zip(plain, row["ids"])) if p != ids}
+        t.encode_special_tokens = False
+        if name in ("llama2", "llama3", "metaspace, first"):
+            row["learned"] = [learned(t, *case) for case in CASES]
         out.append(row)
     lines = ",\n".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in out)
     head = json.dumps(TEXTS, ensure_ascii=False)

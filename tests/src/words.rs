@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use ullage_core::Result;
+use ullage_core::blocks::{self, BlockType};
+use ullage_core::model::Model;
 use ullage_core::model::gguf::Gguf;
-use ullage_core::model::hf::HfFolder;
+use ullage_core::model::hf::{HfFolder, save};
 use ullage_core::model::tokenizer::{Tokenizer, TokenizerSpec, json};
 
 use crate::fixture;
@@ -40,6 +42,19 @@ pub fn folder() -> tempfile::TempDir {
         fs::copy(fixture("arch/llama").join(name), dir.path().join(name)).unwrap();
     }
     dir
+}
+
+/// Writes the bundled model as a folder, whose embedding has 1024 rows.
+pub fn save_bundled(dir: &Path) {
+    let model = Model::open("bundled:recall", Path::new(".")).unwrap();
+    let mut raw = Vec::new();
+    save(dir, &model, BlockType::Bf16, &mut |t, first, n, out| {
+        raw.resize(n * t.row_bytes(), 0);
+        model.source.read_rows(t, first, n, &mut raw)?;
+        blocks::decode(t.block()?, &raw, out).unwrap();
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// The tokenizer of a folder.

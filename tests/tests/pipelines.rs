@@ -6,10 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use ullage_core::config::train::Validation;
 use ullage_core::model::Model;
 use ullage_core::model::text::Words;
 use ullage_core::model::tokenizer::{Foreign, Tokenizer, TokenizerSpec};
-use ullage_tests::words::{FAMILIES, fnv, folder, of_folder, written};
+use ullage_core::train::data::{Dataset, Options};
+use ullage_tests::words::{FAMILIES, fnv, folder, of_folder, save_bundled, written};
 use ullage_tests::{config, fixture};
 
 fn read(name: &str) -> Value {
@@ -26,8 +28,15 @@ fn texts(of: &Value) -> Vec<&str> {
 
 /// Every pipeline of the fixture as the tokenizer of a folder, with what is recorded of it.
 fn each(mut check: impl FnMut(&str, &Tokenizer, &[&str], &Value)) {
+    let dir = folder();
+    let of = || of_folder(dir.path()).unwrap().unwrap();
+    each_in(dir.path(), |name, texts, recorded| check(name, &of(), texts, recorded));
+}
+
+/// As [`each`], in the folder `dir`.
+fn each_in(dir: &Path, mut check: impl FnMut(&str, &[&str], &Value)) {
     let all = read("pipelines.json");
-    let (texts, dir) = (texts(&all), folder());
+    let texts = texts(&all);
     let pipelines = all["pipelines"].as_array().unwrap();
     assert!(pipelines.len() >= 30 && texts.len() >= 70);
     for recorded in pipelines {
@@ -35,9 +44,8 @@ fn each(mut check: impl FnMut(&str, &Tokenizer, &[&str], &Value)) {
         if let Some(name) = json["model"].as_str() {
             json["model"] = all["models"][name].clone();
         }
-        fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
-        let tokenizer = of_folder(dir.path()).unwrap().unwrap();
-        check(recorded["name"].as_str().unwrap(), &tokenizer, &texts, recorded);
+        fs::write(dir.join("tokenizer.json"), json.to_string()).unwrap();
+        check(recorded["name"].as_str().unwrap(), &texts, recorded);
     }
 }
 
@@ -67,6 +75,43 @@ fn every_kind_gives_the_library_s_ids() {
     });
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
     assert!(count > 6000, "{count}");
+}
+
+#[test]
+fn what_is_learned_is_told_by_the_places_of_the_whole_text() {
+    let (question, answer) = ("What is the capital of France?", "Paris is the capital");
+    let mut checked = 0;
+    let whole = tempfile::tempdir().unwrap();
+    let dir = &whole.path().join("model");
+    save_bundled(dir);
+    each_in(dir, |name, _, recorded| {
+        for case in recorded.get("learned").and_then(Value::as_array).into_iter().flatten() {
+            let of = |key: &str| case[key].as_str().unwrap();
+            let record = match case["template"].as_str() {
+                Some(template) => {
+                    let config = json!({ "bos_token": "<s>", "eos_token": "</s>", "chat_template": template });
+                    fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+                    json!({ "messages": [
+                        { "role": "user", "content": question }, { "role": "assistant", "content": answer }
+                    ] })
+                }
+                None => json!({ "prompt": of("head"), "response": of("tail") }),
+            };
+            let model = Model::open(dir.to_str().unwrap(), Path::new(".")).unwrap();
+            fs::write(dir.join("data.jsonl"), record.to_string()).unwrap();
+            let options = Options {
+                validation: Validation::Share(0.0),
+                template: case["template"].is_string(),
+                ..Options::new("data.jsonl")
+            };
+            let got = Dataset::open(&options, &Words::of(&model).unwrap(), dir).unwrap().train;
+            let learned: Vec<bool> = ids(&case["learned"]).into_iter().map(|l| l == 1).collect();
+            let expected: Vec<(u32, bool)> = ids(&case["ids"]).into_iter().zip(learned).collect();
+            assert_eq!(got.document(0).collect::<Vec<_>>(), expected, "{name}: {case}");
+            checked += 1;
+        }
+    });
+    assert_eq!(checked, 18);
 }
 
 #[test]

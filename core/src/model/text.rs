@@ -70,7 +70,7 @@ impl Words {
     pub fn no_words(&self, what: &str) -> Error {
         let instead = match what {
             "run.prompt" => "set run.prompt = \"tokens:N\" for N tokens whatever they are",
-            _ => "set train.data = random to train without text",
+            _ => "set train.data=random to train without text",
         };
         Error::refused(format!("{what} of text"), format!("{}; {instead}", self.missing))
     }

@@ -19,6 +19,8 @@ const MERGES: &str = "merges.txt";
 const GPT2_SPECIAL: &str = "<|endoftext|>";
 /// Bytes of the largest file that is read; the largest real ones have some 35 MB.
 const LARGEST: u64 = 256 << 20;
+/// Of a SentencePiece model; the largest real ones have some 5 MB.
+const LARGEST_MODEL: u64 = 64 << 20;
 
 /// A pipeline, and the file it is of.
 pub(super) struct Vocabulary {
@@ -61,7 +63,7 @@ pub(super) fn read(dir: &Path, config: &Named) -> Result<Option<Vocabulary>> {
 type Made = (Value, Vec<(&'static str, String)>);
 
 fn from_sentencepiece(path: &Path, config: &Named) -> Result<Made> {
-    let mut spec = sentencepiece::read(path, &text(path, LARGEST)?)?;
+    let mut spec = sentencepiece::read(path, &text(path, LARGEST_MODEL)?)?;
     // What the configuration calls legacy puts a space before what follows a special token too; that is the default.
     spec.prefix_once = config.flag("legacy") == Some(false);
     spec.add_bos = Some(config.flag("add_bos_token").unwrap_or(spec.model == "llama"));

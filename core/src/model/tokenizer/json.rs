@@ -9,6 +9,9 @@ use super::spec::{TokenKind, TokenizerSpec};
 use super::{pre, spm};
 use crate::error::Result;
 
+/// Bytes of the longest token that is joined of others; the longest real ones have about a hundred.
+const LONGEST_JOINED: usize = 512;
+
 /// The pipeline of `spec`, whose ids and flags are those that hold: what [`super::Tokenizer::settle`] leaves.
 ///
 /// # Errors
@@ -120,8 +123,13 @@ fn merges_by_score(spec: &TokenizerSpec, kind: &dyn Fn(usize) -> TokenKind) -> V
         TokenKind::UserDefined => !spec.whole_pieces,
         _ => false,
     };
-    let known: HashMap<&str, usize> =
-        spec.tokens.iter().enumerate().filter(|(id, _)| joined(*id)).map(|(id, text)| (text, id)).collect();
+    let known: HashMap<&str, usize> = spec
+        .tokens
+        .iter()
+        .enumerate()
+        .filter(|(id, text)| joined(*id) && text.len() <= LONGEST_JOINED)
+        .map(|(id, text)| (text, id))
+        .collect();
     let mut out: Vec<(f32, usize, &str, &str)> = Vec::new();
     for (&text, &id) in &known {
         let score = spec.scores.get(id).copied().unwrap_or(0.0);
