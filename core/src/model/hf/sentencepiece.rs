@@ -174,7 +174,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<TokenizerSpec> {
         scores.push(piece.score);
     }
     if !types.contains(&(TokenKind::Normal as i32)) {
-        let message = format!("{} of them, and none is text; the file is damaged or cut short", types.len());
+        let message =
+            format!("{} of them, and none is text; it is no SentencePiece model, or damaged or cut short", types.len());
         return Err(wrong("pieces", message));
     }
     let id = |id: i32| u32::try_from(id).ok().filter(|id| (*id as usize) < types.len());

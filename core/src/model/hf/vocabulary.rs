@@ -67,7 +67,8 @@ fn from_sentencepiece(path: &Path, config: &Named) -> Result<Made> {
     // What the configuration calls legacy puts a space before what follows a special token too; that is the default.
     spec.prefix_once = config.flag("legacy") == Some(false);
     spec.add_bos = Some(config.flag("add_bos_token").unwrap_or(spec.model == "llama"));
-    spec.add_eos = Some(config.flag("add_eos_token").unwrap_or(spec.model == "t5"));
+    let t5 = config.text("tokenizer_class").is_some_and(|class| class.starts_with("T5"));
+    spec.add_eos = Some(config.flag("add_eos_token").unwrap_or(t5));
     if let Some(prefix) = config.flag("add_prefix_space") {
         spec.add_space_prefix = Some(prefix);
     }

@@ -122,15 +122,37 @@ impl Foreign {
 
     /// The tokens of `text`; `parse` as for [`super::Tokenizer::encode_spans`].
     pub(super) fn encode(&self, text: &str, special: bool, parse: Option<&[usize]>) -> Result<Encoded, String> {
-        let said = |e: tokenizers::Error| e.to_string();
-        let mut pieces = match parse {
-            Some([]) => self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text),
-            Some(literal) => self.extract(text, &mut |place| {
-                let first = literal.partition_point(|at| *at < place.start);
-                literal.get(first).is_some_and(|at| *at < place.end)
-            })?,
-            None => self.extract(text, &mut |_| true)?,
+        let literal = |place: Range<usize>| match parse {
+            None => true,
+            Some(places) => {
+                let first = places.partition_point(|at| *at < place.start);
+                places.get(first).is_some_and(|at| *at < place.end)
+            }
         };
+        let pieces = match parse {
+            Some([]) => self.inner.get_added_vocabulary().extract_and_normalize(self.inner.get_normalizer(), text),
+            _ => self.extract(text, false, &mut |place| literal(place))?,
+        };
+        let out = self.finish(pieces, text.len(), special)?;
+        if parse.is_some_and(<[usize]>::is_empty) {
+            return Ok(out);
+        }
+        // Some models spell their special tokens as pieces of text. Cut in two, such a place is none.
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let slipped = out.ids.iter().zip(&out.spans).any(|(id, (start, end))| {
+            let spelled = |content: &str| text.get(*start..*end).is_some_and(|text| text.contains(content));
+            let special = || added.get(id).is_some_and(|t| t.special && spelled(&t.content));
+            start < end && literal(*start..*end) && special()
+        });
+        match slipped {
+            true => self.finish(self.extract(text, true, &mut |place| literal(place))?, text.len(), special),
+            false => Ok(out),
+        }
+    }
+
+    /// The stages after added tokens were looked for, of a text of `len` bytes.
+    fn finish(&self, mut pieces: PreTokenizedString, len: usize, special: bool) -> Result<Encoded, String> {
+        let said = |e: tokenizers::Error| e.to_string();
         if let Some(pre) = self.inner.get_pre_tokenizer() {
             pre.pre_tokenize(&mut pieces).map_err(said)?;
         }
@@ -144,7 +166,7 @@ impl Foreign {
         let spans = whole.get_special_tokens_mask().iter().map(|added| {
             let next = if *added == 0 { of_text.next() } else { None };
             before &= next.is_none();
-            next.copied().unwrap_or(if before { (0, 0) } else { (text.len(), text.len()) })
+            next.copied().unwrap_or(if before { (0, 0) } else { (len, len) })
         });
         Ok(Encoded { spans: spans.collect(), ids: whole.get_ids().to_vec() })
     }
@@ -152,7 +174,7 @@ impl Foreign {
     /// The bytes of `text` at which it spells a special token; rising. None where the file's normalizer fails.
     pub(super) fn spelled(&self, text: &str) -> Vec<usize> {
         let mut out = Vec::new();
-        let found = self.extract(text, &mut |place| {
+        let found = self.extract(text, false, &mut |place| {
             out.push(place.start);
             true
         });
@@ -162,18 +184,23 @@ impl Foreign {
     }
 
     /// The pieces of `text`, normalized, with added tokens found. `literal` is asked of every special token, by its place in the
-    /// text, whether it is text there.
-    fn extract(&self, text: &str, literal: &mut dyn FnMut(Range<usize>) -> bool) -> Result<PreTokenizedString, String> {
+    /// text, whether it is text there; `apart` cuts the text within such a place.
+    fn extract(
+        &self,
+        text: &str,
+        apart: bool,
+        literal: &mut dyn FnMut(Range<usize>) -> bool,
+    ) -> Result<PreTokenizedString, String> {
         let added = self.added.get_or_init(|| Added::new(&self.inner)).as_ref().map_err(Clone::clone)?;
         let mut pieces = PreTokenizedString::from(text);
         let said = |e: tokenizers::Error| e.to_string();
-        pieces.split(|_, piece| Ok(added.cut(&added.plain, piece, literal))).map_err(said)?;
+        pieces.split(|_, piece| Ok(added.cut(&added.plain, piece, apart, literal))).map_err(said)?;
         let normalizer = self.inner.get_normalizer();
         pieces
             .split(|_, mut piece| {
                 // As the crate does: a piece that cannot be normalized stays as it is.
                 let _ = normalizer.map(|n| n.normalize(&mut piece));
-                Ok(added.cut(&added.normalized, piece, literal))
+                Ok(added.cut(&added.normalized, piece, apart, literal))
             })
             .map_err(said)?;
         Ok(pieces)
@@ -213,6 +240,7 @@ impl Added {
         &self,
         stage: &Stage,
         piece: NormalizedString,
+        apart: bool,
         literal: &mut dyn FnMut(Range<usize>) -> bool,
     ) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
         let shift = piece.offsets_original().0;
@@ -229,6 +257,13 @@ impl Added {
             let (mut start, mut end) = (found.start(), found.end());
             // As the crate does where special tokens are text: what was found is passed over, and nothing looked for in it.
             if token.special && literal(place(found.start()..found.end())) {
+                if apart {
+                    let middle = start + text[start..].chars().next().map_or(0, char::len_utf8);
+                    if done < middle {
+                        cuts.push((None, done..middle));
+                        done = middle;
+                    }
+                }
                 continue;
             }
             let (before, after) = (&text[..start], &text[end..]);
