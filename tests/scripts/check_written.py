@@ -27,7 +27,7 @@ def recorded():
     yield "tiny-spm", [r["text"] for r in rows], [[1] + r.get("parsed", r["ids"]) for r in rows]
     ugm = json.loads((OUT / "vocabularies" / "ids.json").read_text())
     yield "tiny-ugm", ugm["texts"], ugm["ugm"]
-    texts = (OUT / "vocabs" / "texts.inp").read_text().split("\n__ggml_vocab_test__\n")
+    texts = (OUT / "vocabs" / "texts.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     ids = [[int(i) for i in line.split()] for line in (OUT / "vocabs" / "recall.out").read_text().splitlines()]
     yield "recall", texts[: len(ids)], ids
 
@@ -36,8 +36,9 @@ out = {}
 for name, texts, ids in recorded():
     here = Path(sys.argv[1]) / name
     t = AutoTokenizer.from_pretrained(here)
-    added = name != "recall"
-    theirs = [t.encode(x, add_special_tokens=added) for x in texts]
+    # What is recorded of the bundled model is plain text.
+    plain = name == "recall"
+    theirs = [t.encode(x, add_special_tokens=not plain, split_special_tokens=plain) for x in texts]
     differ = {str(i): a for i, (a, b) in enumerate(zip(theirs, ids)) if a != b}
     out[name] = {"fnv": f"{fnv((here / 'tokenizer.json').read_bytes()):016x}", "differ": differ}
     print(f"{name:16} {len(texts) - len(differ):4} of {len(texts)} as llama.cpp", [texts[int(i)][:20] for i in differ][:6])
