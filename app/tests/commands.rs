@@ -322,6 +322,6 @@ fn a_folder_without_a_tokenizer_is_planned_and_takes_no_text() {
     room.json(0, &[&["run", folder][..], &tokens[..]].concat());
     let data = room.write("a.jsonl", "{\"text\": \"a\"}");
     let train = format!("train.data={:?}", data.display().to_string());
-    let error = room.run(2, &["run", folder, "--set", &train]).err;
+    let error = room.run(2, &["run", folder, "--set", &train, "--set", "train.length=16"]).err;
     assert!(error.contains("tokenizer.json") && error.contains("train.data=random"), "{error}");
 }

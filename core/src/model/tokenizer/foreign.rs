@@ -6,6 +6,7 @@
 //! crate's rules, and leaves those places to the stages that follow.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -53,7 +54,8 @@ impl Foreign {
     /// # Errors
     /// The crate's words for what is wrong.
     pub fn new(json: &[u8]) -> Result<Self, String> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+        serde_json::from_slice::<serde::de::IgnoredAny>(json).map_err(|e| e.to_string())?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.set_encode_special_tokens(false);
@@ -122,6 +124,10 @@ impl Foreign {
 
     /// The tokens of `text`; `parse` as for [`super::Tokenizer::encode_spans`].
     pub(super) fn encode(&self, text: &str, special: bool, parse: Option<&[usize]>) -> Result<Encoded, String> {
+        guarded(|| self.encoded(text, special, parse))
+    }
+
+    fn encoded(&self, text: &str, special: bool, parse: Option<&[usize]>) -> Result<Encoded, String> {
         let literal = |place: Range<usize>| match parse {
             None => true,
             Some(places) => {
@@ -297,6 +303,12 @@ impl Added {
         });
         slices.collect()
     }
+}
+
+/// What `work` comes to. The crate panics at some damaged files where it could say so, such as a table of characters that is none.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("the file is damaged: the library cannot work with it".into()))
 }
 
 /// A letter, mark or digit, or what joins them.
