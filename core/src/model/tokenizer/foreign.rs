@@ -180,9 +180,12 @@ impl Foreign {
     /// The bytes of `text` at which it spells a special token; rising. None where the file's normalizer fails.
     pub(super) fn spelled(&self, text: &str) -> Vec<usize> {
         let mut out = Vec::new();
-        let found = self.extract(text, false, &mut |place| {
-            out.push(place.start);
-            true
+        let found = guarded(|| {
+            let pieces = self.extract(text, false, &mut |place| {
+                out.push(place.start);
+                true
+            });
+            pieces.map(drop)
         });
         out.sort_unstable();
         out.dedup();
