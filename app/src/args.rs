@@ -21,6 +21,8 @@ pub enum Command {
     Open(Open),
     /// Shape, tokenizer and tensors of a model, with type and bytes
     Inspect(Inspect),
+    /// What a file of training data comes to: what it is read as, what is not used, and its first documents with what is learned
+    Data(Data),
     /// Predicted bytes and time; reads only the model's header
     Plan(Plan),
     /// Run it
@@ -170,6 +172,24 @@ pub struct Open {
 pub struct Inspect {
     /// A GGUF file, bundled:recall, random:llama-1b@q4_0
     pub model: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Data {
+    /// A file of JSON, of a table or of text; bundled:task-NAME
+    pub file: String,
+    /// The model whose tokens and chat template count
+    #[arg(long, default_value = "bundled:recall")]
+    pub model: String,
+    /// Documents that are shown
+    #[arg(long, default_value_t = 3)]
+    pub rows: usize,
+    /// Override a key, such as train.loss_on=all or train.length=512; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,7 @@ use ullage_core::job::{Order, infer, train};
 use ullage_core::ledger::Tier;
 use ullage_core::machine;
 use ullage_core::model::Model;
+use ullage_core::model::text::no_tokenizer;
 use ullage_core::plan::{Inverse, TrainInverse, cautions, hint, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
 use ullage_core::{Error, Result};
@@ -24,7 +25,12 @@ use crate::window;
 
 pub fn inspect(args: &args::Inspect) -> Result<u8> {
     let model = Model::open(&args.model, Path::new("."))?;
-    let tokenizer = model.tokenizer()?;
+    let (tokenizer, none) = match model.tokenizer() {
+        Ok(Some(tokenizer)) => (Some(tokenizer), None),
+        Ok(None) => (None, Some(no_tokenizer(&model))),
+        // A model can be looked at and planned without its words.
+        Err(e) => (None, Some(e.to_string())),
+    };
     let s = &model.shape;
     if args.json {
         let tensors: Vec<_> = s
@@ -37,7 +43,7 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
             "parameters": s.parameters(), "bytes": s.bytes(), "context": s.context, "hidden": s.hidden, "vocab": s.vocab,
             "layers": s.layers.len(), "heads": s.layers[0].attention.heads, "kv_heads": s.layers[0].attention.kv_heads,
             "head_dim": s.layers[0].attention.dim, "ff": s.layers[0].ffn.width(), "rope": s.ropes[0], "tied": s.output.is_none(),
-            "tokenizer": words, "tensors": tensors,
+            "tokenizer": words, "no_tokenizer": none, "tensors": tensors,
         }))?;
         return Ok(0);
     }
@@ -69,7 +75,7 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
     out += &format!("cache       {} B a token in f16, {} at {} tokens\n", bytes(1), Bytes(bytes(s.context)), s.context);
     out += &match &tokenizer {
         Some(t) => format!("tokenizer   {} tokens\n", t.vocab()),
-        None => "tokenizer   none (random model)\n".into(),
+        None => format!("tokenizer   none: {}\n", none.unwrap_or_default()),
     };
     out += &format!("output head {}\n\n", if s.output.is_none() { "tied to the embedding" } else { "its own" });
     out += &format!("{:<32} {:<8} {:>8} {:>8} {:>14}\n", "tensor", "type", "rows", "cols", "bytes");

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod check_plan;
 mod check_time;
+mod data;
 mod inspect;
 mod merge;
 mod run;
@@ -41,6 +42,7 @@ fn dispatch(args: args::Args) -> Result<u8> {
         },
         Some(Command::Open(a)) => inspect::open(&a),
         Some(Command::Inspect(a)) => inspect::inspect(&a),
+        Some(Command::Data(a)) => data::data(&a),
         Some(Command::Plan(a)) => inspect::plan(&a),
         Some(Command::Run(a)) => run::run(&a),
         Some(Command::Sweep(a)) => sweep::sweep(&a),

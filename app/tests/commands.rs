@@ -273,3 +273,55 @@ fn plans_are_never_low_and_budgets_are_walls() {
         "both sides of the wall: {wall}"
     );
 }
+
+#[test]
+fn data_says_what_a_file_is_and_what_of_it_is_learned() {
+    let room = Room::new();
+    let file = room.write(
+        "notes.txt",
+        r#"[{"question": "Hi?", "answer": "Yes", "id": 1},
+            {"conversations": [{"from": "human", "value": "\u001b[2J"}, {"from": "gpt", "value": "No"}], "tools": "x"}]"#,
+    );
+    let file = file.to_str().unwrap();
+    let told = room.json(0, &["data", file, "--rows", "1"]);
+    assert_eq!(
+        (told["kind"].as_str(), told["records"].as_u64(), told["documents"].as_u64()),
+        (Some("a JSON list"), Some(2), Some(2))
+    );
+    assert_eq!((told["unused"]["id"].as_u64(), told["unused"]["tools"].as_u64()), (Some(1), Some(1)));
+    let first = told["first"].as_array().unwrap();
+    assert_eq!(first.len(), 1);
+    let part = |i: usize| (first[0][i]["text"].as_str().unwrap(), first[0][i]["learned"].as_bool().unwrap());
+    assert_eq!(part(0), ("<|user|>\nHi?<|endoftext|>\n<|assistant|>\n", false));
+    assert_eq!(part(1), ("Yes<|endoftext|>\n", true));
+    let text = room.run(0, &["data", file]).out;
+    assert!(text.contains("«No<|endoftext|>\n»") && text.contains("`id` (1), `tools` (1)"), "{text}");
+    assert!(text.contains("\\u{1b}[2J") && !text.contains('\u{1b}'), "{text}");
+    let all = room.json(0, &["data", file, "--set", "train.loss_on=all"]);
+    assert!(all["learned"].as_u64() > told["learned"].as_u64());
+    let error = room.run(2, &["data", room.write("x.json", "[1").to_str().unwrap()]).err;
+    assert!(error.contains("x.json:1"), "{error}");
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_is_planned_and_takes_no_text() {
+    let room = Room::new();
+    for name in ["config.json", "model.safetensors"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/arch/llama").join(name);
+        room.write(name, std::fs::read(from).unwrap());
+    }
+    let folder = room.path("");
+    let folder = folder.to_str().unwrap();
+    let set = ["--set", "run.prompt=Hello", "--set", "run.context=16", "--set", "run.max_tokens=2"];
+    room.json(0, &[&["plan", folder][..], &set[..]].concat());
+    let told = room.json(0, &["inspect", folder]);
+    assert!(told["tokenizer"].is_null() && told["no_tokenizer"].as_str().unwrap().contains("tokenizer.json"));
+    let error = room.run(2, &[&["run", folder][..], &set[..]].concat()).err;
+    assert!(error.contains("run.prompt") && error.contains("tokenizer.model") && error.contains("tokens:N"), "{error}");
+    let tokens = ["--set", "run.prompt=tokens:5", "--set", "run.context=16", "--set", "run.max_tokens=2"];
+    room.json(0, &[&["run", folder][..], &tokens[..]].concat());
+    let data = room.write("a.jsonl", "{\"text\": \"a\"}");
+    let train = format!("train.data={:?}", data.display().to_string());
+    let error = room.run(2, &["run", folder, "--set", &train, "--set", "train.length=16"]).err;
+    assert!(error.contains("tokenizer.json") && error.contains("train.data=random"), "{error}");
+}

@@ -9,6 +9,7 @@ pub mod fuzz;
 pub mod kv;
 pub mod naive;
 pub mod skip;
+pub mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};

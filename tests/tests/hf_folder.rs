@@ -179,7 +179,7 @@ fn what_is_wrong_with_a_folder_is_named() {
         ),
         (&swap("model.safetensors", "model.norm.weight", "model.nord.weight"), &["model.norm.weight"]),
         (&swap("model.safetensors", "\"F32\"", "\"I32\""), &["I32"]),
-        (&swap("tokenizer.json", "\"<|pad|>\": 0", "\"<|pad|>\": 70000"), &["70000", "1024 rows"]),
+        (&swap("tokenizer.json", "\"<|pad|>\":0", "\"<|pad|>\":70000"), &["70000", "1024 rows"]),
         (&|d| fs::write(d.join("tokenizer.json"), "{").unwrap(), &["tokenizer.json"]),
     ];
     for (change, words) in cases {

@@ -81,7 +81,13 @@ impl Task for Asked {
         let cases = examples
             .iter()
             .take(self.samples)
-            .map(|e| Ok(Case { prompt: m.words.encode(&e.prompt, true)?, forced: m.words.encode(&e.response, false)? }))
+            .map(|e| {
+                // As one text, as it is learned.
+                let (forced, prompt): (Vec<_>, Vec<_>) =
+                    m.words.marked_pair(&e.prompt, &e.response, false)?.into_iter().partition(|(_, of)| *of);
+                let ids = |marked: Vec<(u32, bool)>| marked.into_iter().map(|(id, _)| id).collect();
+                Ok(Case { prompt: ids(prompt), forced: ids(forced) })
+            })
             .collect::<Result<Vec<_>>>()?;
         self.right = vec![true; cases.len()];
         Ok(cases)

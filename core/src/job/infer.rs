@@ -166,6 +166,7 @@ fn run_on<B: Backend>(
     // Words are the program's, not the job's.
     let Prepared { words, prompt, mut tasks, mut workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
+    words.readable(config)?;
     workload.files.extend(outputs(order, &tasks, &workload));
     let mut planned = resolved.plan(config, &model.shape, &workload, machine)?;
     if let Some(over) = &mut planned.over {

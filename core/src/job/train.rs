@@ -70,6 +70,7 @@ pub(super) fn run(
     let standing = same(&rows.fingerprint())?;
     let mut planned = planned(order)?;
     planned.notes = config.without_effect();
+    planned.notes.extend(rows.remarks());
     let threads = config.threads();
     let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);
     let place = Place::open(config)?;

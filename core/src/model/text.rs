@@ -1,11 +1,13 @@
 //! From prompt to tokens and from tokens to text that may be shown.
 
+use std::ops::Range;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::chat::{ChatTemplate, Message};
 use crate::model::said::{self, Rendered};
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Encoded, Tokenizer};
+use crate::model::{Model, Source};
 
 /// A prompt of `n` tokens for which the context has no room.
 pub(crate) fn too_long(n: usize, context: usize) -> Error {
@@ -13,11 +15,27 @@ pub(crate) fn too_long(n: usize, context: usize) -> Error {
     Error::config("run.context", why)
 }
 
+/// Why a random model has no tokenizer.
+const RANDOM: &str = "a random model has no tokenizer, and nothing to remember";
+
+/// Why `model` has none, where nothing is wrong with a file.
+pub fn no_tokenizer(model: &Model) -> String {
+    match &*model.source {
+        Source::Hf(folder) => format!(
+            "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt",
+            folder.dir().display()
+        ),
+        _ => RANDOM.into(),
+    }
+}
+
 /// A model's words: what a run needs of its tokenizer.
 #[derive(Debug)]
 pub struct Words {
-    /// None for a random model.
+    /// None for a random model, and for one whose tokenizer is missing or cannot be read.
     pub tokenizer: Option<Tokenizer>,
+    /// Why there is none.
+    missing: String,
     template: Option<ChatTemplate>,
     vocab: usize,
 }
@@ -26,12 +44,39 @@ impl Words {
     /// Reads them from the model's header.
     ///
     /// # Errors
-    /// Damaged tokenizer metadata or chat template.
+    /// A damaged chat template. A tokenizer that cannot be read stops what needs text, and nothing else.
     pub fn of(model: &Model) -> Result<Self> {
-        Ok(Self { tokenizer: model.tokenizer()?, template: model.chat_template()?, vocab: model.shape.vocab })
+        let (tokenizer, missing) = match model.tokenizer() {
+            Ok(Some(tokenizer)) => (Some(tokenizer), String::new()),
+            Ok(None) => (None, no_tokenizer(model)),
+            Err(e) => (None, e.to_string()),
+        };
+        Ok(Self { tokenizer, missing, template: model.chat_template()?, vocab: model.shape.vocab })
     }
 
-    /// The prompt of `config` in tokens. A random model has no words: its prompt is `prompt` repeated bytes as ids.
+    /// Whether the prompt of `config` can be read: a text needs a tokenizer, `tokens:N` none. A plan needs no more than its
+    /// length.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] saying which files are missing or what is wrong with them.
+    pub fn readable(&self, config: &Config) -> Result<()> {
+        match self.tokenizer.is_some() || self.missing == RANDOM || config.run.prompt.starts_with("tokens:") {
+            true => Ok(()),
+            false => Err(self.no_words("run.prompt")),
+        }
+    }
+
+    /// Text asked of a model without a tokenizer.
+    pub fn no_words(&self, what: &str) -> Error {
+        let instead = match what {
+            "run.prompt" => "set run.prompt = \"tokens:N\" for N tokens whatever they are",
+            _ => "set train.data=random to train without text",
+        };
+        Error::refused(format!("{what} of text"), format!("{}; {instead}", self.missing))
+    }
+
+    /// The prompt of `config` in tokens. A model without words has as many made-up ids as it has bytes, or as `tokens:N` says: for
+    /// a plan, and for a random model.
     ///
     /// # Errors
     /// A chat asked of a model without a template; a vocabulary larger than the embedding; more repeated ids than the context has room
@@ -66,7 +111,7 @@ impl Words {
                 }
                 return self.encode_chat(&self.chat(&messages, true, run.parse_special.in_text())?);
             }
-            Some(t) => t.encode(&run.prompt, true, run.parse_special.in_completion()),
+            Some(_) => return self.encode_as(&run.prompt, true, run.parse_special.in_completion()),
         };
         self.check(ids)
     }
@@ -94,14 +139,46 @@ impl Words {
         said::render(messages, |text| t.spelled(text), render)
     }
 
-    /// A piece of a rendered conversation in tokens: the texts of control tokens are those tokens, where nobody said them.
+    /// A rendered conversation in tokens: the texts of control tokens are those tokens, where nobody said them.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_chat(&self, piece: &Rendered) -> Result<Vec<u32>> {
+    pub fn encode_chat(&self, said: &Rendered) -> Result<Vec<u32>> {
+        self.spans(&said.text, false, Some(&said.literal)).map(|e| e.ids)
+    }
+
+    /// A rendered conversation in tokens, and for each whether it is of one of `parts`, stretches of its text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn marked_chat(&self, said: &Rendered, parts: &[Range<usize>]) -> Result<Vec<(u32, bool)>> {
+        let encoded = self.spans(&said.text, false, Some(&said.literal))?;
+        Ok(self.marked(&encoded, parts, said.text.len()))
+    }
+
+    /// A prompt with its response in tokens, tokenized as one text, and for each whether it is of the response. Beginning and end
+    /// that the model asks for are added.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn marked_pair(&self, prompt: &str, response: &str, parse_special: bool) -> Result<Vec<(u32, bool)>> {
+        let text = [prompt, response].concat();
+        let encoded = self.spans(&text, true, parse_special.then_some(&[]))?;
+        Ok(self.marked(&encoded, &[prompt.len()..text.len()], text.len()))
+    }
+
+    fn marked(&self, encoded: &Encoded, parts: &[Range<usize>], len: usize) -> Vec<(u32, bool)> {
+        let control = |id| self.tokenizer.as_ref().is_some_and(|t| t.is_control(id));
+        encoded.ids.iter().copied().zip(encoded.of(parts, len, control)).collect()
+    }
+
+    fn spans(&self, text: &str, special: bool, parse: Option<&[usize]>) -> Result<Encoded> {
         match &self.tokenizer {
-            Some(t) => self.check(t.encode_rendered(piece)),
-            None => Err(Error::refused("a conversation with a random model", "it has no tokenizer")),
+            Some(t) => {
+                let encoded = t.encode_spans(text, special, parse)?;
+                self.check_ids(&encoded.ids).map(|()| encoded)
+            }
+            None => Err(Error::refused("text for this model", self.missing.as_str())),
         }
     }
 
@@ -123,10 +200,7 @@ impl Words {
     /// # Errors
     /// A random model has no words.
     pub fn encode_as(&self, text: &str, special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        match &self.tokenizer {
-            Some(t) => self.check(t.encode(text, special, parse_special)),
-            None => Err(Error::refused("text for a random model", "it has no tokenizer and nothing to remember")),
-        }
+        self.spans(text, special, parse_special.then_some(&[])).map(|e| e.ids)
     }
 
     /// Ids there are.
@@ -135,12 +209,16 @@ impl Words {
     }
 
     fn check(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        self.check_ids(&ids).map(|()| ids)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|id| **id as usize >= self.vocab) {
             Some(id) => Err(Error::refused(
                 "this model",
                 format!("its tokenizer gives id {id}, its embedding has {} rows", self.vocab),
             )),
-            None => Ok(ids),
+            None => Ok(()),
         }
     }
 

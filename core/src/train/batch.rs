@@ -154,6 +154,11 @@ pub trait Rows: Send {
         false
     }
 
+    /// What is to be known of the data before it is learned from, a sentence each.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Text that stands for the data in a training state: resuming on other data is refused.
     fn fingerprint(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! Any bytes, as training data: lines of JSON, and the same as plain text.
+//! Any bytes, as training data: JSON in lines and lists, tables, and the same as plain text.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -24,6 +24,11 @@ pub(super) const TARGET: Target = Target {
         "\"input\"",
         "\"output\"",
         "\"text\"",
+        "\"conversations\"",
+        "\"weight\"",
+        "\"history\"",
+        "prompt\tresponse\n",
+        "[{",
         "{}",
         "[]",
         "null",
@@ -39,11 +44,14 @@ pub(super) const TARGET: Target = Target {
     ..PLAIN
 };
 
-const SEEDS: [&str; 4] = [
+const SEEDS: [&str; 7] = [
     "{\"prompt\": \"Two and two?\", \"response\": \" four\"}\n{\"prompt\": \"\", \"response\": \"x\"}\n",
     "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Hello\"}]}\r\n\n{\"text\": \"Once upon a time\"}",
     "{\"instruction\": \"Say\", \"input\": \"it\", \"output\": \"yes\"}\n{\"instruction\": \"Say\", \"output\": \"no\"}\n",
     "A text.\n\nAnother text of two\nlines.\n\n\n",
+    "[\n  {\"conversations\": [{\"from\": \"human\", \"value\": \"Hi\"}, {\"from\": \"gpt\", \"value\": \"Hello\", \"weight\": 0}]},\n  {\"question\": \"a\", \"answer\": \"b\", \"history\": [[\"c\", \"d\"]]}\n]",
+    "prompt,response\n\"Hi, you\",Hello\n\"two\nlines\",b\n",
+    "\u{feff}id\tinstruction\toutput\n1\tSay it\tyes\n",
 ];
 
 thread_local! {
@@ -58,6 +66,8 @@ fn run(bytes: &[u8]) -> bool {
             ("data.jsonl", Split::BlankLines, LossOn::All, Validation::Share(0.0)),
             ("data.txt", Split::BlankLines, LossOn::All, Validation::File("data.jsonl".into())),
             ("data.txt", Split::Whole, LossOn::Responses, Validation::Share(0.0)),
+            ("data.json", Split::Whole, LossOn::Responses, Validation::Share(0.0)),
+            ("data.csv", Split::Whole, LossOn::All, Validation::Share(0.0)),
         ] {
             let path = scratch.file(name, bytes);
             let options = Options { validation, loss_on, split, ..Options::new(path.display().to_string()) };

@@ -16,6 +16,7 @@ mod jsonl;
 pub mod mutate;
 mod override_key;
 mod safetensors;
+mod sentencepiece;
 mod tokenizer;
 mod toml;
 
@@ -53,6 +54,7 @@ pub const TARGETS: &[&Target] = &[
     &index::TARGET,
     &config_json::TARGET,
     &tokenizer::TARGET,
+    &sentencepiece::TARGET,
     &adapter::TARGET,
     &chat::TARGET,
     &jsonl::TARGET,

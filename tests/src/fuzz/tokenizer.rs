@@ -75,6 +75,7 @@ pub(super) fn exercise(t: &Tokenizer) {
             let ids = t.encode(text, special, special);
             let mut decoder = Decoder::new();
             ids.iter().for_each(|id| drop(decoder.push(t, *id)));
+            let _ = t.encode_spans(text, special, Some(&t.spelled(text)));
             let _ = (decoder.finish(), t.decode(&ids));
         }
     }

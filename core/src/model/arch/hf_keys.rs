@@ -93,21 +93,23 @@ pub enum HfRopes {
     One(HfRope),
 }
 
-/// One id, or several.
+/// One id, or several; a negative number or a null is none.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 #[allow(missing_docs)]
 pub enum Ids {
-    One(u32),
-    Many(Vec<u32>),
+    One(i64),
+    Many(Vec<Option<i64>>),
 }
 
 impl Ids {
-    fn list(this: Option<&Self>) -> Vec<u32> {
+    /// All of them.
+    pub fn list(this: Option<&Self>) -> Vec<u32> {
+        let id = |id: &i64| u32::try_from(*id).ok();
         match this {
             None => Vec::new(),
-            Some(Self::One(id)) => vec![*id],
-            Some(Self::Many(ids)) => ids.clone(),
+            Some(Self::One(one)) => id(one).into_iter().collect(),
+            Some(Self::Many(ids)) => ids.iter().flatten().filter_map(id).collect(),
         }
     }
 }

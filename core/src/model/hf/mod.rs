@@ -4,7 +4,9 @@
 //! ([`permute`]), vectors in f32. Written, it is what `from_pretrained` reads.
 
 mod save;
+mod sentencepiece;
 mod tokenizer;
+mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -299,10 +301,10 @@ impl HfFolder {
         Ok(())
     }
 
-    /// Its tokenizer; `None` without a `tokenizer.json`.
+    /// Its tokenizer; `None` without a file of one: `tokenizer.json`, `tokenizer.model`, or `vocab.json` with `merges.txt`.
     ///
     /// # Errors
-    /// A damaged one, or one with more tokens than the embedding has rows.
+    /// A damaged one, one of a kind that is not read, one with ids far beyond the embedding's rows.
     pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         tokenizer::read(&self.dir, &self.bos, &self.eos, self.vocab)
     }

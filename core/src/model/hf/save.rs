@@ -5,9 +5,8 @@ use std::path::Path;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::tokenizer::{LLAMA3, QWEN2};
 use super::{CONFIG, INDEX, WEIGHTS, hf_names};
 use crate::atomic_write;
 use crate::blocks::BlockType;
@@ -16,19 +15,26 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::model::adapter::permute;
 use crate::model::arch::{self, hf_keys::Llama3};
 use crate::model::safetensors::{self, Declared};
-use crate::model::tokenizer::{TokenKind, TokenizerSpec};
+use crate::model::tokenizer::{TokenKind, Tokenizer, TokenizerSpec, json as pipeline};
 use crate::model::{Model, Source};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
-pub(super) const WORDS: [&str; 6] = [
-    "tokenizer.json",
+pub(super) const WORDS: [&str; 11] = [
+    JSON,
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "merges.txt",
 ];
+/// The whole of a tokenizer.
+const JSON: &str = "tokenizer.json";
 /// Elements of rows that are asked for at once.
 const PIECE: usize = 8 << 10;
 
@@ -40,7 +46,7 @@ pub type Tensors<'a> = dyn FnMut(&TensorShape, usize, usize, &mut [f32]) -> Resu
 pub struct Saved {
     /// Bytes of `model.safetensors`.
     pub bytes: u64,
-    /// Why there is no `tokenizer.json`, when there is none.
+    /// Why there is no tokenizer, when there is none.
     pub no_tokenizer: Option<String>,
 }
 
@@ -222,7 +228,11 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
 /// The files of the tokenizer, and why there is none.
 fn words(model: &Model) -> Result<(Words, Option<String>)> {
     let mut out = Words::default();
-    let tokenizer = model.tokenizer()?;
+    // Where nothing was read with it, a tokenizer that cannot be read stops nothing.
+    let (tokenizer, why) = match model.tokenizer() {
+        Ok(tokenizer) => (tokenizer, None),
+        Err(e) => (None, Some(e.to_string())),
+    };
     if let Some(t) = &tokenizer {
         out.ids = Ids { bos: t.bos(), eos: t.eos(), pad: t.pad() };
     }
@@ -236,30 +246,31 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
                     out.files.push((name.into(), content));
                 }
             }
-            Ok((out, tokenizer.is_none().then(|| "the folder it was opened from has none".into())))
+            // A tokenizer of older files is written as the pipeline that was made of them too.
+            let made =
+                tokenizer.as_ref().and_then(Tokenizer::pipeline).filter(|_| out.files.iter().all(|(n, _)| n != JSON));
+            if let Some(made) = made {
+                let json = made.json().map_err(|e| Error::Internal(format!("writing {JSON}: {e}")))?;
+                out.files.push((JSON.into(), json.into_bytes()));
+            }
+            let none = || why.unwrap_or_else(|| "the folder it was opened from has none".into());
+            Ok((out, tokenizer.is_none().then(none)))
         }
         Source::Gguf(_) | Source::Random { like: Some(_), .. } => {
-            let Some(file) = model.source.gguf() else { return Ok((out, None)) };
-            let spec = TokenizerSpec::from_gguf(file)?;
+            let (Some(file), Some(tokenizer)) = (model.source.gguf(), tokenizer) else { return Ok((out, why)) };
+            let mut spec = TokenizerSpec::from_gguf(file)?;
+            tokenizer.settle(&mut spec);
             let template = file.str(crate::model::chat::KEY)?;
-            let bytes =
-                |v: &Value| serde_json::to_vec_pretty(v).map_err(|e| Error::Internal(format!("writing JSON: {e}")));
-            out.files
-                .push(("tokenizer_config.json".into(), bytes(&about(&spec, &out.ids, template, model.shape.context))?));
-            match (spec.model.as_str(), pre_tokenizer(&spec.pre)) {
-                ("gpt2", Some(pre)) => {
-                    let adds = tokenizer.as_ref().is_some_and(crate::model::tokenizer::Tokenizer::adds_bos);
-                    out.files.push(("tokenizer.json".into(), bytes(&tokenizer_json(&spec, pre, adds, &out.ids))?));
-                    Ok((out, None))
-                }
-                (kind, _) => {
-                    let why = format!(
-                        "the pre-tokenizer `{}` of a `{kind}` vocabulary has no form in tokenizer.json yet",
-                        spec.pre
-                    );
-                    Ok((out, Some(why)))
-                }
-            }
+            let internal = |e: serde_json::Error| Error::Internal(format!("writing JSON: {e}"));
+            let about = serde_json::to_vec_pretty(&about(&spec, template, model.shape.context)).map_err(internal)?;
+            let json = serde_json::to_vec(&pipeline::pipeline(&spec)?).map_err(internal)?;
+            let ends = Some(tokenizer.ends()).filter(|ends| !ends.is_empty());
+            let generation = json!({ "bos_token_id": out.ids.bos, "eos_token_id": ends, "pad_token_id": out.ids.pad });
+            let generation = serde_json::to_vec_pretty(&generation).map_err(internal)?;
+            out.files.push(("tokenizer_config.json".into(), about));
+            out.files.push((JSON.into(), json));
+            out.files.push(("generation_config.json".into(), generation));
+            Ok((out, None))
         }
     }
 }
@@ -272,27 +283,43 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
 pub fn words_bytes(model: &Model) -> Result<u64> {
     const CONFIGURATION: u64 = 4 << 10;
     // Rules for how text is cut, and the fields around them.
-    const RULES: u64 = 8 << 10;
+    const RULES: u64 = 12 << 10;
     let beside = match &*model.source {
         Source::Random { like: None, .. } => 0,
         Source::Hf(folder) => {
-            let bytes = |name: &&str| std::fs::metadata(folder.dir().join(name)).map_or(0, |m| m.len());
-            WORDS.iter().map(bytes).sum()
+            let bytes = |name: &str| std::fs::metadata(folder.dir().join(name)).map_or(0, |m| m.len());
+            let own: u64 = WORDS.iter().map(|name| bytes(name)).sum();
+            let made = match bytes(JSON) {
+                0 => folder
+                    .tokenizer()
+                    .ok()
+                    .flatten()
+                    .and_then(|t| t.pipeline()?.json().ok())
+                    .map_or(0, |j| j.len() as u64),
+                _ => 0,
+            };
+            own + made
         }
         Source::Gguf(_) | Source::Random { like: Some(_), .. } => {
             let Some(file) = model.source.gguf() else { return Ok(CONFIGURATION) };
-            let spec = TokenizerSpec::from_gguf(file)?;
+            let Ok(spec) = TokenizerSpec::from_gguf(file) else { return Ok(CONFIGURATION) };
             let template = file.str(crate::model::chat::KEY)?.map_or(0, escaped);
-            let bpe = spec.model == "gpt2" && pre_tokenizer(&spec.pre).is_some();
-            // Lines with their indentation, as they are set for reading.
-            let vocab =
-                spec.tokens.iter().enumerate().map(|(id, text)| 12 + id.to_string().len() as u64 + escaped(text));
+            let texts = || spec.tokens.iter().map(escaped);
+            // A token with its id or its score; as an added one too; as one that ends a text.
+            let vocab: u64 = texts().map(|text| text + 24).sum();
             let kind = |id: usize| spec.types.get(id).map_or(TokenKind::Normal, |n| TokenKind::from(*n));
             let special =
                 |id: &usize| matches!(kind(*id), TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined);
-            let added = (0..spec.tokens.len()).filter(special).map(|id| 240 + spec.tokens.get(id).map_or(0, escaped));
-            let merges = spec.merges.iter().map(|m| 40 + escaped(m));
-            RULES + template + if bpe { vocab.chain(added).chain(merges).sum() } else { 0 }
+            let added = (0..spec.tokens.len()).filter(special).map(|id| 160 + spec.tokens.get(id).map_or(0, escaped));
+            let merges: u64 = match spec.model.as_str() {
+                // A token of some letters is joined in as many ways, less one.
+                "llama" => {
+                    spec.tokens.iter().map(|t| (t.chars().count() as u64).saturating_sub(1) * (escaped(t) + 10)).sum()
+                }
+                _ => spec.merges.iter().map(|m| 10 + escaped(m)).sum(),
+            };
+            let charsmap = spec.charsmap.len() as u64 * 4 / 3 + 4;
+            RULES + template + vocab + added.sum::<u64>() + merges + charsmap
         }
     };
     Ok(CONFIGURATION + beside)
@@ -308,95 +335,16 @@ fn escaped(text: &str) -> u64 {
     text.chars().map(one).sum()
 }
 
-/// How text is cut, for names whose pattern is known in this form.
-fn pre_tokenizer(name: &str) -> Option<Value> {
-    let level = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex });
-    let split = |pattern: &str| {
-        json!({ "type": "Sequence", "pretokenizers": [
-            { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
-            level(false)
-        ]})
-    };
-    Some(match name {
-        "gpt-2" => level(true),
-        "smollm" => json!({ "type": "Sequence", "pretokenizers": [
-            { "type": "Digits", "individual_digits": true },
-            level(true)
-        ]}),
-        "llama-bpe" | "llama3" | "llama-v3" => split(LLAMA3),
-        "qwen2" => split(QWEN2),
-        _ => return None,
-    })
-}
-
-fn tokenizer_json(spec: &TokenizerSpec, pre: Value, adds_bos: bool, ids: &Ids) -> Value {
-    let kind = |id: usize| spec.types.get(id).map_or(TokenKind::Normal, |n| TokenKind::from(*n));
-    let mut added = Vec::new();
-    let mut vocab = Map::new();
-    for (id, text) in spec.tokens.iter().enumerate() {
-        let special = match kind(id) {
-            TokenKind::Control | TokenKind::Unknown => Some(true),
-            TokenKind::UserDefined => Some(false),
-            _ => None,
-        };
-        if let Some(special) = special {
-            added.push(json!({
-                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                "special": special
-            }));
-        }
-        vocab.insert(text.to_owned(), id.into());
-    }
-    let merges: Vec<Value> = spec
-        .merges
-        .iter()
-        .map(|m| {
-            let first = m.chars().next().map_or(0, char::len_utf8);
-            let (left, right) = m.split_at(m[first..].find(' ').map_or(m.len(), |at| first + at));
-            json!([left, right.get(1..).unwrap_or_default()])
-        })
-        .collect();
-    let bos = ids.bos.filter(|_| adds_bos).and_then(|id| Some((id, spec.tokens.get(id as usize)?)));
-    let post = match bos {
-        None => Value::Null,
-        Some((id, text)) => json!({
-            "type": "TemplateProcessing",
-            "single": [{ "SpecialToken": { "id": text, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
-            "pair": [
-                { "SpecialToken": { "id": text, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } },
-                { "SpecialToken": { "id": text, "type_id": 1 } }, { "Sequence": { "id": "B", "type_id": 1 } }
-            ],
-            "special_tokens": { text: { "id": text, "ids": [id], "tokens": [text] } }
-        }),
-    };
-    let whole_words = ["llama-bpe", "llama3", "llama-v3"].contains(&spec.pre.as_str());
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": pre,
-        "post_processor": post,
-        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": whole_words,
-            "vocab": vocab, "merges": merges
-        }
-    })
-}
-
-fn about(spec: &TokenizerSpec, ids: &Ids, template: Option<&str>, context: usize) -> Value {
+fn about(spec: &TokenizerSpec, template: Option<&str>, context: usize) -> Value {
     let text = |id: Option<u32>| id.and_then(|id| spec.tokens.get(id as usize));
     let mut out = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,
         "model_max_length": context,
-        "bos_token": text(ids.bos),
-        "eos_token": text(ids.eos),
+        "bos_token": text(spec.bos),
+        "eos_token": text(spec.eos),
         "unk_token": text(spec.unk),
-        "pad_token": text(ids.pad),
+        "pad_token": text(spec.pad),
     });
     if let (Some(template), Some(map)) = (template, out.as_object_mut()) {
         map.insert("chat_template".into(), template.into());

@@ -1,100 +1,157 @@
-//! `tokenizer.json`: our own tokenizer where it says the same, otherwise the `tokenizers` crate's.
+//! The tokenizer of a folder: its own pipeline, and what its configurations say of single tokens.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::AddedToken;
 
+use super::vocabulary;
 use crate::error::{Error, Result};
 use crate::model::arch::byte_of;
-use crate::model::arch::hf_keys::text;
-use crate::model::tokenizer::{Foreign, Strings, TokenKind, Tokenizer, TokenizerSpec};
+use crate::model::arch::hf_keys::{Ids, text};
+use crate::model::tokenizer::{Strings, TokenKind, Tokenizer, TokenizerSpec};
 
-const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
+/// Where older folders name special tokens.
+const SPECIAL: &str = "special_tokens_map.json";
+/// Where older folders list what was added to `vocab.json`.
+const ADDED: &str = "added_tokens.json";
+const GENERATION: &str = "generation_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
-/// Bytes of the largest `tokenizer.json` that is read; the largest real ones have some 35 MB.
-const LARGEST: u64 = 256 << 20;
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// How text is cut, as `tokenizer.json` writes the patterns of the names that llama.cpp gives them.
-pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// How Qwen 2 cuts text.
 pub(super) const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-#[derive(Deserialize)]
-struct File {
-    #[serde(default)]
-    added_tokens: Vec<Added>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    model: Value,
+/// Special tokens by what they are called.
+const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+/// Lists of further ones.
+const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
+/// What the configurations beside a tokenizer say of it.
+#[derive(Default)]
+pub(super) struct Named {
+    config: BTreeMap<String, Value>,
+    special: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    special: bool,
-}
-
-/// The tokenizer of `dir`, `None` without a `tokenizer.json`; `bos` and `eos` are what `config.json` names.
-pub(super) fn read(dir: &Path, bos: &[u32], eos: &[u32], vocab: usize) -> Result<Option<Tokenizer>> {
-    let path = dir.join(TOKENIZER);
-    if !path.is_file() {
-        return Ok(None);
+impl Named {
+    fn read(dir: &Path) -> Result<Self> {
+        Ok(Self { config: config(dir)?, special: map(dir, SPECIAL)? })
     }
-    let bytes = text(&path, LARGEST)?;
-    let file: File = serde_json::from_slice(&bytes).map_err(|e| Error::model(&path, TOKENIZER, e.to_string()))?;
-    let config = config(dir)?;
-    let tokens = tokens(&path, &file, vocab)?;
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.config.get(name).filter(|v| !v.is_null()).or_else(|| self.special.get(name))
+    }
+
+    /// A switch of the tokenizer's configuration.
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        self.config.get(name).and_then(Value::as_bool)
+    }
+
+    /// A text, or the text of a token.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name)? {
+            Value::String(text) => Some(text),
+            token => token.get("content")?.as_str(),
+        }
+    }
+
+    /// Every token that is named, in the order in which those without an id get one.
+    fn tokens(&self) -> Vec<AddedToken> {
+        let mut by_id: Vec<(u64, &Value)> =
+            (self.config.get("added_tokens_decoder").and_then(Value::as_object).into_iter())
+                .flatten()
+                .filter_map(|(id, token)| Some((id.parse().ok()?, token)))
+                .collect();
+        by_id.sort_by_key(|(id, _)| *id);
+        let lists = LISTS.iter().filter_map(|name| self.get(name)).flat_map(|list| match list {
+            Value::Array(list) => list.iter().collect::<Vec<_>>(),
+            Value::Object(map) => map.values().collect(),
+            _ => Vec::new(),
+        });
+        let named = NAMES.iter().filter_map(|name| self.get(name));
+        let all = by_id.into_iter().map(|(_, token)| token).chain(named).chain(lists);
+        all.filter_map(added).collect()
+    }
+}
+
+/// A token as configurations write it: its text, which is special, or an object with its marks.
+fn added(token: &Value) -> Option<AddedToken> {
+    match token {
+        Value::String(text) => Some(AddedToken::from(text.as_str(), true)),
+        token => {
+            let mark = |name: &str, default: bool| token.get(name).and_then(Value::as_bool).unwrap_or(default);
+            let special = mark("special", true);
+            let out = AddedToken::from(token.get("content")?.as_str()?, special);
+            let out = out.lstrip(mark("lstrip", false)).rstrip(mark("rstrip", false));
+            Some(out.single_word(mark("single_word", false)).normalized(mark("normalized", !special)))
+        }
+    }
+    .filter(|token| !token.content.is_empty())
+}
+
+/// Ids that `config.json` and `generation_config.json` name: where a text begins, and every one that ends it.
+fn ends(dir: &Path, eos: &[u32]) -> Result<Vec<u32>> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Generation {
+        eos_token_id: Option<Ids>,
+    }
+    let path = dir.join(GENERATION);
+    let generation: Generation = match path.is_file() {
+        true => serde_json::from_slice(&text(&path, LARGEST_CONFIG)?)
+            .map_err(|e| Error::model(&path, "eos_token_id", e.to_string()))?,
+        false => Generation::default(),
+    };
+    Ok([eos, &Ids::list(generation.eos_token_id.as_ref())].concat())
+}
+
+/// The tokenizer of `dir`, `None` without a file of one; `bos` and `eos` are what `config.json` names.
+pub(super) fn read(dir: &Path, bos: &[u32], eos: &[u32], vocab: usize) -> Result<Option<Tokenizer>> {
+    let named = Named::read(dir)?;
+    let Some(mut words) = vocabulary::read(dir, &named)? else { return Ok(None) };
+    let wrong = |field: &str, e: String| Error::model(&words.path, field, e);
+    // What is named as a special token is one, whether or not the pipeline's file says so.
+    let known: BTreeMap<String, Option<bool>> = words.foreign.tokens().map(|(text, _, added)| (text, added)).collect();
+    let mut add: Vec<AddedToken> = named.tokens();
+    add.extend(words.named.iter().map(|(_, text)| AddedToken::from(text.as_str(), true)));
+    if words.made {
+        let mut more: Vec<(u64, String)> =
+            map(dir, ADDED)?.into_iter().filter_map(|(text, id)| Some((id.as_u64()?, text))).collect();
+        more.sort();
+        add.splice(0..0, more.into_iter().map(|(_, text)| AddedToken::from(text, false).normalized(false)));
+    }
+    let mut seen = std::collections::HashSet::new();
+    add.retain(|token| known.get(&token.content).is_none_or(Option::is_none) && seen.insert(token.content.clone()));
+    if !add.is_empty() {
+        words.foreign.add(add).map_err(|e| wrong("added_tokens_decoder", e))?;
+    }
+    let tokens = tokens(&words, vocab)?;
     let id = |name: &str| -> Option<u32> {
-        let text = match config.get(name)? {
-            Value::String(text) => text.as_str(),
-            Value::Object(token) => token.get("content")?.as_str()?,
-            _ => return None,
-        };
+        let text =
+            named.text(name).or_else(|| words.named.iter().find(|(n, _)| *n == name).map(|(_, text)| &**text))?;
         tokens.iter().position(|(t, _)| t == text).and_then(|i| u32::try_from(i).ok())
     };
     let within = |id: &u32| (*id as usize) < tokens.len();
-    let bos = id("bos_token").or_else(|| bos.first().copied().filter(within));
-    let eos_named = id("eos_token");
-    let mut ends = eos_named.into_iter().chain(eos.iter().copied().filter(within));
-    let eos = ends.next();
-    let mut spec = TokenizerSpec {
-        path: path.clone(),
+    let mut ends: Vec<u32> = ends(dir, eos)?.into_iter().filter(within).collect();
+    let eos = id("eos_token").or_else(|| ends.first().copied());
+    ends.extend(eos);
+    let spec = TokenizerSpec {
+        path: words.path.clone(),
         model: "gpt2".into(),
-        tokens: tokens.iter().map(|(text, _)| text).collect(),
+        tokens: tokens.iter().map(|(text, _)| text).collect::<Strings>(),
         types: tokens.iter().map(|(_, kind)| *kind as i32).collect(),
-        bos,
+        bos: id("bos_token").or_else(|| bos.first().copied().filter(within)),
         eos,
-        eot: ends.find(|e| Some(*e) != eos),
         unk: id("unk_token"),
         pad: id("pad_token"),
-        add_bos: Some(bos.is_some_and(|bos| adds(&file.post_processor, &config, bos, &tokens))),
-        add_eos: Some(false),
         ..TokenizerSpec::default()
     };
-    let byte_level = is(&file.decoder, "ByteLevel");
-    match (byte_level, pre(&file.pre_tokenizer), merges(&file.model)) {
-        (true, Some(pre), Some(merges)) if !folds(&file.normalizer) => {
-            spec.pre = pre.into();
-            spec.merges = merges;
-            Tokenizer::new(spec).map(Some)
-        }
-        _ => {
-            let foreign = Foreign::new(&bytes, byte_level).map_err(|e| Error::model(&path, TOKENIZER, e))?;
-            Tokenizer::foreign(spec, foreign).map(Some)
-        }
-    }
+    Tokenizer::foreign(spec, words.foreign, &ends).map(Some)
 }
 
 /// The chat template of `dir`: a file of its own, or in the tokenizer's configuration.
@@ -119,119 +176,47 @@ pub(super) fn chat_template(dir: &Path) -> Result<Option<String>> {
 }
 
 fn config(dir: &Path) -> Result<BTreeMap<String, Value>> {
-    let path = dir.join(CONFIG);
+    map(dir, CONFIG)
+}
+
+/// The object that the file `name` of `dir` holds; empty without one.
+fn map(dir: &Path, name: &str) -> Result<BTreeMap<String, Value>> {
+    let path = dir.join(name);
     if !path.is_file() {
         return Ok(BTreeMap::new());
     }
-    serde_json::from_slice(&text(&path, LARGEST_CONFIG)?).map_err(|e| Error::model(&path, CONFIG, e.to_string()))
+    let bytes = text(&path, LARGEST_CONFIG)?;
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    serde_json::from_slice(bytes).map_err(|e| Error::model(&path, name, e.to_string()))
 }
 
-/// Every token's text and kind, by id. Ids without a token are places kept free, up to the embedding's rows.
-fn tokens(path: &Path, file: &File, vocab: usize) -> Result<Vec<(String, TokenKind)>> {
+/// Every token's text and kind, by id, as the pipeline has them. Ids without a token are places kept free. An embedding may have
+/// fewer rows than there are tokens: a text with one of the others is refused when it comes.
+fn tokens(words: &vocabulary::Vocabulary, vocab: usize) -> Result<Vec<(String, TokenKind)>> {
+    let bytes = words.foreign.byte_fallback();
+    let all: Vec<_> = words.foreign.tokens().collect();
+    let most = vocab.saturating_add(all.len());
     let mut out: Vec<Option<(String, TokenKind)>> = Vec::new();
-    let mut put = |id: u64, text: &str, kind| -> Result<()> {
-        let at = usize::try_from(id).ok().filter(|at| *at < vocab).ok_or_else(|| {
+    for (text, id, special) in all {
+        let at = usize::try_from(id).ok().filter(|at| *at < most).ok_or_else(|| {
             let text: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-            Error::model(path, "model.vocab", format!("gives `{text}` the id {id}, the embedding has {vocab} rows"))
+            let message = format!("gives `{text}` the id {id}, the embedding has {vocab} rows");
+            Error::model(&words.path, "model.vocab", message)
         })?;
+        let kind = match special {
+            Some(true) => TokenKind::Control,
+            Some(false) => TokenKind::UserDefined,
+            None if bytes && byte_of(&text).is_some() => TokenKind::Byte,
+            None => TokenKind::Normal,
+        };
         if out.len() <= at {
             out.resize(at + 1, None);
         }
-        out[at] = Some((text.to_owned(), kind));
-        Ok(())
-    };
-    let bytes = file.model["byte_fallback"] == true;
-    let kind = |text: &str| match bytes && byte_of(text).is_some() {
-        true => TokenKind::Byte,
-        false => TokenKind::Normal,
-    };
-    match &file.model["vocab"] {
-        Value::Object(vocab) => {
-            for (text, id) in vocab {
-                put(id.as_u64().unwrap_or(u64::MAX), text, kind(text))?;
-            }
-        }
-        // Unigram models list text and score.
-        Value::Array(list) => {
-            for (id, pair) in list.iter().enumerate() {
-                let text = pair[0].as_str().unwrap_or_default();
-                put(id as u64, text, kind(text))?;
-            }
-        }
-        _ => return Err(Error::model(path, "model.vocab", "is missing")),
-    }
-    for token in &file.added_tokens {
-        let kind = if token.special { TokenKind::Control } else { TokenKind::UserDefined };
-        put(token.id.into(), &token.content, kind)?;
+        out[at] = Some((text, kind));
     }
     Ok(out
         .into_iter()
         .enumerate()
         .map(|(id, token)| token.unwrap_or_else(|| (format!("[UNUSED_{id}]"), TokenKind::Unused)))
         .collect())
-}
-
-fn is(value: &Value, kind: &str) -> bool {
-    value["type"] == kind
-}
-
-/// True for a normalizer that changes text beyond what llama.cpp leaves out too (canonical composition).
-fn folds(normalizer: &Value) -> bool {
-    !normalizer.is_null() && !is(normalizer, "NFC")
-}
-
-/// The name llama.cpp gives a pre-tokenizer that is one of ours.
-fn pre(value: &Value) -> Option<&'static str> {
-    let byte_level = |v: &Value, regex: bool| {
-        is(v, "ByteLevel") && v["add_prefix_space"] != true && v["use_regex"].as_bool().unwrap_or(true) == regex
-    };
-    if byte_level(value, true) {
-        return Some("gpt-2");
-    }
-    let list = value["pretokenizers"].as_array().filter(|_| is(value, "Sequence"))?;
-    match &list[..] {
-        [digits, last] if is(digits, "Digits") && digits["individual_digits"] == true && byte_level(last, true) => {
-            Some("smollm")
-        }
-        [split, last] if is(split, "Split") && split["behavior"] == "Isolated" && byte_level(last, false) => {
-            match split["pattern"]["Regex"].as_str()? {
-                LLAMA3 => Some("llama-bpe"),
-                QWEN2 => Some("qwen2"),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-/// The merges of a BPE model without anything that ours has not, `left right` each.
-fn merges(model: &Value) -> Option<Strings> {
-    let plain = model["type"].as_str().is_none_or(|t| t == "BPE")
-        && model["byte_fallback"] != true
-        && ["dropout", "continuing_subword_prefix", "end_of_word_suffix"]
-            .iter()
-            .all(|k| model[*k].is_null() || model[*k] == "");
-    let list = model["merges"].as_array().filter(|_| plain)?;
-    let mut out = Strings::new();
-    for merge in list {
-        let kept = match merge {
-            Value::String(text) => out.push(text),
-            Value::Array(pair) => out.push(&format!("{} {}", pair.first()?.as_str()?, pair.get(1)?.as_str()?)),
-            _ => return None,
-        };
-        if !kept {
-            return None;
-        }
-    }
-    Some(out)
-}
-
-/// Whether text begins with the token `bos`: as the post-processor says, or else the configuration.
-fn adds(post: &Value, config: &BTreeMap<String, Value>, bos: u32, tokens: &[(String, TokenKind)]) -> bool {
-    let text = tokens.get(bos as usize).map(|(text, _)| text.as_str());
-    let begins = |post: &Value| {
-        is(post, "TemplateProcessing") && text.is_some() && post["single"][0]["SpecialToken"]["id"].as_str() == text
-    };
-    let listed = post["processors"].as_array().is_some_and(|list| list.iter().any(begins));
-    begins(post) || listed || (post.is_null() && config.get("add_bos_token").and_then(Value::as_bool) == Some(true))
 }

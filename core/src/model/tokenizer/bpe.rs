@@ -86,8 +86,8 @@ impl Bpe {
         Ok(Self { merges: map, bytes, tokens })
     }
 
-    /// Appends the tokens of one word, as the pre-tokenizer cut it.
-    pub fn encode(&self, vocab: &Vocab, word: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+    /// Gives out the tokens of one word, as the pre-tokenizer cut it, each with the bytes of the word it stands for.
+    pub fn encode(&self, vocab: &Vocab, word: &str, scratch: &mut Scratch, out: &mut impl FnMut(u32, usize, usize)) {
         let Scratch { symbols, queue } = scratch;
         symbols.clear();
         queue.clear();
@@ -126,13 +126,17 @@ impl Bpe {
         }
         let mut at = 0;
         while let Some(symbol) = symbols.get(at as usize) {
+            let (start, end) = (at as usize, (symbol.next as usize).min(word.len()));
             if symbol.id < self.tokens {
-                out.push(symbol.id);
+                out(symbol.id, start, end);
             } else {
                 // Not a token: its characters, as far as they are; what has no token at all is lost, as in llama.cpp.
                 let mut buffer = [0; 4];
                 let chars = vocab.text(symbol.id).chars();
-                out.extend(chars.filter_map(|c| vocab.find(c.encode_utf8(&mut buffer))).filter(|&id| id < self.tokens));
+                chars
+                    .filter_map(|c| vocab.find(c.encode_utf8(&mut buffer)))
+                    .filter(|&id| id < self.tokens)
+                    .for_each(|id| out(id, start, end));
             }
             at = symbol.next;
         }
@@ -202,7 +206,12 @@ mod tests {
                 })
                 .collect();
             let mut ids = Vec::new();
-            bpe.encode(&vocab, &word, &mut scratch, &mut ids);
+            let mut end = 0;
+            bpe.encode(&vocab, &word, &mut scratch, &mut |id, from, to| {
+                assert_eq!((from, to), (end, end + vocab.text(id).len()));
+                ids.push(id);
+                end = to;
+            });
             let got: Vec<&str> = ids.iter().map(|&id| vocab.text(id)).collect();
             assert_eq!(got, slow(&merges, &word), "{word}");
         }

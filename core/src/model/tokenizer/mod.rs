@@ -1,26 +1,33 @@
-//! Text to token ids and back, from the metadata of a GGUF file; ids are those of llama.cpp.
+//! Text to token ids and back.
 //!
-//! Two kinds: byte-level BPE (`bpe.rs`, cut up front by `pre.rs`) and SentencePiece BPE (`spm.rs`). Both first look for special
-//! tokens in the text. Merging is our own rather than the `tokenizers` crate's: its BPE wants every merge's product in the
-//! vocabulary, and cannot order SentencePiece's merges by score; only its regular expressions are used. Everything a file says
-//! is checked in [`Tokenizer::new`]; after that nothing can fail.
+//! From the metadata of a GGUF file the ids are llama.cpp's. Two kinds: byte-level BPE (`bpe.rs`, cut up front by `pre.rs`) and
+//! SentencePiece BPE (`spm.rs`). Both first look for special tokens in the text. Merging is our own rather than the `tokenizers`
+//! crate's: its BPE wants every merge's product in the vocabulary, and cannot order SentencePiece's merges by score; only its
+//! regular expressions are used. Everything a file says is checked in [`Tokenizer::new`].
+//!
+//! What comes with a Hugging Face folder, and a GGUF file's unigram model, is a pipeline of the `tokenizers` crate (`foreign.rs`),
+//! which gets every text whole. `json.rs` writes a GGUF file's tokenizer as such a pipeline.
 
 mod bpe;
 mod decode;
+mod encoded;
 mod foreign;
+pub mod json;
 mod pre;
 mod spec;
 mod spm;
 mod vocab;
 
 pub use decode::Decoder;
+pub use encoded::Encoded;
 pub use foreign::Foreign;
 pub use spec::{TokenKind, TokenizerSpec};
 pub use vocab::Strings;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
 use crate::model::said::Rendered;
+use encoded::Stretched;
 use vocab::Vocab;
 
 /// Bytes of the longest token that is believed.
@@ -117,11 +124,11 @@ enum Model {
     Foreign(Foreign),
 }
 
-/// A stretch of the input: text still to be encoded, with its first byte's place in the whole; or a special token.
+/// A stretch of the input, with its first byte's place in the whole: text still to be encoded, or a special token.
 #[derive(Clone, Copy)]
 enum Fragment<'t> {
     Text(usize, &'t str),
-    Token(u32),
+    Token(usize, u32),
 }
 
 impl Tokenizer {
@@ -140,6 +147,9 @@ impl Tokenizer {
     /// different lengths, a token that is too long or there twice, a byte token that is no byte, a score that is no number, a merge that is
     /// not two texts, an id beyond the vocabulary.
     pub fn new(mut spec: TokenizerSpec) -> Result<Self> {
+        if spec.model == "t5" {
+            return Self::unigram(spec);
+        }
         let vocab = check_vocab(&mut spec)?;
         let count = vocab.len();
         let id = |name: &str, given: Option<u32>, default: Option<u32>| match given {
@@ -160,7 +170,8 @@ impl Tokenizer {
             "llama" => (None, Some(1), Some(2), Some(0)),
             other => {
                 let message = format!(
-                    "the tokenizer `{other}` is not known; known are `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE)"
+                    "the tokenizer `{other}` is not known; known are `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) and `t5` \
+                     (unigram)"
                 );
                 return Err(spec.error("model", message));
             }
@@ -194,41 +205,95 @@ impl Tokenizer {
         Ok(Self { vocab, kinds, model, special, ends, bos, eos, unk, pad, add_bos, add_eos, space_prefix })
     }
 
-    /// A tokenizer around one of the `tokenizers` crate's, with what `spec` says of its tokens; `spec.model` and merges are of
-    /// no account.
+    /// A unigram model, through the crate's pipeline.
+    fn unigram(mut spec: TokenizerSpec) -> Result<Self> {
+        let count = spec.tokens.len();
+        let within = |id: &u32| (*id as usize) < count;
+        spec.eos = spec.eos.or(Some(1)).filter(within);
+        spec.unk = spec.unk.or(Some(2)).filter(within);
+        spec.add_bos = Some(spec.add_bos.unwrap_or(false));
+        spec.add_eos = Some(spec.add_eos.unwrap_or(true));
+        let wrong = |e: String| Error::model(&spec.path, "tokenizer.ggml.tokens", e);
+        let json = serde_json::to_vec(&json::pipeline(&spec)?).map_err(|e| wrong(e.to_string()))?;
+        let foreign = Foreign::new(&json).map_err(wrong)?;
+        let named = [spec.eos, spec.eot, spec.eom];
+        let (kinds, ends) = kinds(&spec, &check_vocab(&mut spec.clone())?, &named);
+        spec.types = kinds.iter().map(|kind| *kind as i32).collect();
+        Self::foreign(spec, foreign, &ends)
+    }
+
+    /// Writes into `spec`, from which this was built, what holds: kinds, ids by default, and what is added.
+    pub fn settle(&self, spec: &mut TokenizerSpec) {
+        spec.types = self.kinds.iter().map(|kind| *kind as i32).collect();
+        (spec.bos, spec.eos, spec.unk, spec.pad) = (self.bos, self.eos, self.unk, self.pad);
+        (spec.add_bos, spec.add_eos) = (Some(self.add_bos), Some(self.add_eos));
+        if spec.model != "gpt2" {
+            spec.add_space_prefix = Some(self.space_prefix);
+        }
+        if spec.tokens.iter().any(str::is_empty) {
+            spec.tokens = (0..self.kinds.len()).map(|id| self.vocab.text(id as u32)).collect();
+        }
+    }
+
+    /// A tokenizer around one of the `tokenizers` crate's, with what `spec` says of its tokens; model, merges and what is added
+    /// are the pipeline's own. `ends` end generation.
     ///
     /// # Errors
     /// As [`Self::new`], for what concerns tokens.
-    pub fn foreign(mut spec: TokenizerSpec, foreign: Foreign) -> Result<Self> {
+    pub fn foreign(mut spec: TokenizerSpec, foreign: Foreign, ends: &[u32]) -> Result<Self> {
         let vocab = check_vocab(&mut spec)?;
-        let named = [spec.eos, spec.eot, spec.eom];
-        let within = |id: &Option<u32>| id.is_none_or(|id| (id as usize) < vocab.len());
-        if !named.iter().chain([&spec.bos, &spec.unk, &spec.pad]).all(within) {
+        let count = vocab.len();
+        if ![spec.bos, spec.eos, spec.unk, spec.pad].iter().flatten().chain(ends).all(|id| (*id as usize) < count) {
             return Err(spec.error("tokens", "a special token's id is not one of the vocabulary"));
         }
-        let (kinds, ends) = kinds(&spec, &vocab, &named);
-        let special = specials(&kinds, &vocab);
-        let add_bos = spec.add_bos.unwrap_or(false) && spec.bos.is_some();
-        let add_eos = spec.add_eos.unwrap_or(false) && spec.eos.is_some();
+        let kinds =
+            spec.types.iter().map(|&n| TokenKind::from(n)).chain(std::iter::repeat(TokenKind::Normal)).take(count);
+        let mut ends = ends.to_vec();
+        ends.sort_unstable();
+        ends.dedup();
+        let added = foreign.encode("", true, None).map(|e| e.ids).unwrap_or_default();
         let TokenizerSpec { bos, eos, unk, pad, .. } = spec;
-        let space_prefix = !foreign.byte_level;
-        let model = Model::Foreign(foreign);
-        Ok(Self { vocab, kinds, model, special, ends, bos, eos, unk, pad, add_bos, add_eos, space_prefix })
+        Ok(Self {
+            vocab,
+            kinds: kinds.collect(),
+            space_prefix: foreign.space_prefix,
+            model: Model::Foreign(foreign),
+            special: Vec::new(),
+            ends,
+            bos,
+            eos,
+            unk,
+            pad,
+            add_bos: bos.is_some() && added.first() == bos.as_ref(),
+            add_eos: eos.is_some() && added.last() == eos.as_ref(),
+        })
+    }
+
+    /// The pipeline as a `tokenizer.json`, where it is one.
+    pub fn pipeline(&self) -> Option<&Foreign> {
+        match &self.model {
+            Model::Foreign(foreign) => Some(foreign),
+            _ => None,
+        }
     }
 
     /// The ids of `text`. With `add_special`, the beginning and end tokens that the model asks for are added; with `parse_special`,
-    /// the texts of control tokens in `text` become those tokens (for templates, never for what a user typed).
+    /// the texts of control tokens in `text` become those tokens (for templates, never for what a user typed). Where a folder's own
+    /// pipeline fails there is none: [`Self::encode_spans`] says why.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
-        self.encode_but(text, add_special, parse_special.then_some(&[] as &[usize]))
+        self.encode_spans(text, add_special, parse_special.then_some(&[])).map(|e| e.ids).unwrap_or_default()
     }
 
     /// The ids of a piece of a rendered conversation: its markers are control tokens, and what was said is text.
     pub fn encode_rendered(&self, piece: &Rendered) -> Vec<u32> {
-        self.encode_but(&piece.text, false, Some(&piece.literal))
+        self.encode_spans(&piece.text, false, Some(&piece.literal)).map(|e| e.ids).unwrap_or_default()
     }
 
     /// The bytes of `text` at which it spells a token that is found only where control tokens are parsed; rising.
     pub fn spelled(&self, text: &str) -> Vec<usize> {
+        if let Model::Foreign(foreign) = &self.model {
+            return foreign.spelled(text);
+        }
         let mut out = Vec::new();
         let letters = letters(text);
         for special in self.special.iter().filter(|id| self.kinds[**id as usize] != TokenKind::UserDefined) {
@@ -247,49 +312,79 @@ impl Tokenizer {
         out
     }
 
-    /// As [`Self::encode`]: `parse` are the bytes at which no control token is meant, where they are parsed at all.
-    fn encode_but(&self, text: &str, add_special: bool, parse: Option<&[usize]>) -> Vec<u32> {
-        let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        out.extend(self.bos.filter(|_| add_special && self.add_bos));
+    /// The tokens of `text` with their places. `parse` are the bytes at which no control token is meant, where they are parsed at
+    /// all; without it every text that spells one is text.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a folder's own pipeline has no tokens for the text.
+    pub fn encode_spans(&self, text: &str, add_special: bool, parse: Option<&[usize]>) -> Result<Encoded> {
+        if let Model::Foreign(foreign) = &self.model {
+            return foreign.encode(text, add_special, parse).map_err(|why| Error::refused("this text", why));
+        }
+        let mut out = Encoded::for_text(text.len());
+        self.bos.filter(|_| add_special && self.add_bos).inspect(|id| out.push(*id, 0, 0));
         let mut scratch = bpe::Scratch::default();
         let mut buffer = String::new();
         let mut after_special = true;
         for fragment in self.fragments(text, parse) {
             match fragment {
-                Fragment::Token(id) => {
-                    out.push(id);
+                Fragment::Token(start, id) => {
+                    out.push(id, start, start + self.vocab.text(id).len());
                     after_special = true;
                 }
-                Fragment::Text(_, text) => {
-                    match &self.model {
-                        Model::Bpe { bpe, splitter, whole_words } => {
-                            splitter.split(text, &mut |word| match whole_words
-                                .then(|| bpe.whole(&self.vocab, word, &mut buffer))
-                                .flatten()
-                            {
-                                Some(id) => out.push(id),
-                                None => bpe.encode(&self.vocab, word, &mut scratch, &mut out),
-                            })
-                        }
-                        Model::Spm(spm) => {
-                            buffer.clear();
-                            if self.space_prefix && after_special {
-                                buffer.push_str(spm::SPACE);
-                            }
-                            for (n, part) in text.split(' ').enumerate() {
-                                buffer.push_str(if n == 0 { "" } else { spm::SPACE });
-                                buffer.push_str(part);
-                            }
-                            spm.encode(&self.vocab, &buffer, &mut out);
-                        }
-                        Model::Foreign(foreign) => foreign.encode(text, self.unk, &mut out),
-                    }
+                Fragment::Text(start, text) => {
+                    self.encode_text(text, start, after_special, &mut scratch, &mut buffer, &mut out);
                     after_special = false;
                 }
             }
         }
-        out.extend(self.eos.filter(|_| add_special && self.add_eos));
-        out
+        self.eos.filter(|_| add_special && self.add_eos).inspect(|id| out.push(*id, text.len(), text.len()));
+        Ok(out)
+    }
+
+    /// Appends the tokens of a stretch without special tokens, which begins at byte `start` of the whole.
+    fn encode_text(
+        &self,
+        text: &str,
+        start: usize,
+        after_special: bool,
+        scratch: &mut bpe::Scratch,
+        buffer: &mut String,
+        out: &mut Encoded,
+    ) {
+        match &self.model {
+            Model::Bpe { bpe, splitter, whole_words } => {
+                let mut at = start;
+                splitter.split(text, &mut |word| {
+                    match whole_words.then(|| bpe.whole(&self.vocab, word, buffer)).flatten() {
+                        Some(id) => out.push(id, at, at + word.len()),
+                        None => bpe.encode(&self.vocab, word, scratch, &mut |id, a, b| out.push(id, at + a, at + b)),
+                    }
+                    at += word.len();
+                });
+            }
+            Model::Spm(spm) => {
+                buffer.clear();
+                if self.space_prefix && after_special {
+                    buffer.push_str(spm::SPACE);
+                }
+                let mut places = Stretched::new(text, buffer.len(), spm::SPACE.len());
+                for (n, part) in text.split(' ').enumerate() {
+                    buffer.push_str(if n == 0 { "" } else { spm::SPACE });
+                    buffer.push_str(part);
+                }
+                let mut last = (0, (0, 0));
+                spm.encode(&self.vocab, buffer, &mut |id, a, b| {
+                    // Byte tokens of one character share its place.
+                    if last.0 != b {
+                        last = (b, (places.place(a), places.place(b)));
+                    }
+                    let (a, b) = last.1;
+                    out.push(id, start + a, start + b);
+                });
+            }
+            Model::Foreign(_) => {}
+        }
     }
 
     /// Cuts `text` at special tokens: the longest first over the whole text, then the next.
@@ -320,7 +415,7 @@ impl Tokenizer {
                         continue;
                     }
                     cut.extend((at > 0).then_some(Fragment::Text(start, &rest[..at])));
-                    cut.push(Fragment::Token(id));
+                    cut.push(Fragment::Token(start + at, id));
                     (start, rest, from) = (start + at + special.len(), &rest[at + special.len()..], 0);
                 }
                 cut.extend((!rest.is_empty()).then_some(Fragment::Text(start, rest)));
@@ -401,6 +496,11 @@ impl Tokenizer {
         self.ends.binary_search(&id).is_ok()
     }
 
+    /// Every token at which generation ends, rising.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// Beginning of text.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -461,7 +561,7 @@ fn check_vocab(spec: &mut TokenizerSpec) -> Result<Vocab> {
             return Err(spec.error(name, format!("{len} entries; at most {MOST_TOKENS} are believed")));
         }
     }
-    let scores_needed = spec.model == "llama";
+    let scores_needed = matches!(&*spec.model, "llama" | "t5");
     for (name, len, needed) in [("token_type", spec.types.len(), false), ("scores", spec.scores.len(), scores_needed)] {
         if len != count && (needed || len != 0) {
             return Err(spec.error(name, format!("{len} entries for {count} tokens")));

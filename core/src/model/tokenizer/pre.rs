@@ -49,6 +49,9 @@ const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff5e
 /// Categories as of Unicode 15.1, which llama.cpp has: what was assigned later is neither letter nor number to it.
 const CATEGORIES: [&str; 5] = [r"\p{L}", r"\p{N}", r"\p{M}", r"\p{P}", r"\p{S}"];
 
+/// Differences of sets, which only Rust's regular expressions have, as intersections.
+const DIFFERENCES: [(&str, &str); 3] = [("--[a-z]]", "&&[^a-z]]"), ("--[A-Z]]", "&&[^A-Z]]"), (r"--\s]", r"&&\S]")];
+
 /// Every known name, family by family.
 const NAMES: &[(&[&str], Pre)] = &[
     (&["default"], plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"])),
@@ -99,6 +102,19 @@ const NAMES: &[(&[&str], Pre)] = &[
     (&["bailingmoe", "bailingmoe2", "llada-moe"], plain(&[BAILING])),
     (&["minicpm5"], Pre { ignore_merges: true, ..plain(&[r"\p{N}{1,3}", MINICPM5]) }),
 ];
+
+impl Pre {
+    /// The patterns, for what cuts text one after the other with look-around: the last space of a run is left to what follows.
+    /// They mean the same to Rust's regular expressions and to Oniguruma's.
+    pub fn portable(&self) -> impl Iterator<Item = String> {
+        self.patterns.iter().map(|pattern| {
+            let spaces = pattern.strip_suffix(r"|\s+").map(|rest| format!(r"{rest}|\s+(?!\S)|\s+"));
+            let end =
+                spaces.unwrap_or_else(|| pattern.strip_suffix('$').map_or((*pattern).into(), |p| format!(r"{p}\z")));
+            DIFFERENCES.iter().fold(end, |p, (from, to)| p.replace(from, to))
+        })
+    }
+}
 
 const fn plain(patterns: &'static [&'static str]) -> Pre {
     Pre { patterns, ignore_merges: false, add_bos: false, has_bos: true }

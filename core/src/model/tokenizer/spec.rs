@@ -11,7 +11,7 @@ use crate::model::gguf::Gguf;
 pub struct TokenizerSpec {
     /// The file, for messages.
     pub path: PathBuf,
-    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `t5` (SentencePiece unigram).
     pub model: String,
     /// `tokenizer.ggml.pre`: the name of the pre-tokenizer; empty when absent.
     pub pre: String,
@@ -41,6 +41,15 @@ pub struct TokenizerSpec {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`: SentencePiece puts a space before the text.
     pub add_space_prefix: Option<bool>,
+    /// `tokenizer.ggml.remove_extra_whitespaces`: of a run of spaces one is left, and none at either end.
+    pub remove_extra_whitespaces: bool,
+    /// `tokenizer.ggml.precompiled_charsmap`: SentencePiece's normalization of characters; empty when there is none.
+    pub charsmap: Vec<u8>,
+    /// The space goes before the whole text alone, and not before what follows a special token too. No key of GGUF's.
+    pub prefix_once: bool,
+    /// User-defined tokens are found in the text as it is normalized, and text goes on after them, as in SentencePiece. No key of
+    /// GGUF's: llama.cpp cuts the text at them first.
+    pub whole_pieces: bool,
 }
 
 /// What kind of token it is; the numbers are those of `tokenizer.ggml.token_type`.
@@ -117,6 +126,15 @@ impl TokenizerSpec {
             add_bos: file.bool(&key("add_bos_token"))?,
             add_eos: file.bool(&key("add_eos_token"))?,
             add_space_prefix: file.bool(&key("add_space_prefix"))?,
+            // llama.cpp leaves these to unigram models.
+            remove_extra_whitespaces: model == "t5" && file.bool(&key("remove_extra_whitespaces"))?.unwrap_or(false),
+            charsmap: if model == "t5" && present("precompiled_charsmap") {
+                file.i32s(&key("precompiled_charsmap"))?.into_iter().map(|b| b as u8).collect()
+            } else {
+                Vec::new()
+            },
+            prefix_once: false,
+            whole_pieces: false,
         })
     }
 

@@ -45,8 +45,9 @@ impl Spm {
         Self { scores: scores.iter().map(|&s| key(s)).collect(), bytes, unknown }
     }
 
-    /// Appends the tokens of `text`, in which spaces are [`SPACE`] already.
-    pub fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
+    /// Gives out the tokens of `text`, in which spaces are [`SPACE`] already, each with the bytes it stands for: those of its
+    /// character for a byte token.
+    pub fn encode(&self, vocab: &Vocab, text: &str, out: &mut impl FnMut(u32, usize, usize)) {
         let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
         for (start, c) in text.char_indices() {
             let at = symbols.len() as u32;
@@ -92,9 +93,13 @@ impl Spm {
         let mut at = 0;
         while let Some(symbol) = symbols.get(at as usize) {
             let text = piece(symbol, symbol.len);
+            let (start, end) = (symbol.start as usize, (symbol.start + symbol.len) as usize);
             match vocab.find(text) {
-                Some(id) => out.push(id),
-                None => out.extend(text.bytes().filter_map(|b| self.bytes[b as usize].or(self.unknown))),
+                Some(id) => out(id, start, end),
+                None => text
+                    .bytes()
+                    .filter_map(|b| self.bytes[b as usize].or(self.unknown))
+                    .for_each(|id| out(id, start, end)),
             }
             at = symbol.next;
         }
@@ -144,7 +149,7 @@ mod tests {
         let vocab = Vocab::new(tokens.iter().collect()).unwrap();
         let ids = |scores: &[f32], text: &str| {
             let mut out = Vec::new();
-            Spm::new(&vocab, scores, Some(0)).encode(&vocab, text, &mut out);
+            Spm::new(&vocab, scores, Some(0)).encode(&vocab, text, &mut |id, _, _| out.push(id));
             out
         };
         let scores = [0.0, 0.0, 0.0, -2.0, -1.0, 0.0, -9.0, 0.0, 0.0];

@@ -1,6 +1,8 @@
 //! Records to marked tokens.
 
-use super::read::Record;
+use std::ops::Range;
+
+use super::read::{Pair, Turn, What};
 use super::{Documents, LossOn, Options};
 use crate::error::{Error, Result};
 use crate::model::chat::Message;
@@ -9,53 +11,72 @@ use crate::model::text::Words;
 /// The role whose words are learned.
 const ASSISTANT: &str = "assistant";
 
-/// Adds `record` to `out`.
+/// Adds `what` to `out`; false where there is nothing in it to learn.
 ///
 /// # Errors
 /// Names the field: a conversation without a word of the assistant's, a template that refuses it or rewrites what came
 /// before, a model without the template that is asked for.
-pub(super) fn record(record: Record, options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
-    match record {
-        Record::Text(text) => {
-            let mut ids = words.encode_as(&text, true, options.parse_special)?;
-            ids.extend(words.end());
-            out.push(&[(ids, true)]);
-            Ok(())
+pub(super) fn record(what: What, options: &Options, words: &Words, out: &mut Documents) -> Result<bool> {
+    match what {
+        What::Text(text) => {
+            let ids = words.encode_as(&text, true, options.parse_special)?;
+            Ok(out.push(ended(ids.into_iter().map(|id| (id, true)).collect(), words)))
         }
-        Record::Pair { prompt, response } if options.template && words.has_template() => {
-            let turns = [Message::new("user", prompt), Message::new(ASSISTANT, response)];
-            chat(&turns, options, words, out)
+        What::Pair(Pair { before, prompt, response }) if options.template && words.has_template() => {
+            let mut turns = before;
+            turns.push(Turn::new("user", prompt));
+            turns.push(Turn::new(ASSISTANT, response));
+            chat(turns, options, words, out)
         }
-        Record::Pair { prompt, response } => plain(&prompt, &response, options, words, out),
-        Record::Chat(turns) if words.has_template() => chat(&turns, options, words, out),
-        Record::Chat(_) => Err(Error::config("messages", "field `messages`: this model has no chat template")),
+        What::Pair(Pair { before, .. }) if !before.is_empty() => Err(Error::config(
+            "system",
+            "fields `system` and `history`: they are written by the model's chat template, which it has not or which \
+             train.template = false leaves out; write them into the prompt",
+        )),
+        What::Pair(Pair { prompt, response, .. }) => plain(&prompt, &response, options, words, out),
+        What::Chat(turns) if words.has_template() => chat(turns, options, words, out),
+        What::Chat(_) => Err(Error::config("messages", "field `messages`: this model has no chat template")),
     }
 }
 
-/// A prompt and its response as they stand, then the end of the text.
-pub(super) fn plain(prompt: &str, response: &str, options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
-    let prompt = words.encode_as(prompt, true, options.parse_special)?;
-    let mut response = words.encode_as(response, false, options.parse_special)?;
-    response.extend(words.end());
-    out.push(&[(prompt, options.loss_on == LossOn::All), (response, true)]);
-    Ok(())
+/// A text's tokens with the one that ends a text, which the tokenizer may have added itself.
+fn ended(mut ids: Vec<(u32, bool)>, words: &Words) -> Vec<(u32, bool)> {
+    let last = ids.last().map(|(id, _)| *id);
+    ids.extend(words.end().filter(|end| last != Some(*end)).map(|end| (end, true)));
+    ids
 }
 
-/// A conversation through the template. What the assistant says is what each of its turns adds to the text: found by
-/// rendering the conversation up to it, and tokenized apart, as it will be when the model writes it itself. The template's
-/// markers are control tokens; a text that spells one is text, as it is when the model is asked, unless the options say
-/// otherwise.
-fn chat(turns: &[Message], options: &Options, words: &Words, out: &mut Documents) -> Result<()> {
+/// A prompt and its response as they stand, tokenized as one text, then the end of the text.
+pub(super) fn plain(
+    prompt: &str,
+    response: &str,
+    options: &Options,
+    words: &Words,
+    out: &mut Documents,
+) -> Result<bool> {
+    let mut ids = words.marked_pair(prompt, response, options.parse_special)?;
+    if options.loss_on == LossOn::All {
+        ids.iter_mut().for_each(|(_, learn)| *learn = true);
+    }
+    Ok(out.push(ended(ids, words)))
+}
+
+/// A conversation through the template, tokenized as the one text it is. What the assistant says is what each of its turns adds
+/// to that text, found by rendering the conversation up to it: the tokens that stand for a letter of it are learned. The
+/// template's markers are control tokens; a text that spells one is text, as it is when the model is asked, unless the options
+/// say otherwise.
+fn chat(turns: Vec<Turn>, options: &Options, words: &Words, out: &mut Documents) -> Result<bool> {
     let (on, parse) = (options.loss_on, options.parse_special);
+    let learn: Vec<bool> = turns.iter().map(|turn| turn.learn).collect();
+    let turns: Vec<Message> = turns.into_iter().map(|turn| turn.message).collect();
     if on == LossOn::Responses && turns.iter().all(|m| m.role != ASSISTANT) {
         return Err(Error::config("messages", "field `messages`: has no turn of role `assistant` to learn from"));
     }
-    let whole = words.chat(turns, false, parse)?;
+    let whole = words.chat(&turns, false, parse)?;
     if on == LossOn::All {
-        out.push(&[(words.encode_chat(&whole)?, true)]);
-        return Ok(());
+        return Ok(out.push(words.encode_chat(&whole)?.into_iter().map(|id| (id, true)).collect()));
     }
-    let mut parts = Vec::new();
+    let mut parts: Vec<Range<usize>> = Vec::new();
     let mut done = 0;
     for i in (0..turns.len()).filter(|i| turns[*i].role == ASSISTANT) {
         let head = words.chat(&turns[..i], true, parse)?.text;
@@ -69,11 +90,13 @@ fn chat(turns: &[Message], options: &Options, words: &Words, out: &mut Documents
                 ),
             ));
         }
-        parts.push((words.encode_chat(&whole.part(done..head.len()))?, false));
-        parts.push((words.encode_chat(&whole.part(head.len()..tail.len()))?, true));
         done = tail.len();
+        if learn[i] {
+            parts.push(head.len()..tail.len());
+        }
     }
+    let mut ids = words.marked_chat(&whole, &parts)?;
     // What follows the last response has nothing to teach and is left out.
-    out.push(&parts);
-    Ok(())
+    ids.truncate(ids.iter().rposition(|(_, learn)| *learn).map_or(0, |at| at + 1));
+    Ok(out.push(ids))
 }

@@ -14,6 +14,7 @@ pub mod task;
 use std::path::{Path, PathBuf};
 
 pub use pack::Packed;
+pub use read::Told;
 pub use source::{Asked, SOURCES, Source, check, made, open, sentence};
 
 pub use crate::config::train::{LossOn, Split, Validation};
@@ -39,7 +40,7 @@ const LEARN: u32 = 1 << 31;
 /// How data is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// A `.jsonl` file, any other file as plain text, or `bundled:task-NAME`.
+    /// A file, or `bundled:task-NAME`.
     pub data: String,
     /// What is held back. A bundled task brings its own held-out split.
     pub validation: Validation,
@@ -78,6 +79,10 @@ pub struct Documents {
     tokens: Vec<u32>,
     /// Where each document ends.
     ends: Vec<usize>,
+    /// What the file was, where they are of one.
+    told: Told,
+    /// Records with nothing to learn, which are no documents.
+    left_out: usize,
 }
 
 impl Documents {
@@ -117,13 +122,10 @@ impl Documents {
         self.ends.get(i).map_or(&[], |end| &self.tokens[start..*end])
     }
 
-    /// Adds a document of parts: ids and whether they are to be learned. A document with nothing to learn is left out.
-    fn push(&mut self, parts: &[(Vec<u32>, bool)]) -> bool {
+    /// Adds a document: ids and whether they are to be learned. One with nothing to learn is left out.
+    fn push(&mut self, ids: Vec<(u32, bool)>) -> bool {
         let start = self.tokens.len();
-        for (ids, learn) in parts {
-            let mark = if *learn { LEARN } else { 0 };
-            self.tokens.extend(ids.iter().map(|id| id | mark));
-        }
+        self.tokens.extend(ids.into_iter().map(|(id, learn)| if learn { id | LEARN } else { id }));
         // Nothing comes before the first token, so nothing predicts it.
         if let Some(first) = self.tokens.get_mut(start) {
             *first &= !LEARN;
@@ -137,9 +139,24 @@ impl Documents {
         learns
     }
 
+    /// What the file they are of was.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Records that had nothing to learn.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Documents of more than `length` tokens and the one after them, which a row of that length cannot hold whole.
+    pub fn longer_than(&self, length: usize) -> usize {
+        (0..self.len()).filter(|i| self.marked(*i).len() > length + 1).count()
+    }
+
     /// The documents that `keep` names, in their order.
     fn only(&self, keep: impl Fn(usize) -> bool) -> Self {
-        let mut out = Self::default();
+        let mut out = Self { told: self.told.clone(), left_out: self.left_out, ..Self::default() };
         for i in (0..self.len()).filter(|i| keep(*i)) {
             out.tokens.extend_from_slice(self.marked(i));
             out.ends.push(out.tokens.len());
@@ -245,9 +262,13 @@ fn permutation(n: usize, rng: Philox) -> Vec<u32> {
 /// The documents of one file.
 fn file(key: &str, path: &Path, options: &Options, words: &Words) -> Result<Documents> {
     let mut out = Documents::default();
-    read::each(key, path, options.split, &mut |place, record| {
-        encode::record(record, options, words, &mut out).map_err(|e| place.error(e))
+    let mut left_out = 0;
+    let told = read::each(key, path, options.split, &mut |place, record| {
+        let learns = encode::record(record.what, options, words, &mut out).map_err(|e| place.error(e))?;
+        left_out += usize::from(!learns);
+        Ok(())
     })?;
+    (out.told, out.left_out) = (told, left_out);
     if out.is_empty() {
         return Err(Error::config(key, format!("{} has no document with anything to learn", path.display())));
     }

@@ -86,6 +86,32 @@ impl Packed {
         &self.held_out.documents
     }
 
+    /// What is to be known of the data before it is learned from: fields that are not used, records with nothing to learn, documents
+    /// that no row holds whole.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (documents, of) in [(&self.learn.documents, "train.data"), (&self.held_out.documents, "train.validation")] {
+            // A share that is held out is of the same file.
+            if of == "train.validation" && documents.told() == self.learn.documents.told() {
+                continue;
+            }
+            out.extend(documents.told().unused().map(|unused| format!("{of}: {unused}")));
+            if documents.left_out() > 0 {
+                out.push(format!("{of}: {} records have nothing to learn and are left out", documents.left_out()));
+            }
+        }
+        let (all, longer) = (self.learn.documents.len(), self.learn.documents.longer_than(self.length));
+        if longer > 0 {
+            out.push(format!(
+                "train.data: {longer} of {all} documents are longer than train.length = {} (the longest has {} tokens) and are \
+                 learned in pieces, of which only the first begins at the beginning",
+                self.length,
+                self.learn.documents.longest()
+            ));
+        }
+        out
+    }
+
     /// Share of the positions of all rows that are no padding.
     pub fn filled(&self) -> f64 {
         let used: u64 = self.learn.pieces.iter().map(|p| u64::from(p.len)).sum();
@@ -166,6 +192,10 @@ impl Rows for Packed {
 
     fn answers(&self) -> bool {
         self.answers
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        Packed::remarks(self)
     }
 
     fn fingerprint(&self) -> String {

@@ -104,10 +104,7 @@ pub fn open(asked: &Asked<'_>) -> Result<Box<dyn Rows>> {
         return Err(Error::config(super::KEY, message));
     };
     if source.text && asked.words.tokenizer.is_none() {
-        return Err(Error::refused(
-            format!("train.data = {data}"),
-            "a random model has no tokenizer to read text with; set train.data=random",
-        ));
+        return Err(asked.words.no_words(&format!("train.data = {data}")));
     }
     (source.open)(asked)
 }

@@ -123,8 +123,8 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         ("{\"messages\": {}}", &["messages", "an object"]),
         ("{\"messages\": []}", &["messages", "empty"]),
         ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", &["messages", "assistant"]),
-        ("{\"text\": \"a\", \"prompt\": \"b\"}", &["`text`", "`prompt`"]),
-        ("{\"question\": \"a\"}", &["`question`", "messages"]),
+        ("{\"question\": \"a\"}", &["`answer`", "missing"]),
+        ("{\"title\": \"a\"}", &["`title`", "messages"]),
         ("{}", &["no field"]),
         ("[1]", &["a list"]),
         ("{\"text\": ", &["not JSON", "column"]),
@@ -203,8 +203,7 @@ fn the_bundled_task_brings_its_own_split() {
 fn numbered(lengths: &[usize]) -> Documents {
     let mut out = Documents::default();
     for (d, n) in lengths.iter().enumerate() {
-        let ids: Vec<_> = (0..*n).map(|i| (vec![(1000 * d + i) as u32], i % 2 == 1)).collect();
-        out.push(&ids);
+        out.push((0..*n).map(|i| ((1000 * d + i) as u32, i % 2 == 1)).collect());
     }
     out
 }
