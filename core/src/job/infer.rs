@@ -166,12 +166,13 @@ fn run_on<B: Backend>(
     // Words are the program's, not the job's.
     let Prepared { words, prompt, mut tasks, mut workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
+    words.readable(config)?;
     workload.files.extend(outputs(order, &tasks, &workload));
     let mut planned = resolved.plan(config, &model.shape, &workload, machine)?;
     if let Some(over) = &mut planned.over {
         over.hint = plan::hint(over, &model.shape, &workload, config, machine);
     }
-    planned.notes = config.without_effect();
+    planned.notes = [config.without_effect(), words.notes()].concat();
     let over = planned.over.clone();
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let backend = open(&workload)?;

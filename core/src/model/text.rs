@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::chat::{ChatTemplate, Message};
+use crate::model::chat::{ChatTemplate, Message, SpecialTokens};
 use crate::model::said::{self, Rendered};
 use crate::model::tokenizer::Tokenizer;
 
@@ -19,19 +19,84 @@ pub struct Words {
     /// None for a random model.
     pub tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
+    special: SpecialTokens,
+    /// Why the tokenizer cannot be read, and why the template cannot.
+    unread: [Option<String>; 2],
     vocab: usize,
 }
 
+/// What was read, or why it could not be, in one line.
+fn or_why<T>(read: Result<Option<T>>) -> (Option<T>, Option<String>) {
+    match read {
+        Ok(read) => (read, None),
+        Err(e) => (None, Some(e.to_string().replace("\n  ", " "))),
+    }
+}
+
 impl Words {
-    /// Reads them from the model's header.
+    /// Reads them from the model's header. What cannot be read of them is missing where it is needed, a template for a chat and a
+    /// tokenizer for text, and is told by [`Self::notes`]: a plan needs neither.
     ///
     /// # Errors
-    /// Damaged tokenizer metadata or chat template.
+    /// None today.
     pub fn of(model: &Model) -> Result<Self> {
-        Ok(Self { tokenizer: model.tokenizer()?, template: model.chat_template()?, vocab: model.shape.vocab })
+        let (tokenizer, no_tokenizer) = or_why(model.tokenizer());
+        let (template, no_template) = or_why(model.chat_template());
+        let (mut special, no_special) = or_why(model.special_tokens().map(Some));
+        // llama.cpp's defaults, where a GGUF file names none.
+        if let (Some(special), Some(t), Some(_)) = (&mut special, &tokenizer, model.source.gguf()) {
+            let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
+            special.or("bos_token", text(t.bos()).unwrap_or_default());
+            special.or("eos_token", text(t.eos()).unwrap_or_default());
+        }
+        // A template without its tokens would write another prompt.
+        let template = template.filter(|_| no_special.is_none());
+        let unread = [no_tokenizer, no_template.or(no_special)];
+        Ok(Self { tokenizer, template, special: special.unwrap_or_default(), unread, vocab: model.shape.vocab })
     }
 
-    /// The prompt of `config` in tokens. A random model has no words: its prompt is `prompt` repeated bytes as ids.
+    /// What of the words could not be read, with the file and the line.
+    pub fn notes(&self) -> Vec<String> {
+        let parts = ["the tokenizer", "the chat template"].iter().zip(["text", "a chat"]).zip(&self.unread);
+        parts
+            .filter_map(|((part, none), why)| {
+                Some(format!("{part} cannot be read, so there is no {none}: {}", why.as_ref()?))
+            })
+            .collect()
+    }
+
+    /// Whether the words that `config` asks for can be read; a plan counts a token a byte of a prompt that cannot be.
+    ///
+    /// # Errors
+    /// A prompt in words for a model whose tokenizer cannot be read.
+    pub fn readable(&self, config: &Config) -> Result<()> {
+        match self.unread[0].is_some() && !config.run.prompt.starts_with("tokens:") {
+            true => Err(self.no_tokenizer("a prompt in words")),
+            false => Ok(()),
+        }
+    }
+
+    /// Why there is no tokenizer, for one who needs it.
+    fn no_tokenizer(&self, what: &str) -> Error {
+        let why = self.unread[0].clone();
+        Error::refused(what, why.unwrap_or_else(|| "it has no tokenizer and nothing to remember".into()))
+    }
+
+    /// Why the model's chat template cannot be used, where it has one.
+    pub fn unread_template(&self) -> Option<Error> {
+        self.unread[1].as_ref().map(|_| Error::refused("a conversation", self.no_template()))
+    }
+
+    /// Why there is no chat.
+    fn no_template(&self) -> String {
+        let why = self.unread.iter().flatten().next();
+        why.map_or("this model has no chat template".into(), |why| {
+            format!("this model's chat template or tokenizer cannot be read: {why}")
+        })
+    }
+
+    /// The prompt of `config` in tokens. A random model has no words, nor has one whose tokenizer cannot be read: the prompt is as many
+    /// ids as `prompt` has bytes.
     ///
     /// # Errors
     /// A chat asked of a model without a template; a vocabulary larger than the embedding; more repeated ids than the context has room
@@ -62,7 +127,7 @@ impl Words {
                 messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
                 messages.push(Message { role: "user".into(), content: run.prompt.clone() });
                 if !self.has_template() {
-                    return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
+                    return Err(Error::config("run.chat", format!("{}; set run.chat = false", self.no_template())));
                 }
                 return self.encode_chat(&self.chat(&messages, true, run.parse_special.in_text())?);
             }
@@ -83,11 +148,9 @@ impl Words {
     /// A model without a template, or what the template says.
     pub fn chat(&self, messages: &[Message], ask: bool, parse_special: bool) -> Result<Rendered> {
         let (Some(t), Some(template)) = (&self.tokenizer, &self.template) else {
-            return Err(Error::refused("a conversation", "this model has no chat template"));
+            return Err(Error::refused("a conversation", self.no_template()));
         };
-        let piece = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
-        let (bos, eos) = (piece(t.bos()).unwrap_or_default(), piece(t.eos()).unwrap_or_default());
-        let render = |messages: &[Message]| template.render(messages, ask, &bos, &eos);
+        let render = |messages: &[Message]| template.render(messages, ask, &self.special);
         if parse_special {
             return Ok(Rendered { text: render(messages)?, literal: Vec::new() });
         }
@@ -125,7 +188,7 @@ impl Words {
     pub fn encode_as(&self, text: &str, special: bool, parse_special: bool) -> Result<Vec<u32>> {
         match &self.tokenizer {
             Some(t) => self.check(t.encode(text, special, parse_special)),
-            None => Err(Error::refused("text for a random model", "it has no tokenizer and nothing to remember")),
+            None => Err(self.no_tokenizer("text for this model")),
         }
     }
 

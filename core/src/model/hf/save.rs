@@ -21,11 +21,12 @@ use crate::model::{Model, Source};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
-pub(super) const WORDS: [&str; 6] = [
+pub(super) const WORDS: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "tokenizer.model",
 ];

@@ -13,7 +13,6 @@ use crate::model::tokenizer::{Foreign, Strings, TokenKind, Tokenizer, TokenizerS
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
-const TEMPLATE: &str = "chat_template.jinja";
 /// Bytes of the largest `tokenizer.json` that is read; the largest real ones have some 35 MB.
 const LARGEST: u64 = 256 << 20;
 const LARGEST_CONFIG: u64 = 16 << 20;
@@ -95,27 +94,6 @@ pub(super) fn read(dir: &Path, bos: &[u32], eos: &[u32], vocab: usize) -> Result
             Tokenizer::foreign(spec, foreign).map(Some)
         }
     }
-}
-
-/// The chat template of `dir`: a file of its own, or in the tokenizer's configuration.
-pub(super) fn chat_template(dir: &Path) -> Result<Option<String>> {
-    let own = dir.join(TEMPLATE);
-    if own.is_file() {
-        let bytes = text(&own, LARGEST_CONFIG)?;
-        return String::from_utf8(bytes).map(Some).map_err(|_| Error::model(&own, TEMPLATE, "is not UTF-8 text"));
-    }
-    Ok(match config(dir)?.remove("chat_template") {
-        Some(Value::String(text)) => Some(text),
-        Some(Value::Array(list)) => {
-            let template = |named: &dyn Fn(&str) -> bool| {
-                list.iter()
-                    .find(|t| t["name"].as_str().is_some_and(named))
-                    .and_then(|t| t["template"].as_str().map(ToOwned::to_owned))
-            };
-            template(&|name| name == "default").or_else(|| template(&|_| true))
-        }
-        _ => None,
-    })
 }
 
 fn config(dir: &Path) -> Result<BTreeMap<String, Value>> {

@@ -26,9 +26,15 @@ pub(super) fn record(record: Record, options: &Options, words: &Words, out: &mut
             let turns = [Message::new("user", prompt), Message::new(ASSISTANT, response)];
             chat(&turns, options, words, out)
         }
-        Record::Pair { prompt, response } => plain(&prompt, &response, options, words, out),
+        Record::Pair { prompt, response } => match words.unread_template().filter(|_| options.template) {
+            // Another form than the model's would be learned.
+            Some(unread) => Err(unread),
+            None => plain(&prompt, &response, options, words, out),
+        },
         Record::Chat(turns) if words.has_template() => chat(&turns, options, words, out),
-        Record::Chat(_) => Err(Error::config("messages", "field `messages`: this model has no chat template")),
+        Record::Chat(_) => Err(words
+            .unread_template()
+            .unwrap_or_else(|| Error::config("messages", "field `messages`: this model has no chat template"))),
     }
 }
 
