@@ -13,7 +13,7 @@ use ullage_core::job::{Order, infer, train};
 use ullage_core::ledger::Tier;
 use ullage_core::machine;
 use ullage_core::model::Model;
-use ullage_core::model::text::no_tokenizer;
+use ullage_core::model::text::Words;
 use ullage_core::plan::{Inverse, TrainInverse, cautions, hint, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
 use ullage_core::{Error, Result};
@@ -25,25 +25,22 @@ use crate::window;
 
 pub fn inspect(args: &args::Inspect) -> Result<u8> {
     let model = Model::open(&args.model, Path::new("."))?;
-    let (tokenizer, none) = match model.tokenizer() {
-        Ok(Some(tokenizer)) => (Some(tokenizer), None),
-        Ok(None) => (None, Some(no_tokenizer(&model))),
-        // A model can be looked at and planned without its words.
-        Err(e) => (None, Some(e.to_string())),
-    };
+    // A model can be looked at and planned without its words.
+    let words = Words::of(&model)?;
+    let tokenizer = &words.tokenizer;
     let s = &model.shape;
     if args.json {
         let tensors: Vec<_> = s
             .tensors()
             .map(|t| json!({ "name": t.name, "type": t.ty, "rows": t.rows, "cols": t.cols, "bytes": t.bytes() }))
             .collect();
-        let words = tokenizer.as_ref().map(|t| json!({ "vocab": t.vocab(), "bos": t.bos(), "eos": t.eos() }));
+        let known = tokenizer.as_ref().map(|t| json!({ "vocab": t.vocab(), "bos": t.bos(), "eos": t.eos() }));
         say_json(&json!({
             "path": model.path, "name": s.name, "arch": s.arch, "hash": model.hash, "file_bytes": model.file_bytes,
             "parameters": s.parameters(), "bytes": s.bytes(), "context": s.context, "hidden": s.hidden, "vocab": s.vocab,
             "layers": s.layers.len(), "heads": s.layers[0].attention.heads, "kv_heads": s.layers[0].attention.kv_heads,
             "head_dim": s.layers[0].attention.dim, "ff": s.layers[0].ffn.width(), "rope": s.ropes[0], "tied": s.output.is_none(),
-            "tokenizer": words, "no_tokenizer": none, "tensors": tensors,
+            "tokenizer": known, "no_tokenizer": words.missing(), "notes": words.notes(), "tensors": tensors,
         }))?;
         return Ok(0);
     }
@@ -73,10 +70,11 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
         s.layers.iter().map(|l| (2 * l.attention.kv() * 2 * rows(l)) as u64).sum::<u64>()
     };
     out += &format!("cache       {} B a token in f16, {} at {} tokens\n", bytes(1), Bytes(bytes(s.context)), s.context);
-    out += &match &tokenizer {
+    out += &match tokenizer {
         Some(t) => format!("tokenizer   {} tokens\n", t.vocab()),
-        None => format!("tokenizer   none: {}\n", none.unwrap_or_default()),
+        None => format!("tokenizer   none: {}\n", words.missing().unwrap_or_default()),
     };
+    words.notes().iter().for_each(|note| out += &format!("note        {note}\n"));
     out += &format!("output head {}\n\n", if s.output.is_none() { "tied to the embedding" } else { "its own" });
     out += &format!("{:<32} {:<8} {:>8} {:>8} {:>14}\n", "tensor", "type", "rows", "cols", "bytes");
     for t in s.tensors() {
@@ -109,9 +107,10 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
     let inverse = Inverse::of(shape, &prepared.workload, config, machine);
     let bytes: ByteReport = (&plan.bytes).into();
     if args.json {
+        let said = [config.without_effect(), prepared.words.notes()].concat();
         say_json(&json!({
             "config": config, "plan": bytes, "time": plan.time, "workload": plan.workload, "fits": plan.over.is_none(),
-            "over": plan.over, "notes": config.without_effect(), "inverse": inverse, "llama_cpp": llama::command(config),
+            "over": plan.over, "notes": said, "inverse": inverse, "llama_cpp": llama::command(config),
         }))?;
     } else {
         let pass = prepared.workload.passes[0];
@@ -131,6 +130,7 @@ pub fn plan(args: &args::Plan) -> Result<u8> {
         let t = &plan.time;
         out += &format!("\nlimit    {} on the device\n", limit(config, Some(&plan.walls)));
         out += &notes(config);
+        prepared.words.notes().iter().for_each(|note| out += &format!("note     {note}\n"));
         let guess = if t.probed { "" } else { " (guessed: run `ullage probe`)" };
         let passes = match t.decode_tokens_per_second {
             0.0 => "this GPU is not measured".to_owned(),

@@ -49,7 +49,7 @@ pub fn merge(args: &Merge) -> Result<u8> {
 /// A model or adapter that does not fit; a place that cannot be written; scales that the layout cannot express.
 pub fn adapter(args: &Adapter) -> Result<u8> {
     let model = Model::open(&args.model, Path::new("."))?;
-    let file = AdapterFile::open(&args.adapter, &model.shape, 1.0)?;
+    let file = AdapterFile::open_over(&args.adapter, &model.source, &model.shape, 1.0)?;
     let inputs = model.files().into_iter().chain(file.files()).collect();
     let care = Care { inputs, force: args.force };
     let folder = args.out.extension().is_none_or(|e| e != "gguf");

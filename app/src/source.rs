@@ -74,6 +74,7 @@ pub fn anchor(config: &mut Config, base: &Path) {
     if let Some(adapter) = config.model.adapter.as_mut().filter(|a| !a.is_empty()) {
         *adapter = whole(adapter);
     }
+    config.model.adapters.iter_mut().filter(|a| !a.path.is_empty()).for_each(|a| a.path = whole(&a.path));
     let path = &mut config.model.path;
     match path.strip_prefix("random:").map(|spec| spec.split_at(spec.find(['@', '#']).unwrap_or(spec.len()))) {
         Some((file, rest)) if file.ends_with(".json") || file.ends_with(".gguf") => {

@@ -334,3 +334,111 @@ fn a_dora_of_peft_gives_its_logits_is_written_back_and_merges() {
     let merged = last(&Model::open(out.to_str().unwrap(), Path::new(".")).unwrap());
     assert!(off(&merged, "logits") < 1e-3, "{}", off(&merged, "logits"));
 }
+
+/// `tests/scripts/make_peft.py`: what a folder of PEFT's may say. Each gives PEFT's logits, over the folder and the GGUF file of the
+/// same weights; several with weights give those of PEFT with all of them active; a sum is planned and measured as one.
+#[test]
+fn every_manner_of_peft_gives_its_logits_and_several_are_their_sum() {
+    let from = fixture("adapters/peft");
+    let reference: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(from.join("logits.json")).unwrap()).unwrap();
+    let list =
+        |v: &serde_json::Value| -> Vec<f64> { v.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect() };
+    let tokens: Vec<u32> = list(&reference["tokens"]).iter().map(|t| *t as u32).collect();
+    let positions: Vec<usize> = list(&reference["positions"]).iter().map(|p| *p as usize).collect();
+    let config = config(&[("kv.format", "f32")]);
+    let off = |model: &Model, of: &serde_json::Value| {
+        let got = Rig::new(model, &config).unwrap().logits(&tokens[..1], &tokens[1..]);
+        let rows = positions.iter().zip(of.as_array().unwrap());
+        let far = |(at, row): (&usize, &serde_json::Value)| {
+            let row = list(row);
+            assert_eq!(row.len(), got[*at].len());
+            got[*at].iter().zip(&row).fold(0.0f64, |m, (a, b)| m.max((f64::from(*a) - b).abs()))
+        };
+        rows.map(far).fold(0.0f64, f64::max)
+    };
+    let dir = fixture("arch/llama");
+    let bases = [open(dir.to_str().unwrap()), open(dir.join("model.gguf").to_str().unwrap())];
+    let logits = reference["logits"].as_object().unwrap();
+    assert!(logits.len() >= 10);
+    for base in &bases {
+        assert!(off(base, &reference["plain"]) < 1e-5);
+        for (name, of) in logits {
+            // What takes the place of the base's tensors is read over a folder, and refused by name over a GGUF file.
+            if name == "saved" && base.source.gguf().is_some() {
+                let plain = Model::open(&base.path, Path::new(".")).unwrap();
+                let error = plain.with_adapter(&from.join(name), 1.0).unwrap_err().to_string();
+                assert!(error.contains("modules_to_save") && error.contains("lm_head"), "{error}");
+                continue;
+            }
+            let adapted = with(base, &from.join(name), 1.0);
+            let (far, changes) = (off(&adapted, of), off(base, of));
+            println!("{name} over {}: {far:e} of {changes:.2}", base.path);
+            // PEFT computes what it takes from the base in f32, and we in f64.
+            let most = if ["pissa", "olora"].contains(&name.as_str()) { 1e-4 } else { 1e-5 };
+            assert!(far < most && changes > 0.5, "{name} over {}: {far}", base.path);
+        }
+        let weights = reference["weights"].as_object().unwrap();
+        let several: Vec<_> = weights.iter().map(|(n, w)| (from.join(n), w.as_f64().unwrap() as f32)).collect();
+        let all = Arc::new(Model::open(&base.path, Path::new(".")).unwrap().with_adapters(&several).unwrap());
+        let far = off(&all, &reference["several"]);
+        println!("several over {}: {far:e}", base.path);
+        assert!(far < 2e-5, "several over {}: {far}", base.path);
+        // The bytes of the sum are planned, and measured to the byte.
+        let bytes = all.shape.adapter.as_ref().unwrap().bytes(&all.shape);
+        let held =
+            |m: &Model| Rig::new(m, &config).unwrap().ledger.measured().tiers[&Tier::Device].bytes[&Category::Weights];
+        assert_eq!(held(&all) - held(base), bytes);
+        // Another weight, or another order of the same, is another model to what is kept of it.
+        let mut other = several.clone();
+        other[0].1 = 0.5;
+        let other = Model::open(&base.path, Path::new(".")).unwrap().with_adapters(&other).unwrap();
+        assert_ne!(other.hash, all.hash);
+    }
+}
+
+/// As a configuration names them, through a whole run: its plan is what it measures.
+#[test]
+fn several_adapters_of_a_configuration_run_as_planned() {
+    let from = fixture("adapters/peft");
+    let dir = fixture("arch/llama");
+    let toml = format!(
+        "schema = 1\n[model]\npath = {:?}\nadapter = {:?}\nadapter_scale = 0.75\n[[model.adapters]]\npath = {:?}\nscale = -1.5\n\
+         [[model.adapters]]\npath = {:?}\n[run]\nprompt = \"tokens:9\"\nmax_tokens = 3\ncontext = 64\n",
+        dir.join("model.gguf"),
+        from.join("rslora"),
+        from.join("one-layer"),
+        from.join("all-linear"),
+    );
+    let config = ullage_core::catalog::from_toml(&toml, &[]).unwrap();
+    assert_eq!(ullage_core::catalog::from_toml(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let model = Arc::new(Model::of(&config.model, Path::new(".")).unwrap());
+    let rank = |l: usize, role| model.shape.adapter.as_ref().unwrap().layers[l].get(&role).map(|low| low.rank);
+    assert_eq!([rank(0, Role::Q), rank(1, Role::Q), rank(1, Role::Down)], [Some(7), Some(10), Some(7)]);
+    let report = run(&model, &config);
+    assert_eq!(report.error, None);
+    let (planned, measured) = (report.plan.peak[&Tier::Device], report.measured.peak[&Tier::Device]);
+    assert!(planned >= measured && planned - measured <= 256 << 10, "{planned} {measured}");
+    let weights = |of: &ullage_core::report::ByteReport| of.bytes[&Tier::Device][&Category::Weights];
+    assert_eq!(weights(&report.plan), weights(&report.measured));
+    for (wrong, words) in [
+        ("[[model.adapters]]\npath = \"x\"", ["model.adapters", "model.adapter"]),
+        ("[model]\nadapter = \"a\"\n[[model.adapters]]\npath = \"\"", ["model.adapters.0.path", "empty"]),
+        ("[model]\nadapter = \"a\"\n[[model.adapters]]\npath = \"x\"\nscale = 1e9", ["model.adapters.0.scale", "100"]),
+        ("[model]\nadapter = \"a\"\n[[model.adapters]]\nscale = 1", ["model.adapters", "path"]),
+    ] {
+        let error = ullage_core::catalog::from_toml(wrong, &[]).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    // A DoRA is no sum; what was learned beside a changed base is not read without it, nor over a quantized one.
+    let open = |path: &Path| {
+        Model::open("bundled:recall", Path::new("."))
+            .unwrap()
+            .with_adapters(&[(path.to_owned(), 1.0), (path.to_owned(), 1.0)])
+    };
+    let error = open(&fixture("adapters/dora")).unwrap_err().to_string();
+    assert!(error.contains("dora") && error.contains("merge"), "{error}");
+    let error =
+        ullage_core::model::adapter::AdapterFile::open(&from.join("pissa"), &model.shape, 1.0).unwrap_err().to_string();
+    assert!(error.contains("pissa"), "{error}");
+}

@@ -49,7 +49,9 @@ fn same_words(a: &Model, b: &Model) {
     }
     assert_eq!((x.bos(), x.eos(), x.vocab(), x.adds_bos()), (y.bos(), y.eos(), y.vocab(), y.adds_bos()));
     let messages = [ullage_core::model::chat::Message::new("user", "Hello?")];
-    let chat = |m: &Model| m.chat_template().unwrap().map(|t| t.render(&messages, true, "<s>", "</s>").unwrap());
+    let chat = |m: &Model| {
+        m.chat_template().unwrap().map(|t| t.render(&messages, true, &m.special_tokens().unwrap()).unwrap())
+    };
     assert_eq!(chat(a), chat(b));
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use ullage_core::model::chat::{ChatTemplate, Message};
+use ullage_core::model::chat::{ChatTemplate, Message, SpecialTokens};
 
 #[test]
 fn prompts_are_those_of_python() {
@@ -18,7 +18,8 @@ fn prompts_are_those_of_python() {
         let template = ChatTemplate::new(recorded["templates"][name].as_str().unwrap()).unwrap();
         let messages: Vec<Message> = serde_json::from_value(row["messages"].clone()).unwrap();
         let add = row["add_generation_prompt"].as_bool().unwrap();
-        let got = template.render(&messages, add, "<s>", "</s>");
+        let special: SpecialTokens = [("bos_token", "<s>"), ("eos_token", "</s>")].into_iter().collect();
+        let got = template.render(&messages, add, &special);
         match row.get("error") {
             None => assert_eq!(got.unwrap(), row["text"].as_str().unwrap(), "{name}"),
             Some(words) => {

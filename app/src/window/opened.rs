@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ullage_core::config::Config;
+use ullage_core::config::{Config, MoreAdapter};
 use ullage_core::model::Model;
 use ullage_core::model::text::Words;
 use ullage_panels::view::Series;
@@ -19,18 +19,20 @@ pub struct Wanted {
     pub adapter: Option<String>,
     /// What its scale is multiplied by.
     pub scale: f32,
+    /// Further adapters beside it.
+    pub more: Vec<MoreAdapter>,
 }
 
 impl Wanted {
     /// What `config` names.
     pub fn of(config: &Config) -> Self {
-        let ullage_core::config::Model { path, adapter, adapter_scale } = config.model.clone();
-        Self { path, adapter, scale: adapter_scale }
+        let ullage_core::config::Model { path, adapter, adapter_scale, adapters } = config.model.clone();
+        Self { path, adapter, scale: adapter_scale, more: adapters }
     }
 
     /// Whatever lies at a path.
     pub fn at(path: impl Into<String>) -> Self {
-        Self { path: path.into(), adapter: None, scale: 1.0 }
+        Self { path: path.into(), adapter: None, scale: 1.0, more: Vec::new() }
     }
 }
 

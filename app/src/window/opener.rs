@@ -30,12 +30,11 @@ pub fn model(path: &str) -> Result<OpenModel> {
 /// # Errors
 /// As [`model`]; an adapter that is damaged or for another model.
 pub fn adapted(wanted: &Wanted) -> Result<OpenModel> {
-    let mut model = Model::open(&wanted.path, Path::new("."))?;
-    if let Some(adapter) = &wanted.adapter {
-        model = model.with_adapter(Path::new(adapter), wanted.scale)?;
-    }
+    let more = wanted.more.iter().map(|one| (PathBuf::from(&one.path), one.scale));
+    let adapters: Vec<_> = wanted.adapter.iter().map(|a| (PathBuf::from(a), wanted.scale)).chain(more).collect();
+    let model = Model::open(&wanted.path, Path::new("."))?.with_adapters(&adapters)?;
     let words = Words::of(&model)?;
-    let chats = model.chat_template()?.is_some();
+    let chats = words.has_template();
     let (wanted, asked) = (wanted.clone(), wanted.path.clone());
     Ok(OpenModel { wanted, asked, model: Arc::new(model), words: Arc::new(words), chats })
 }

@@ -306,6 +306,7 @@ impl Session {
                 let plain = Config::default();
                 (config.place.weights, config.weights) = (plain.place.weights, plain.weights);
                 (config.model.adapter, config.model.adapter_scale) = (None, 1.0);
+                config.model.adapters.clear();
                 "Fine-tune"
             }
             ("generate", true) => {

@@ -88,15 +88,62 @@ pub struct Model {
     /// What the adapter's own scale (α / r) is multiplied by: 0 is the plain model, 1 what was trained.
     #[serde(skip_serializing_if = "is_one")]
     pub adapter_scale: f32,
+    /// Further adapters beside it, each with its weight: `[[model.adapters]]` with `path` and `scale`. What they add is summed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<MoreAdapter>,
+}
+
+/// `[[model.adapters]]`: one more adapter beside the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoreAdapter {
+    /// A folder of PEFT's, or a GGUF file.
+    pub path: String,
+    /// What its own scale is multiplied by.
+    #[serde(default = "unscaled")]
+    pub scale: f32,
+}
+
+fn unscaled() -> f32 {
+    1.0
 }
 
 fn is_one(scale: &f32) -> bool {
     *scale == 1.0
 }
 
+impl Model {
+    /// Most adapters beside the first.
+    pub const MORE_ADAPTERS: usize = 16;
+
+    fn check_adapters(&self) -> Result<()> {
+        const KEY: &str = "model.adapters";
+        if self.adapters.len() > Self::MORE_ADAPTERS {
+            let message =
+                format!("names {} adapters; at most {} more are possible", self.adapters.len(), Self::MORE_ADAPTERS);
+            return Err(Error::config(KEY, message));
+        }
+        if !self.adapters.is_empty() && self.adapter.is_none() {
+            return Err(Error::config(KEY, "are further adapters beside model.adapter; name the first one there"));
+        }
+        for (i, one) in self.adapters.iter().enumerate() {
+            if one.path.is_empty() {
+                return Err(Error::config(format!("{KEY}.{i}.path"), "is empty; name an adapter"));
+            }
+            if !(-100.0..=100.0).contains(&one.scale) {
+                return Err(Error::config(
+                    format!("{KEY}.{i}.scale"),
+                    format!("`{}` is not allowed; from -100 to 100", one.scale),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl std::default::Default for Model {
     fn default() -> Self {
-        Self { path: "bundled:recall".into(), adapter: None, adapter_scale: 1.0 }
+        Self { path: "bundled:recall".into(), adapter: None, adapter_scale: 1.0, adapters: Vec::new() }
     }
 }
 
@@ -378,6 +425,7 @@ impl Config {
         if self.model.adapter.as_deref() == Some("") {
             return Err(Error::config("model.adapter", "is empty; name an adapter, or leave the key out"));
         }
+        self.model.check_adapters()?;
         let run = &self.run;
         if !run.chat && !run.turns.is_empty() {
             return Err(Error::config(

@@ -172,7 +172,7 @@ fn run_on<B: Backend>(
     if let Some(over) = &mut planned.over {
         over.hint = plan::hint(over, &model.shape, &workload, config, machine);
     }
-    planned.notes = config.without_effect();
+    planned.notes = [config.without_effect(), words.notes()].concat();
     let over = planned.over.clone();
     let team = ThreadTeam::with_cancel(resolved.threads, Arc::clone(cancel))?;
     let backend = open(&workload)?;

@@ -58,18 +58,19 @@ pub(super) fn run(
     };
     saved.as_ref().map_or(Ok(()), |saved| same(&saved.standing.data).map(drop))?;
     // Data and words are the program's, not the job's.
-    let (rows, samples) = alloc::scoped(Scope::Program, || {
+    let (rows, samples, unread) = alloc::scoped(Scope::Program, || {
         let words = Arc::new(Words::of(model)?);
         let (seed, threads) = (config.run.seed, config.threads());
         let parse_special = config.run.parse_special.in_text();
         let rows = data::open(&Asked { train, words: &words, base, seed, parse_special, threads })?;
         something_to_learn(&*rows, cancel)?;
+        let unread = words.notes();
         let samples = Samples::of(train, &*rows, words);
-        Ok::<_, Error>((rows, samples))
+        Ok::<_, Error>((rows, samples, unread))
     })?;
     let standing = same(&rows.fingerprint())?;
     let mut planned = planned(order)?;
-    planned.notes = config.without_effect();
+    planned.notes = [config.without_effect(), unread].concat();
     planned.notes.extend(rows.remarks());
     let threads = config.threads();
     let team = Arc::new(ThreadTeam::with_cancel(threads, Arc::clone(cancel))?);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest, Sha256};
 
 use super::adapter::AdapterFile;
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, SpecialTokens};
 use super::gguf::Gguf;
 use super::hf::HfFolder;
 use super::random::{self, RandomSpec, Spread};
@@ -181,10 +181,9 @@ impl Model {
     /// As [`Self::open`]; an adapter that is damaged or for another model.
     pub fn of(chosen: &config::Model, base: &Path) -> Result<Self> {
         let model = Self::open(&chosen.path, base)?;
-        match &chosen.adapter {
-            Some(path) => model.with_adapter(&base.join(path), chosen.adapter_scale),
-            None => Ok(model),
-        }
+        let more = chosen.adapters.iter().map(|one| (base.join(&one.path), one.scale));
+        let list: Vec<_> = chosen.adapter.iter().map(|a| (base.join(a), chosen.adapter_scale)).chain(more).collect();
+        model.with_adapters(&list)
     }
 
     /// The same model with the adapter at `path` beside its weights, its scales multiplied by `scale`.
@@ -192,7 +191,26 @@ impl Model {
     /// # Errors
     /// An adapter that is damaged or for another model.
     pub fn with_adapter(self, path: &Path, scale: f32) -> Result<Self> {
-        let file = AdapterFile::open(path, &self.shape, scale)?;
+        self.with_adapters(&[(path.to_owned(), scale)])
+    }
+
+    /// The same model with the adapters at these paths beside its weights, each one's scales multiplied by its own factor. What
+    /// several add is summed.
+    ///
+    /// # Errors
+    /// An adapter that is damaged or for another model; several of which one is no sum.
+    pub fn with_adapters(mut self, list: &[(PathBuf, f32)]) -> Result<Self> {
+        let mut parts = Vec::with_capacity(list.len());
+        for (path, scale) in list {
+            let part = AdapterFile::open_over(path, &self.source, &self.shape, *scale)?;
+            part.replace(&mut self.source, &mut self.shape, *scale)?;
+            parts.push(part);
+        }
+        let file = match parts.len() {
+            0 => return Ok(self),
+            1 => parts.remove(0),
+            _ => AdapterFile::sum(parts, &self.shape)?,
+        };
         let mut hash = Sha256::new();
         hash.update(&self.hash);
         hash.update(&file.hash);
@@ -245,14 +263,28 @@ impl Model {
     /// Its chat template, where the file has one.
     ///
     /// # Errors
-    /// A template that does not parse.
+    /// A template that does not parse, with the file and the line.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         match &*self.source {
-            Source::Hf(folder) => folder.chat_template()?.as_deref().map(ChatTemplate::new).transpose(),
-            source => match source.gguf() {
-                Some(file) => file.str("tokenizer.chat_template")?.map(ChatTemplate::new).transpose(),
-                None => Ok(None),
-            },
+            Source::Hf(folder) => {
+                let Some(found) = folder.chat_template()? else { return Ok(None) };
+                ChatTemplate::new(&found.source).map(Some).map_err(|e| match e {
+                    Error::Refused { reason, .. } => Error::model(&found.path, "chat_template", reason),
+                    other => other,
+                })
+            }
+            source => source.gguf().map_or(Ok(None), ChatTemplate::from_gguf),
+        }
+    }
+
+    /// The special tokens that a chat template knows by name.
+    ///
+    /// # Errors
+    /// Damaged tokenizer metadata.
+    pub fn special_tokens(&self) -> Result<SpecialTokens> {
+        match &*self.source {
+            Source::Hf(folder) => folder.special_tokens(),
+            source => source.gguf().map_or(Ok(SpecialTokens::default()), SpecialTokens::of_gguf),
         }
     }
 }

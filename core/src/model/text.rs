@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::model::chat::{ChatTemplate, Message};
+use crate::model::chat::{ChatTemplate, Message, SpecialTokens};
 use crate::model::said::{self, Rendered};
 use crate::model::tokenizer::{Encoded, Tokenizer};
 use crate::model::{Model, Source};
@@ -35,32 +35,69 @@ pub struct Words {
     /// None for a random model, and for one whose tokenizer is missing or cannot be read.
     pub tokenizer: Option<Tokenizer>,
     /// Why there is none.
-    missing: String,
+    missing: Option<String>,
     template: Option<ChatTemplate>,
+    special: SpecialTokens,
+    /// Why the tokenizer cannot be read, and why the template cannot.
+    unread: [Option<String>; 2],
     vocab: usize,
 }
 
+/// What was read, or why it could not be, in one line.
+fn or_why<T>(read: Result<Option<T>>) -> (Option<T>, Option<String>) {
+    match read {
+        Ok(read) => (read, None),
+        Err(e) => (None, Some(e.to_string().replace("\n  ", " "))),
+    }
+}
+
 impl Words {
-    /// Reads them from the model's header.
+    /// Reads them from the model's header. What cannot be read of them is missing where it is needed, a template for a chat and a
+    /// tokenizer for text, and is told by [`Self::notes`]: a plan needs neither.
     ///
     /// # Errors
-    /// A damaged chat template. A tokenizer that cannot be read stops what needs text, and nothing else.
+    /// None today.
     pub fn of(model: &Model) -> Result<Self> {
-        let (tokenizer, missing) = match model.tokenizer() {
-            Ok(Some(tokenizer)) => (Some(tokenizer), String::new()),
-            Ok(None) => (None, no_tokenizer(model)),
-            Err(e) => (None, e.to_string()),
-        };
-        Ok(Self { tokenizer, missing, template: model.chat_template()?, vocab: model.shape.vocab })
+        let (tokenizer, no_tokenizer) = or_why(model.tokenizer());
+        let (template, no_template) = or_why(model.chat_template());
+        let (mut special, no_special) = or_why(model.special_tokens().map(Some));
+        // llama.cpp's defaults, where a GGUF file names none.
+        if let (Some(special), Some(t), Some(_)) = (&mut special, &tokenizer, model.source.gguf()) {
+            let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
+            special.or("bos_token", text(t.bos()).unwrap_or_default());
+            special.or("eos_token", text(t.eos()).unwrap_or_default());
+        }
+        // A template without its tokens would write another prompt.
+        let template = template.filter(|_| no_special.is_none());
+        let missing = tokenizer.is_none().then(|| no_tokenizer.clone().unwrap_or_else(|| self::no_tokenizer(model)));
+        let unread = [no_tokenizer, no_template.or(no_special)];
+        let special = special.unwrap_or_default();
+        Ok(Self { tokenizer, missing, template, special, unread, vocab: model.shape.vocab })
+    }
+
+    /// Why there is no tokenizer.
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
+    /// What of the words could not be read, with the file and the line.
+    pub fn notes(&self) -> Vec<String> {
+        let parts = ["the tokenizer", "the chat template"].iter().zip(["text", "a chat"]).zip(&self.unread);
+        parts
+            .filter_map(|((part, none), why)| {
+                Some(format!("{part} cannot be read, so there is no {none}: {}", why.as_ref()?))
+            })
+            .collect()
     }
 
     /// Whether the prompt of `config` can be read: a text needs a tokenizer, `tokens:N` none. A plan needs no more than its
-    /// length.
+    /// length, and counts a token a byte of a prompt that cannot be read.
     ///
     /// # Errors
     /// [`Error::Refused`] saying which files are missing or what is wrong with them.
     pub fn readable(&self, config: &Config) -> Result<()> {
-        match self.tokenizer.is_some() || self.missing == RANDOM || config.run.prompt.starts_with("tokens:") {
+        let random = self.missing() == Some(RANDOM);
+        match self.tokenizer.is_some() || random || config.run.prompt.starts_with("tokens:") {
             true => Ok(()),
             false => Err(self.no_words("run.prompt")),
         }
@@ -72,7 +109,20 @@ impl Words {
             "run.prompt" => "set run.prompt = \"tokens:N\" for N tokens whatever they are",
             _ => "set train.data=random to train without text",
         };
-        Error::refused(format!("{what} of text"), format!("{}; {instead}", self.missing))
+        Error::refused(format!("{what} of text"), format!("{}; {instead}", self.missing().unwrap_or_default()))
+    }
+
+    /// Why the model's chat template cannot be used, where it has one.
+    pub fn unread_template(&self) -> Option<Error> {
+        self.unread[1].as_ref().map(|_| Error::refused("a conversation", self.no_template()))
+    }
+
+    /// Why there is no chat.
+    fn no_template(&self) -> String {
+        let why = self.unread.iter().flatten().next();
+        why.map_or("this model has no chat template".into(), |why| {
+            format!("this model's chat template or tokenizer cannot be read: {why}")
+        })
     }
 
     /// The prompt of `config` in tokens. A model without words has as many made-up ids as it has bytes, or as `tokens:N` says: for
@@ -107,7 +157,7 @@ impl Words {
                 messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
                 messages.push(Message { role: "user".into(), content: run.prompt.clone() });
                 if !self.has_template() {
-                    return Err(Error::config("run.chat", "this model has no chat template; set run.chat = false"));
+                    return Err(Error::config("run.chat", format!("{}; set run.chat = false", self.no_template())));
                 }
                 return self.encode_chat(&self.chat(&messages, true, run.parse_special.in_text())?);
             }
@@ -128,11 +178,9 @@ impl Words {
     /// A model without a template, or what the template says.
     pub fn chat(&self, messages: &[Message], ask: bool, parse_special: bool) -> Result<Rendered> {
         let (Some(t), Some(template)) = (&self.tokenizer, &self.template) else {
-            return Err(Error::refused("a conversation", "this model has no chat template"));
+            return Err(Error::refused("a conversation", self.no_template()));
         };
-        let piece = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(&t.piece(id)).into_owned());
-        let (bos, eos) = (piece(t.bos()).unwrap_or_default(), piece(t.eos()).unwrap_or_default());
-        let render = |messages: &[Message]| template.render(messages, ask, &bos, &eos);
+        let render = |messages: &[Message]| template.render(messages, ask, &self.special);
         if parse_special {
             return Ok(Rendered { text: render(messages)?, literal: Vec::new() });
         }
@@ -178,7 +226,7 @@ impl Words {
                 let encoded = t.encode_spans(text, special, parse)?;
                 self.check_ids(&encoded.ids).map(|()| encoded)
             }
-            None => Err(Error::refused("text for this model", self.missing.as_str())),
+            None => Err(Error::refused("text for this model", self.missing().unwrap_or_default())),
         }
     }
 

@@ -55,6 +55,15 @@ pub(super) const TARGET: Target = Target {
         "{% raw %}",
         "{% filter upper %}",
         "{% call f() %}",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "'%s %5d' % (1, 'a')",
+        "'{:>9999999999}'.format(1)",
+        ".replace('', 'x' * 9999)",
+        ".center(9999999999)",
+        ".expandtabs(99999999)",
+        "|truncate(1)",
+        "|indent(9999999999, true, true)",
         "{% include 'chat' %}",
         "{% extends 'chat' %}",
         "\u{e9}",
@@ -87,5 +96,6 @@ fn run(bytes: &[u8]) -> bool {
         Message::new("user", "Où? 日本 {{ 7 * 7 }} \"quoted\""),
         Message::new("assistant", ""),
     ];
-    template.render(&messages, true, "<s>", "</s>").map_err(|e| plain_error(&e)).is_ok()
+    let special = [("bos_token", "<s>"), ("eos_token", "</s>")].into_iter().collect();
+    template.render(&messages, true, &special).map_err(|e| plain_error(&e)).is_ok()
 }

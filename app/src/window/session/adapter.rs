@@ -28,7 +28,7 @@ use super::{CancelOnDrop, Session};
 fn name(on: &Wanted) -> String {
     let mut hash = Sha256::new();
     let adapter = on.adapter.as_deref().unwrap_or_default();
-    for text in [&on.path, adapter] {
+    for text in [&*on.path, adapter].into_iter().chain(on.more.iter().map(|one| &*one.path)) {
         hash.update(text);
         hash.update([0]);
         if let Ok(about) = std::fs::metadata(text) {
@@ -37,7 +37,7 @@ fn name(on: &Wanted) -> String {
             hash.update(about.len().to_le_bytes());
         }
     }
-    hash.update(on.scale.to_le_bytes());
+    on.more.iter().map(|one| one.scale).chain([on.scale]).for_each(|scale| hash.update(scale.to_le_bytes()));
     let mark: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let model = Path::new(on.path.rsplit(':').next().unwrap_or_default()).file_stem();
     let model = super::safe(&model.unwrap_or_default().to_string_lossy());
@@ -93,7 +93,7 @@ impl Session {
         let adapter = state.filter(|path| is_adapter(Path::new(path)) && Path::new(path).exists());
         let (Some(adapter), Some(config)) = (adapter, live.config()) else { return false };
         self.state.adapted =
-            Some(self.adapted_of(Wanted { path: config.model.path.clone(), adapter: Some(adapter), scale: 1.0 }));
+            Some(self.adapted_of(Wanted { adapter: Some(adapter), ..Wanted::at(config.model.path.clone()) }));
         true
     }
 
@@ -126,7 +126,8 @@ impl Session {
 
     fn adopt(&mut self, what: &str, wanted: Wanted) {
         let mut config = self.state.document.config().clone();
-        let Wanted { path, adapter, scale } = wanted;
+        let Wanted { path, adapter, scale, more } = wanted;
+        config.model.adapters = more;
         (config.model.path, config.model.adapter, config.model.adapter_scale) = (path, adapter, scale);
         match ullage_core::catalog::check(&config) {
             Ok(()) => {

@@ -93,6 +93,9 @@ impl Session {
                 if !std::path::Path::new(&path).starts_with(self.state.merged_folder()) {
                     self.state.remembered.opened(recent);
                 }
+                for note in opened.words.notes() {
+                    self.notice("Not all of this model can be read", &note, false);
+                }
                 self.state.opened = Some(opened);
                 self.state.unopened = None;
                 let mut config = self.state.document.config().clone();
@@ -100,6 +103,7 @@ impl Session {
                 if config.model.path != path {
                     let model = &mut config.model;
                     (model.path, model.adapter, model.adapter_scale) = (path, wanted.adapter, wanted.scale);
+                    model.adapters = wanted.more;
                     self.state.document.replace("Open a model", config, None);
                 }
                 self.changed();

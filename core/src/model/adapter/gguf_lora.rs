@@ -32,6 +32,12 @@ pub(super) fn open(file: &Gguf, model: &ModelShape) -> Result<Found> {
     need("general.type", "adapter")?;
     need("adapter.type", "lora")?;
     need("general.architecture", arch::of(model)?.gguf_name)?;
+    let tokens = "adapter.alora.invocation_tokens";
+    if file.entry(tokens).is_some() {
+        return Err(
+            file.error(tokens, "begins to count at some tokens of a text alone; an adapter here counts everywhere")
+        );
+    }
     let key = "adapter.lora.alpha";
     let alpha =
         file.f32(key)?.ok_or_else(|| file.error(key, "is missing; the adapter's scale is unknown without it"))?;

@@ -8,11 +8,15 @@ mod gguf_lora;
 mod merge;
 mod peft;
 pub mod permute;
+mod rewrite;
+mod sum;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +24,7 @@ pub use gguf_lora::save as save_gguf;
 pub use merge::{Merged, merge};
 pub use peft::save as save_peft;
 
+use super::Source;
 use super::gguf::Gguf;
 use super::safetensors::SafeFile;
 use crate::blocks::{self, BlockType};
@@ -110,6 +115,10 @@ fn check(shape: &ModelShape, factors: &[Factors]) -> Result<()> {
 enum Store {
     Peft(SafeFile),
     Gguf(Gguf),
+    /// Several side by side: the factors of one linear are those of each, one after the other.
+    Sum(Vec<AdapterFile>),
+    /// A and B in memory, by layer and linear.
+    Made(Vec<BTreeMap<Role, [Vec<f32>; 2]>>),
 }
 
 /// An opened adapter, held against the model it is for.
@@ -127,6 +136,10 @@ pub struct AdapterFile {
     turned: bool,
     /// The file's tensors, by layer, linear and part.
     names: Vec<BTreeMap<Role, Vec<String>>>,
+    /// What must be taken from the base first.
+    rewrite: Option<rewrite::Rewrite>,
+    /// Tensors that take the place of the model's: their names in the file, and the model's.
+    saved: Vec<(String, String)>,
     store: Store,
 }
 
@@ -134,6 +147,8 @@ pub struct AdapterFile {
 struct Found {
     shape: AdapterShape,
     names: Vec<BTreeMap<Role, Vec<String>>>,
+    rewrite: Option<rewrite::Rewrite>,
+    saved: Vec<(String, String)>,
 }
 
 impl AdapterFile {
@@ -142,9 +157,17 @@ impl AdapterFile {
     ///
     /// # Errors
     /// [`Error::Model`] naming the field or tensor that is damaged, does not fit the model, or asks for what a plain LoRA
-    /// has not.
+    /// has not; one that was learned beside a changed base, for [`Self::open_over`].
     pub fn open(path: &Path, model: &ModelShape, scale: f32) -> Result<Self> {
-        scoped(Scope::Program, || Self::read_header(path, model, scale))
+        let opened = scoped(Scope::Program, || Self::read_header(path, model, scale))?;
+        opened.refuse_saved(path)?;
+        match opened.rewrite {
+            Some(rewrite) => Err(Error::refused(
+                format!("{} (init_lora_weights = {})", path.display(), rewrite.name()),
+                "it goes with a changed base, and is read with the model's own weights alone",
+            )),
+            None => Ok(opened),
+        }
     }
 
     fn read_header(path: &Path, model: &ModelShape, scale: f32) -> Result<Self> {
@@ -180,12 +203,20 @@ impl AdapterFile {
             head_dims: model.layers.iter().map(|l| l.attention.dim).collect(),
             turned,
             names: found.names,
+            rewrite: found.rewrite,
+            saved: found.saved,
             store,
         })
     }
 
     /// The files and folders that it is read from.
     pub fn files(&self) -> Vec<PathBuf> {
+        if let Store::Sum(parts) = &self.store {
+            return parts.iter().flat_map(Self::files).collect();
+        }
+        if let Store::Made(_) = &self.store {
+            return Vec::new();
+        }
         let mut out = vec![self.path.clone()];
         if let Store::Peft(_) = self.store {
             out.extend(peft::files(&self.path).into_iter().flat_map(|(weights, config)| [weights, config]));
@@ -203,12 +234,16 @@ impl AdapterFile {
 
     /// As [`Self::read`], from element `from` on, which begins a row, as does what follows.
     fn read_from(&self, layer: usize, linear: Role, part: usize, from: usize, out: &mut [u8]) -> Result<()> {
+        if matches!(self.store, Store::Sum(_) | Store::Made(_)) {
+            return self.read_sum(layer, linear, part, from, bytemuck::cast_slice_mut(out));
+        }
         let name = self.names.get(layer).and_then(|l| l.get(&linear)).and_then(|n| n.get(part));
         let Some(name) = name else {
             return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
         };
         let gone = || Error::model(&self.path, name.as_str(), "the tensor is missing");
         match &self.store {
+            Store::Sum(_) | Store::Made(_) => Err(gone()),
             Store::Gguf(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
                 file.read_at(t, (from * t.ty.block_bytes()) as u64, out)
@@ -252,11 +287,46 @@ impl AdapterFile {
 }
 
 impl AdapterFile {
+    fn refuse_saved(&self, path: &Path) -> Result<()> {
+        let Some((name, _)) = self.saved.first() else { return Ok(()) };
+        Err(Error::refused(
+            path.display().to_string(),
+            format!(
+                "it saved {} whole (modules_to_save), which takes the place of the base's own",
+                name.escape_debug()
+            ),
+        ))
+    }
+
+    /// Puts what it saved whole in the place of the model's own tensors, where it did; `scale` is that of its factors.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] over a GGUF file or at another scale; a tensor that the model has not, or in another shape.
+    pub(crate) fn replace(&self, source: &mut Arc<Source>, shape: &mut ModelShape, scale: f32) -> Result<()> {
+        if self.saved.is_empty() {
+            return Ok(());
+        }
+        let refuse = |why: &str| {
+            let Err(Error::Refused { what, reason }) = self.refuse_saved(&self.path) else { return Ok(()) };
+            Err(Error::Refused { what, reason: format!("{reason}; {why}") })
+        };
+        if scale != 1.0 {
+            return refuse("that has no scale; set model.adapter_scale = 1");
+        }
+        match Arc::get_mut(source) {
+            Some(Source::Hf(folder)) => {
+                folder.replace(SafeFile::open(&peft::files(&self.path)?.0)?, &self.saved, shape)
+            }
+            _ => refuse("open the base's Hugging Face folder for it, or merge it with PEFT"),
+        }
+    }
+
     /// Writes it to `out` in f32: as GGUF where that is what its name ends in, otherwise as a folder of PEFT's.
     ///
     /// # Errors
     /// [`Error::Io`]; scales that differ by linear beyond what one α and the ranks express.
     pub fn convert(&self, out: &Path, model: &ModelShape) -> Result<()> {
+        self.refuse_saved(&self.path)?;
         let mut list = Vec::new();
         let mut about: Option<About> = None;
         for layer in 0..self.shape.layers.len() {
@@ -413,7 +483,7 @@ impl<'m> Collector<'m> {
             shape.layers.push(low);
             names.push(name);
         }
-        Ok(Found { shape, names })
+        Ok(Found { shape, names, rewrite: None, saved: Vec::new() })
     }
 }
 

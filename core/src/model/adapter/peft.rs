@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::rewrite::Rewrite;
+use super::targets::{Ordered, Patterns, Targets};
 use super::{
     About, AdapterKind, Collector, Factor, Factors, Found, Numbers, Role, by_rows, check, holds_factors, permute,
 };
@@ -19,7 +21,8 @@ use crate::shape::{AdapterScheme, ModelShape, SCHEMES, Side};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts before the model's own names.
+/// What PEFT puts before the model's own names, and before those of its layers.
+const MODEL: &str = "base_model.model.";
 const PREFIX: &str = "base_model.model.model.layers.";
 /// Bytes of the longest configuration that is read.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -60,9 +63,9 @@ struct AdapterConfig {
     #[serde(default)]
     use_rslora: Option<bool>,
     #[serde(default)]
-    rank_pattern: Option<BTreeMap<String, usize>>,
+    rank_pattern: Option<Ordered<usize>>,
     #[serde(default)]
-    alpha_pattern: Option<BTreeMap<String, f64>>,
+    alpha_pattern: Option<Ordered<f64>>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -79,32 +82,31 @@ fn config(path: &Path) -> Result<AdapterConfig> {
 
 /// Fields that change what the adapter computes, with the values under which they do not.
 fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig, kind: AdapterKind) -> Result<()> {
-    let neutral = |name: &str, value: &Value| match value {
+    let neutral = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
-        Value::String(s) => s.is_empty() || (name == "bias" && s == "none"),
+        Value::String(s) => s.is_empty(),
         Value::Array(a) => a.is_empty(),
         Value::Object(o) => o.is_empty(),
         _ => false,
     };
     for name in [
-        "bias",
-        "fan_in_fan_out",
         "use_dora",
         "use_qalora",
         "lora_bias",
-        "modules_to_save",
         "trainable_token_indices",
         "layer_replication",
         "megatron_config",
         "alora_invocation_tokens",
         "target_parameters",
-        "corda_config",
-        "eva_config",
+        "arrow_config",
+        "use_bdlora",
+        "kasa_config",
+        "monteclora_config",
     ] {
         if kind.0.flag() == Some(name) {
             continue;
         }
-        if let Some(value) = config.rest.get(name).filter(|v| !neutral(name, v)) {
+        if let Some(value) = config.rest.get(name).filter(|v| !neutral(v)) {
             return Err(Error::model(
                 path,
                 name,
@@ -115,22 +117,34 @@ fn refuse_what_would_be_ignored(path: &Path, config: &AdapterConfig, kind: Adapt
     Ok(())
 }
 
-/// A value of a pattern table for a module: a key is the end of the module's name. Other expressions are refused.
-fn pattern<T: Copy>(table: Option<&BTreeMap<String, T>>, module: &str) -> Result<Option<T>, String> {
-    for (key, value) in table.into_iter().flatten() {
-        let plain = key.trim_start_matches('^');
-        if plain.chars().any(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_'))) {
-            return Err(format!(
-                "the pattern `{}` is an expression; plain ends of names are supported",
-                key.escape_debug()
-            ));
-        }
-        let whole = module == plain || module.strip_suffix(plain).is_some_and(|head| head.ends_with('.'));
-        if (key.starts_with('^') && module == plain) || (!key.starts_with('^') && whole) {
-            return Ok(Some(*value));
-        }
+/// What `init_lora_weights` did to the base's weights, which the adapter then learned beside.
+fn rewrites(path: &Path, config: &AdapterConfig) -> Result<Option<Rewrite>> {
+    const FIELD: &str = "init_lora_weights";
+    let say = |text: &str, why: &str| {
+        let name = text.escape_debug();
+        Err(Error::model(
+            path,
+            FIELD,
+            format!("is `{name}`, {why}; save it with PEFT's path_initial_model_for_weight_conversion"),
+        ))
+    };
+    match config.rest.get(FIELD) {
+        None | Some(Value::Null | Value::Bool(_)) => Ok(None),
+        Some(Value::String(name)) => match &*name.to_ascii_lowercase() {
+            // These draw or choose the factors alone.
+            "gaussian" | "eva" | "orthogonal" | "mica" => Ok(None),
+            "pissa" => Ok(Some(Rewrite::Pissa)),
+            "olora" => Ok(Some(Rewrite::Olora)),
+            other if other.starts_with("pissa_niter") => {
+                say(name, "which takes from the base's weights what it drew at random, and so cannot be found again")
+            }
+            "corda" => say(name, "which takes from the base's weights what a sample of data told it"),
+            "loftq" => say(name, "which quantized the base's weights on its own"),
+            "lora_ga" => say(name, "which takes from the base's weights what a sample's gradient told it"),
+            _ => say(name, "which is not known here, and may have changed the base's weights"),
+        },
+        Some(other) => Err(Error::model(path, FIELD, format!("is {other}, and is true, false or a name"))),
     }
-    Ok(None)
 }
 
 /// The scheme whose flag is set, LoRA where none is.
@@ -167,6 +181,15 @@ fn parse(name: &str, kind: AdapterKind) -> Option<(u64, Role, usize)> {
     Some((layer.parse().ok()?, linear, part))
 }
 
+/// The model's own name of a tensor that was saved whole: of `modules_to_save`, a resized or trained embedding or head, a trained bias.
+fn whole(name: &str) -> Option<String> {
+    let own = name.strip_prefix(MODEL)?;
+    let (module, part) = own.rsplit_once('.')?;
+    let module = module.strip_suffix(".modules_to_save.default").unwrap_or(module);
+    let module = module.strip_suffix(".base_layer").unwrap_or(module);
+    (matches!(part, "weight" | "bias") && !own.contains("lora_")).then(|| format!("{module}.{part}"))
+}
+
 /// Reads the headers and holds them against `model`.
 pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> Result<Found> {
     let config = config(config_path)?;
@@ -182,15 +205,34 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
     refuse_what_would_be_ignored(config_path, &config, kind)?;
     let r = config.r.ok_or_else(|| wrong("r", "is missing".into()))?;
     let alpha = config.lora_alpha.ok_or_else(|| wrong("lora_alpha", "is missing".into()))?;
-    let mut found = Collector::new(model, kind);
+    let rewrite = rewrites(config_path, &config)?;
+    let targets = Targets::new(|name| config.rest.get(name)).map_err(|(field, message)| wrong(field, message))?;
+    let ranks = Patterns::new(config.rank_pattern.as_ref()).map_err(|m| wrong("rank_pattern", m))?;
+    let alphas = Patterns::new(config.alpha_pattern.as_ref()).map_err(|m| wrong("alpha_pattern", m))?;
+    let (mut found, mut saved) = (Collector::new(model, kind), Vec::new());
     for t in file.tensors() {
         let name = &*t.name;
         let Some((layer, linear, part)) = parse(name, kind) else {
+            if let Some(own) = whole(name) {
+                saved.push((name.to_owned(), own));
+                continue;
+            }
+            let what = match name {
+                _ if name.contains(".lora_embedding_") => "changes the embedding, which has no factors here",
+                _ if name.contains("lm_head.lora_") => "changes the output head, which has no factors here",
+                _ if name.ends_with(".bias") => "is a bias of factors (`lora_bias`)",
+                _ => "is no lora_A or lora_B of a layer's linear (q, k, v, o, gate, up, down)",
+            };
             return Err(file.error(
                 name.escape_debug().to_string(),
-                "is no lora_A or lora_B of a layer's linear (q, k, v, o, gate, up, down), and leaving it out would change the results",
+                format!("{what}, and leaving it out would change the results; merge it with PEFT"),
             ));
         };
+        if let Some(field) = targets.leaves_out(layer, linear.module()).map_err(|m| wrong("target_modules", m))? {
+            return Err(
+                file.error(name, format!("is of a module that {field} in {CONFIG} leaves out: PEFT does not read it"))
+            );
+        }
         let ty = t.ty.filter(|ty| holds_factors(*ty));
         let ty = ty.ok_or_else(|| file.error(name, format!("is {}; factors are F32, F16 or BF16", t.dtype)))?;
         let vector = kind.0.parts().get(part).is_some_and(|p| p.rows == Side::One);
@@ -204,15 +246,15 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
     }
     let scale = |rank: usize, linear: Role, layer: usize| {
         let module = format!("model.layers.{layer}.{}", linear.module());
-        let wanted = pattern(config.rank_pattern.as_ref(), &module)?.unwrap_or(r);
+        let wanted = ranks.of(&module)?.unwrap_or(r);
         if wanted != rank {
             return Err(format!("has rank {rank}, {CONFIG} says {wanted}"));
         }
-        let alpha = pattern(config.alpha_pattern.as_ref(), &module)?.unwrap_or(alpha);
+        let alpha = alphas.of(&module)?.unwrap_or(alpha);
         let by = if config.use_rslora == Some(true) { (rank as f64).sqrt() } else { rank as f64 };
         Ok((alpha / by) as f32)
     };
-    found.finish(|field, message| file.error(field, message), scale)
+    Ok(Found { rewrite, saved, ..found.finish(|field, message| file.error(field, message), scale)? })
 }
 
 /// Writes an adapter to the folder `folder`, whole or not at all; factors in f32, a few rows at a time. What the folder holds

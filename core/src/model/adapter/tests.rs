@@ -175,13 +175,15 @@ fn an_adapter_that_does_not_fit_is_named() {
             std::fs::write(file, new).unwrap();
         }
     };
-    let cases: [(&dyn Fn(&Path), &[&str]); 13] = [
+    let cases: [(&dyn Fn(&Path), &[&str]); 15] = [
         (&config("\"r\": 4", "\"r\": 8"), &["rank 4", "says 8"]),
         (&config("LORA", "IA3"), &["peft_type", "IA3"]),
         (&config("\"use_dora\": false", "\"use_dora\": true"), &["lora_magnitude_vector"]),
-        (&config("\"bias\": \"none\"", "\"bias\": \"all\""), &["bias", "all"]),
-        (&config("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"), &["modules_to_save"]),
-        (&config("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q.*\": 3}"), &["q.*", "expression"]),
+        (&config("\"init_lora_weights\": true", "\"init_lora_weights\": \"loftq\""), &["init_lora_weights", "loftq"]),
+        (&config("\"bias\": \"none\"", "\"lora_bias\": true"), &["lora_bias"]),
+        (&config("\"q_proj\"", "\"k_proj\""), &["q_proj", "target_modules"]),
+        (&config("\"layers_to_transform\": null", "\"layers_to_transform\": [1]"), &["layers_to_transform"]),
+        (&config("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q(\": 3}"), &["alpha_pattern", "q("]),
         (&config("\"lora_alpha\": 16.0,", ""), &["lora_alpha", "missing"]),
         (&config("{", "["), &["adapter_config.json"]),
         (&weights("layers.0.self_attn.q_proj.lora_A", "layers.9.self_attn.q_proj.lora_A"), &["layer 9", "8 layers"]),

@@ -5,6 +5,7 @@
 
 mod save;
 mod sentencepiece;
+mod template;
 mod tokenizer;
 mod vocabulary;
 
@@ -17,10 +18,12 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 pub use save::{Saved, Tensors, check, save, words_bytes};
+pub use template::Found;
 
 use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};
 use super::arch::{self, Arch, Ask};
+use super::chat::SpecialTokens;
 use super::safetensors::{SafeFile, Tensor};
 use super::tokenizer::Tokenizer;
 use crate::blocks::BlockType;
@@ -199,6 +202,42 @@ impl HfFolder {
         Ok((Self { dir: dir.into(), files, places, divisors, bos, eos, vocab }, shape))
     }
 
+    /// Takes tensors of `file`, which are named there and here, in the place of its own of those names.
+    ///
+    /// # Errors
+    /// A tensor that it has not, of another shape or type, or that is the output head as well.
+    pub(crate) fn replace(&mut self, file: SafeFile, saved: &[(String, String)], shape: &mut ModelShape) -> Result<()> {
+        let at = self.files.len();
+        for (name, own) in saved {
+            let wrong = |message: String| file.error(name.as_str(), message);
+            let is = |place: &Place| place.parts.len() == 1 && *place.parts[0].1.name == **own;
+            let found = self.places.iter_mut().find(|(_, place)| is(place));
+            let Some((gguf, place)) = found else {
+                return Err(wrong(format!("was saved whole, and the model has no {own}")));
+            };
+            let t = file.tensor(name).cloned().ok_or_else(|| wrong("is missing".into()))?;
+            if t.dims != place.parts[0].1.dims {
+                let theirs = &place.parts[0].1.dims;
+                return Err(wrong(format!(
+                    "is {:?}, the model's {own} is {theirs:?}: it was resized, or is another model's",
+                    t.dims
+                )));
+            }
+            let ty = t.ty.ok_or_else(|| wrong(format!("is {}; F32, F16 or BF16 is needed", t.dtype)))?;
+            if shape.output.is_none() && *gguf == shape.embedding.name {
+                return Err(wrong(
+                    "was saved whole, and the model's output head is tied to it; merge it with PEFT".into(),
+                ));
+            }
+            place.parts = vec![(at, t)];
+            // Vectors are given out in f32 whatever they are stored as.
+            let held = shape.tensors_mut().find(|held| held.name == *gguf && held.rows > 1);
+            held.into_iter().for_each(|held| held.ty = ty.into());
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -309,12 +348,20 @@ impl HfFolder {
         tokenizer::read(&self.dir, &self.bos, &self.eos, self.vocab)
     }
 
-    /// The text of its chat template, where it has one.
+    /// Its chat template and where that stands, where it has one.
+    ///
+    /// # Errors
+    /// A file that cannot be read; templates with names, none of which is the default.
+    pub fn chat_template(&self) -> Result<Option<Found>> {
+        template::chat_template(&self.dir)
+    }
+
+    /// The special tokens that its tokenizer names.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn chat_template(&self) -> Result<Option<String>> {
-        tokenizer::chat_template(&self.dir)
+    pub fn special_tokens(&self) -> Result<SpecialTokens> {
+        template::special_tokens(&self.dir)
     }
 }
 

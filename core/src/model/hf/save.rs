@@ -20,12 +20,13 @@ use crate::model::{Model, Source};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
-pub(super) const WORDS: [&str; 11] = [
+pub(super) const WORDS: [&str; 12] = [
     JSON,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "tokenizer.model",
     "spiece.model",

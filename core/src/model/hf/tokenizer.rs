@@ -19,7 +19,6 @@ const SPECIAL: &str = "special_tokens_map.json";
 /// Where older folders list what was added to `vocab.json`.
 const ADDED: &str = "added_tokens.json";
 const GENERATION: &str = "generation_config.json";
-const TEMPLATE: &str = "chat_template.jinja";
 const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// How Qwen 2 cuts text.
@@ -152,27 +151,6 @@ pub(super) fn read(dir: &Path, bos: &[u32], eos: &[u32], vocab: usize) -> Result
         ..TokenizerSpec::default()
     };
     Tokenizer::foreign(spec, words.foreign, &ends).map(Some)
-}
-
-/// The chat template of `dir`: a file of its own, or in the tokenizer's configuration.
-pub(super) fn chat_template(dir: &Path) -> Result<Option<String>> {
-    let own = dir.join(TEMPLATE);
-    if own.is_file() {
-        let bytes = text(&own, LARGEST_CONFIG)?;
-        return String::from_utf8(bytes).map(Some).map_err(|_| Error::model(&own, TEMPLATE, "is not UTF-8 text"));
-    }
-    Ok(match config(dir)?.remove("chat_template") {
-        Some(Value::String(text)) => Some(text),
-        Some(Value::Array(list)) => {
-            let template = |named: &dyn Fn(&str) -> bool| {
-                list.iter()
-                    .find(|t| t["name"].as_str().is_some_and(named))
-                    .and_then(|t| t["template"].as_str().map(ToOwned::to_owned))
-            };
-            template(&|name| name == "default").or_else(|| template(&|_| true))
-        }
-        _ => None,
-    })
 }
 
 fn config(dir: &Path) -> Result<BTreeMap<String, Value>> {

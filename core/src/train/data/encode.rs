@@ -33,9 +33,15 @@ pub(super) fn record(what: What, options: &Options, words: &Words, out: &mut Doc
             "fields `system` and `history`: they are written by the model's chat template, which it has not or which \
              train.template = false leaves out; write them into the prompt",
         )),
-        What::Pair(Pair { prompt, response, .. }) => plain(&prompt, &response, options, words, out),
+        What::Pair(Pair { prompt, response, .. }) => match words.unread_template().filter(|_| options.template) {
+            // Another form than the model's would be learned.
+            Some(unread) => Err(unread),
+            None => plain(&prompt, &response, options, words, out),
+        },
         What::Chat(turns) if words.has_template() => chat(turns, options, words, out),
-        What::Chat(_) => Err(Error::config("messages", "field `messages`: this model has no chat template")),
+        What::Chat(_) => Err(words
+            .unread_template()
+            .unwrap_or_else(|| Error::config("messages", "field `messages`: this model has no chat template"))),
     }
 }
 
