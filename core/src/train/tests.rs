@@ -43,7 +43,15 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         let tensors =
             tensors.into_iter().map(|(role, rows, cols)| (role, t(&format!("blk.{l}.{}", role.gguf()), rows, cols)));
         LayerShape {
-            attention: Attention { heads: 4, kv_heads: 2, dim: 16, scale: 0.25, window: None, rope: 0 },
+            attention: Attention {
+                heads: 4,
+                kv_heads: 2,
+                dim: 16,
+                scale: 0.25,
+                window: None,
+                rope: Some(0),
+                cap: None,
+            },
             ffn: Ffn::Dense { width: ff, act: Act::Silu },
             tensors: tensors.collect(),
         }
@@ -56,7 +64,10 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         context: 128,
         norm_eps: 1e-5,
         embedding_scale: 1.0,
-        ropes: vec![Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true }],
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        ropes: vec![Rope::plain(16, 10_000.0, true)],
         layers: (0..3).map(layer).collect(),
         embedding: t("token_embd.weight", vocab, hidden),
         output_norm: t("output_norm.weight", 1, hidden),

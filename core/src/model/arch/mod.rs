@@ -7,18 +7,20 @@
 
 mod gemma3;
 pub(super) mod gguf_keys;
+mod hf_json;
 pub(super) mod hf_keys;
 mod hyper;
 mod llama;
 mod mixtral;
 mod qwen2;
 mod qwen3;
+mod turning;
 mod vocab;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-pub(super) use hyper::{Ask, Hyper, Layer, Names, Turning};
+pub(super) use hyper::{Ask, Hyper, Layer, Mixture, Names, QkNorm, Turning};
 pub use vocab::byte_of;
 
 use super::gguf::Gguf;
@@ -104,6 +106,12 @@ pub(super) fn model_types() -> String {
     ARCHS.iter().flat_map(|a| a.model_types).copied().collect::<Vec<_>>().join(", ")
 }
 
+/// What `config.json` calls each layer's attention.
+fn kinds(shape: &ModelShape) -> Vec<&'static str> {
+    let kind = |window: Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
+    shape.layers.iter().map(|l| kind(l.attention.window)).collect()
+}
+
 impl ModelShape {
     /// The shape of the model in `gguf`, its header and its tensors held against each other.
     ///
@@ -140,7 +148,13 @@ impl ModelShape {
             },
         )?;
         // One check a file keeps every biased, gated or experimental relative out, whatever it calls its tensors.
-        if let Some(extra) = gguf.tensors().iter().find(|t| !expected.contains(&*t.name)) {
+        let known = |name: &str| {
+            expected.contains(name)
+                || gguf.cut(name).is_some_and(|parts| parts.iter().all(|part| expected.contains(&*part.name)))
+                // What a rotation was made of.
+                || [gguf_keys::LONG, gguf_keys::SHORT].contains(&name) && shape.ropes.iter().any(|r| r.long.is_some())
+        };
+        if let Some(extra) = gguf.tensors().iter().find(|t| !known(&t.name)) {
             let why = match extra.name.ends_with(".bias") {
                 true => "biases".to_owned(),
                 false => format!("tensors beyond those of a {} layer", arch.id),

@@ -5,11 +5,13 @@
 //! is read with positioned reads straight into its final buffer, never mapped, so a file that shrinks under us is an
 //! error and not a signal. The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod cut;
 mod header;
 mod scan;
 mod value;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +65,8 @@ pub struct Gguf {
     by_key: Vec<u32>,
     tensors: Vec<TensorInfo>,
     by_name: Vec<u32>,
+    /// Tensors that one of the file's is made of, by its name.
+    cut: BTreeMap<Box<str>, Vec<TensorInfo>>,
 }
 
 impl Gguf {
@@ -91,7 +95,22 @@ impl Gguf {
         let len = file.metadata().map_err(|e| Error::io(path, "cannot open the model", &e))?.len();
         let header::Header { version, alignment, data_start, entries, by_key, tensors, by_name } =
             header::read(path, &file, len)?;
-        Ok(Self { path: path.into(), file, len, version, alignment, data_start, entries, by_key, tensors, by_name })
+        let cut = BTreeMap::new();
+        let mut out = Self {
+            path: path.into(),
+            file,
+            len,
+            version,
+            alignment,
+            data_start,
+            entries,
+            by_key,
+            tensors,
+            by_name,
+            cut,
+        };
+        out.cut = cut::parts(&out);
+        Ok(out)
     }
 
     /// The file's path.
@@ -129,8 +148,16 @@ impl Gguf {
         &self.tensors
     }
 
-    /// The tensor called `name`.
+    /// The tensors that the one called `name` is made of, where it is several in one.
+    pub fn cut(&self, name: &str) -> Option<&[TensorInfo]> {
+        self.cut.get(name).map(Vec::as_slice)
+    }
+
+    /// The tensor called `name`, a part of another one included.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        if let Some(part) = self.cut.values().flatten().find(|part| &*part.name == name) {
+            return Some(part);
+        }
         let at = self.by_name.binary_search_by(|&i| (*self.tensors[i as usize].name).cmp(name)).ok()?;
         Some(&self.tensors[self.by_name[at] as usize])
     }

@@ -42,6 +42,8 @@ const SAMPLES: u64 = 16;
 struct Place {
     /// One, or one an expert, each with the file it is in.
     parts: Vec<(usize, Tensor)>,
+    /// The row of it that is the first; others before are another tensor's.
+    first: usize,
     /// Rows of a head, where rows are given in another order.
     turned: Option<usize>,
     /// One is added to every number: a norm that is stored less one.
@@ -157,12 +159,13 @@ impl HfFolder {
         let divisors = llama3.map_or(Vec::new(), |l| l.divisors(hyper.rope_dim as usize, hyper.ropes[0].base));
         let mut places = BTreeMap::new();
         let arch = arch::by_id(hyper.arch)?;
-        let finder = Finder {
+        let mut finder = Finder {
             files: &files,
             index: index.as_ref(),
             dir,
             arch,
             turned: hyper.interleaved.then_some(hyper.head_dim as usize),
+            cut: BTreeMap::new(),
         };
         let shape = hyper.assemble(
             &names(),
@@ -179,6 +182,7 @@ impl HfFolder {
                 Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
         )?;
+        finder.whole()?;
         let known: BTreeSet<&str> = places.values().flat_map(|p| &p.parts).map(|(_, t)| &*t.name).collect();
         for file in &files {
             let extra = file.tensors().iter().find(|t| {
@@ -258,7 +262,7 @@ impl HfFolder {
             let take = (each - at).min(n - done);
             let (file, from) = &place.parts[part];
             let out = &mut out[done * t.row_bytes()..(done + take) * t.row_bytes()];
-            self.read_part(&self.files[*file], from, place, (t, each), at, out)?;
+            self.read_part(&self.files[*file], from, place, (t, each), place.first + at, out)?;
             done += take;
         }
         Ok(())
@@ -274,7 +278,9 @@ impl HfFolder {
         first: usize,
         out: &mut [u8],
     ) -> Result<()> {
-        let row = from.bytes as usize / each.max(1);
+        // Of the stored tensor, which may be higher than the part that is asked for.
+        let height = if from.dims.len() > 1 { from.dims[0] as usize } else { each };
+        let row = from.bytes as usize / height.max(1);
         match place.turned {
             Some(d) => out
                 .chunks_exact_mut(row.max(1))
@@ -339,17 +345,33 @@ struct Finder<'a> {
     arch: &'a Arch,
     /// Rows of a head, where those of q and k are given in another order.
     turned: Option<usize>,
+    /// Of tensors that hold several of ours, one after the other: rows that were given to those that came, and all.
+    cut: BTreeMap<String, (usize, u64)>,
 }
 
 impl Finder<'_> {
     /// Finds what the configuration asks for, and holds it against that.
-    fn find(&self, ask: &Ask) -> Result<(BlockType, Place)> {
+    fn find(&mut self, ask: &Ask) -> Result<(BlockType, Place)> {
         let theirs = hf_names(self.arch, ask.role, ask.layer, ask.count)
             .ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", ask.name)))?;
+        let role = ask.role;
+        let shared = |other: &Role| *other != role && (self.arch.hf_part)(*other) == (self.arch.hf_part)(role);
+        let shared = ask.layer.is_some() && Role::LINEARS.contains(&role) && Role::LINEARS.iter().any(shared);
+        let mut first = 0;
         let mut parts = Vec::with_capacity(theirs.len());
         let mut ty = None;
         for name in theirs {
-            let (file, t) = self.one(name, ask.rows / ask.count.max(1), ask.cols)?;
+            let rows = if shared { None } else { Some(ask.rows / ask.count.max(1)) };
+            let (file, t) = self.one(name, rows, ask.cols)?;
+            if shared {
+                let (given, _) = self.cut.entry(t.name.to_string()).or_insert((0, t.dims[0]));
+                first = *given;
+                *given += ask.rows;
+                if *given as u64 > t.dims[0] {
+                    let message = format!("has {} rows; {CONFIG} asks for more than {given}", t.dims[0]);
+                    return Err(self.files[file].error(&*t.name, message));
+                }
+            }
             let of = t.ty.ok_or_else(|| {
                 self.files[file].error(&*t.name, format!("is {}; F32, F16 or BF16 is needed", t.dtype))
             })?;
@@ -361,10 +383,21 @@ impl Finder<'_> {
         let ty = ty.ok_or_else(|| Error::Internal(format!("{} of no tensor", ask.name)))?;
         let turned = self.turned.filter(|_| ask.role.rotates());
         let norm = ask.role.kind() == Kind::Vector && ask.role.gguf().ends_with("norm.weight");
-        Ok((ty, Place { parts, turned, less_one: self.arch.norm_less_one && norm }))
+        Ok((ty, Place { parts, first, turned, less_one: self.arch.norm_less_one && norm }))
     }
 
-    fn one(&self, theirs: String, rows: usize, cols: usize) -> Result<(usize, Tensor)> {
+    /// That every row of what was cut is given.
+    fn whole(&self) -> Result<()> {
+        match self.cut.iter().find(|(_, (given, all))| *given as u64 != *all) {
+            None => Ok(()),
+            Some((name, (given, all))) => {
+                Err(Error::model(self.dir, name.as_str(), format!("has {all} rows; {CONFIG} asks for {given}")))
+            }
+        }
+    }
+
+    /// The tensor of this name, which has `rows` rows, or as many as it likes.
+    fn one(&self, theirs: String, rows: Option<usize>, cols: usize) -> Result<(usize, Tensor)> {
         let wanted_file = self.index.map(|i| i.weight_map.get(&theirs).map(String::as_str));
         let found = self.files.iter().enumerate().find_map(|(i, file)| {
             let fits = match wanted_file {
@@ -374,7 +407,12 @@ impl Finder<'_> {
             file.tensor(&theirs).filter(|_| fits).map(|t| (i, file, t))
         });
         let Some((at, file, t)) = found else {
+            let rows = rows.map_or("any".into(), |r| r.to_string());
             return Err(Error::model(self.dir, theirs, format!("is missing; {CONFIG} asks for it, ({rows}, {cols})")));
+        };
+        let rows = match rows {
+            Some(rows) => rows,
+            None => t.dims.first().map_or(0, |d| *d as usize),
         };
         let wanted: &[u64] = if rows == 1 && t.dims.len() == 1 { &[cols as u64] } else { &[rows as u64, cols as u64] };
         if t.dims[..] != *wanted {
