@@ -63,6 +63,7 @@ const NAMES: &[&[&str]] = &[
     &["num_experts_per_tok", "num_experts_per_token", "moe_topk"],
     &["sliding_window_pattern", "_sliding_window_pattern"],
     &["rope_type", "type"],
+    &["dtype", "torch_dtype"],
 ];
 
 /// Gives fields, those of rotations too, one name each.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::turning::{Yarn, long_amplitude, yarn_amplitude};
 use super::{Hyper, Layer, Mixture, Names, Turning, by_model_type, hf_json, limits, model_types};
+use crate::blocks::BlockType;
 use crate::error::{Error, Result};
 
 /// What the fields are called, for messages.
@@ -86,6 +87,7 @@ pub struct HfConfig {
     pub rope_scaling: Option<HfRope>,
     /// Where newer writers put what were `rope_theta` and `rope_scaling`.
     pub rope_parameters: Option<HfRopes>,
+    pub dtype: Option<String>,
     pub bos_token_id: Option<Ids>,
     pub eos_token_id: Option<Ids>,
 }
@@ -175,6 +177,8 @@ pub struct HfModel {
     pub hyper: Hyper,
     /// Present when `hyper.rope_freqs`.
     pub llama3: Option<Llama3>,
+    /// What its weights are stored as, by its own word.
+    pub ty: BlockType,
     /// Beginning of text.
     pub bos: Vec<u32>,
     /// Ends of text.
@@ -227,7 +231,12 @@ pub fn read(path: &Path) -> Result<HfModel> {
     let hyper = (arch.from_hf)(&config, path)?;
     let (bos, eos) = (Ids::list(config.bos_token_id.as_ref()), Ids::list(config.eos_token_id.as_ref()));
     let llama3 = config.turning(path, hyper.rope_dim)?.1;
-    Ok(HfModel { hyper, llama3, bos, eos })
+    let ty = match config.dtype.as_deref() {
+        Some("float32") => BlockType::F32,
+        Some("float16") => BlockType::F16,
+        _ => BlockType::Bf16,
+    };
+    Ok(HfModel { hyper, llama3, ty, bos, eos })
 }
 
 impl HfConfig {

@@ -5,15 +5,24 @@
 //! hyperparameters lie within [`limits`], agree with each other and with the tensors, and no tensor is left over that the
 //! forward pass would silently ignore.
 
+mod gemma2;
 mod gemma3;
 pub(super) mod gguf_keys;
-mod hf_json;
+mod granite;
+pub(super) mod hf_json;
 pub(super) mod hf_keys;
 mod hyper;
 mod llama;
+mod mistral;
 mod mixtral;
+mod olmo2;
+mod olmoe;
+mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
+mod smollm3;
 mod turning;
 mod vocab;
 
@@ -77,7 +86,22 @@ pub struct Arch {
 }
 
 /// Every architecture; one file and one line each, relatives after what they are relatives of.
-const ARCHS: &[&Arch] = &[&llama::ARCH, &qwen2::ARCH, &qwen3::ARCH, &gemma3::ARCH, &mixtral::ARCH];
+const ARCHS: &[&Arch] = &[
+    &llama::ARCH,
+    &mistral::ARCH,
+    &smollm3::ARCH,
+    &granite::ARCH,
+    &olmo2::ARCH,
+    &phi3::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &gemma2::ARCH,
+    &gemma3::ARCH,
+    &mixtral::ARCH,
+    &qwen2_moe::ARCH,
+    &qwen3_moe::ARCH,
+    &olmoe::ARCH,
+];
 
 /// The architecture of an id.
 ///
@@ -99,6 +123,16 @@ pub(super) fn of(shape: &ModelShape) -> Result<&'static Arch> {
 /// The architecture that a `config.json` of this `model_type` is of.
 pub(super) fn by_model_type(kind: &str) -> Option<&'static Arch> {
     ARCHS.iter().find(|a| a.model_types.contains(&kind)).copied()
+}
+
+/// Whether any architecture's GGUF files call themselves so.
+pub(super) fn has_gguf_name(name: &str) -> bool {
+    ARCHS.iter().any(|a| a.gguf_name == name)
+}
+
+/// What GGUF files of known architectures call themselves, with models of each, for messages.
+pub(super) fn gguf_names() -> String {
+    ARCHS.iter().map(|a| format!("`{}` ({})", a.gguf_name, a.models)).collect::<Vec<_>>().join(", ")
 }
 
 /// Every `model_type` that is known, for messages.
@@ -131,8 +165,7 @@ impl ModelShape {
         }
         let Some(arch) = arch else {
             let found = name.map_or("is missing".into(), |a| format!("is `{}`", a.escape_debug()));
-            let known: Vec<_> = ARCHS.iter().map(|a| format!("`{}` ({})", a.gguf_name, a.models)).collect();
-            return Err(gguf.error(key, format!("{found}; supported: {}", known.join(", "))));
+            return Err(gguf.error(key, format!("{found}; supported: {}", gguf_names())));
         };
         let hyper = (arch.from_gguf)(gguf)?;
         vocab::check(gguf, hyper.vocab)?;
