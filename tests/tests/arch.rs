@@ -5,8 +5,11 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use ullage_core::blocks::{self, BlockType};
 use ullage_core::ledger::{ByCategory, Category};
 use ullage_core::model::Model;
+use ullage_core::model::hf::save;
+use ullage_core::shape::TensorShape;
 use ullage_tests::{Rig, bits, config, fixture, open, run};
 
 const CONFIGS: [&[(&str, &str)]; 3] = [
@@ -133,13 +136,49 @@ fn planned(model: &Arc<Model>) {
     }
 }
 
+/// A folder that is written of each dense one, from GGUF, gives the same bits.
+#[test]
+fn a_written_folder_of_each_is_the_same_model() {
+    for name in names() {
+        let [_, gguf] = models(&name);
+        let (folder, mut raw) = (tempfile::tempdir().unwrap(), Vec::new());
+        let dir = folder.path().join("model");
+        let saved = save(&dir, &gguf, BlockType::F32, &mut |t: &TensorShape, first, n, out: &mut [f32]| {
+            raw.resize(n * t.row_bytes(), 0);
+            gguf.source.read_rows(t, first, n, &mut raw)?;
+            blocks::decode(t.block()?, &raw, out)?;
+            Ok(())
+        });
+        if gguf.shape.layers.iter().any(|l| l.ffn.experts().is_some()) {
+            assert!(saved.unwrap_err().to_string().contains("experts"), "{name}");
+            continue;
+        }
+        saved.unwrap();
+        let again = open(dir.to_str().unwrap());
+        assert_eq!(again.shape.arch, gguf.shape.arch, "{name}");
+        let (ids, _) = logits(&name);
+        let run = |model: &Model, sets: &[(&str, &str)]| {
+            let base = [("kv.format", "f32")];
+            Rig::new(model, &config(&[&base, sets].concat())).unwrap().logits(&ids[..20], &ids[20..])
+        };
+        let (a, b) = (run(&gguf, &[("weights.format", "f32")]), run(&again, &[]));
+        assert!(bits(&a) == bits(&b), "{name}");
+    }
+}
+
 #[test]
 fn every_architecture_is_pytorchs() {
+    let names = names();
+    assert!(names.iter().any(|n| n == "llama"), "{names:?}");
+    names.iter().for_each(|name| holds(name));
+}
+
+/// The fixtures.
+fn names() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(fixture("arch"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert!(names.iter().any(|n| n == "llama"), "{names:?}");
-    names.iter().for_each(|name| holds(name));
+    names
 }

@@ -350,6 +350,14 @@ impl HfConfig {
         let rope = self.rope();
         let base = self.rope_theta.or(rope.and_then(|r| r.rope_theta)).unwrap_or(10_000.0);
         let plain = Turning::plain(base);
+        // Rotations of kinds of layers that are not known would be passed over.
+        if let (Some(HfRopes::One(r)), None) = (&self.rope_parameters, self.rope_theta)
+            && r.rope_type.is_none()
+            && r.rope_theta.is_none()
+        {
+            let message = "names neither rope_type nor rope_theta, nor full_attention and sliding_attention".into();
+            return Self::wrong(path, "rope_parameters", message);
+        }
         let Some((kind, r)) = rope.and_then(|r| Some((r.rope_type.as_deref()?, r))) else { return Ok((plain, None)) };
         // Phi-3's first files called longrope so.
         let kind = if r.long_factor.is_some() && ["su", "yarn"].contains(&kind) { "longrope" } else { kind };

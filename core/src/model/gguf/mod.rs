@@ -8,6 +8,7 @@
 mod cut;
 mod header;
 mod scan;
+mod split;
 mod value;
 mod write;
 
@@ -39,7 +40,7 @@ pub struct TensorInfo {
     pub rows: usize,
     /// The first, contiguous dimension: elements of a row.
     pub cols: usize,
-    /// Where its payload starts, from the beginning of the file.
+    /// Where its payload starts, from the beginning of the file, or of all its parts laid one behind the other.
     pub offset: u64,
     /// Bytes of its payload; at least one.
     pub bytes: u64,
@@ -67,6 +68,8 @@ pub struct Gguf {
     by_name: Vec<u32>,
     /// Tensors that one of the file's is made of, by its name.
     cut: BTreeMap<Box<str>, Vec<TensorInfo>>,
+    /// Later parts of a file in several, in order.
+    later: Vec<split::Later>,
 }
 
 impl Gguf {
@@ -75,6 +78,8 @@ impl Gguf {
     /// # Errors
     /// [`Error::Io`] when the file cannot be read, [`Error::Model`] naming the field for anything wrong in it.
     pub fn open(path: &Path) -> Result<Self> {
+        let named = split::first(path);
+        let path = named.as_deref().unwrap_or(path);
         let wrong = |e| Error::io(path, "cannot open the model", &e);
         // Asked before opening: opening a pipe would wait for its writer.
         let meta = std::fs::metadata(path).map_err(wrong)?;
@@ -95,7 +100,6 @@ impl Gguf {
         let len = file.metadata().map_err(|e| Error::io(path, "cannot open the model", &e))?.len();
         let header::Header { version, alignment, data_start, entries, by_key, tensors, by_name } =
             header::read(path, &file, len)?;
-        let cut = BTreeMap::new();
         let mut out = Self {
             path: path.into(),
             file,
@@ -107,8 +111,10 @@ impl Gguf {
             by_key,
             tensors,
             by_name,
-            cut,
+            cut: BTreeMap::new(),
+            later: Vec::new(),
         };
+        split::open(&mut out)?;
         out.cut = cut::parts(&out);
         Ok(out)
     }
@@ -128,9 +134,14 @@ impl Gguf {
         self.alignment
     }
 
-    /// Bytes of the whole file when it was opened.
+    /// The paths of all its parts.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.path()).chain(self.later.iter().map(|part| &*part.path))
+    }
+
+    /// Bytes of the whole file, of all its parts, when it was opened.
     pub fn file_bytes(&self) -> u64 {
-        self.len
+        self.len + self.later.iter().map(|part| part.len).sum::<u64>()
     }
 
     /// Bytes before the first tensor's payload.
@@ -380,7 +391,9 @@ impl Gguf {
                 format!("bytes {from} to {} were asked for, it has {}", from.saturating_add(wanted), tensor.bytes);
             return Err(self.error(plain(&tensor.name), message));
         }
-        let got = pread(&self.file, tensor.offset + from, into)
+        let part = self.later.iter().rev().find(|part| part.base <= tensor.offset);
+        let (file, base) = part.map_or((&self.file, 0), |part| (&part.file, part.base));
+        let got = pread(file, tensor.offset - base + from, into)
             .map_err(|e| Error::io(&self.path, format!("cannot read {}", plain(&tensor.name)), &e))?;
         if got < into.len() {
             return Err(self.error(
@@ -429,6 +442,14 @@ impl Gguf {
             hash.update(scan.bytes(n, Field::Name("header"))?);
         }
         hash.update(self.len.to_le_bytes());
+        for part in &self.later {
+            let mut scan = Scanner::new(&part.path, &part.file, 0, part.header);
+            while scan.left() > 0 {
+                let n = scan.left().min(64 << 10) as usize;
+                hash.update(scan.bytes(n, Field::Name("header"))?);
+            }
+            hash.update(part.len.to_le_bytes());
+        }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }

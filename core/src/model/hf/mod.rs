@@ -19,6 +19,7 @@ pub use save::{Saved, Tensors, check, save, words_bytes};
 use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};
 use super::arch::{self, Arch, Ask};
+use super::parts::Parts;
 use super::safetensors::{SafeFile, Tensor};
 use super::tokenizer::Tokenizer;
 use crate::blocks::BlockType;
@@ -27,7 +28,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Bytes of the largest index of shards that is read.
 const LARGEST_INDEX: u64 = 16 << 20;
@@ -81,49 +82,80 @@ pub(super) fn hf_names(arch: &Arch, role: Role, layer: Option<usize>, count: usi
     Some((0..count).map(name).collect())
 }
 
-#[derive(Deserialize)]
-struct Index {
+/// Which file each tensor is in.
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 /// The files of a folder's weights, and what an index says of where each tensor is.
-fn files(dir: &Path, weights: Option<&Path>) -> Result<(Vec<SafeFile>, Option<Index>)> {
-    if let Some(path) = weights {
-        return Ok((vec![SafeFile::open(path)?], None));
-    }
-    let (index, single) = (dir.join(INDEX), dir.join(WEIGHTS));
-    if !index.exists() {
-        if !single.exists() {
-            let pickled = dir.join("pytorch_model.bin").exists();
-            let why = if pickled {
-                "only pytorch_model.bin, which is a Python pickle and may run code: save it again with safe_serialization=True"
-            } else {
-                "a folder of Hugging Face's has it, or model.safetensors.index.json with shards"
-            };
-            return Err(Error::model(dir, WEIGHTS, format!("is missing; {why}")));
+pub(super) fn files(dir: &Path, weights: Option<&Path>) -> Result<(Vec<SafeFile>, Option<Index>)> {
+    let index = dir.join(INDEX);
+    let shards = |of: &Path| -> Result<Option<Vec<SafeFile>>> {
+        let Some(parts) = Parts::of(of) else { return Ok(None) };
+        match parts.missing() {
+            Some(missing) => Err(Error::model(of, "file", missing)),
+            None => parts.all.iter().map(|path| SafeFile::open(path)).collect::<Result<_>>().map(Some),
         }
+    };
+    if let Some(path) = weights {
+        // One shard stands for all of them.
+        return Ok((shards(path)?.map_or_else(|| Ok(vec![SafeFile::open(path)?]), Ok::<_, Error>)?, None));
+    }
+    let single = dir.join(WEIGHTS);
+    if index.exists() {
+        return indexed(dir, &index).map(|(files, read)| (files, Some(read)));
+    }
+    if single.exists() {
         return Ok((vec![SafeFile::open(&single)?], None));
     }
-    let read: Index = serde_json::from_slice(&text(&index, LARGEST_INDEX)?)
-        .map_err(|e| Error::model(&index, "weight_map", e.to_string()))?;
+    // Shards whose index was left behind.
+    if let Some(files) = a_shard(dir).map_or(Ok(None), |shard| shards(&shard))? {
+        return Ok((files, None));
+    }
+    let pickled = dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists();
+    let why = if pickled {
+        "only pytorch_model.bin, which is a Python pickle and may run code: save it again with safe_serialization=True"
+    } else {
+        "a folder of Hugging Face's has it, or model.safetensors.index.json with shards"
+    };
+    Err(Error::model(dir, WEIGHTS, format!("is missing; {why}")))
+}
+
+/// Entries of a folder that are looked through for a shard.
+const LOOKED: usize = 1 << 14;
+
+/// A file of `dir` that is one of several of a model by its name, the first of them by name.
+fn a_shard(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?.take(LOOKED).filter_map(|e| Some(e.ok()?.path()));
+    let shard = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("model-") && name.ends_with(".safetensors") && Parts::of(p).is_some()
+    };
+    entries.filter(shard).min()
+}
+
+/// The files that an index names.
+fn indexed(dir: &Path, index: &Path) -> Result<(Vec<SafeFile>, Index)> {
+    let wrong = |message: String| Err(Error::model(index, "weight_map", message));
+    let read: Index = serde_json::from_slice(&text(index, LARGEST_INDEX)?)
+        .map_err(|e| Error::model(index, "weight_map", e.to_string()))?;
     let names: BTreeSet<&String> = read.weight_map.values().collect();
     if names.len() > SHARDS {
-        return Err(Error::model(
-            &index,
-            "weight_map",
-            format!("names {} files, at most {SHARDS} are opened", names.len()),
-        ));
+        return wrong(format!("names {} files, at most {SHARDS} are opened", names.len()));
     }
-    let mut out = Vec::with_capacity(names.len());
-    for name in names {
-        // A plain name in this folder: an index must not reach elsewhere.
-        if !name.ends_with(".safetensors") || name.contains(['/', '\\']) || name.starts_with('.') {
-            let message = format!("names `{}`; a .safetensors file of this folder is needed", name.escape_debug());
-            return Err(Error::model(&index, "weight_map", message));
-        }
-        out.push(SafeFile::open(&dir.join(name))?);
+    // A plain name in this folder: an index must not reach elsewhere.
+    let plain = |name: &str| name.ends_with(".safetensors") && !name.contains(['/', '\\']) && !name.starts_with('.');
+    if let Some(name) = names.iter().find(|name| !plain(name)) {
+        return wrong(format!("names `{}`; a .safetensors file of this folder is needed", name.escape_debug()));
     }
-    Ok((out, Some(read)))
+    let gone: Vec<_> = names.iter().filter(|name| !dir.join(name).is_file()).collect();
+    if let Some(first) = gone.first() {
+        let (here, all) = (names.len() - gone.len(), names.len());
+        return wrong(format!("{here} of {all} parts are here; {} is missing: fetch it", first.escape_debug()));
+    }
+    let files = names.iter().map(|name| SafeFile::open(&dir.join(name))).collect::<Result<_>>()?;
+    Ok((files, read))
 }
 
 impl HfFolder {
@@ -149,7 +181,7 @@ impl HfFolder {
         if !config_path.is_file() {
             return Err(Error::model(dir, CONFIG, "is missing; a folder of Hugging Face's has it beside its weights"));
         }
-        let HfModel { mut hyper, llama3, bos, eos } = read(&config_path)?;
+        let HfModel { mut hyper, llama3, bos, eos, .. } = read(&config_path)?;
         let (files, index) = files(dir, weights)?;
         hyper.name = std::path::absolute(dir)
             .ok()

@@ -250,7 +250,9 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
         out.ids = Ids { bos: t.bos(), eos: t.eos(), pad: t.pad() };
     }
     match &*model.source {
-        Source::Random { like: None, .. } => Ok((out, Some("a random model has no words".into()))),
+        Source::Random { like: None, .. } | Source::Absent { .. } => {
+            Ok((out, Some("a random model has no words".into())))
+        }
         Source::Hf(folder) => {
             for name in WORDS {
                 let path = folder.dir().join(name);
@@ -297,7 +299,7 @@ pub fn words_bytes(model: &Model) -> Result<u64> {
     // Rules for how text is cut, and the fields around them.
     const RULES: u64 = 8 << 10;
     let beside = match &*model.source {
-        Source::Random { like: None, .. } => 0,
+        Source::Random { like: None, .. } | Source::Absent { .. } => 0,
         Source::Hf(folder) => {
             let bytes = |name: &&str| std::fs::metadata(folder.dir().join(name)).map_or(0, |m| m.len());
             WORDS.iter().map(bytes).sum()
