@@ -215,7 +215,9 @@ pub fn read(path: &Path) -> Result<HfModel> {
     let wrong = |field: &str, message: String| Err(Error::model(path, field, message));
     // serde's message names the missing or wrong field and the line.
     let read = hf_json::parse(&text(path, LARGEST)?).and_then(|mut value| {
-        value.as_object_mut().map(hf_json::one_name);
+        if let Some(map) = value.as_object_mut() {
+            hf_json::one_name(map);
+        }
         serde_json::from_value(value)
     });
     let config: HfConfig = match read {

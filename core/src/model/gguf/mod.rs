@@ -88,11 +88,17 @@ impl Gguf {
             return Err(Error::model(path, "file", format!("this is {what}; choose a .gguf file")));
         }
         let file = File::open(path).map_err(wrong)?;
-        scoped(Scope::Program, || Self::from_file(file, path))
+        scoped(Scope::Program, || {
+            let mut out = Self::from_file(file, path)?;
+            if split::open(&mut out)? {
+                out.cut = cut::parts(&out);
+            }
+            Ok(out)
+        })
     }
 
-    /// As [`Self::open`], for a file that is open already and counted under the thread's own scope; `path` is what messages
-    /// call it.
+    /// As [`Self::open`], for a file that is open already and counted under the thread's own scope, and for it alone where it is one of
+    /// several parts; `path` is what messages call it.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -114,7 +120,6 @@ impl Gguf {
             cut: BTreeMap::new(),
             later: Vec::new(),
         };
-        split::open(&mut out)?;
         out.cut = cut::parts(&out);
         Ok(out)
     }

@@ -24,14 +24,14 @@ pub(super) fn first(path: &Path) -> Option<PathBuf> {
     (parts.this > 1 && parts.missing().is_none()).then(|| parts.all[0].clone())
 }
 
-/// Opens the other parts of `file`, if it has any.
+/// Opens the other parts of `file`; false where it has none.
 ///
 /// # Errors
 /// [`Error::Model`]: parts that are missing, that are of another model, or that name one tensor twice.
-pub(super) fn open(file: &mut Gguf) -> Result<()> {
+pub(super) fn open(file: &mut Gguf) -> Result<bool> {
     let count = file.u64("split.count")?.unwrap_or(1);
     if count <= 1 {
-        return Ok(());
+        return Ok(false);
     }
     let number = file.u64("split.no")?.unwrap_or(0).saturating_add(1);
     let Some(parts) = Parts::of(&file.path).filter(|p| p.all.len() as u64 == count && p.this as u64 == number) else {
@@ -76,5 +76,5 @@ pub(super) fn open(file: &mut Gguf) -> Result<()> {
         let name = super::plain(&file.tensors[a].name);
         file.error(name, "is in two parts of the file; fetch them again")
     })?;
-    Ok(())
+    Ok(true)
 }

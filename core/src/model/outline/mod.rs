@@ -182,7 +182,7 @@ impl Outline {
         out += &format!("cache       {} B a token in f16", self.token_bytes());
         out += &match self.cache(tokens, 2) {
             Some(bytes) => format!(", {} ({bytes} B) at {tokens} tokens\n", Bytes(bytes)),
-            None => format!(", of those layers whose kind is known\n"),
+            None => ", of those layers whose kind is known\n".into(),
         };
         for (kind, n) in self.kinds() {
             out += &format!("  {n:>4} layers: {}\n", kind.words());
