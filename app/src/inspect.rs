@@ -12,8 +12,8 @@ use ullage_core::config::Config;
 use ullage_core::job::{Order, infer, train};
 use ullage_core::ledger::Tier;
 use ullage_core::machine;
-use ullage_core::model::Model;
 use ullage_core::model::text::Words;
+use ullage_core::model::{Model, outline};
 use ullage_core::plan::{Inverse, TrainInverse, cautions, hint, plan as plan_of};
 use ullage_core::report::{ByteReport, bytes_table, folder, limit, llama, summary};
 use ullage_core::{Error, Result};
@@ -23,8 +23,25 @@ use crate::run::{Progress, on_interrupt, prompt_of};
 use crate::source::{self, say, say_json};
 use crate::window;
 
+/// Shows the outline of a model that is planned and not run, in place of what could be told of one that is.
+fn outlined(path: &str, tokens: u64, as_json: bool) -> Result<u8> {
+    let Some(of) = outline::of(Path::new(path))? else {
+        return Err(Error::Internal(format!("{path} has no outline and is not run")));
+    };
+    if as_json {
+        let cache = json!({ "token": of.token_bytes(), "context": tokens, "bytes": of.cache(tokens, 2) });
+        say_json(&json!({ "only_planned": of, "cache_f16": cache }))?;
+    } else {
+        say(&of.table(tokens));
+    }
+    Ok(0)
+}
+
 pub fn inspect(args: &args::Inspect) -> Result<u8> {
-    let model = Model::open(&args.model, Path::new("."))?;
+    let model = match Model::open(&args.model, Path::new(".")) {
+        Err(Error::OnlyPlanned { .. }) => return outlined(&args.model, 4096, args.json),
+        other => other?,
+    };
     // A model can be looked at and planned without its words.
     let words = Words::of(&model)?;
     let tokenizer = &words.tokenizer;
@@ -65,6 +82,9 @@ pub fn inspect(args: &args::Inspect) -> Result<u8> {
     }
     let bases: Vec<String> = s.ropes.iter().map(|r| r.base.to_string()).collect();
     out += &format!("context     {} trained; rope base {}\n", s.context, bases.join(", in windows "));
+    if let Some(long) = s.ropes.iter().find_map(|r| r.long.as_ref()) {
+        out += &format!("rotation    other divisors where run.context is above {}\n", long.from);
+    }
     let bytes = |tokens: usize| {
         let rows = |l: &ullage_core::shape::LayerShape| l.attention.window.map_or(tokens, |w| w.min(tokens));
         s.layers.iter().map(|l| (2 * l.attention.kv() * 2 * rows(l)) as u64).sum::<u64>()
@@ -91,7 +111,13 @@ fn notes(config: &Config) -> String {
 
 pub fn plan(args: &args::Plan) -> Result<u8> {
     let loaded = source::load(&args.source, &[])?;
-    let order = source::order(&loaded)?.on_its_disk();
+    let order = match source::order(&loaded) {
+        Err(Error::OnlyPlanned { .. }) => {
+            let path = loaded.base.join(&loaded.config.model.path).display().to_string();
+            return outlined(&path, loaded.config.run.context as u64, args.json);
+        }
+        other => other?.on_its_disk(),
+    };
     let (config, shape, machine) = (&order.config, &order.model.shape, &order.machine);
     for note in cautions(config, shape, machine) {
         eprintln!("note: {note}");

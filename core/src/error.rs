@@ -39,6 +39,14 @@ pub enum Error {
         /// Why it cannot work here.
         reason: String,
     },
+    /// A model that is planned, and that nothing here runs.
+    #[error("{what} is planned and not run: {reason}")]
+    OnlyPlanned {
+        /// The model.
+        what: String,
+        /// Why it is not run.
+        reason: String,
+    },
     /// A reservation would cross the wall.
     #[error("{0}")]
     OverBudget(Box<OverBudget>),
@@ -206,6 +214,7 @@ impl Error {
             Self::Config { .. } => "config",
             Self::Model { .. } => "model",
             Self::Refused { .. } => "refused",
+            Self::OnlyPlanned { .. } => "only_planned",
             Self::OverBudget(_) => "over_budget",
             Self::Io { .. } => "io",
             Self::Device(_) => "device",
@@ -215,11 +224,11 @@ impl Error {
         }
     }
 
-    /// The program's exit code: 1 the run failed, 2 bad arguments or input, 3 over budget.
+    /// The program's exit code: 1 the run failed, 2 bad arguments or input, 3 over budget, or planned and not run.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config { .. } | Self::Model { .. } | Self::Refused { .. } => 2,
-            Self::OverBudget(_) => 3,
+            Self::OverBudget(_) | Self::OnlyPlanned { .. } => 3,
             Self::Io { .. } | Self::Device(_) | Self::Diverged { .. } | Self::Cancelled | Self::Internal(_) => 1,
         }
     }

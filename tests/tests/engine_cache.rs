@@ -22,7 +22,15 @@ fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape 
         (Role::Down, hidden, hidden),
     ];
     let layer = LayerShape {
-        attention: Attention { heads: 2 * kv_heads, kv_heads, dim: d, scale: 1.0, window: None, rope: 0 },
+        attention: Attention {
+            heads: 2 * kv_heads,
+            kv_heads,
+            dim: d,
+            scale: 1.0,
+            window: None,
+            rope: Some(0),
+            cap: None,
+        },
         ffn: Ffn::Dense { width: hidden, act: Act::Silu },
         tensors: linears.map(|(role, rows, cols)| (role, t(role.word(), rows, cols))).into_iter().collect(),
     };
@@ -34,7 +42,10 @@ fn shape(layers: usize, kv_heads: usize, d: usize, hidden: usize) -> ModelShape 
         context: 1 << 20,
         norm_eps: 1e-5,
         embedding_scale: 1.0,
-        ropes: vec![Rope { dim: d, base: 10000.0, scale: 1.0, interleaved: true }],
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        ropes: vec![Rope::plain(d, 10000.0, true)],
         layers: vec![layer; layers],
         embedding: t("e", 256, hidden),
         output_norm: t("f", 1, hidden),

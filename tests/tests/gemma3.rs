@@ -20,7 +20,7 @@ fn the_shape_is_gemma_3s() {
     for (l, layer) in s.layers.iter().enumerate() {
         let a = &layer.attention;
         assert_eq!((a.heads, a.kv_heads, a.dim, a.scale), (4, 1, 256, 1.0 / 16.0));
-        assert_eq!((a.window, a.rope), (local(l).then_some(512), usize::from(local(l))), "layer {l}");
+        assert_eq!((a.window, a.rope), (local(l).then_some(512), Some(usize::from(local(l)))), "layer {l}");
         assert_eq!(layer.ffn, Ffn::Dense { width: 2048, act: Act::GeluTanh });
         assert!(
             [Role::QNorm, Role::KNorm, Role::PostAttnNorm, Role::PostFfnNorm].iter().all(|r| layer.tensors.has(*r))

@@ -168,7 +168,10 @@ fn what_is_wrong_with_a_folder_is_named() {
     const CONFIG: &str = "config.json";
     let cases: [(&dyn Fn(&Path), &[&str]); 13] = [
         (&|d| fs::remove_file(d.join(CONFIG)).unwrap(), &["config.json", "missing"]),
-        (&|d| fs::remove_file(d.join("model.safetensors")).unwrap(), &["model.safetensors", "missing"]),
+        (
+            &|d| fs::rename(d.join("model.safetensors"), d.join("pytorch_model.bin")).unwrap(),
+            &["model.safetensors", "missing", "pickle"],
+        ),
         (&swap(CONFIG, "\"hidden_size\": 256", "\"hidden_size\": 320"), &["asks for"]),
         (&swap(CONFIG, "\"num_hidden_layers\": 8", "\"num_hidden_layers\": 7"), &["model.layers.7"]),
         (&swap(CONFIG, "\"num_hidden_layers\": 8", "\"num_hidden_layers\": 9"), &["model.layers.8", "missing"]),
@@ -190,6 +193,14 @@ fn what_is_wrong_with_a_folder_is_named() {
             assert!(error.contains(word), "{word}: {error}");
         }
     }
+    // Without weights of any kind it is planned, and not run.
+    let _ = fs::remove_dir_all(&dir);
+    export(&model, &dir, BlockType::F32).unwrap();
+    fs::remove_file(dir.join("model.safetensors")).unwrap();
+    let planned = opened(&dir).unwrap();
+    assert_eq!(planned.shape.parameters(), model.shape.parameters());
+    let error = planned.runs().unwrap_err();
+    assert!(error.exit_code() == 3 && error.to_string().contains("model.safetensors"), "{error}");
 }
 
 /// A tokenizer.json that ours is not built from goes through the `tokenizers` crate: the same vocabulary with a

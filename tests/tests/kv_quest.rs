@@ -63,8 +63,15 @@ fn pages_and_outputs_are_numpys() {
             lists.resize(lists.len().next_multiple_of(11), 0);
         }
         let chosen = Chosen::new(&cache, &lists, 11, lists_of / kv);
-        let shape =
-            Attention { heads, kv_heads: lists_of, dim: d, scale: 1.0 / (d as f32).sqrt(), window: None, tokens: 1 };
+        let shape = Attention {
+            heads,
+            kv_heads: lists_of,
+            dim: d,
+            scale: 1.0 / (d as f32).sqrt(),
+            window: None,
+            cap: None,
+            tokens: 1,
+        };
         let (mut scratch, mut out) = (vec![0.0; shape.scratch(2, N)], vec![0.0; heads * d]);
         attend(&team, &q, &chosen, shape, &mut out, &mut scratch, None).unwrap();
         for (row, expected) in out.chunks(d).zip(numbers(&case["out"])) {

@@ -21,7 +21,15 @@ fn window_sums(batches: &[usize]) -> Vec<f32> {
     let mut first = 0;
     for tokens in batches {
         let kv = Plain { rows: first + tokens, k: all.k.clone(), v: all.v.clone(), ..all };
-        let shape = Attention { heads, kv_heads, dim, scale: 1.0 / (dim as f32).sqrt(), window: None, tokens: *tokens };
+        let shape = Attention {
+            heads,
+            kv_heads,
+            dim,
+            scale: 1.0 / (dim as f32).sqrt(),
+            window: None,
+            cap: None,
+            tokens: *tokens,
+        };
         let window = Window { sums: &mut sums, stride: N, from: (N - W).saturating_sub(first) };
         let (columns, rows, map) = (None, None, None);
         let observe =

@@ -204,7 +204,10 @@ impl State {
         match &self.opened {
             _ if self.opening.is_some() => "A model is being opened.".into(),
             _ if self.merging.is_some() => "An adapter is being merged.".into(),
-            Some(opened) if opened.wanted == wanted => self.unplanned(),
+            Some(opened) if opened.wanted == wanted => match opened.model.runs() {
+                Ok(()) => self.unplanned(),
+                Err(why) => why.to_string(),
+            },
             _ => "No model is open.".into(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cpu::{Forward, Sequence};
 use super::observer::{HeadRows, PassObserver};
-use super::rotary::{angles, fill_angles, pairs};
+use super::rotary::{Turn, angles, fill_angles, pairs};
 use super::windowed::{self, past};
 use super::workspace::{BatchShape, Stage, Workspace};
 use crate::error::Result;
@@ -18,8 +18,8 @@ use crate::ops::cpu::{Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout
 use crate::shape::{LayerShape, ModelShape};
 
 pub(super) fn attention(layer: &LayerShape, tokens: usize) -> Attention {
-    let crate::shape::Attention { heads, kv_heads, dim, scale, window, .. } = layer.attention;
-    Attention { heads, kv_heads, dim, scale, window, tokens }
+    let crate::shape::Attention { heads, kv_heads, dim, scale, window, cap, .. } = layer.attention;
+    Attention { heads, kv_heads, dim, scale, window, cap, tokens }
 }
 
 /// Rows of one sequence in a batch.
@@ -169,7 +169,8 @@ pub(super) struct Scratch<'a> {
 pub(super) struct Cached<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) ledger: &'a Arc<Ledger>,
-    pub(super) freqs: &'a [f64],
+    /// `None` where nothing turns.
+    pub(super) turn: Option<&'a Turn>,
     pub(super) shape: &'a ModelShape,
     pub(super) l: usize,
 }
@@ -296,15 +297,16 @@ impl Cached<'_> {
         team: &ThreadTeam,
     ) -> Result<()> {
         let of = &self.shape.layers[self.l].attention;
-        let (d, half, tokens) = (of.dim, self.freqs.len(), q.len() / of.q());
+        let (Some(turn), Some(number)) = (self.turn, of.rope) else { return Ok(()) };
+        let (d, half, tokens) = (of.dim, turn.freqs.len(), q.len() / of.q());
         let reindex = self.pipeline.select.positions() == Positions::Reindex;
         let turned = &mut s.turns[..2 * tokens * half];
         let start = if reindex { held } else { first };
         // Layers of the same rotation turn by the same angles.
-        if s.turned.replace([of.rope, start, tokens]) != Some([of.rope, start, tokens]) {
-            fill_angles(start, self.freqs, turned);
+        if s.turned.replace([number, start, tokens]) != Some([number, start, tokens]) {
+            fill_angles(start, turn, turned);
         }
-        let (pairs, positions) = (pairs(&self.shape.ropes[of.rope]), &s.order[..tokens]);
+        let (pairs, positions) = (pairs(&self.shape.ropes[number]), &s.order[..tokens]);
         rope(team, q, d, pairs, angles(turned, half), positions)?;
         if !reindex {
             rope(team, k, d, pairs, angles(turned, half), positions)?;
@@ -329,8 +331,8 @@ impl Cached<'_> {
         let rows = gone + cache.max_rows();
         let chosen = if step { self.choose(cache, q, policy) } else { None };
         let reindex = p.select.positions() == Positions::Reindex;
-        let table =
-            reindex.then(|| (angles(s.table, self.freqs.len()), pairs(&self.shape.ropes[layer.attention.rope])));
+        let turned = self.turn.zip(layer.attention.rope).filter(|_| reindex);
+        let table = turned.map(|(turn, rope)| (angles(s.table, turn.freqs.len()), pairs(&self.shape.ropes[rope])));
         let tiles = Tiles { cache, table, gone };
         let sums = if p.needs.columns { &mut policy.sums[..layer.attention.kv_heads * rows] } else { &mut [][..] };
         sums.fill(0.0);

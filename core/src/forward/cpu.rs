@@ -10,7 +10,7 @@ use super::adapter;
 use super::cached::{Cached, Projected, Scratch, Span};
 use super::layer::{self, Rows};
 pub use super::observer::{HeadRows, PassObserver, Unwatched};
-use super::rotary::inverse_frequencies;
+use super::rotary::Turn;
 use super::step::{self, Batch, Metered, Slot, Step};
 use super::workspace::RESIDUAL;
 pub use super::workspace::{BatchShape, Stage, Workspace};
@@ -20,8 +20,8 @@ use crate::kv::Pipeline;
 use crate::kv::cache::{LayerCache, STAGING};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::vjp::scale;
-use crate::ops::cpu::{Compute, Product, SEGMENT, add, linear_many_as, rms_norm};
+use crate::ops::cpu::vjp::{axpy, scale};
+use crate::ops::cpu::{Compute, Product, SEGMENT, add, linear_many_as, rms_norm, soft_cap};
 use crate::place::WeightSource;
 use crate::shape::{ModelShape, Role};
 
@@ -44,8 +44,8 @@ pub struct Forward {
     pub(super) weights: Box<dyn WeightSource>,
     adapter: Option<adapter::Held>,
     pub(super) ledger: Arc<Ledger>,
-    /// Inverse frequencies of each rotation.
-    pub(super) freqs: Vec<Vec<f64>>,
+    /// Each rotation, as it turns in this run.
+    pub(super) turns: Vec<Turn>,
     /// Layer and query head whose attention is told.
     pub(super) observed: Option<[usize; 2]>,
     /// 0, 1, 2, …: the row of each token in a table of its own batch.
@@ -59,14 +59,15 @@ impl Forward {
     pub fn new(shape: ModelShape, pipeline: Pipeline, weights: Box<dyn WeightSource>, ledger: Arc<Ledger>) -> Self {
         // A file's divisors belong to the first rotation.
         let divisors = |i: usize| weights.rope_freqs().filter(|_| i == 0);
-        let freqs = shape.ropes.iter().enumerate().map(|(i, r)| inverse_frequencies(r, divisors(i))).collect();
+        let turn = |(i, r)| Turn::new(r, divisors(i), pipeline.context());
+        let turns = shape.ropes.iter().enumerate().map(turn).collect();
         Self {
             shape,
             pipeline,
             weights,
             adapter: None,
             ledger,
-            freqs,
+            turns,
             observed: None,
             order: Vec::new(),
             meter: Meter::default(),
@@ -100,7 +101,7 @@ impl Forward {
     /// # Errors
     /// Over budget.
     pub fn workspace(&self, threads: usize, e: BatchShape) -> Result<Workspace> {
-        Workspace::new(&self.shape, &self.pipeline, threads, e, &self.freqs, &self.ledger)
+        Workspace::new(&self.shape, &self.pipeline, threads, e, &self.turns, &self.ledger)
     }
 
     /// An empty sequence.
@@ -352,7 +353,11 @@ impl Forward {
         let normed = &mut workspace.layer.as_mut_slice::<f32>()[..rows * hidden];
         let metered = Metered { meter, shape, layer: None, batch: Batch { rows, sequences: rows, cached: 0.0 } };
         let [norm, logits] = step::END;
-        metered.run(norm, team, || rms_norm(team, x, weights.output_norm(), shape.norm_eps, normed))?;
+        metered.run(norm, team, || {
+            rms_norm(team, x, weights.output_norm(), shape.norm_eps, normed)?;
+            // Logits are linear: their factor may stand before the product.
+            if shape.logit_scale == 1.0 { Ok(()) } else { scale(team, normed, shape.logit_scale) }
+        })?;
         metered.run(logits, team, || {
             for i in 0..weights.head_pieces() {
                 let (first, w) = weights.head(i)?;
@@ -366,7 +371,8 @@ impl Forward {
                     workspace.kernels.as_mut_slice(),
                 )?;
             }
-            Ok(())
+            let logits = &mut workspace.logits.as_mut_slice::<f32>()[..rows * vocab];
+            shape.logit_cap.map_or(Ok(()), |cap| soft_cap(team, cap, logits))
         })
     }
 
@@ -384,7 +390,7 @@ impl Forward {
     ) -> Result<()> {
         let layer = &self.shape.layers[l];
         let of = &layer.attention;
-        let hidden = self.shape.hidden;
+        let (hidden, residual) = (self.shape.hidden, self.shape.residual_scale);
         let m = x.len() / hidden;
         if self.order.len() < m {
             self.order = (0..m as u32).collect();
@@ -395,8 +401,8 @@ impl Forward {
         let (low, routed) = rest.split_at_mut(s.low);
         let mut scratch = layer::Scratch { low, routed, kernels: workspace.kernels.as_mut_slice::<f32>() };
         let table = workspace.table.as_slice::<f32>();
-        let each = table.len() / self.freqs.len().max(1);
-        let table = &table[of.rope * each..][..each];
+        let each = table.len() / self.turns.len().max(1);
+        let table = of.rope.map_or(&[][..], |rope| &table[rope * each..][..each]);
         let rows = Rows {
             team,
             of: layer,
@@ -411,7 +417,7 @@ impl Forward {
         let cached = Cached {
             pipeline: &self.pipeline,
             ledger: &self.ledger,
-            freqs: &self.freqs[of.rope],
+            turn: of.rope.map(|rope| &self.turns[rope]),
             shape: &self.shape,
             l,
         };
@@ -423,7 +429,10 @@ impl Forward {
             metered.run(step, team, || match step {
                 Step::Norm { role, from: Slot::Stream, to } => rows.norm(role, x, &mut own[at(to)]),
                 Step::Norm { role, to, .. } => rows.norm_in_place(role, &mut own[at(to)]),
-                Step::Linears { from, to } => linears(&rows, own, &at, (from, to), &mut scratch),
+                Step::Linears { from: Slot::Stream, to } => {
+                    linears(&rows, Some(x), own, &at, (Slot::Stream, to), &mut scratch)
+                }
+                Step::Linears { from, to } => linears(&rows, None, own, &at, (from, to), &mut scratch),
                 Step::KvAttend => {
                     let [q, k, v, out] = disjoint(own, [Slot::Q, Slot::K, Slot::V, Slot::Context].map(at))?;
                     let scratch = Scratch {
@@ -454,7 +463,8 @@ impl Forward {
                     let [x, wide, out] = disjoint(own, [at(Slot::Normed), wide, at(Slot::Out)])?;
                     rows.experts(x, wide, out, &mut scratch)
                 }
-                Step::Add => add(team, x, &own[at(Slot::Out)]),
+                Step::Add if residual == 1.0 => add(team, x, &own[at(Slot::Out)]),
+                Step::Add => axpy(team, residual, &own[at(Slot::Out)], x),
                 Step::Embed | Step::Logits => Err(no_step(step)),
             })?;
         }
@@ -462,26 +472,29 @@ impl Forward {
     }
 }
 
-/// Linears that read the same rows, from and to places of a workspace.
+/// Linears that read the same rows, to places of a workspace, from one of them or from `stream`.
 fn linears(
     rows: &Rows<'_>,
+    stream: Option<&[f32]>,
     own: &mut [f32],
     at: &dyn Fn(Slot) -> Range<usize>,
     (from, to): (Slot, &[(Role, Slot)]),
     scratch: &mut layer::Scratch<'_>,
 ) -> Result<()> {
+    // The stream lies elsewhere; an empty place stands for it.
+    let place = if stream.is_some() { 0..0 } else { at(from) };
     match *to {
         [(a, y)] => {
-            let [x, y] = disjoint(own, [at(from), at(y)])?;
-            rows.linears(x, [(a, y)], scratch)
+            let [x, y] = disjoint(own, [place, at(y)])?;
+            rows.linears(stream.unwrap_or(x), [(a, y)], scratch)
         }
         [(a, y), (b, z)] => {
-            let [x, y, z] = disjoint(own, [at(from), at(y), at(z)])?;
-            rows.linears(x, [(a, y), (b, z)], scratch)
+            let [x, y, z] = disjoint(own, [place, at(y), at(z)])?;
+            rows.linears(stream.unwrap_or(x), [(a, y), (b, z)], scratch)
         }
         [(a, y), (b, z), (c, w)] => {
-            let [x, y, z, w] = disjoint(own, [at(from), at(y), at(z), at(w)])?;
-            rows.linears(x, [(a, y), (b, z), (c, w)], scratch)
+            let [x, y, z, w] = disjoint(own, [place, at(y), at(z), at(w)])?;
+            rows.linears(stream.unwrap_or(x), [(a, y), (b, z), (c, w)], scratch)
         }
         _ => Err(Error::Internal(format!("{} linears of the same rows", to.len()))),
     }

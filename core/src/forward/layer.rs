@@ -7,7 +7,7 @@ use crate::ops::cpu::vjp::{axpy, bias};
 use crate::ops::cpu::{
     Compute, Product, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
 };
-use crate::shape::{Act, LayerShape, Role};
+use crate::shape::{Act, Ffn, LayerShape, Role};
 use crate::weights::units::LayerView;
 
 /// Rows of a batch on their way through one layer.
@@ -104,13 +104,15 @@ impl Rows<'_> {
 
     /// Each row through the experts that the router chooses for it (Mixtral, arXiv 2401.04088, §2.1): their outputs are
     /// added in order of the experts, weighted by the softmax over the scores of those chosen, so that a row does not depend
-    /// on the others of its batch. `x` and `out` are `(rows, hidden)`; `wide` holds gate and up of the rows of an expert.
+    /// on the others of its batch. An expert that all share comes last. `x` and `out` are `(rows, hidden)`; `wide` holds gate and up
+    /// of the rows of an expert.
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`]; [`crate::Error::Internal`] where a tensor is missing or a slice too short.
     pub fn experts(&self, x: &[f32], wide: &mut [f32], out: &mut [f32], s: &mut Scratch<'_>) -> Result<()> {
         let (m, hidden, team, width) = (self.m, self.hidden, self.team, self.of.ffn.width());
         let Some((count, used)) = self.of.ffn.experts() else { return Ok(()) };
+        let over_all = matches!(self.of.ffn, Ffn::Experts { over_all: true, .. });
         let (scores, rest) = s.routed.split_at_mut(m * count);
         let (chosen, rest) = rest.split_at_mut(m * used);
         let (weights, rest) = rest.split_at_mut(m * used);
@@ -120,7 +122,7 @@ impl Rows<'_> {
         // In f32 whatever the products are computed in: a choice that tips over is no small error.
         linear_many(team, x, m, &mut [Product { w: router, y: &mut *scores, ldy: count }], s.kernels)?;
         for (i, scores) in scores.chunks_exact_mut(count).enumerate() {
-            choose(scores, &mut chosen[i * used..][..used], &mut weights[i * used..][..used]);
+            choose(scores, &mut chosen[i * used..][..used], &mut weights[i * used..][..used], over_all);
         }
         out.fill(0.0);
         for e in 0..count {
@@ -149,12 +151,43 @@ impl Rows<'_> {
                 axpy(team, weights[i * used + at], y, &mut out[i * hidden..][..hidden])?;
             }
         }
+        self.shared_expert(x, wide, &mut outs[..m * hidden], out, s.kernels)
+    }
+
+    /// Adds the expert that every row goes through, times σ of its own router (Qwen2-MoE, arXiv 2407.10671, §2.2.2).
+    fn shared_expert(
+        &self,
+        x: &[f32],
+        wide: &mut [f32],
+        outs: &mut [f32],
+        out: &mut [f32],
+        kernels: &mut [f32],
+    ) -> Result<()> {
+        let Some(width) = self.of.ffn.shared() else { return Ok(()) };
+        let (m, hidden, team) = (self.m, self.hidden, self.team);
+        let (gate, up) = wide[..2 * m * width].split_at_mut(m * width);
+        let mut both = [
+            Product { w: self.w.mat(Role::SharedGate)?, y: &mut *gate, ldy: width },
+            Product { w: self.w.mat(Role::SharedUp)?, y: &mut *up, ldy: width },
+        ];
+        linear_many_as(self.compute, team, x, m, &mut both, kernels)?;
+        self.gate(self.of.ffn.act(), gate, up)?;
+        let mut down = [Product { w: self.w.mat(Role::SharedDown)?, y: &mut *outs, ldy: hidden }];
+        linear_many_as(self.compute, team, gate, m, &mut down, kernels)?;
+        let router = self.w.vector(Role::SharedRouter)?;
+        for ((x, y), out) in x.chunks_exact(hidden).zip(outs.chunks_exact(hidden)).zip(out.chunks_exact_mut(hidden)) {
+            let score: f32 = x.iter().zip(router).map(|(x, w)| x * w).sum();
+            axpy(team, 1.0 / (1.0 + (-score).exp()), y, out)?;
+        }
         Ok(())
     }
 }
 
-/// The experts of largest score, ties to the lower, and the softmax over their scores. `scores` is used up.
-fn choose(scores: &mut [f32], chosen: &mut [u32], weights: &mut [f32]) {
+/// The experts of largest score, ties to the lower, and the softmax over their scores, or over all. `scores` is used up.
+fn choose(scores: &mut [f32], chosen: &mut [u32], weights: &mut [f32], over_all: bool) {
+    if over_all {
+        softmax(scores, 1.0);
+    }
     for (chosen, weight) in chosen.iter_mut().zip(weights.iter_mut()) {
         let mut best = 0;
         for (e, score) in scores.iter().enumerate() {
@@ -165,7 +198,9 @@ fn choose(scores: &mut [f32], chosen: &mut [u32], weights: &mut [f32]) {
         (*chosen, *weight) = (best as u32, scores[best]);
         scores[best] = f32::NEG_INFINITY;
     }
-    softmax(weights, 1.0);
+    if !over_all {
+        softmax(weights, 1.0);
+    }
 }
 
 #[cfg(test)]
@@ -175,14 +210,19 @@ mod tests {
     #[test]
     fn the_largest_scores_are_chosen_and_weighted_among_themselves() {
         let (mut chosen, mut weights) = ([9u32; 2], [0.0f32; 2]);
-        choose(&mut [0.5, 2.0, -1.0, 2.0, 1.0], &mut chosen, &mut weights);
+        choose(&mut [0.5, 2.0, -1.0, 2.0, 1.0], &mut chosen, &mut weights, false);
         assert_eq!((chosen, weights), ([1, 3], [0.5, 0.5]));
-        choose(&mut [0.0, 3.0, 1.0], &mut chosen, &mut weights);
+        choose(&mut [0.0, 3.0, 1.0], &mut chosen, &mut weights, false);
         assert_eq!(chosen, [1, 2]);
         let first = 1.0 / (1.0 + (-2.0f32).exp());
         assert!((weights[0] - first).abs() < 1e-6 && (weights[0] + weights[1] - 1.0).abs() < 1e-6);
+        // Over all: what is left to those not chosen is missing.
+        choose(&mut [0.0, 3.0, 1.0], &mut chosen, &mut weights, true);
+        let all = 1.0 + 3f32.exp() + 1f32.exp();
+        assert!(chosen == [1, 2] && (weights[0] - 3f32.exp() / all).abs() < 1e-6);
+        assert!((weights[1] - 1f32.exp() / all).abs() < 1e-6);
         // Numbers that are none choose something and end.
-        choose(&mut [f32::NAN, f32::NAN], &mut chosen, &mut weights);
+        choose(&mut [f32::NAN, f32::NAN], &mut chosen, &mut weights, false);
         assert!(chosen.iter().all(|c| *c < 2));
     }
 }

@@ -51,7 +51,7 @@ pub struct Places {
 impl Places {
     /// For `rows` rows of any layer of `shape`.
     pub fn new(shape: &ModelShape, rows: usize) -> Self {
-        let wide = |l: &LayerShape| (l.attention.q() + 2 * l.attention.kv()).max(2 * l.ffn.width());
+        let wide = |l: &LayerShape| (l.attention.q() + 2 * l.attention.kv()).max(2 * l.ffn.widest());
         Self {
             normed: rows * shape.widest(|l| l.attention.q()).max(shape.hidden),
             wide: rows * shape.widest(wide),
@@ -96,12 +96,17 @@ pub enum Step {
     KvAttend,
     /// `gate ← act(gate) ⊙ up`.
     Gate(Act),
-    /// Each row through the experts that the router chooses for it: normed → out.
+    /// Each row through the experts that the router chooses for it, and the one that all share: normed → out.
     Experts,
-    /// Stream += out.
+    /// Stream += out, times the model's factor.
     Add,
-    /// The last row of each sequence through the output head.
+    /// The last row of each sequence through the output head, with the model's factor and cap.
     Logits,
+}
+
+/// The rows that linears read: those of a norm, or of the stream where the layer has no such norm.
+fn input(of: &LayerShape, norm: Role) -> Slot {
+    if of.tensors.has(norm) { Slot::Normed } else { Slot::Stream }
 }
 
 const QKV: &[(Role, Slot)] = &[(Role::Q, Slot::Q), (Role::K, Slot::K), (Role::V, Slot::V)];
@@ -111,26 +116,26 @@ const DOWN: &[(Role, Slot)] = &[(Role::Down, Slot::Out)];
 
 /// The steps of one layer, in order.
 pub fn layer(of: &LayerShape) -> impl Iterator<Item = Step> + use<> {
-    let norm = |role, from, to| Some(Step::Norm { role, from, to });
+    let norm = |role| of.tensors.has(role).then_some(Step::Norm { role, from: Slot::Stream, to: Slot::Normed });
     let norm_if = |role, x| of.tensors.has(role).then_some(Step::Norm { role, from: x, to: x });
     let ffn = match of.ffn {
         Ffn::Dense { act, .. } => [
-            Some(Step::Linears { from: Slot::Normed, to: GATE_UP }),
+            Some(Step::Linears { from: input(of, Role::FfnNorm), to: GATE_UP }),
             Some(Step::Gate(act)),
             Some(Step::Linears { from: Slot::Gate, to: DOWN }),
         ],
         Ffn::Experts { .. } => [Some(Step::Experts), None, None],
     };
     let attention = [
-        norm(Role::AttnNorm, Slot::Stream, Slot::Normed),
-        Some(Step::Linears { from: Slot::Normed, to: QKV }),
+        norm(Role::AttnNorm),
+        Some(Step::Linears { from: input(of, Role::AttnNorm), to: QKV }),
         norm_if(Role::QNorm, Slot::Q),
         norm_if(Role::KNorm, Slot::K),
         Some(Step::KvAttend),
         Some(Step::Linears { from: Slot::Context, to: O }),
         norm_if(Role::PostAttnNorm, Slot::Out),
         Some(Step::Add),
-        norm(Role::FfnNorm, Slot::Stream, Slot::Normed),
+        norm(Role::FfnNorm),
     ];
     let end = [norm_if(Role::PostFfnNorm, Slot::Out), Some(Step::Add)];
     attention.into_iter().chain(ffn).chain(end).flatten()
@@ -265,6 +270,9 @@ fn experts(of: &LayerShape, rows: usize) -> Cost {
         sum.flops += 2.0 * one * (rows * used) as f64;
         sum.read += t.bytes() as usize / count.max(1) * touched;
         sum.launches += touched;
+    }
+    for role in [Role::SharedRouter, Role::SharedGate, Role::SharedUp, Role::SharedDown] {
+        sum += linear(of.tensors.get(role), rows);
     }
     sum
 }

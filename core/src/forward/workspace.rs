@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::adapter;
 use super::cached::{PolicySizes, calls};
 use super::layer::routed_elements;
-use super::rotary::fill_angles;
+use super::rotary::{Turn, fill_angles};
 use super::step::Places;
 use crate::config::{Attention as Shown, Config};
 use crate::error::Result;
@@ -98,7 +98,7 @@ pub(super) struct Sizes {
 
 impl Sizes {
     fn new(shape: &ModelShape, pipeline: &Pipeline, threads: usize, e: BatchShape) -> Self {
-        let cols = shape.widest(|l| l.ffn.width().max(l.attention.q())).max(shape.hidden);
+        let cols = shape.widest(|l| l.ffn.widest().max(l.attention.q())).max(shape.hidden);
         // A last batch may be of any length, and short ones are cut differently.
         let attend = shape.layers.iter().enumerate().flat_map(|(l, s)| {
             let tokens = (1..=SHORT.min(e.batch)).chain([e.batch]);
@@ -227,7 +227,7 @@ impl Workspace {
         pipeline: &Pipeline,
         threads: usize,
         e: BatchShape,
-        freqs: &[Vec<f64>],
+        turns: &[Turn],
         ledger: &Arc<Ledger>,
     ) -> Result<Self> {
         let sizes = Sizes::new(shape, pipeline, threads, e);
@@ -255,9 +255,9 @@ impl Workspace {
         };
         if sizes.table > 0 {
             let all = workspace.table.as_mut_slice::<f32>();
-            let each = all.len() / freqs.len().max(1);
-            for (freqs, table) in freqs.iter().zip(all.chunks_exact_mut(each)) {
-                fill_angles(0, freqs, table);
+            let each = all.len() / turns.len().max(1);
+            for (turn, table) in turns.iter().zip(all.chunks_exact_mut(each)) {
+                fill_angles(0, turn, table);
             }
         }
         Ok(workspace)

@@ -131,9 +131,12 @@ impl Job {
             .spawn(move || {
                 alloc::set_scope(alloc::Scope::Engine);
                 let mut tell = EventSender { outbox, next: 0, start: Instant::now(), cancel: Arc::clone(&flag) };
-                let run = || match order.config.train {
-                    Some(_) => train::run(&order, &account, &inbox, &mut tell, &flag),
-                    None => infer::run(&order, &account, &inbox, &mut tell, &flag),
+                let run = || {
+                    order.model.runs()?;
+                    match order.config.train {
+                        Some(_) => train::run(&order, &account, &inbox, &mut tell, &flag),
+                        None => infer::run(&order, &account, &inbox, &mut tell, &flag),
+                    }
                 };
                 let done = std::panic::catch_unwind(AssertUnwindSafe(|| files::accounted(&account, run)));
                 let failed = match done {

@@ -18,6 +18,10 @@ const RUN: usize = 1 << 20;
 /// # Errors
 /// A tensor of another shape, named; [`Error::Io`].
 pub fn write_like(model: &Model, like: &Gguf, out: &Path) -> Result<u64> {
+    if let Some(whole) = like.tensors().iter().find(|t| like.cut(&t.name).is_some()) {
+        let reason = format!("{} holds several matrices in one, which this does not write", whole.name);
+        return Err(Error::refused(format!("a file like {}", like.path().display()), reason));
+    }
     let mut writer = GgufWriter::default();
     writer.copy_metadata(like, |_| true)?;
     for t in like.tensors() {

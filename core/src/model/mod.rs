@@ -8,6 +8,8 @@ pub mod discover;
 pub mod gguf;
 pub mod hf;
 mod open;
+pub mod outline;
+pub mod parts;
 pub mod random;
 pub mod safetensors;
 pub mod said;

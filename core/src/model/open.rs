@@ -10,6 +10,7 @@ use super::adapter::AdapterFile;
 use super::chat::{ChatTemplate, SpecialTokens};
 use super::gguf::Gguf;
 use super::hf::HfFolder;
+use super::outline;
 use super::random::{self, RandomSpec, Spread};
 use super::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::config;
@@ -23,6 +24,11 @@ pub enum Source {
     Gguf(Gguf),
     /// A folder of safetensors, read by position.
     Hf(HfFolder),
+    /// Nowhere: a `config.json` alone, which is planned and not run.
+    Absent {
+        /// The model, for messages.
+        name: String,
+    },
     /// Numbers made on the device, for memory and speed.
     Random {
         /// What was asked for.
@@ -40,7 +46,7 @@ impl Source {
         match self {
             Self::Gguf(file) => Some(file),
             Self::Random { like, .. } => like.as_deref(),
-            Self::Hf(_) => None,
+            Self::Hf(_) | Self::Absent { .. } => None,
         }
     }
 
@@ -55,6 +61,7 @@ impl Source {
                 file.read_at(info, (first * t.row_bytes()) as u64, &mut out[..n * t.row_bytes()])
             }
             Self::Hf(folder) => folder.read_rows(t, first, n, out),
+            Self::Absent { name } => Err(absent(name)),
             // Divisors of the rotation are no weights: they are the file's own.
             Self::Random { like: Some(file), .. } if t.name == "rope_freqs.weight" => {
                 let info = file.tensor(&t.name).ok_or_else(|| file.error(t.name.as_str(), "the tensor is missing"))?;
@@ -63,6 +70,13 @@ impl Source {
             Self::Random { spec, spread, .. } => random::fill_spread(t, first..first + n, spec.seed, *spread, out),
         }
     }
+}
+
+/// The refusal to run what has no weights.
+fn absent(name: &str) -> Error {
+    let reason =
+        "there are no weights beside its config.json; put model.safetensors, or its parts and their index, there";
+    Error::OnlyPlanned { what: name.to_owned(), reason: reason.into() }
 }
 
 /// An opened model: its shape, its words, and where its numbers are.
@@ -82,6 +96,20 @@ pub struct Model {
     pub adapter: Option<Arc<AdapterFile>>,
     /// [`Self::content`], once it was asked for.
     content: OnceLock<String>,
+}
+
+/// The `config.json` at `path`, or in the folder, where no weights are beside it.
+fn bare(path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        return path.extension().is_some_and(|e| e == "json").then(|| path.to_path_buf());
+    }
+    let config = path.join("config.json");
+    let weights = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name.contains(".safetensors") || name.starts_with("pytorch_model")
+    };
+    let mut entries = std::fs::read_dir(path).ok()?.take(1 << 14).flatten();
+    (config.is_file() && !entries.any(|e| weights(&e.file_name()))).then_some(config)
 }
 
 /// Where bundled models are looked for.
@@ -147,6 +175,15 @@ impl Model {
             });
         }
         let file = file(path)?;
+        let config = bare(&file);
+        if config.is_some() || HfFolder::is_one(&file) {
+            if let Some(outline) = outline::of(&file).map_err(argument)? {
+                return Err(outline.refusal());
+            }
+        }
+        if let Some(config) = config {
+            return Self::described(path, &config);
+        }
         if HfFolder::is_one(&file) {
             let (folder, shape) = HfFolder::open(&file).map_err(argument)?;
             let (hash, file_bytes) = (folder.content_hash().map_err(argument)?, folder.file_bytes());
@@ -162,6 +199,9 @@ impl Model {
             });
         }
         let gguf = Gguf::open(&file).map_err(argument)?;
+        if let Some(outline) = outline::of_gguf(&gguf)? {
+            return Err(outline.refusal());
+        }
         let shape = ModelShape::from_gguf(&gguf)?;
         let (hash, file_bytes) = (gguf.content_hash()?, gguf.file_bytes());
         Ok(Self {
@@ -173,6 +213,25 @@ impl Model {
             adapter: None,
             content: OnceLock::new(),
         })
+    }
+
+    /// A model without weights, by its `config.json` at `file`.
+    fn described(path: &str, file: &Path) -> Result<Self> {
+        let (shape, text) = random::of_config(file)?;
+        let (name, hash) = (shape.name.clone(), crate::bytes::hex(&Sha256::digest(&text)));
+        let source = Arc::new(Source::Absent { name });
+        Ok(Self { path: path.into(), shape, source, hash, file_bytes: 0, adapter: None, content: OnceLock::new() })
+    }
+
+    /// Whether it can be run, and not planned alone.
+    ///
+    /// # Errors
+    /// [`Error::OnlyPlanned`] with the reason.
+    pub fn runs(&self) -> Result<()> {
+        match &*self.source {
+            Source::Absent { name } => Err(absent(name)),
+            _ => Ok(()),
+        }
     }
 
     /// Opens what `chosen` names, with its adapter.
@@ -243,7 +302,7 @@ impl Model {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut out = match &*self.source {
             Source::Hf(folder) => folder.paths(),
-            source => source.gguf().map(|file| vec![file.path().to_owned()]).unwrap_or_default(),
+            source => source.gguf().map(|file| file.paths().map(Path::to_owned).collect()).unwrap_or_default(),
         };
         out.extend(self.adapter.iter().flat_map(|adapter| adapter.files()));
         out

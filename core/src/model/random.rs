@@ -224,6 +224,27 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
     Ok(shape)
 }
 
+/// The shape that a `config.json` alone describes, in the type that it names, and its text.
+///
+/// # Errors
+/// [`Error::Model`] naming the field.
+pub fn of_config(path: &Path) -> Result<(ModelShape, Vec<u8>)> {
+    let model = hf_keys::read(path)?;
+    let ty = model.ty;
+    let mut shape = model.hyper.assemble(
+        &hf_keys::names(),
+        |field, message| Error::model(path, field, message),
+        |Ask { name, role, rows, cols, .. }| {
+            let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
+            Ok(TensorShape { name, ty: ty.into(), rows, cols })
+        },
+    )?;
+    let absolute = std::path::absolute(path).ok();
+    let folder = absolute.as_deref().and_then(Path::parent).and_then(Path::file_name);
+    shape.name = folder.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    Ok((shape, hf_keys::text(path, 1 << 20)?))
+}
+
 /// `shape`, that of a file, with matrices of the type that `spec` asks for.
 ///
 /// # Errors
@@ -245,9 +266,12 @@ impl Preset {
             head_dim: self.head_dim,
             rope_dim: self.head_dim,
             interleaved: true,
-            ropes: vec![Turning { base: self.rope_base, scale: 1.0 }],
+            ropes: vec![Turning::plain(self.rope_base)],
             scale: None,
             embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            logit_cap: None,
             tied: self.tied,
             rope_freqs: false,
             layers: vec![Layer::plain(self.heads, self.kv_heads, self.ff); self.layers],

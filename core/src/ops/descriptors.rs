@@ -18,6 +18,8 @@ pub struct Causal {
     pub scale: f32,
     /// Tokens that each sees, itself the last of them; `None` for all of its document before it.
     pub window: Option<usize>,
+    /// Scores go through `cap · tanh(x / cap)`, after their scale; `None` for as they are.
+    pub cap: Option<f32>,
 }
 
 /// Which elements a dropout takes away: element `i` where word `i % 4` of Philox block `i / 4` of the stream is below

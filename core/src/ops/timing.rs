@@ -366,8 +366,15 @@ impl<'a> Bench<'a> {
     ) -> Result<Self> {
         let rows = TALL * team.threads();
         let most = ROWS[ROWS.len() - 1];
-        let shape =
-            Attention { heads: 4 * HEADS, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None, tokens: QUERIES };
+        let shape = Attention {
+            heads: 4 * HEADS,
+            kv_heads: HEADS,
+            dim: DIM,
+            scale: 0.125,
+            window: None,
+            cap: None,
+            tokens: QUERIES,
+        };
         let scratch = [
             cpu::linear_scratch(team.threads(), COLS),
             shape.scratch(team.threads(), HELD),
@@ -397,7 +404,7 @@ impl<'a> Bench<'a> {
     /// A batch of training, one sequence a thread.
     fn causal(team: &ThreadTeam) -> Causal {
         let (sequences, length) = (team.threads(), LENGTH);
-        Causal { sequences, length, heads: HEADS, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None }
+        Causal { sequences, length, heads: HEADS, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None, cap: None }
     }
 
     fn region(&self) -> Result<f64> {
@@ -495,7 +502,7 @@ impl<'a> Bench<'a> {
     fn attend(&mut self, ty: BlockType, group: usize, tokens: usize) -> Result<f64> {
         let Self { team, bytes, each, cancelled, x, y, scratch, .. } = self;
         let heads = group * HEADS;
-        let shape = Attention { heads, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None, tokens };
+        let shape = Attention { heads, kv_heads: HEADS, dim: DIM, scale: 0.125, window: None, cap: None, tokens };
         let (tiles, n) = (Tiles { ty, bytes }, tokens * heads * DIM);
         let (q, out) = (&x.as_slice::<f32>()[..n], &mut y.as_mut_slice::<f32>()[..n]);
         let scratch = scratch.as_mut_slice::<f32>();

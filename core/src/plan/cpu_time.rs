@@ -110,7 +110,11 @@ impl Cpu<'_> {
         });
         let gate = given * layer.ffn.width() as f64 * t.gate[0];
         let router = layer.tensors.get(Role::Router).map_or(0.0, |w| t.products(&[weights(w)], of.rows, of.through));
-        touched * stacks.sum::<f64>() + gate + router
+        let shared = [Role::SharedRouter, Role::SharedGate, Role::SharedUp, Role::SharedDown];
+        let shared = shared.iter().filter_map(|role| layer.tensors.get(*role)).map(weights);
+        let shared: f64 = shared.map(|w| t.products(&[w], of.rows, of.through)).sum();
+        let shared = shared + of.rows * layer.ffn.shared().unwrap_or(0) as f64 * t.gate[0];
+        touched * stacks.sum::<f64>() + gate + router + shared
     }
 }
 

@@ -29,8 +29,11 @@ pub struct Attention {
     pub scale: f32,
     /// Tokens that a query sees, itself the last of them; `None` for all before it.
     pub window: Option<usize>,
-    /// Which of [`super::ModelShape::ropes`] turns its queries and keys.
-    pub rope: usize,
+    /// Which of [`super::ModelShape::ropes`] turns its queries and keys; `None` where nothing does (NoPE).
+    pub rope: Option<usize>,
+    /// Scores go through `cap · tanh(x / cap)`, after their scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f32>,
 }
 
 impl Attention {
@@ -66,7 +69,7 @@ pub enum Ffn {
         /// The gate.
         act: Act,
     },
-    /// A router chooses experts for each token; their outputs are added, weighted by the softmax over those chosen.
+    /// A router chooses experts for each token; their outputs are added, weighted by a softmax over scores.
     Experts {
         /// Experts.
         count: usize,
@@ -76,14 +79,36 @@ pub enum Ffn {
         width: usize,
         /// The gate.
         act: Act,
+        /// The softmax is over the scores of all experts, so that weights do not add up to one, and not of those chosen.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        over_all: bool,
+        /// Width of an expert that every token goes through beside, times a gate of its own between 0 and 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<usize>,
     },
 }
 
 impl Ffn {
-    /// Outputs of a gate.
+    /// Outputs of a gate; of an expert's in a mixture.
     pub const fn width(&self) -> usize {
         match self {
             Self::Dense { width, .. } | Self::Experts { width, .. } => *width,
+        }
+    }
+
+    /// Width of the expert that every token goes through.
+    pub const fn shared(&self) -> Option<usize> {
+        match self {
+            Self::Dense { .. } => None,
+            Self::Experts { shared, .. } => *shared,
+        }
+    }
+
+    /// Outputs of the widest gate in it.
+    pub const fn widest(&self) -> usize {
+        match self.shared() {
+            Some(shared) if shared > self.width() => shared,
+            _ => self.width(),
         }
     }
 

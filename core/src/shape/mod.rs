@@ -6,12 +6,14 @@ mod adapter;
 pub(crate) mod dora;
 mod layer;
 mod role;
+mod rope;
 
 pub use adapter::{
     AdapterKind, AdapterScheme, AdapterShape, LowRank, MOST_PARTS, PART_A, PART_B, PartSpec, SCHEMES, Side,
 };
 pub use layer::{Act, Attention, Ffn, LayerShape, Tensors};
 pub use role::{Kind, Role};
+pub use rope::{Long, Rope};
 
 use crate::blocks::{BlockType, Scheme};
 use crate::error::{Error, Result};
@@ -33,6 +35,15 @@ pub struct ModelShape {
     pub norm_eps: f32,
     /// Multiplied onto embedding rows; 1 for none.
     pub embedding_scale: f32,
+    /// Multiplied onto what each half of a layer adds to the stream; 1 for none.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub residual_scale: f32,
+    /// Multiplied onto logits; 1 for none.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub logit_scale: f32,
+    /// Logits go through `cap · tanh(x / cap)`, after their scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_cap: Option<f32>,
     /// Its rotations, at least one; [`Attention::rope`] says which of them turns a layer.
     pub ropes: Vec<Rope>,
     /// One entry a layer.
@@ -85,17 +96,13 @@ impl TensorShape {
     }
 }
 
-/// Rotary position embedding (RoPE).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rope {
-    /// Rotated dimensions of each head, even; at most `head_dim`.
-    pub dim: usize,
-    /// Base of the frequencies, such as 10000.
-    pub base: f32,
-    /// Positions are divided by this (`linear` scaling); 1 for none.
-    pub scale: f32,
-    /// Pairs are `(2i, 2i+1)` (llama in GGUF) when true, `(i, i + dim/2)` when false.
-    pub interleaved: bool,
+/// A factor that changes nothing.
+pub(crate) const fn one() -> f32 {
+    1.0
+}
+
+fn is_one(x: &f32) -> bool {
+    *x == 1.0
 }
 
 impl ModelShape {

@@ -27,6 +27,10 @@ pub enum Role {
     ExpertGate,
     ExpertUp,
     ExpertDown,
+    SharedRouter,
+    SharedGate,
+    SharedUp,
+    SharedDown,
     PostFfnNorm,
     OutputNorm,
     Head,
@@ -71,6 +75,10 @@ impl Role {
             Self::ExpertGate => "expert_gate",
             Self::ExpertUp => "expert_up",
             Self::ExpertDown => "expert_down",
+            Self::SharedRouter => "shared_router",
+            Self::SharedGate => "shared_gate",
+            Self::SharedUp => "shared_up",
+            Self::SharedDown => "shared_down",
             Self::PostFfnNorm => "post_ffn_norm",
             Self::OutputNorm => "output_norm",
             Self::Head => "head",
@@ -101,6 +109,10 @@ impl Role {
             Self::ExpertGate => "ffn_gate_exps.weight",
             Self::ExpertUp => "ffn_up_exps.weight",
             Self::ExpertDown => "ffn_down_exps.weight",
+            Self::SharedRouter => "ffn_gate_inp_shexp.weight",
+            Self::SharedGate => "ffn_gate_shexp.weight",
+            Self::SharedUp => "ffn_up_shexp.weight",
+            Self::SharedDown => "ffn_down_shexp.weight",
             Self::PostFfnNorm => "post_ffw_norm.weight",
             Self::OutputNorm => "output_norm.weight",
             Self::Head => "output.weight",
@@ -138,6 +150,7 @@ impl Role {
             | Self::KNorm
             | Self::PostAttnNorm
             | Self::FfnNorm
+            | Self::SharedRouter
             | Self::PostFfnNorm
             | Self::OutputNorm
             | Self::RopeFreqs => Kind::Vector,
@@ -151,6 +164,9 @@ impl Role {
             | Self::Up
             | Self::Down
             | Self::Router
+            | Self::SharedGate
+            | Self::SharedUp
+            | Self::SharedDown
             | Self::Head => Kind::Matrix,
         }
     }

@@ -170,6 +170,8 @@ pub struct Pass<'a> {
     pub hidden: usize,
     /// What norms add to the mean square.
     pub eps: f32,
+    /// What each half of a layer adds to the stream is multiplied by it.
+    pub residual: f32,
     /// Of each rotation of the model, cosines and sines, `(positions, half)`.
     pub turns: &'a [[Buf; 2]],
     /// Pairs of a head that turn.
@@ -192,17 +194,36 @@ impl Pass<'_> {
             dim: layer.attention.dim,
             scale: layer.attention.scale,
             window: layer.attention.window,
+            cap: layer.attention.cap,
         }
     }
 
-    fn turn(&self, layer: &Layer, inverse: bool) -> RopeTable<'_> {
+    /// Turns `heads` heads of queries or keys, or turns their gradient back, where the layer turns at all.
+    fn turn(&self, layer: &Layer, x: &mut Buf, heads: usize, inverse: bool) -> Result<()> {
         let &Self { turns, positions, half, pairs, .. } = self;
-        let [cos, sin] = &turns[layer.attention.rope];
-        RopeTable { cos, sin, positions, half, pairs, inverse }
+        let Some([cos, sin]) = layer.attention.rope.and_then(|rope| turns.get(rope)) else { return Ok(()) };
+        let table = RopeTable { cos, sin, positions, half, pairs, inverse };
+        self.d.rope(x.all_mut(), self.m, heads, layer.attention.dim, table)
     }
 
     fn norm(&self, learner: &Learner, x: &Buf, w: &Tensor, y: &mut Buf) -> Result<()> {
         self.d.rms_norm(x.all(), w.buf(learner).all(), self.m, self.hidden, self.eps, y.all_mut())
+    }
+
+    /// What linears read of the stream `x`: its norm, or itself where the layer has no such norm.
+    fn input(&self, learner: &Learner, x: &Buf, w: Option<&Tensor>, y: &mut Buf) -> Result<()> {
+        match w {
+            Some(w) => self.norm(learner, x, w, y),
+            None => self.d.copy(x.all(), y.all_mut(), self.m * self.hidden),
+        }
+    }
+
+    /// The way back of [`Self::input`]: `dx += dy`, through the norm where there is one.
+    fn input_back(&self, learner: &mut Learner, w: Option<&Tensor>, x: &Buf, dy: &Buf, dx: &mut Buf) -> Result<()> {
+        match w {
+            Some(w) => self.norm_back(learner, w, x, dy, dx),
+            None => self.d.axpy(1.0, dy.all(), dx.all_mut(), self.m * self.hidden),
+        }
     }
 
     /// `p = act(g) · u`.
@@ -246,12 +267,15 @@ impl Pass<'_> {
         delta: &mut Scratch,
     ) -> Result<()> {
         let (d, m) = (self.d, self.m);
-        let (Some(norm), Some(given)) = (norm, given) else {
-            return linear.forward(d, learner, from.all(), m, x.all_mut(), true, delta);
-        };
-        linear.forward(d, learner, from.all(), m, given.all_mut(), false, delta)?;
-        self.norm(learner, given, norm, room)?;
-        d.axpy(1.0, room.all(), x.all_mut(), m * self.hidden)
+        match (norm, given) {
+            (Some(norm), Some(given)) => {
+                linear.forward(d, learner, from.all(), m, given.all_mut(), false, delta)?;
+                self.norm(learner, given, norm, room)?;
+            }
+            _ if self.residual == 1.0 => return linear.forward(d, learner, from.all(), m, x.all_mut(), true, delta),
+            _ => linear.forward(d, learner, from.all(), m, room.all_mut(), false, delta)?,
+        }
+        d.axpy(self.residual, room.all(), x.all_mut(), m * self.hidden)
     }
 
     /// One layer in place on the residual stream `x (m, hidden)`. With `only_saved` it ends once `saved` is full: the stream
@@ -271,20 +295,20 @@ impl Pass<'_> {
         let (d, m) = (self.d, self.m);
         let BlockWorkspace { normed, wide, delta } = room;
         d.copy(x.all(), saved.x.all_mut(), m * self.hidden)?;
-        self.norm(learner, x, &layer.attn_norm, normed)?;
+        self.input(learner, x, layer.attn_norm.as_ref(), normed)?;
         let [raw_q, raw_k] = both(&mut saved.raw);
         self.heads((&layer.q, layer.q_norm.as_ref()), learner, normed, raw_q, &mut saved.q, delta)?;
         self.heads((&layer.k, layer.k_norm.as_ref()), learner, normed, raw_k, &mut saved.k, delta)?;
         layer.v.forward(d, learner, normed.all(), m, saved.v.all_mut(), false, delta)?;
-        d.rope(saved.q.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, false))?;
-        d.rope(saved.k.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, false))?;
+        self.turn(layer, &mut saved.q, layer.attention.heads, false)?;
+        self.turn(layer, &mut saved.k, layer.attention.kv_heads, false)?;
         let Saved { q, k, v, o, log_sum_exp, .. } = saved;
         let of = self.causal(layer);
         d.attention(q.all(), k.all(), v.all(), self.segments.all(), of, o.all_mut(), log_sum_exp.all_mut())?;
         let [attended, _] = both(&mut saved.given);
         self.give((&layer.o, layer.post_attn_norm.as_ref()), learner, &saved.o, attended, normed, x, delta)?;
         d.copy(x.all(), saved.mid.all_mut(), m * self.hidden)?;
-        self.norm(learner, x, &layer.ffn_norm, normed)?;
+        self.input(learner, x, layer.ffn_norm.as_ref(), normed)?;
         layer.gate.forward(d, learner, normed.all(), m, saved.gate.all_mut(), false, delta)?;
         layer.up.forward(d, learner, normed.all(), m, saved.up.all_mut(), false, delta)?;
         if only_saved && layer.post_ffn_norm.is_none() {
@@ -340,11 +364,11 @@ impl Pass<'_> {
             Act::GeluTanh => d.geglu_vjp(wide.all(), gate, up, m * layer.ff)?,
         }
         if layer.gate.learns() || layer.up.learns() {
-            self.norm(learner, &saved.mid, &layer.ffn_norm, normed)?;
+            self.input(learner, &saved.mid, layer.ffn_norm.as_ref(), normed)?;
         }
         self.through(&layer.gate, learner, normed, &saved.gate, d_normed, true, delta)?;
         self.through(&layer.up, learner, normed, &saved.up, d_normed, false, delta)?;
-        self.norm_back(learner, &layer.ffn_norm, &saved.mid, d_normed, g)
+        self.input_back(learner, layer.ffn_norm.as_ref(), &saved.mid, d_normed, g)
     }
 
     /// [`Self::backward`] of attention and its norms: `back.g` becomes the gradient of the layer's input.
@@ -361,7 +385,8 @@ impl Pass<'_> {
         let BlockWorkspace { normed, wide, delta } = room;
         let Back { g, d_normed, dv } = back;
         let reads = layer.q.learns() || layer.k.learns() || layer.v.learns();
-        let through = below || reads || layer.attn_norm.param().is_some();
+        let through = below || reads || layer.attn_norm.as_ref().is_some_and(|n| n.param().is_some());
+        let through = through || [&layer.q_norm, &layer.k_norm].into_iter().flatten().any(|n| n.param().is_some());
         let [attended, _] = both(&mut saved.given);
         let given = self.give_back(learner, layer.post_attn_norm.as_ref(), attended, g, d_normed)?;
         let dy = if given { &*d_normed } else { &*g };
@@ -392,10 +417,10 @@ impl Pass<'_> {
                 dv.all_mut(),
             )?;
         }
-        d.rope(saved.up.all_mut(), m, layer.attention.heads, layer.attention.dim, self.turn(layer, true))?;
-        d.rope(dk.all_mut(), m, layer.attention.kv_heads, layer.attention.dim, self.turn(layer, true))?;
+        self.turn(layer, &mut saved.up, layer.attention.heads, true)?;
+        self.turn(layer, dk, layer.attention.kv_heads, true)?;
         if reads {
-            self.norm(learner, &saved.x, &layer.attn_norm, normed)?;
+            self.input(learner, &saved.x, layer.attn_norm.as_ref(), normed)?;
         }
         // What attention read has done its part: gradients before the norms of heads go there.
         let [raw_q, raw_k] = both(&mut saved.raw);
@@ -406,7 +431,7 @@ impl Pass<'_> {
         self.through(&layer.q, learner, normed, dq, d_normed, true, delta)?;
         self.through(&layer.k, learner, normed, dk, d_normed, false, delta)?;
         self.through(&layer.v, learner, normed, dv, d_normed, false, delta)?;
-        self.norm_back(learner, &layer.attn_norm, &saved.x, d_normed, g)
+        self.input_back(learner, layer.attn_norm.as_ref(), &saved.x, d_normed, g)
     }
 
     /// A linear that reads a norm's output: its gradients, its share of the norm's, and its update.
@@ -427,8 +452,8 @@ impl Pass<'_> {
         linear.close(self.d, learner)
     }
 
-    /// The gradient of what a half of the layer gave before its norm into `dx`, from `dy` of what was added; false where there is no
-    /// such norm.
+    /// The gradient of what a half of the layer gave before its norm and the model's factor into `dx`, from `dy` of what was added;
+    /// false where there is neither. `dy` is left as it was.
     fn give_back(
         &self,
         learner: &mut Learner,
@@ -437,9 +462,19 @@ impl Pass<'_> {
         dy: &Buf,
         dx: &mut Buf,
     ) -> Result<bool> {
-        let (Some(norm), Some(given)) = (norm, given) else { return Ok(false) };
-        self.d.fill(dx.all_mut(), self.m * self.hidden, 0.0)?;
-        self.norm_back(learner, norm, given, dy, dx)?;
+        let (d, len) = (self.d, self.m * self.hidden);
+        match (norm, given) {
+            // No model has both; `super::weights::check` says so.
+            (Some(norm), Some(given)) => {
+                d.fill(dx.all_mut(), len, 0.0)?;
+                self.norm_back(learner, norm, given, dy, dx)?;
+            }
+            _ if self.residual == 1.0 => return Ok(false),
+            _ => {
+                d.copy(dy.all(), dx.all_mut(), len)?;
+                d.scale(dx.all_mut(), len, self.residual)?;
+            }
+        }
         Ok(true)
     }
 

@@ -10,7 +10,7 @@ use super::block::{Back, BlockWorkspace, Pass, Saved, Widths};
 use super::broken::{LOSS, REMEDY, first_broken};
 use super::gradient::Gradient;
 use super::learner::{Learner, Rules};
-use super::loss::{Backward, Head, HeadCall, HeadGrad, HeadWeight, Loss};
+use super::loss::{self, Backward, Head, HeadCall, HeadGrad, HeadWeight, Logits, Loss};
 use super::optimizer::{Optimizer, Shape};
 use super::order::Order;
 use super::params::Params;
@@ -20,11 +20,12 @@ use crate::config::Config;
 use crate::config::train::{Dtype, Train};
 use crate::device::{Best, Buf, Device, RopeLayout, Sizes};
 use crate::error::{Diverged, Error, Result};
-use crate::forward::rotary::inverse_frequencies;
+use crate::forward::rotary::Turn;
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::model::Source;
 use crate::ops::Undisturbed;
+use crate::ops::rule::functions::SOFT_CAP;
 use crate::schema;
 use crate::shape::{self, ModelShape};
 use crate::weights::format::{Formats, Target};
@@ -195,6 +196,7 @@ pub struct Trainer {
     widths: Widths,
     vocab: usize,
     embedding_scale: f32,
+    logits: Logits,
     rows: (usize, usize),
     shared: Shared,
     ids: Buf,
@@ -206,6 +208,7 @@ pub struct Trainer {
 struct Shared {
     hidden: usize,
     eps: f32,
+    residual: f32,
     /// Of each rotation of the model, cosines and sines, `(positions, half)`.
     turns: Vec<[Buf; 2]>,
     half: usize,
@@ -219,7 +222,7 @@ struct Shared {
 impl Shared {
     /// A pass over `batch` on `d`.
     fn pass<'a>(&'a self, d: &'a dyn Device, batch: &Batch) -> Pass<'a> {
-        let Self { hidden, eps, half, pairs, .. } = *self;
+        let Self { hidden, eps, residual, half, pairs, .. } = *self;
         let (turns, positions, segments) = (&*self.turns, &self.positions, &self.segments);
         Pass {
             d,
@@ -227,6 +230,7 @@ impl Shared {
             rows: (batch.sequences, batch.length),
             hidden,
             eps,
+            residual,
             turns,
             half,
             pairs,
@@ -313,8 +317,8 @@ impl Trainer {
             let table = || d.buffer(ROTATIONS, BlockType::F32, train.length * half);
             let mut both = [table()?, table()?];
             if !plan {
-                let freqs = inverse_frequencies(rope, divisors.as_deref().filter(|_| i == 0));
-                fill_table(&*d, &freqs, train.length, &mut both)?;
+                let turn = Turn::new(rope, divisors.as_deref().filter(|_| i == 0), train.length);
+                fill_table(&*d, &turn, train.length, &mut both)?;
             }
             turns.push(both);
         }
@@ -332,10 +336,12 @@ impl Trainer {
             widths: Widths::of(shape),
             vocab: shape.vocab,
             embedding_scale: shape.embedding_scale,
+            logits: Logits { scale: shape.logit_scale, cap: shape.logit_cap },
             rows: (train.batch, train.length),
             shared: Shared {
                 hidden: shape.hidden,
                 eps: shape.norm_eps,
+                residual: shape.residual_scale,
                 turns,
                 half,
                 pairs: if shape.interleaved() { RopeLayout::Interleaved } else { RopeLayout::Halves },
@@ -563,12 +569,19 @@ impl Trainer {
         };
         let w = self.weights.output_norm.buf(&self.learner).all();
         d.rms_norm(stream.at(first * hidden), w, rows, hidden, self.shared.eps, room.normed.all_mut())?;
+        scaled(d, &mut room.normed, rows * hidden, self.logits.scale)?;
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding).weight(&self.learner);
         let wide = HEAD_BLOCK.min(vocab);
         let mut logits = d.buffer(LOGITS, BlockType::F32, rows * wide)?;
+        let raw = |cap| Ok::<_, Error>((cap, d.buffer(loss::RAW, BlockType::F32, rows * wide)?));
+        let mut raw = self.logits.cap.map(raw).transpose()?;
         for at in (0..vocab).step_by(wide) {
             let n = wide.min(vocab - at);
-            d.linear(room.normed.all(), rows, head.rows(at, n), None, logits.all_mut(), false)?;
+            let into = raw.as_mut().map_or(&mut logits, |(_, raw)| raw);
+            d.linear(room.normed.all(), rows, head.rows(at, n), None, into.all_mut(), false)?;
+            if let Some((cap, raw)) = &raw {
+                loss::capped(d, &SOFT_CAP, *cap, raw, &mut logits, rows * n)?;
+            }
             let Some(out) = out.as_deref_mut() else { continue };
             for row in 0..rows {
                 d.download(logits.at(row * n), bytemuck::cast_slice_mut(&mut out[row * vocab + at..][..n]))?;
@@ -635,6 +648,8 @@ impl Trainer {
         let (d, hidden, vocab) = (&*self.d, self.widths.hidden, self.vocab);
         let w = self.weights.output_norm.buf(&self.learner).all();
         d.rms_norm(stream.all(), w, m, hidden, self.shared.eps, normed.all_mut())?;
+        // Logits are linear: their factor may stand before the product.
+        scaled(d, normed, m * hidden, self.logits.scale)?;
         let tile = self.loss.tile(self.rows.0 * self.rows.1, vocab);
         let weight = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let (parameter, weight) = match &weight.held {
@@ -642,12 +657,16 @@ impl Trainer {
             Held::Frozen(buf) => (None, HeadWeight::Frozen(buf)),
         };
         let backward = scale.map(|_| Backward { hidden, vocab, learns: parameter.is_some() });
-        let mut head = Head::new(d, tile, self.rows.0 * self.rows.1, backward)?;
+        let mut head = Head::new(d, tile, self.rows.0 * self.rows.1, self.logits.cap, backward)?;
         let (targets, learner) = (&self.targets, &mut self.learner);
         let call = |x| HeadCall { d, x, targets, rows: counted, hidden, vocab };
         if counted == m {
             let grad = scale.map(|scale| HeadGrad { dx: &mut *d_normed, parameter, scale });
-            return head.run(&call(&*normed), weight, learner, grad, best);
+            let loss = head.run(&call(&*normed), weight, learner, grad, best)?;
+            if scale.is_some() {
+                scaled(d, d_normed, m * hidden, self.logits.scale)?;
+            }
+            return Ok(loss);
         }
         // Only tokens that have a target go through the head.
         d.gather(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
@@ -656,6 +675,7 @@ impl Trainer {
         if scale.is_some() {
             d.fill(d_normed.all_mut(), m * hidden, 0.0)?;
             d.scatter(normed.all(), self.counted.all(), counted, hidden, d_normed.all_mut())?;
+            scaled(d, d_normed, m * hidden, self.logits.scale)?;
         }
         Ok(loss)
     }
@@ -799,19 +819,20 @@ impl Trainer {
     }
 }
 
-/// Embedding rows, or the gradient that comes to them, times the model's own factor.
+/// What the model multiplies by a factor of its own, or the gradient that comes to it.
 fn scaled(d: &dyn Device, x: &mut Buf, len: usize, by: f32) -> Result<()> {
     if by == 1.0 { Ok(()) } else { d.scale(x.all_mut(), len, by) }
 }
 
 /// Fills cosines and sines `(positions, half)`.
-fn fill_table(d: &dyn Device, freqs: &[f64], positions: usize, [cos, sin]: &mut [Buf; 2]) -> Result<()> {
+fn fill_table(d: &dyn Device, turn: &Turn, positions: usize, [cos, sin]: &mut [Buf; 2]) -> Result<()> {
+    let Turn { freqs, amplitude } = turn;
     let half = freqs.len();
     let (mut c, mut s) = (vec![0.0f32; half], vec![0.0f32; half]);
     for position in 0..positions {
         for (i, f) in freqs.iter().enumerate() {
             let (sine, cosine) = (position as f64 * f).sin_cos();
-            (c[i], s[i]) = (cosine as f32, sine as f32);
+            (c[i], s[i]) = ((cosine * amplitude) as f32, (sine * amplitude) as f32);
         }
         d.upload(bytemuck::cast_slice(&c), cos.at_mut(position * half))?;
         d.upload(bytemuck::cast_slice(&s), sin.at_mut(position * half))?;

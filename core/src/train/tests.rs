@@ -19,6 +19,8 @@ use crate::ops::{KernelTimes, ThreadTeam};
 use crate::rng::Philox;
 use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Rope, TensorShape};
 
+mod adapted;
+
 /// A small model; matrices stored as `ty`.
 pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
     let t = |name: &str, rows: usize, cols: usize| TensorShape {
@@ -43,7 +45,15 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         let tensors =
             tensors.into_iter().map(|(role, rows, cols)| (role, t(&format!("blk.{l}.{}", role.gguf()), rows, cols)));
         LayerShape {
-            attention: Attention { heads: 4, kv_heads: 2, dim: 16, scale: 0.25, window: None, rope: 0 },
+            attention: Attention {
+                heads: 4,
+                kv_heads: 2,
+                dim: 16,
+                scale: 0.25,
+                window: None,
+                rope: Some(0),
+                cap: None,
+            },
             ffn: Ffn::Dense { width: ff, act: Act::Silu },
             tensors: tensors.collect(),
         }
@@ -56,7 +66,10 @@ pub(crate) fn shape(ty: BlockType, tied: bool) -> ModelShape {
         context: 128,
         norm_eps: 1e-5,
         embedding_scale: 1.0,
-        ropes: vec![Rope { dim: 16, base: 10_000.0, scale: 1.0, interleaved: true }],
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        ropes: vec![Rope::plain(16, 10_000.0, true)],
         layers: (0..3).map(layer).collect(),
         embedding: t("token_embd.weight", vocab, hidden),
         output_norm: t("output_norm.weight", 1, hidden),
@@ -856,8 +869,8 @@ fn is_pefts(what: &str, got: &[f32], want: &serde_json::Value) {
 
 /// Puts the values of `tests/scripts/make_dora.py` into the matrices that learn; the magnitudes that begin must be PEFT's, and
 /// their number is returned.
-fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) -> usize {
-    let (mut linear, mut magnitudes) = (0, 0);
+fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value, linears: usize) -> usize {
+    let (mut linear, mut magnitudes) = (0usize, 0);
     for id in 0..t.learner.params().len() {
         let (name, len) = (t.learner.params()[id].name.clone(), t.learner.params()[id].len());
         if name.ends_with("lora_magnitude") {
@@ -866,13 +879,13 @@ fn wave_adapters(t: &mut Trainer, reference: &serde_json::Value) -> usize {
             continue;
         }
         let (at, size) = if name.ends_with("lora_a") { (40 + linear, 0.1) } else { (70 + linear, 0.05) };
-        let wave = |i: usize| (size * (0.7 * i as f64 + 1.3 * f64::from(at)).sin()) as f32;
+        let wave = |i: usize| (size * (0.7 * i as f64 + 1.3 * at as f64).sin()) as f32;
         let numbers: Vec<f32> = (0..len).map(wave).collect();
         let (d, learner) = t.parts();
         d.upload(bytemuck::cast_slice(&numbers), learner.param_mut(id).unwrap().buf.all_mut()).unwrap();
-        linear += u8::from(name.ends_with("lora_b"));
+        linear += usize::from(name.ends_with("lora_b"));
     }
-    assert_eq!(linear, 21);
+    assert_eq!(linear, linears);
     magnitudes
 }
 
@@ -905,7 +918,7 @@ fn learns_as_peft_has_it(params: &str) {
     let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
     let setup = Setup { shape: &shape, source: Some(&source), plan: false, train, seed: 0 };
     let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, 0, &mut |_| ()).unwrap();
-    assert_eq!(wave_adapters(&mut t, reference), if params == "dora" { 21 } else { 0 });
+    assert_eq!(wave_adapters(&mut t, reference, 21), if params == "dora" { 21 } else { 0 });
     let known = reference["weights"].as_object().unwrap();
     assert_eq!(t.learner.params().len(), known.len(), "every matrix that learns is PEFT's");
     for step in 1..=5u64 {

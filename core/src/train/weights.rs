@@ -171,7 +171,7 @@ pub struct Layer {
     pub attention: Attention,
     pub ff: usize,
     pub act: Act,
-    pub attn_norm: Tensor,
+    pub attn_norm: Option<Tensor>,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
@@ -179,7 +179,7 @@ pub struct Layer {
     pub k_norm: Option<Tensor>,
     pub o: Linear,
     pub post_attn_norm: Option<Tensor>,
-    pub ffn_norm: Tensor,
+    pub ffn_norm: Option<Tensor>,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
@@ -194,8 +194,9 @@ impl Layer {
 
     /// Whether anything in it learns.
     pub fn learns(&self) -> bool {
-        let own = [&self.q_norm, &self.k_norm, &self.post_attn_norm, &self.post_ffn_norm];
-        let mut norms = own.into_iter().flatten().chain([&self.attn_norm, &self.ffn_norm]);
+        let own =
+            [&self.attn_norm, &self.q_norm, &self.k_norm, &self.post_attn_norm, &self.ffn_norm, &self.post_ffn_norm];
+        let mut norms = own.into_iter().flatten();
         self.linears().iter().any(|l| l.learns()) || norms.any(|n| n.param().is_some())
     }
 }
@@ -270,8 +271,9 @@ pub fn load_bytes(shape: &ModelShape, params: &dyn Params, ty: BlockType, format
 /// [`Error::Refused`] naming the first thing that it does not.
 pub fn check(shape: &ModelShape) -> Result<()> {
     let experts = shape.layers.iter().find_map(|l| l.ffn.experts());
+    let scaled = shape.residual_scale != 1.0 && shape.layers.iter().any(|l| l.tensors.has(Role::PostAttnNorm));
     let what = experts.map(|(count, _)| format!("{count} experts"));
-    match what {
+    match what.or(scaled.then(|| "norms whose outputs are scaled".to_owned())) {
         Some(what) => Err(Error::refused(
             format!("training {} ({})", shape.name, shape.arch),
             format!(
@@ -315,11 +317,6 @@ impl Builder<'_> {
             ids.push(self.adapter(&spec, t, &w, group, unit)?);
         }
         Ok(Linear { w, bias, on: Some((adapted, ids)) })
-    }
-
-    /// A norm of a layer.
-    fn norm(&mut self, tensors: &Tensors, role: Role, group: usize) -> Result<Tensor> {
-        self.alone(tensors.need(role)?, role, group)
     }
 
     /// A norm that a layer may have.
@@ -383,7 +380,7 @@ impl Builder<'_> {
                 attention: layer.attention.clone(),
                 ff: layer.ffn.width(),
                 act: layer.ffn.act(),
-                attn_norm: self.norm(t, Role::AttnNorm, group)?,
+                attn_norm: self.norm_if(t, Role::AttnNorm, group)?,
                 q: self.linear(t, Role::Q, group)?,
                 k: self.linear(t, Role::K, group)?,
                 v: self.linear(t, Role::V, group)?,
@@ -391,7 +388,7 @@ impl Builder<'_> {
                 k_norm: self.norm_if(t, Role::KNorm, group)?,
                 o: self.linear(t, Role::O, group)?,
                 post_attn_norm: self.norm_if(t, Role::PostAttnNorm, group)?,
-                ffn_norm: self.norm(t, Role::FfnNorm, group)?,
+                ffn_norm: self.norm_if(t, Role::FfnNorm, group)?,
                 gate: self.linear(t, Role::Gate, group)?,
                 up: self.linear(t, Role::Up, group)?,
                 down: self.linear(t, Role::Down, group)?,

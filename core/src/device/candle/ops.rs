@@ -273,6 +273,14 @@ fn ones(of: Causal) -> Causal {
     Causal { heads: of.kv_heads, ..of }
 }
 
+/// `cap · tanh(x / cap)` of scores that are capped.
+fn capped(scores: Tensor, of: Causal) -> Candled<Tensor> {
+    Ok(match of.cap.map(f64::from) {
+        None => scores,
+        Some(cap) => scores.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)?,
+    })
+}
+
 /// Scaled scores `(sequences · kv_heads, group · length, length)`, far below any number where a token may not look.
 fn scores(q: &Tensor, k: &Tensor, segments: &Tensor, of: Causal) -> Candled<Tensor> {
     let Causal { sequences: s, length: l, heads, kv_heads: kv, scale, .. } = of;
@@ -292,7 +300,7 @@ fn scores(q: &Tensor, k: &Tensor, segments: &Tensor, of: Causal) -> Candled<Tens
         }
     };
     let hidden = seen.to_dtype(DType::F32)?.affine(1e30, -1e30)?.reshape((s, 1, 1, l, l))?;
-    let scores = q.matmul(&k.t()?)?.affine(f64::from(scale), 0.0)?;
+    let scores = capped(q.matmul(&k.t()?)?.affine(f64::from(scale), 0.0)?, of)?;
     scores.reshape((s, kv, group, l, l))?.broadcast_add(&hidden)?.reshape((s * kv, group * l, l))
 }
 
@@ -334,6 +342,14 @@ fn attention_vjp(
         dv.put(&ungrouped(&p.t()?.matmul(&d_o)?, ones(of), d)?)?;
         let along = (&d_o * o)?.sum_keepdim(2)?;
         let ds = (d_o.matmul(&v.t()?)?.broadcast_sub(&along)? * p)?;
+        let ds = match of.cap.map(f64::from) {
+            None => ds,
+            // The cap's slope, 1 − (capped / cap)².
+            Some(cap) => {
+                let shown = capped(q.matmul(&k.t()?)?.affine(scale, 0.0)?, of)?;
+                (ds * shown.affine(1.0 / cap, 0.0)?.sqr()?.affine(-1.0, 1.0)?)?
+            }
+        };
         dq.put(&ungrouped(&(ds.matmul(&k)? * scale)?, of, d)?)?;
         dk.put(&ungrouped(&(ds.t()?.matmul(&q)? * scale)?, ones(of), d)?)
     })

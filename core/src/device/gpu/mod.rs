@@ -72,6 +72,9 @@ pub fn check(shape: &ModelShape) -> Result<()> {
         if l.ffn.act() != Act::Silu {
             return refuse("its feed-forward is gated by gelu, for which there is no kernel so far".into());
         }
+        if l.attention.cap.is_some() {
+            return refuse("its attention caps its scores, for which there is no kernel so far".into());
+        }
         if l.attention.window.is_some() {
             return refuse("its attention has a window, for which there is no kernel so far".into());
         }

@@ -22,7 +22,7 @@ use crate::ledger::{Category, Ledger, Reservation, Tag};
 use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
-use crate::shape::{Act, ModelShape};
+use crate::shape::{Act, ModelShape, Role, Rope};
 use crate::weights::units::UnitLayout;
 
 /// Largest head that attention holds in registers.
@@ -79,17 +79,31 @@ fn described(held: &ModelShape) -> Result<()> {
         Step::Norm { from, .. } if from != Slot::Stream => Some("norms of heads or after a half of a layer"),
         _ => None,
     };
+    let factors = [held.embedding_scale, held.residual_scale, held.logit_scale];
+    let turn = |r: &Rope| r.amplitude != 1.0 || r.long.is_some();
+    let whole = match () {
+        () if factors != [1.0; 3] => Some("embeddings, sums or logits with a factor"),
+        () if held.logit_cap.is_some() => Some("capped logits"),
+        () if held.ropes.iter().any(turn) => Some("rotations that stretch or depend on the context"),
+        () => None,
+    };
     let what = held.layers.iter().find_map(|l| {
         let of = &l.attention;
         if of.window.is_some() {
             Some("attention with a window")
+        } else if of.cap.is_some() {
+            Some("capped scores")
+        } else if of.rope != Some(0) {
+            Some("layers that do not turn, or turn apart")
+        } else if !l.tensors.has(Role::AttnNorm) || !l.tensors.has(Role::FfnNorm) {
+            Some("halves without a norm before them")
         } else if l.tensors.roles().any(|(role, _)| role.bias().is_some_and(|bias| l.tensors.has(bias))) {
             Some("linears with a bias")
         } else {
             step::layer(l).find_map(unknown)
         }
     });
-    match what {
+    match whole.or(what) {
         Some(what) => Err(Error::refused(
             "machine.device = cuda",
             format!(

@@ -114,7 +114,8 @@ fn frequencies(
         }
         _ => None,
     };
-    Ok(inverse_frequencies(&shape.ropes[0], divisors.as_deref()))
+    // The check refused what turns by other divisors in a longer run.
+    Ok(inverse_frequencies(&shape.ropes[0], divisors.as_deref().unwrap_or(&shape.ropes[0].divisors)))
 }
 
 /// Loads `model`; `progress` is called with the fraction done.

@@ -139,16 +139,20 @@ pub fn merge(
     let mut tensors = file.tensors().iter();
     let bytes = writer.write(out, |info, sink| {
         let Some(from) = tensors.next() else { return Ok(()) };
-        let place = place(&model.shape, &from.name);
-        let low = place.and_then(|(l, linear)| adapter.shape.layers.get(l).and_then(|low| low.get(&linear)).copied());
-        let delta = match (place, low) {
-            (Some((l, linear)), Some(low)) => {
-                matrices += 1;
-                Some(Delta::new(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
-            }
-            _ => None,
-        };
-        tensor(file, from, info, delta, sink, team)?;
+        // Several matrices in one are changed one after the other.
+        for from in file.cut(&from.name).unwrap_or(std::slice::from_ref(from)) {
+            let place = place(&model.shape, &from.name);
+            let low =
+                place.and_then(|(l, linear)| adapter.shape.layers.get(l).and_then(|low| low.get(&linear)).copied());
+            let delta = match (place, low) {
+                (Some((l, linear)), Some(low)) => {
+                    matrices += 1;
+                    Some(Delta::new(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
+                }
+                _ => None,
+            };
+            tensor(file, from, info, delta, sink, team)?;
+        }
         done += from.bytes;
         progress(done, total);
         Ok(())
@@ -167,14 +171,16 @@ fn place(shape: &ModelShape, name: &str) -> Option<(usize, Role)> {
 ///
 /// # Errors
 /// A scheme that a GGUF file does not know.
-fn types(file: &Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Result<Vec<BlockType>> {
+fn types<'a>(file: &'a Gguf, stored: &ModelShape, held: &ModelShape, target: Target) -> Result<Vec<BlockType>> {
     let mut changed: std::collections::BTreeMap<&str, BlockType> = std::collections::BTreeMap::new();
     if target.scheme().is_some() {
         for (s, h) in stored.tensors().zip(held.tensors()).filter(|(s, _)| s.rows > 1) {
             changed.insert(&s.name, h.block()?);
         }
     }
-    Ok(file.tensors().iter().map(|t| changed.get(&*t.name).copied().unwrap_or(t.ty)).collect())
+    // Of several in one, as the first: they are alike.
+    let name = |t: &'a TensorInfo| file.cut(&t.name).map_or(&*t.name, |parts| &*parts[0].name);
+    Ok(file.tensors().iter().map(|t| changed.get(name(t)).copied().unwrap_or(t.ty)).collect())
 }
 
 /// One tensor: copied as it stands, or decoded, changed and encoded run by run.
@@ -187,7 +193,7 @@ fn tensor(
     team: &ThreadTeam,
 ) -> Result<()> {
     let (cols, rows) = (from.cols, from.rows);
-    let (stored, written) = (from.bytes as usize / rows.max(1), to.bytes as usize / rows.max(1));
+    let (stored, written) = (from.bytes as usize / rows.max(1), to.bytes as usize / to.rows.max(1));
     let run = (RUN / (4 * cols).max(1)).clamp(1, rows.max(1));
     let copied = from.ty == to.ty && delta.is_none();
     let (mut raw, mut out) = (vec![0; run * stored], vec![0; if copied { 0 } else { run * written }]);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::gguf_keys::Keys;
 use super::hf_keys::HfConfig;
-use super::{Arch, Hyper, Turning, llama};
+use super::{Arch, Hyper, QkNorm, Turning, llama};
 use crate::error::{Error, Result};
 use crate::model::gguf::{Gguf, Value};
 use crate::shape::{Act, ModelShape, Role};
@@ -37,12 +37,12 @@ const LARGEST: usize = 62;
 /// `hyper`, whose rotation is the global one, with local layers where `local` says so.
 fn described(mut hyper: Hyper, window: u64, local_base: f32, local: &dyn Fn(usize) -> bool) -> Hyper {
     // Positions are stretched in global layers only.
-    hyper.ropes.push(Turning { base: local_base, scale: 1.0 });
+    hyper.ropes.push(Turning::plain(local_base));
     hyper.embedding_scale = (hyper.hidden as f32).sqrt();
     for (n, layer) in hyper.layers.iter_mut().enumerate() {
-        (layer.act, layer.qk_norm, layer.post_norms) = (Act::GeluTanh, true, true);
+        (layer.act, layer.qk_norm, layer.post_norms) = (Act::GeluTanh, QkNorm::Heads, true);
         if local(n) {
-            (layer.window, layer.rope) = (Some(window), 1);
+            (layer.window, layer.rope) = (Some(window), Some(1));
         }
     }
     hyper
@@ -115,7 +115,7 @@ fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     Ok(described(hyper, window, base, &|n| kinds[n] == "sliding_attention"))
 }
 
-fn hf_part(role: Role) -> Option<&'static str> {
+pub(super) fn hf_part(role: Role) -> Option<&'static str> {
     Some(match role {
         Role::QNorm => "self_attn.q_norm.weight",
         Role::KNorm => "self_attn.k_norm.weight",
@@ -128,7 +128,6 @@ fn hf_part(role: Role) -> Option<&'static str> {
 
 fn to_hf(shape: &ModelShape) -> serde_json::Value {
     let layers = || shape.layers.iter().map(|l| &l.attention);
-    let kind = |window: Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
     let scale = layers().next().map_or(1.0, |a| f64::from(a.scale));
     json!({
         "architectures": ["Gemma3ForCausalLM"],
@@ -136,7 +135,7 @@ fn to_hf(shape: &ModelShape) -> serde_json::Value {
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": false,
         "sliding_window": layers().find_map(|a| a.window),
-        "layer_types": layers().map(|a| kind(a.window)).collect::<Vec<_>>(),
+        "layer_types": super::kinds(shape),
         "rope_local_base_freq": shape.ropes.get(1).map_or(LOCAL_BASE, |r| r.base),
         "query_pre_attn_scalar": (1.0 / (scale * scale)).round(),
     })

@@ -1,8 +1,15 @@
 //! Hyperparameters that the files of every architecture name alike, after a prefix: `llama.block_count`.
 
-use super::{Hyper, Layer, Names, Turning, limits};
+use super::turning::{Yarn, yarn_amplitude};
+use super::{Hyper, Layer, Mixture, Names, Turning, limits};
+use crate::blocks::BlockType;
 use crate::error::Result;
 use crate::model::gguf::{Gguf, Value};
+
+/// Longrope's divisors.
+pub const LONG: &str = "rope_factors_long.weight";
+/// Longrope's divisors within the first context.
+pub const SHORT: &str = "rope_factors_short.weight";
 
 /// The keys of a prefix.
 pub fn names(prefix: &str) -> Names {
@@ -20,9 +27,11 @@ pub fn names(prefix: &str) -> Names {
         rope_dim: key("rope.dimension_count"),
         rope_base: key("rope.freq_base"),
         rope_scale: key("rope.scaling.factor"),
+        rope_factors: "rope_factors".into(),
         window: key("attention.sliding_window"),
         experts: key("expert_count"),
         used: key("expert_used_count"),
+        shared: key("expert_shared_feed_forward_length"),
     }
 }
 
@@ -74,24 +83,70 @@ impl Keys<'_> {
         }
     }
 
-    /// The divisor of positions: `rope.scaling.*`, or the key files had before it.
-    fn rope_scale(&self) -> Result<f32> {
+    /// The rotation of `dim` elements of a head: `rope.scaling.*`, or the key files had before it, and tensors of divisors.
+    fn turning(&self, dim: u64) -> Result<Turning> {
+        let plain = Turning::plain(self.f32("rope.freq_base")?.unwrap_or(10_000.0));
         let factor = self.f32("rope.scaling.factor")?;
         let key = self.key("rope.scaling.type");
+        let needs = || self.gguf.error(self.key("rope.scaling.factor"), "is missing; this scaling needs it");
+        if let Some(long) = self.factors(LONG, dim)? {
+            let original = match self.u64("rope.scaling.original_context_length")? {
+                Some(tokens) => tokens,
+                None => self.need("context_length")?,
+            };
+            let divisors = self.factors(SHORT, dim)?.unwrap_or_default();
+            let amplitude = self.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
+            return Ok(Turning { divisors, amplitude, long: Some((original, long)), ..plain });
+        }
         match self.gguf.str(&key)? {
-            Some("linear") => factor
-                .ok_or_else(|| self.gguf.error(self.key("rope.scaling.factor"), "is missing; linear scaling needs it")),
-            Some("none") => Ok(1.0),
-            None => Ok(factor.or(self.f32("rope.scale_linear")?).unwrap_or(1.0)),
+            Some("linear") => Ok(Turning { scale: factor.ok_or_else(needs)?, ..plain }),
+            Some("none") => Ok(plain),
+            None => Ok(Turning { scale: factor.or(self.f32("rope.scale_linear")?).unwrap_or(1.0), ..plain }),
+            Some("yarn") => self.yarn(plain, factor.ok_or_else(needs)?.into(), dim),
             Some(other) => Err(self.gguf.error(
                 key,
                 format!(
-                    "is `{}`, which scales each frequency by its own rule and is not supported (none and linear are); \
+                    "is `{}`, which is not supported (none, linear, yarn and longrope are); \
                      use the model's original, unextended file",
                     other.escape_debug()
                 ),
             )),
         }
+    }
+
+    fn yarn(&self, plain: Turning, factor: f64, dim: u64) -> Result<Turning> {
+        let original = match self.u64("rope.scaling.original_context_length")? {
+            Some(tokens) => tokens,
+            None => self.need("context_length")?,
+        };
+        let number = |rest: &str, usual: f32| Ok::<f64, crate::Error>(self.f32(rest)?.unwrap_or(usual).into());
+        let yarn = Yarn {
+            factor,
+            original: original as f64,
+            fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
+            slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
+            whole: true,
+        };
+        let sound = [yarn.factor, yarn.original, yarn.fast, yarn.slow].iter().all(|v| v.is_finite() && *v > 0.0);
+        if !sound || plain.base <= 1.0 || dim == 0 || dim > limits::HEAD_DIM {
+            let message = format!("{yarn:?} with a base of {}: all above 0, the base above 1", plain.base);
+            return Err(self.gguf.error(self.key("rope.scaling.type"), message));
+        }
+        let amplitude = number("rope.scaling.attn_factor", 1.0)? * yarn_amplitude(factor, 1.0);
+        let divisors = yarn.divisors(dim as usize, plain.base);
+        Ok(Turning { divisors, amplitude: amplitude as f32, ..plain })
+    }
+
+    /// A tensor of divisors, one for each pair of `dim` elements that turn.
+    fn factors(&self, name: &str, dim: u64) -> Result<Option<Vec<f32>>> {
+        let Some(info) = self.gguf.tensor(name) else { return Ok(None) };
+        if info.ty != BlockType::F32 || info.dims() != [dim / 2] || dim > limits::HEAD_DIM {
+            let message = format!("is {} {:?}; {} numbers in f32 are needed", info.ty, info.dims(), dim / 2);
+            return Err(self.gguf.error(name, message));
+        }
+        let mut out = vec![0.0f32; info.cols];
+        self.gguf.read_at(info, 0, bytemuck::cast_slice_mut(&mut out))?;
+        Ok(Some(out))
     }
 
     /// The layers' sizes.
@@ -141,6 +196,7 @@ impl Keys<'_> {
             |n| n.chars().filter(|c| !c.is_control()).take(128).collect(),
         );
         let eps = "attention.layer_norm_rms_epsilon";
+        let rope_dim = self.u64("rope.dimension_count")?.unwrap_or(head_dim);
         Ok(Hyper {
             arch,
             name,
@@ -149,29 +205,43 @@ impl Keys<'_> {
             context: self.need("context_length")?,
             norm_eps: self.f32(eps)?.ok_or_else(|| self.missing(eps))?,
             head_dim,
-            rope_dim: self.u64("rope.dimension_count")?.unwrap_or(head_dim),
+            rope_dim,
             interleaved: false,
-            ropes: vec![Turning { base: self.f32("rope.freq_base")?.unwrap_or(10_000.0), scale: self.rope_scale()? }],
+            ropes: vec![self.turning(rope_dim)?],
             scale: None,
             embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            logit_cap: None,
             tied: gguf.tensor("output.weight").is_none(),
             rope_freqs: gguf.tensor("rope_freqs.weight").is_some(),
             layers,
         })
     }
 
-    /// Refuses a window on every layer, which the architecture does not have.
-    pub fn no_window(&self) -> Result<()> {
-        let rest = "attention.sliding_window";
+    /// The experts that the file names, weighted by a softmax over all of them where it does not say otherwise and `over_all`.
+    pub fn mixture(&self, over_all: bool) -> Result<Mixture> {
+        let normed = self.gguf.bool(&self.key("expert_weights_norm"))?;
+        let (count, used) = (self.need("expert_count")?, self.need("expert_used_count")?);
+        Ok(Mixture { count, used, over_all: normed.map_or(over_all, |normed| !normed), shared: None })
+    }
+
+    /// The window that the file names, where it is shorter than the context.
+    pub fn window(&self) -> Result<Option<u64>> {
         let context = self.u64("context_length")?.unwrap_or(u64::MAX);
-        match self.u64(rest)?.filter(|&n| n > 0 && n < context) {
+        Ok(self.u64("attention.sliding_window")?.filter(|&n| n > 0 && n < context))
+    }
+
+    /// Refuses a window, which the architecture does not have.
+    pub fn no_window(&self) -> Result<()> {
+        match self.window()? {
             None => Ok(()),
             Some(n) => {
                 let message = format!(
-                    "is {n}, below the context of {context}: windowed attention layers of {} are not supported",
+                    "is {n}, below the context: windowed attention layers of {} are not supported",
                     self.prefix
                 );
-                Err(self.gguf.error(self.key(rest), message))
+                Err(self.gguf.error(self.key("attention.sliding_window"), message))
             }
         }
     }
@@ -192,6 +262,11 @@ impl Keys<'_> {
 
     /// Refuses keys that would change the forward pass of whatever has them.
     pub fn nothing_ignored(&self) -> Result<()> {
+        self.nothing_ignored_but(&[])
+    }
+
+    /// As [`Self::nothing_ignored`], but for those that the architecture `reads`.
+    pub fn nothing_ignored_but(&self, reads: &[&str]) -> Result<()> {
         let key = self.key("attention.causal");
         if self.gguf.bool(&key)? == Some(false) {
             return Err(self
@@ -208,6 +283,9 @@ impl Keys<'_> {
             ("attn_logit_softcapping", false),
             ("final_logit_softcapping", false),
         ] {
+            if reads.contains(&rest) {
+                continue;
+            }
             if let Some(v) = self.f32(rest)?.filter(|&v| v != 0.0 && !(one_is_neutral && v == 1.0)) {
                 let message =
                     format!("is {v}: no plain {} has it, and leaving it out would change the results", self.prefix);

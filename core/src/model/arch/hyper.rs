@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use super::limits;
+pub use super::turning::Turning;
 use crate::error::{Error, Result};
-use crate::shape::{Act, Attention, Ffn, LayerShape, ModelShape, Role, Rope, TensorShape, Tensors};
+use crate::shape::{Act, Attention, Ffn, LayerShape, Long, ModelShape, Role, Rope, TensorShape, Tensors};
 
 /// What the keys are called where the hyperparameters came from, for messages.
 pub struct Names {
@@ -20,9 +21,11 @@ pub struct Names {
     pub rope_dim: Cow<'static, str>,
     pub rope_base: Cow<'static, str>,
     pub rope_scale: Cow<'static, str>,
+    pub rope_factors: Cow<'static, str>,
     pub window: Cow<'static, str>,
     pub experts: Cow<'static, str>,
     pub used: Cow<'static, str>,
+    pub shared: Cow<'static, str>,
 }
 
 /// One layer's hyperparameters.
@@ -38,16 +41,42 @@ pub struct Layer {
     pub act: Act,
     /// Tokens that a query sees.
     pub window: Option<u64>,
-    /// Which of [`Hyper::ropes`] turns it.
-    pub rope: usize,
+    /// Which of [`Hyper::ropes`] turns it; `None` where nothing does.
+    pub rope: Option<usize>,
     /// q, k and v have a bias.
     pub bias: bool,
-    /// Heads of q and k are normed before they turn.
-    pub qk_norm: bool,
+    /// What of q and k is normed before they turn.
+    pub qk_norm: QkNorm,
+    /// What attention and the feed-forward read is normed.
+    pub pre_norms: bool,
     /// What attention and the feed-forward give is normed before it is added to the stream.
     pub post_norms: bool,
-    /// Experts, and those of a token.
-    pub experts: Option<(u64, u64)>,
+    /// Scores are capped at it.
+    pub cap: Option<f32>,
+    /// A mixture, whose experts have the width `ff`.
+    pub experts: Option<Mixture>,
+}
+
+/// What of q and k is normed before they turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    None,
+    /// Each head by itself, all with one weight.
+    Heads,
+    /// Whole rows, every element with a weight of its own.
+    Rows,
+}
+
+/// The experts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mixture {
+    pub count: u64,
+    /// Of a token.
+    pub used: u64,
+    /// Weights are a softmax over all experts.
+    pub over_all: bool,
+    /// Width of the one that all tokens share.
+    pub shared: Option<u64>,
 }
 
 impl Layer {
@@ -59,22 +88,15 @@ impl Layer {
             ff,
             act: Act::Silu,
             window: None,
-            rope: 0,
+            rope: Some(0),
             bias: false,
-            qk_norm: false,
+            qk_norm: QkNorm::None,
+            pre_norms: true,
             post_norms: false,
+            cap: None,
             experts: None,
         }
     }
-}
-
-/// A rotation, not checked yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Turning {
-    /// Base of the frequencies.
-    pub base: f32,
-    /// Positions are divided by this.
-    pub scale: f32,
 }
 
 /// A model's hyperparameters, not checked yet.
@@ -96,6 +118,12 @@ pub struct Hyper {
     pub scale: Option<f32>,
     /// Multiplied onto embedding rows.
     pub embedding_scale: f32,
+    /// Multiplied onto what each half of a layer adds.
+    pub residual_scale: f32,
+    /// Multiplied onto logits.
+    pub logit_scale: f32,
+    /// Logits are capped at it.
+    pub logit_cap: Option<f32>,
     pub tied: bool,
     pub rope_freqs: bool,
     pub layers: Vec<Layer>,
@@ -138,6 +166,18 @@ fn within(wrong: &dyn Fn(&str, String) -> Error, name: &str, value: u64, most: u
 }
 
 impl Hyper {
+    /// Gives each layer its window.
+    pub fn set_windows(&mut self, windows: Vec<Option<u64>>) {
+        self.layers.iter_mut().zip(windows).for_each(|(layer, window)| layer.window = window);
+    }
+
+    /// Makes the layers that `routed` says mixtures of experts of width `ff`.
+    pub fn set_experts(&mut self, mixture: Mixture, ff: u64, routed: impl Fn(u64) -> bool) {
+        for (_, layer) in self.layers.iter_mut().enumerate().filter(|(l, _)| routed(*l as u64)) {
+            (layer.experts, layer.ff) = (Some(mixture), ff);
+        }
+    }
+
     /// Checks the numbers and lays out the tensors; `tensor` gives each its type, or refuses it.
     pub fn assemble(
         self,
@@ -153,6 +193,7 @@ impl Hyper {
         within(&names.head_dim, self.head_dim, limits::HEAD_DIM)?;
         within(&names.layers, self.layers.len() as u64, limits::LAYERS)?;
         let ropes = self.ropes(names, wrong)?;
+        self.factors(names, wrong)?;
 
         let embedding = tensor(Ask::of(Role::Embedding, None, vocab, hidden, 1))?;
         let mut layers = Vec::with_capacity(self.layers.len());
@@ -178,6 +219,9 @@ impl Hyper {
             context,
             norm_eps: self.norm_eps,
             embedding_scale: self.embedding_scale,
+            residual_scale: self.residual_scale,
+            logit_scale: self.logit_scale,
+            logit_cap: self.logit_cap,
             ropes,
             layers,
             embedding,
@@ -206,11 +250,49 @@ impl Hyper {
         for rope in &self.ropes {
             positive(&names.rope_base, rope.base)?;
             positive(&names.rope_scale, rope.scale)?;
-            out.push(Rope { dim, base: rope.base, scale: rope.scale, interleaved: self.interleaved });
+            positive(&names.rope_scale, rope.amplitude)?;
+            let divisors = |list: &Vec<f32>| {
+                list.iter().try_for_each(|d| positive(&names.rope_factors, *d))?;
+                match list.len() == dim / 2 {
+                    true => Ok(list.clone()),
+                    false => {
+                        let message = format!("has {} elements; {} pairs turn", list.len(), dim / 2);
+                        Err(wrong(&names.rope_factors, message))
+                    }
+                }
+            };
+            let long = match &rope.long {
+                None => None,
+                Some((from, list)) => Some(Long {
+                    from: within(wrong, &names.rope_factors, *from, limits::CONTEXT)?,
+                    divisors: divisors(list)?,
+                }),
+            };
+            out.push(Rope {
+                dim,
+                base: rope.base,
+                scale: rope.scale,
+                interleaved: self.interleaved,
+                divisors: if rope.divisors.is_empty() { Vec::new() } else { divisors(&rope.divisors)? },
+                amplitude: rope.amplitude,
+                long,
+            });
         }
         match out.is_empty() {
             true => Err(Error::Internal("a model without a rotation".into())),
             false => Ok(out),
+        }
+    }
+
+    /// Factors and caps, which may be any number above 0.
+    fn factors(&self, names: &Names, wrong: &dyn Fn(&str, String) -> Error) -> Result<()> {
+        let caps = self.layers.iter().filter_map(|l| l.cap).chain(self.logit_cap);
+        let factors = [self.embedding_scale, self.residual_scale, self.logit_scale];
+        match factors.into_iter().chain(caps).find(|v| !(v.is_finite() && *v > 0.0)) {
+            None => Ok(()),
+            Some(v) => {
+                Err(wrong(&names.hidden, format!("has a factor or a cap of {v}; a finite number above 0 is needed")))
+            }
         }
     }
 
@@ -236,41 +318,51 @@ impl Hyper {
         if !scale.is_finite() || scale <= 0.0 {
             return Err(wrong(&names.head_dim, format!("scores scaled by {scale}; a finite number above 0 is needed")));
         }
-        Ok(Attention { heads, kv_heads, dim, scale, window, rope: layer.rope })
+        Ok(Attention { heads, kv_heads, dim, scale, window, rope: layer.rope, cap: layer.cap })
     }
 }
 
 fn ffn(layer: &Layer, names: &Names, wrong: &dyn Fn(&str, String) -> Error) -> Result<Ffn> {
     let width = within(wrong, &names.ff, layer.ff, limits::FF)?;
-    let Some((count, used)) = layer.experts else { return Ok(Ffn::Dense { width, act: layer.act }) };
+    let Some(Mixture { count, used, over_all, shared }) = layer.experts else {
+        return Ok(Ffn::Dense { width, act: layer.act });
+    };
     let count = within(wrong, &names.experts, count, limits::EXPERTS)?;
     let used = within(wrong, &names.used, used, limits::EXPERTS)?;
     if used > count {
         return Err(wrong(&names.used, format!("is {used}; there are {count} experts")));
     }
-    Ok(Ffn::Experts { count, used, width, act: layer.act })
+    let shared = shared.map(|width| within(wrong, &names.shared, width, limits::FF)).transpose()?;
+    Ok(Ffn::Experts { count, used, width, act: layer.act, over_all, shared })
 }
 
 /// The tensors of a layer in load order.
 fn asks(n: usize, layer: &Layer, hidden: usize, attention: &Attention, ffn: &Ffn) -> Vec<Ask> {
     let (wide, narrow, dim, ff) = (attention.q(), attention.kv(), attention.dim, ffn.width());
-    let mut out: Vec<(Role, usize, usize, usize)> = vec![
-        (Role::AttnNorm, 1, hidden, 1),
+    let mut out: Vec<(Role, usize, usize, usize)> = Vec::new();
+    if layer.pre_norms {
+        out.push((Role::AttnNorm, 1, hidden, 1));
+    }
+    out.extend([
         (Role::Q, wide, hidden, 1),
         (Role::K, narrow, hidden, 1),
         (Role::V, narrow, hidden, 1),
         (Role::O, hidden, wide, 1),
-    ];
+    ]);
     if layer.bias {
         out.extend([(Role::QBias, 1, wide, 1), (Role::KBias, 1, narrow, 1), (Role::VBias, 1, narrow, 1)]);
     }
-    if layer.qk_norm {
-        out.extend([(Role::QNorm, 1, dim, 1), (Role::KNorm, 1, dim, 1)]);
+    match layer.qk_norm {
+        QkNorm::None => {}
+        QkNorm::Heads => out.extend([(Role::QNorm, 1, dim, 1), (Role::KNorm, 1, dim, 1)]),
+        QkNorm::Rows => out.extend([(Role::QNorm, 1, wide, 1), (Role::KNorm, 1, narrow, 1)]),
     }
     if layer.post_norms {
         out.push((Role::PostAttnNorm, 1, hidden, 1));
     }
-    out.push((Role::FfnNorm, 1, hidden, 1));
+    if layer.pre_norms {
+        out.push((Role::FfnNorm, 1, hidden, 1));
+    }
     match ffn.experts() {
         None => out.extend([(Role::Gate, ff, hidden, 1), (Role::Up, ff, hidden, 1), (Role::Down, hidden, ff, 1)]),
         Some((count, _)) => out.extend([
@@ -279,6 +371,14 @@ fn asks(n: usize, layer: &Layer, hidden: usize, attention: &Attention, ffn: &Ffn
             (Role::ExpertUp, count * ff, hidden, count),
             (Role::ExpertDown, count * hidden, ff, count),
         ]),
+    }
+    if let Some(shared) = ffn.shared() {
+        out.extend([
+            (Role::SharedRouter, 1, hidden, 1),
+            (Role::SharedGate, shared, hidden, 1),
+            (Role::SharedUp, shared, hidden, 1),
+            (Role::SharedDown, hidden, shared, 1),
+        ]);
     }
     if layer.post_norms {
         out.push((Role::PostFfnNorm, 1, hidden, 1));

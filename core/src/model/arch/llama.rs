@@ -16,7 +16,7 @@ use crate::shape::Role;
 pub(super) static ARCH: Arch = Arch {
     id: "llama",
     gguf_name: "llama",
-    model_types: &["llama", "mistral"],
+    model_types: &["llama"],
     models: "SmolLM2, Llama 2 and 3, TinyLlama, Mistral",
     owns: |_| Ok(true),
     from_gguf,
@@ -47,7 +47,6 @@ fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     config.only_act(path, &["silu", "swish"])?;
     config.no_bias(path)?;
     config.no_experts(path)?;
-    config.no_window(path)?;
     Ok(Hyper { interleaved: true, ..config.hyper("llama", path)? })
 }
 

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::gguf_keys::Keys;
 use super::hf_keys::HfConfig;
-use super::{Arch, Hyper, llama};
-use crate::error::{Error, Result};
+use super::{Arch, Hyper, Mixture, llama};
+use crate::error::Result;
 use crate::model::gguf::Gguf;
 use crate::shape::Role;
 
@@ -26,29 +26,28 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 fn with_experts(mut hyper: Hyper, count: u64, used: u64) -> Hyper {
-    hyper.layers.iter_mut().for_each(|l| l.experts = Some((count, used)));
+    hyper.layers.iter_mut().for_each(|l| l.experts = Some(Mixture { count, used, over_all: false, shared: None }));
     hyper.interleaved = true;
     hyper
 }
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "llama" };
-    keys.no_window()?;
     keys.nothing_ignored()?;
     let (count, used) = (keys.need("expert_count")?, keys.need("expert_used_count")?);
-    Ok(with_experts(keys.hyper("mixtral")?, count, used))
+    let mut hyper = with_experts(keys.hyper("mixtral")?, count, used);
+    hyper.set_windows(vec![keys.window()?; hyper.layers.len()]);
+    Ok(hyper)
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     config.only_act(path, &["silu", "swish"])?;
     config.no_bias(path)?;
-    config.no_window(path)?;
-    let need = |field: &str, value: Option<u64>| {
-        value.ok_or_else(|| Error::model(path, field, "is missing; a mixture of experts needs it"))
-    };
-    let count = need("num_local_experts", config.num_local_experts)?;
-    let used = need("num_experts_per_tok", config.num_experts_per_tok)?;
-    Ok(with_experts(config.hyper("mixtral", path)?, count, used))
+    let count = HfConfig::need(path, "num_local_experts", config.num_experts)?;
+    let used = HfConfig::need(path, "num_experts_per_tok", config.num_experts_per_tok)?;
+    let mut hyper = with_experts(config.hyper("mixtral", path)?, count, used);
+    hyper.set_windows(config.windows(path, |_| true)?);
+    Ok(hyper)
 }
 
 fn hf_part(role: Role) -> Option<&'static str> {

@@ -5,20 +5,31 @@
 //! hyperparameters lie within [`limits`], agree with each other and with the tensors, and no tensor is left over that the
 //! forward pass would silently ignore.
 
+mod gemma2;
 mod gemma3;
 pub(super) mod gguf_keys;
+mod granite;
+pub(super) mod hf_json;
 pub(super) mod hf_keys;
 mod hyper;
 mod llama;
+mod mistral;
 mod mixtral;
+mod olmo2;
+mod olmoe;
+mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
+mod smollm3;
+mod turning;
 mod vocab;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-pub(super) use hyper::{Ask, Hyper, Layer, Names, Turning};
+pub(super) use hyper::{Ask, Hyper, Layer, Mixture, Names, QkNorm, Turning};
 pub use vocab::byte_of;
 
 use super::gguf::Gguf;
@@ -75,7 +86,22 @@ pub struct Arch {
 }
 
 /// Every architecture; one file and one line each, relatives after what they are relatives of.
-const ARCHS: &[&Arch] = &[&llama::ARCH, &qwen2::ARCH, &qwen3::ARCH, &gemma3::ARCH, &mixtral::ARCH];
+const ARCHS: &[&Arch] = &[
+    &llama::ARCH,
+    &mistral::ARCH,
+    &smollm3::ARCH,
+    &granite::ARCH,
+    &olmo2::ARCH,
+    &phi3::ARCH,
+    &qwen2::ARCH,
+    &qwen3::ARCH,
+    &gemma2::ARCH,
+    &gemma3::ARCH,
+    &mixtral::ARCH,
+    &qwen2_moe::ARCH,
+    &qwen3_moe::ARCH,
+    &olmoe::ARCH,
+];
 
 /// The architecture of an id.
 ///
@@ -99,9 +125,25 @@ pub(super) fn by_model_type(kind: &str) -> Option<&'static Arch> {
     ARCHS.iter().find(|a| a.model_types.contains(&kind)).copied()
 }
 
+/// Whether any architecture's GGUF files call themselves so.
+pub(super) fn has_gguf_name(name: &str) -> bool {
+    ARCHS.iter().any(|a| a.gguf_name == name)
+}
+
+/// What GGUF files of known architectures call themselves, with models of each, for messages.
+pub(super) fn gguf_names() -> String {
+    ARCHS.iter().map(|a| format!("`{}` ({})", a.gguf_name, a.models)).collect::<Vec<_>>().join(", ")
+}
+
 /// Every `model_type` that is known, for messages.
 pub(super) fn model_types() -> String {
     ARCHS.iter().flat_map(|a| a.model_types).copied().collect::<Vec<_>>().join(", ")
+}
+
+/// What `config.json` calls each layer's attention.
+fn kinds(shape: &ModelShape) -> Vec<&'static str> {
+    let kind = |window: Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
+    shape.layers.iter().map(|l| kind(l.attention.window)).collect()
 }
 
 impl ModelShape {
@@ -123,8 +165,7 @@ impl ModelShape {
         }
         let Some(arch) = arch else {
             let found = name.map_or("is missing".into(), |a| format!("is `{}`", a.escape_debug()));
-            let known: Vec<_> = ARCHS.iter().map(|a| format!("`{}` ({})", a.gguf_name, a.models)).collect();
-            return Err(gguf.error(key, format!("{found}; supported: {}", known.join(", "))));
+            return Err(gguf.error(key, format!("{found}; supported: {}", gguf_names())));
         };
         let hyper = (arch.from_gguf)(gguf)?;
         vocab::check(gguf, hyper.vocab)?;
@@ -140,7 +181,13 @@ impl ModelShape {
             },
         )?;
         // One check a file keeps every biased, gated or experimental relative out, whatever it calls its tensors.
-        if let Some(extra) = gguf.tensors().iter().find(|t| !expected.contains(&*t.name)) {
+        let known = |name: &str| {
+            expected.contains(name)
+                || gguf.cut(name).is_some_and(|parts| parts.iter().all(|part| expected.contains(&*part.name)))
+                // What a rotation was made of.
+                || [gguf_keys::LONG, gguf_keys::SHORT].contains(&name) && shape.ropes.iter().any(|r| r.long.is_some())
+        };
+        if let Some(extra) = gguf.tensors().iter().find(|t| !known(&t.name)) {
             let why = match extra.name.ends_with(".bias") {
                 true => "biases".to_owned(),
                 false => format!("tensors beyond those of a {} layer", arch.id),

@@ -22,12 +22,15 @@ pub(super) static ARCH: Arch = Arch {
     from_hf,
     hf_part,
     norm_less_one: false,
-    to_hf: |_| {
+    to_hf: |shape| {
+        let window = shape.layers.iter().find_map(|l| l.attention.window);
         json!({
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
             "hidden_act": "silu",
-            "use_sliding_window": false,
+            "use_sliding_window": window.is_some(),
+            "sliding_window": window,
+            "layer_types": super::kinds(shape),
         })
     },
 };
@@ -48,14 +51,12 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     config.only_act(path, &["silu", "swish"])?;
     config.no_experts(path)?;
-    // `sliding_window` is written whether it is used or not.
-    if config.use_sliding_window {
-        config.no_window(path)?;
-    }
-    Ok(biased(config.hyper("qwen2", path)?))
+    let mut hyper = biased(config.hyper("qwen2", path)?);
+    config.used_windows(path, &mut hyper)?;
+    Ok(hyper)
 }
 
-fn hf_part(role: Role) -> Option<&'static str> {
+pub(super) fn hf_part(role: Role) -> Option<&'static str> {
     match role {
         Role::QBias => Some("self_attn.q_proj.bias"),
         Role::KBias => Some("self_attn.k_proj.bias"),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::gguf_keys::Keys;
 use super::hf_keys::HfConfig;
-use super::{Arch, Hyper, llama};
+use super::{Arch, Hyper, QkNorm, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
 use crate::shape::Role;
@@ -23,19 +23,22 @@ pub(super) static ARCH: Arch = Arch {
     from_hf,
     hf_part,
     norm_less_one: false,
-    to_hf: |_| {
+    to_hf: |shape| {
+        let window = shape.layers.iter().find_map(|l| l.attention.window);
         json!({
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
             "hidden_act": "silu",
+            "use_sliding_window": window.is_some(),
+            "sliding_window": window,
+            "layer_types": super::kinds(shape),
             "attention_bias": false,
-            "use_sliding_window": false,
         })
     },
 };
 
 fn normed(mut hyper: Hyper) -> Hyper {
-    hyper.layers.iter_mut().for_each(|l| l.qk_norm = true);
+    hyper.layers.iter_mut().for_each(|l| l.qk_norm = QkNorm::Heads);
     hyper
 }
 
@@ -51,14 +54,12 @@ fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     config.only_act(path, &["silu", "swish"])?;
     config.no_bias(path)?;
     config.no_experts(path)?;
-    // `sliding_window` is written whether it is used or not.
-    if config.use_sliding_window {
-        config.no_window(path)?;
-    }
-    Ok(normed(config.hyper("qwen3", path)?))
+    let mut hyper = normed(config.hyper("qwen3", path)?);
+    config.used_windows(path, &mut hyper)?;
+    Ok(hyper)
 }
 
-fn hf_part(role: Role) -> Option<&'static str> {
+pub(super) fn hf_part(role: Role) -> Option<&'static str> {
     match role {
         Role::QNorm => Some("self_attn.q_norm.weight"),
         Role::KNorm => Some("self_attn.k_norm.weight"),

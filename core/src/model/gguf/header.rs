@@ -355,7 +355,7 @@ fn place(scan: &Scanner<'_>, tensors: &mut [TensorInfo], data_start: u64, len: u
 }
 
 /// Indices in order of name; the pair at fault when a name stands twice.
-fn index<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<u32>, (usize, usize)> {
+pub(super) fn index<T>(items: &[T], name: impl Fn(&T) -> &str) -> Result<Vec<u32>, (usize, usize)> {
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     let text = |i: u32| name(&items[i as usize]);
     order.sort_unstable_by(|&a, &b| text(a).cmp(text(b)).then(a.cmp(&b)));

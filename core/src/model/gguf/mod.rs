@@ -5,11 +5,14 @@
 //! is read with positioned reads straight into its final buffer, never mapped, so a file that shrinks under us is an
 //! error and not a signal. The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod cut;
 mod header;
 mod scan;
+mod split;
 mod value;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +40,7 @@ pub struct TensorInfo {
     pub rows: usize,
     /// The first, contiguous dimension: elements of a row.
     pub cols: usize,
-    /// Where its payload starts, from the beginning of the file.
+    /// Where its payload starts, from the beginning of the file, or of all its parts laid one behind the other.
     pub offset: u64,
     /// Bytes of its payload; at least one.
     pub bytes: u64,
@@ -63,6 +66,10 @@ pub struct Gguf {
     by_key: Vec<u32>,
     tensors: Vec<TensorInfo>,
     by_name: Vec<u32>,
+    /// Tensors that one of the file's is made of, by its name.
+    cut: BTreeMap<Box<str>, Vec<TensorInfo>>,
+    /// Later parts of a file in several, in order.
+    later: Vec<split::Later>,
 }
 
 impl Gguf {
@@ -71,6 +78,8 @@ impl Gguf {
     /// # Errors
     /// [`Error::Io`] when the file cannot be read, [`Error::Model`] naming the field for anything wrong in it.
     pub fn open(path: &Path) -> Result<Self> {
+        let named = split::first(path);
+        let path = named.as_deref().unwrap_or(path);
         let wrong = |e| Error::io(path, "cannot open the model", &e);
         // Asked before opening: opening a pipe would wait for its writer.
         let meta = std::fs::metadata(path).map_err(wrong)?;
@@ -79,11 +88,17 @@ impl Gguf {
             return Err(Error::model(path, "file", format!("this is {what}; choose a .gguf file")));
         }
         let file = File::open(path).map_err(wrong)?;
-        scoped(Scope::Program, || Self::from_file(file, path))
+        scoped(Scope::Program, || {
+            let mut out = Self::from_file(file, path)?;
+            if split::open(&mut out)? {
+                out.cut = cut::parts(&out);
+            }
+            Ok(out)
+        })
     }
 
-    /// As [`Self::open`], for a file that is open already and counted under the thread's own scope; `path` is what messages
-    /// call it.
+    /// As [`Self::open`], for a file that is open already and counted under the thread's own scope, and for it alone where it is one of
+    /// several parts; `path` is what messages call it.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -91,7 +106,22 @@ impl Gguf {
         let len = file.metadata().map_err(|e| Error::io(path, "cannot open the model", &e))?.len();
         let header::Header { version, alignment, data_start, entries, by_key, tensors, by_name } =
             header::read(path, &file, len)?;
-        Ok(Self { path: path.into(), file, len, version, alignment, data_start, entries, by_key, tensors, by_name })
+        let mut out = Self {
+            path: path.into(),
+            file,
+            len,
+            version,
+            alignment,
+            data_start,
+            entries,
+            by_key,
+            tensors,
+            by_name,
+            cut: BTreeMap::new(),
+            later: Vec::new(),
+        };
+        out.cut = cut::parts(&out);
+        Ok(out)
     }
 
     /// The file's path.
@@ -109,9 +139,14 @@ impl Gguf {
         self.alignment
     }
 
-    /// Bytes of the whole file when it was opened.
+    /// The paths of all its parts.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.path()).chain(self.later.iter().map(|part| &*part.path))
+    }
+
+    /// Bytes of the whole file, of all its parts, when it was opened.
     pub fn file_bytes(&self) -> u64 {
-        self.len
+        self.len + self.later.iter().map(|part| part.len).sum::<u64>()
     }
 
     /// Bytes before the first tensor's payload.
@@ -129,8 +164,16 @@ impl Gguf {
         &self.tensors
     }
 
-    /// The tensor called `name`.
+    /// The tensors that the one called `name` is made of, where it is several in one.
+    pub fn cut(&self, name: &str) -> Option<&[TensorInfo]> {
+        self.cut.get(name).map(Vec::as_slice)
+    }
+
+    /// The tensor called `name`, a part of another one included.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        if let Some(part) = self.cut.values().flatten().find(|part| &*part.name == name) {
+            return Some(part);
+        }
         let at = self.by_name.binary_search_by(|&i| (*self.tensors[i as usize].name).cmp(name)).ok()?;
         Some(&self.tensors[self.by_name[at] as usize])
     }
@@ -353,7 +396,9 @@ impl Gguf {
                 format!("bytes {from} to {} were asked for, it has {}", from.saturating_add(wanted), tensor.bytes);
             return Err(self.error(plain(&tensor.name), message));
         }
-        let got = pread(&self.file, tensor.offset + from, into)
+        let part = self.later.iter().rev().find(|part| part.base <= tensor.offset);
+        let (file, base) = part.map_or((&self.file, 0), |part| (&part.file, part.base));
+        let got = pread(file, tensor.offset - base + from, into)
             .map_err(|e| Error::io(&self.path, format!("cannot read {}", plain(&tensor.name)), &e))?;
         if got < into.len() {
             return Err(self.error(
@@ -402,6 +447,14 @@ impl Gguf {
             hash.update(scan.bytes(n, Field::Name("header"))?);
         }
         hash.update(self.len.to_le_bytes());
+        for part in &self.later {
+            let mut scan = Scanner::new(&part.path, &part.file, 0, part.header);
+            while scan.left() > 0 {
+                let n = scan.left().min(64 << 10) as usize;
+                hash.update(scan.bytes(n, Field::Name("header"))?);
+            }
+            hash.update(part.len.to_le_bytes());
+        }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }

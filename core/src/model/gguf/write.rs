@@ -86,14 +86,16 @@ impl GgufWriter {
         self
     }
 
-    /// Copies every entry of `from` for which `keep(key)` holds, as it stands there. `general.alignment` and keys that
-    /// this writer has already are left out.
+    /// Copies every entry of `from` for which `keep(key)` holds, as it stands there. `general.alignment`, what says which part of
+    /// several it is, and keys that this writer has already are left out.
     ///
     /// # Errors
     /// When `from` can no longer be read.
     pub fn copy_metadata(&mut self, from: &Gguf, keep: impl Fn(&str) -> bool) -> Result<&mut Self> {
         for entry in &from.entries {
-            if &*entry.key == "general.alignment" || self.keys.contains(&entry.key) || !keep(&entry.key) {
+            // What is written is whole.
+            let own = &*entry.key == "general.alignment" || entry.key.starts_with("split.");
+            if own || self.keys.contains(&entry.key) || !keep(&entry.key) {
                 continue;
             }
             if self.key(&entry.key, entry.ty) {

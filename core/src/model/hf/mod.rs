@@ -24,6 +24,7 @@ use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};
 use super::arch::{self, Arch, Ask};
 use super::chat::SpecialTokens;
+use super::parts::Parts;
 use super::safetensors::{SafeFile, Tensor};
 use super::tokenizer::Tokenizer;
 use crate::blocks::BlockType;
@@ -32,7 +33,7 @@ use crate::ledger::alloc::{Scope, scoped};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Bytes of the largest index of shards that is read.
 const LARGEST_INDEX: u64 = 16 << 20;
@@ -47,6 +48,8 @@ const SAMPLES: u64 = 16;
 struct Place {
     /// One, or one an expert, each with the file it is in.
     parts: Vec<(usize, Tensor)>,
+    /// The row of it that is the first; others before are another tensor's.
+    first: usize,
     /// Rows of a head, where rows are given in another order.
     turned: Option<usize>,
     /// One is added to every number: a norm that is stored less one.
@@ -84,49 +87,80 @@ pub(super) fn hf_names(arch: &Arch, role: Role, layer: Option<usize>, count: usi
     Some((0..count).map(name).collect())
 }
 
-#[derive(Deserialize)]
-struct Index {
+/// Which file each tensor is in.
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 /// The files of a folder's weights, and what an index says of where each tensor is.
-fn files(dir: &Path, weights: Option<&Path>) -> Result<(Vec<SafeFile>, Option<Index>)> {
-    if let Some(path) = weights {
-        return Ok((vec![SafeFile::open(path)?], None));
-    }
-    let (index, single) = (dir.join(INDEX), dir.join(WEIGHTS));
-    if !index.exists() {
-        if !single.exists() {
-            let pickled = dir.join("pytorch_model.bin").exists();
-            let why = if pickled {
-                "only pytorch_model.bin, which is a Python pickle and may run code: save it again with safe_serialization=True"
-            } else {
-                "a folder of Hugging Face's has it, or model.safetensors.index.json with shards"
-            };
-            return Err(Error::model(dir, WEIGHTS, format!("is missing; {why}")));
+pub(super) fn files(dir: &Path, weights: Option<&Path>) -> Result<(Vec<SafeFile>, Option<Index>)> {
+    let index = dir.join(INDEX);
+    let shards = |of: &Path| -> Result<Option<Vec<SafeFile>>> {
+        let Some(parts) = Parts::of(of) else { return Ok(None) };
+        match parts.missing() {
+            Some(missing) => Err(Error::model(of, "file", missing)),
+            None => parts.all.iter().map(|path| SafeFile::open(path)).collect::<Result<_>>().map(Some),
         }
+    };
+    if let Some(path) = weights {
+        // One shard stands for all of them.
+        return Ok((shards(path)?.map_or_else(|| Ok(vec![SafeFile::open(path)?]), Ok::<_, Error>)?, None));
+    }
+    let single = dir.join(WEIGHTS);
+    if index.exists() {
+        return indexed(dir, &index).map(|(files, read)| (files, Some(read)));
+    }
+    if single.exists() {
         return Ok((vec![SafeFile::open(&single)?], None));
     }
-    let read: Index = serde_json::from_slice(&text(&index, LARGEST_INDEX)?)
-        .map_err(|e| Error::model(&index, "weight_map", e.to_string()))?;
+    // Shards whose index was left behind.
+    if let Some(files) = a_shard(dir).map_or(Ok(None), |shard| shards(&shard))? {
+        return Ok((files, None));
+    }
+    let pickled = dir.join("pytorch_model.bin").exists() || dir.join("pytorch_model.bin.index.json").exists();
+    let why = if pickled {
+        "only pytorch_model.bin, which is a Python pickle and may run code: save it again with safe_serialization=True"
+    } else {
+        "a folder of Hugging Face's has it, or model.safetensors.index.json with shards"
+    };
+    Err(Error::model(dir, WEIGHTS, format!("is missing; {why}")))
+}
+
+/// Entries of a folder that are looked through for a shard.
+const LOOKED: usize = 1 << 14;
+
+/// A file of `dir` that is one of several of a model by its name, the first of them by name.
+fn a_shard(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?.take(LOOKED).filter_map(|e| Some(e.ok()?.path()));
+    let shard = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("model-") && name.ends_with(".safetensors") && Parts::of(p).is_some()
+    };
+    entries.filter(shard).min()
+}
+
+/// The files that an index names.
+fn indexed(dir: &Path, index: &Path) -> Result<(Vec<SafeFile>, Index)> {
+    let wrong = |message: String| Err(Error::model(index, "weight_map", message));
+    let read: Index = serde_json::from_slice(&text(index, LARGEST_INDEX)?)
+        .map_err(|e| Error::model(index, "weight_map", e.to_string()))?;
     let names: BTreeSet<&String> = read.weight_map.values().collect();
     if names.len() > SHARDS {
-        return Err(Error::model(
-            &index,
-            "weight_map",
-            format!("names {} files, at most {SHARDS} are opened", names.len()),
-        ));
+        return wrong(format!("names {} files, at most {SHARDS} are opened", names.len()));
     }
-    let mut out = Vec::with_capacity(names.len());
-    for name in names {
-        // A plain name in this folder: an index must not reach elsewhere.
-        if !name.ends_with(".safetensors") || name.contains(['/', '\\']) || name.starts_with('.') {
-            let message = format!("names `{}`; a .safetensors file of this folder is needed", name.escape_debug());
-            return Err(Error::model(&index, "weight_map", message));
-        }
-        out.push(SafeFile::open(&dir.join(name))?);
+    // A plain name in this folder: an index must not reach elsewhere.
+    let plain = |name: &str| name.ends_with(".safetensors") && !name.contains(['/', '\\']) && !name.starts_with('.');
+    if let Some(name) = names.iter().find(|name| !plain(name)) {
+        return wrong(format!("names `{}`; a .safetensors file of this folder is needed", name.escape_debug()));
     }
-    Ok((out, Some(read)))
+    let gone: Vec<_> = names.iter().filter(|name| !dir.join(name).is_file()).collect();
+    if let Some(first) = gone.first() {
+        let (here, all) = (names.len() - gone.len(), names.len());
+        return wrong(format!("{here} of {all} parts are here; {} is missing: fetch it", first.escape_debug()));
+    }
+    let files = names.iter().map(|name| SafeFile::open(&dir.join(name))).collect::<Result<_>>()?;
+    Ok((files, read))
 }
 
 impl HfFolder {
@@ -152,7 +186,7 @@ impl HfFolder {
         if !config_path.is_file() {
             return Err(Error::model(dir, CONFIG, "is missing; a folder of Hugging Face's has it beside its weights"));
         }
-        let HfModel { mut hyper, llama3, bos, eos } = read(&config_path)?;
+        let HfModel { mut hyper, llama3, bos, eos, .. } = read(&config_path)?;
         let (files, index) = files(dir, weights)?;
         hyper.name = std::path::absolute(dir)
             .ok()
@@ -162,12 +196,13 @@ impl HfFolder {
         let divisors = llama3.map_or(Vec::new(), |l| l.divisors(hyper.rope_dim as usize, hyper.ropes[0].base));
         let mut places = BTreeMap::new();
         let arch = arch::by_id(hyper.arch)?;
-        let finder = Finder {
+        let mut finder = Finder {
             files: &files,
             index: index.as_ref(),
             dir,
             arch,
             turned: hyper.interleaved.then_some(hyper.head_dim as usize),
+            cut: BTreeMap::new(),
         };
         let shape = hyper.assemble(
             &names(),
@@ -184,6 +219,7 @@ impl HfFolder {
                 Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
         )?;
+        finder.whole()?;
         let known: BTreeSet<&str> = places.values().flat_map(|p| &p.parts).map(|(_, t)| &*t.name).collect();
         for file in &files {
             let extra = file.tensors().iter().find(|t| {
@@ -299,7 +335,7 @@ impl HfFolder {
             let take = (each - at).min(n - done);
             let (file, from) = &place.parts[part];
             let out = &mut out[done * t.row_bytes()..(done + take) * t.row_bytes()];
-            self.read_part(&self.files[*file], from, place, (t, each), at, out)?;
+            self.read_part(&self.files[*file], from, place, (t, each), place.first + at, out)?;
             done += take;
         }
         Ok(())
@@ -315,7 +351,9 @@ impl HfFolder {
         first: usize,
         out: &mut [u8],
     ) -> Result<()> {
-        let row = from.bytes as usize / each.max(1);
+        // Of the stored tensor, which may be higher than the part that is asked for.
+        let height = if from.dims.len() > 1 { from.dims[0] as usize } else { each };
+        let row = from.bytes as usize / height.max(1);
         match place.turned {
             Some(d) => out
                 .chunks_exact_mut(row.max(1))
@@ -388,17 +426,33 @@ struct Finder<'a> {
     arch: &'a Arch,
     /// Rows of a head, where those of q and k are given in another order.
     turned: Option<usize>,
+    /// Of tensors that hold several of ours, one after the other: rows that were given to those that came, and all.
+    cut: BTreeMap<String, (usize, u64)>,
 }
 
 impl Finder<'_> {
     /// Finds what the configuration asks for, and holds it against that.
-    fn find(&self, ask: &Ask) -> Result<(BlockType, Place)> {
+    fn find(&mut self, ask: &Ask) -> Result<(BlockType, Place)> {
         let theirs = hf_names(self.arch, ask.role, ask.layer, ask.count)
             .ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", ask.name)))?;
+        let role = ask.role;
+        let shared = |other: &Role| *other != role && (self.arch.hf_part)(*other) == (self.arch.hf_part)(role);
+        let shared = ask.layer.is_some() && Role::LINEARS.contains(&role) && Role::LINEARS.iter().any(shared);
+        let mut first = 0;
         let mut parts = Vec::with_capacity(theirs.len());
         let mut ty = None;
         for name in theirs {
-            let (file, t) = self.one(name, ask.rows / ask.count.max(1), ask.cols)?;
+            let rows = if shared { None } else { Some(ask.rows / ask.count.max(1)) };
+            let (file, t) = self.one(name, rows, ask.cols)?;
+            if shared {
+                let (given, _) = self.cut.entry(t.name.to_string()).or_insert((0, t.dims[0]));
+                first = *given;
+                *given += ask.rows;
+                if *given as u64 > t.dims[0] {
+                    let message = format!("has {} rows; {CONFIG} asks for more than {given}", t.dims[0]);
+                    return Err(self.files[file].error(&*t.name, message));
+                }
+            }
             let of = t.ty.ok_or_else(|| {
                 self.files[file].error(&*t.name, format!("is {}; F32, F16 or BF16 is needed", t.dtype))
             })?;
@@ -410,10 +464,21 @@ impl Finder<'_> {
         let ty = ty.ok_or_else(|| Error::Internal(format!("{} of no tensor", ask.name)))?;
         let turned = self.turned.filter(|_| ask.role.rotates());
         let norm = ask.role.kind() == Kind::Vector && ask.role.gguf().ends_with("norm.weight");
-        Ok((ty, Place { parts, turned, less_one: self.arch.norm_less_one && norm }))
+        Ok((ty, Place { parts, first, turned, less_one: self.arch.norm_less_one && norm }))
     }
 
-    fn one(&self, theirs: String, rows: usize, cols: usize) -> Result<(usize, Tensor)> {
+    /// That every row of what was cut is given.
+    fn whole(&self) -> Result<()> {
+        match self.cut.iter().find(|(_, (given, all))| *given as u64 != *all) {
+            None => Ok(()),
+            Some((name, (given, all))) => {
+                Err(Error::model(self.dir, name.as_str(), format!("has {all} rows; {CONFIG} asks for {given}")))
+            }
+        }
+    }
+
+    /// The tensor of this name, which has `rows` rows, or as many as it likes.
+    fn one(&self, theirs: String, rows: Option<usize>, cols: usize) -> Result<(usize, Tensor)> {
         let wanted_file = self.index.map(|i| i.weight_map.get(&theirs).map(String::as_str));
         let found = self.files.iter().enumerate().find_map(|(i, file)| {
             let fits = match wanted_file {
@@ -423,7 +488,12 @@ impl Finder<'_> {
             file.tensor(&theirs).filter(|_| fits).map(|t| (i, file, t))
         });
         let Some((at, file, t)) = found else {
+            let rows = rows.map_or("any".into(), |r| r.to_string());
             return Err(Error::model(self.dir, theirs, format!("is missing; {CONFIG} asks for it, ({rows}, {cols})")));
+        };
+        let rows = match rows {
+            Some(rows) => rows,
+            None => t.dims.first().map_or(0, |d| *d as usize),
         };
         let wanted: &[u64] = if rows == 1 && t.dims.len() == 1 { &[cols as u64] } else { &[rows as u64, cols as u64] };
         if t.dims[..] != *wanted {

@@ -83,42 +83,53 @@ fn write(dir: &Path, model: &Model, ty: BlockType, tensors: &mut Tensors<'_>) ->
     let arch = arch::of(shape)?;
     // The divisors are in the configuration.
     let list: Vec<_> = shape.roles().filter(|(_, role, _)| *role != Role::RopeFreqs).collect();
-    let declared = list
-        .iter()
-        .map(|(layer, role, t)| {
-            let name = hf_names(arch, *role, *layer, 1).and_then(|mut names| names.pop());
-            let name = name.ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", t.name)))?;
-            let vector = role.kind() == Kind::Vector;
-            Ok(Declared { name, ty, dims: if vector { vec![t.cols] } else { vec![t.rows, t.cols] } })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut declared: Vec<Declared> = Vec::with_capacity(list.len());
+    // How many of the list each holds: those of one name lie in it one after the other.
+    let mut held: Vec<usize> = Vec::with_capacity(list.len());
+    for (layer, role, t) in &list {
+        let name = hf_names(arch, *role, *layer, 1).and_then(|mut names| names.pop());
+        let name = name.ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", t.name)))?;
+        match (declared.last_mut(), held.last_mut()) {
+            (Some(last), Some(n)) if last.name == name => {
+                last.dims[0] += t.rows;
+                *n += 1;
+            }
+            _ => {
+                let vector = role.kind() == Kind::Vector;
+                declared.push(Declared { name, ty, dims: if vector { vec![t.cols] } else { vec![t.rows, t.cols] } });
+                held.push(1);
+            }
+        }
+    }
+    let mut held = held.into_iter();
     let bytes = declared.iter().map(Declared::bytes).sum();
     let mut next = list.into_iter();
     let mut wide = Vec::new();
     let mut narrow = Vec::new();
     safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &declared, |_, sink| {
-        let Some((layer, role, t)) = next.next() else { return Ok(()) };
-        let head = head_dim(shape, layer, role);
-        let less_one = arch.norm_less_one && role.kind() == Kind::Vector && role.gguf().ends_with("norm.weight");
-        let step = if head.is_some() { 1 } else { (PIECE / t.cols.max(1)).max(1) };
-        for first in (0..t.rows).step_by(step) {
-            let n = step.min(t.rows - first);
-            wide.resize(n * t.cols, 0.0);
-            tensors(t, head.map_or(first, |d| permute::gguf_row(first, d)), n, &mut wide)?;
-            if less_one {
-                wide.iter_mut().for_each(|w| *w -= 1.0);
-            }
-            match ty {
-                BlockType::F32 => sink(bytemuck::cast_slice(&wide))?,
-                BlockType::F16 => {
-                    narrow.resize(wide.len(), 0u16);
-                    bytemuck::cast_slice_mut::<u16, f16>(&mut narrow).convert_from_f32_slice(&wide);
-                    sink(bytemuck::cast_slice(&narrow))?;
+        for (layer, role, t) in next.by_ref().take(held.next().unwrap_or(0)) {
+            let head = head_dim(shape, layer, role);
+            let less_one = arch.norm_less_one && role.kind() == Kind::Vector && role.gguf().ends_with("norm.weight");
+            let step = if head.is_some() { 1 } else { (PIECE / t.cols.max(1)).max(1) };
+            for first in (0..t.rows).step_by(step) {
+                let n = step.min(t.rows - first);
+                wide.resize(n * t.cols, 0.0);
+                tensors(t, head.map_or(first, |d| permute::gguf_row(first, d)), n, &mut wide)?;
+                if less_one {
+                    wide.iter_mut().for_each(|w| *w -= 1.0);
                 }
-                _ => {
-                    narrow.resize(wide.len(), 0u16);
-                    bytemuck::cast_slice_mut::<u16, bf16>(&mut narrow).convert_from_f32_slice(&wide);
-                    sink(bytemuck::cast_slice(&narrow))?;
+                match ty {
+                    BlockType::F32 => sink(bytemuck::cast_slice(&wide))?,
+                    BlockType::F16 => {
+                        narrow.resize(wide.len(), 0u16);
+                        bytemuck::cast_slice_mut::<u16, f16>(&mut narrow).convert_from_f32_slice(&wide);
+                        sink(bytemuck::cast_slice(&narrow))?;
+                    }
+                    _ => {
+                        narrow.resize(wide.len(), 0u16);
+                        bytemuck::cast_slice_mut::<u16, bf16>(&mut narrow).convert_from_f32_slice(&wide);
+                        sink(bytemuck::cast_slice(&narrow))?;
+                    }
                 }
             }
         }
@@ -192,6 +203,17 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
                 "original_max_position_embeddings": 8192
             })
         }
+        // Divisors that are no rule's any more: `longrope` lists them.
+        (None, _) if !rope.divisors.is_empty() => {
+            let long = rope.long.as_ref();
+            json!({
+                "rope_type": "longrope",
+                "short_factor": rope.divisors,
+                "long_factor": long.map_or(&rope.divisors, |long| &long.divisors),
+                "attention_factor": rope.amplitude,
+                "original_max_position_embeddings": long.map_or(shape.context, |long| long.from),
+            })
+        }
         (None, 1.0) => Value::Null,
         (None, scale) => json!({ "rope_type": "linear", "factor": scale }),
     };
@@ -213,6 +235,7 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         "rms_norm_eps": shape.norm_eps,
         "rope_theta": rope.base,
         "rope_scaling": rope_scaling,
+        "partial_rotary_factor": (rope.dim < layer.attention.dim).then(|| rope.dim as f64 / layer.attention.dim as f64),
         "tie_word_embeddings": shape.output.is_none(),
         "bos_token_id": ids.bos,
         "eos_token_id": ids.eos,
@@ -238,7 +261,9 @@ fn words(model: &Model) -> Result<(Words, Option<String>)> {
         out.ids = Ids { bos: t.bos(), eos: t.eos(), pad: t.pad() };
     }
     match &*model.source {
-        Source::Random { like: None, .. } => Ok((out, Some("a random model has no words".into()))),
+        Source::Random { like: None, .. } | Source::Absent { .. } => {
+            Ok((out, Some("a random model has no words".into())))
+        }
         Source::Hf(folder) => {
             for name in WORDS {
                 let path = folder.dir().join(name);
@@ -286,7 +311,7 @@ pub fn words_bytes(model: &Model) -> Result<u64> {
     // Rules for how text is cut, and the fields around them.
     const RULES: u64 = 12 << 10;
     let beside = match &*model.source {
-        Source::Random { like: None, .. } => 0,
+        Source::Random { like: None, .. } | Source::Absent { .. } => 0,
         Source::Hf(folder) => {
             let bytes = |name: &str| std::fs::metadata(folder.dir().join(name)).map_or(0, |m| m.len());
             let own: u64 = WORDS.iter().map(|name| bytes(name)).sum();

@@ -8,6 +8,7 @@
 //! Query heads that share a key–value head share each decoded tile. Rows may be ragged: each key–value head has its own
 //! number. A query that sees no row gets zeros.
 
+use super::element::capped;
 use super::{Kernels, kernels};
 use crate::ops::team::{SharedMut, ThreadTeam};
 use crate::{Error, Result};
@@ -45,6 +46,8 @@ pub struct Attention {
     pub scale: f32,
     /// Rows that a query sees at most, its own the last of them; `None` for all before it.
     pub window: Option<usize>,
+    /// Scores go through `cap · tanh(x / cap)`, after their scale; `None` for as they are.
+    pub cap: Option<f32>,
     /// Queries of the call. Query `i` sees the first `rows(head) − tokens + 1 + i` rows.
     pub tokens: usize,
 }
@@ -433,6 +436,11 @@ impl Call<'_> {
             (self.kernels.transpose)(work.rows.as_ptr(), n, dim, work.across.as_mut_ptr());
             let (q, scores) = (work.q[from * dim..].as_ptr(), work.scores[from * TILE..].as_mut_ptr());
             (self.kernels.mul)(q, dim, 1, to - from, work.across.as_ptr(), TILE, n, dim, scores, TILE, false);
+        }
+        if let Some(cap) = self.shape.cap {
+            for row in work.scores[from * TILE..to * TILE].chunks_exact_mut(TILE) {
+                row[..n].iter_mut().for_each(|score| *score = capped(*score, cap));
+            }
         }
     }
 

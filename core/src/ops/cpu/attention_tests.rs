@@ -75,7 +75,7 @@ fn reference(q: &[f32], kv: &Plain, s: &Attention) -> (Vec<f64>, Vec<Vec<f64>>) 
 }
 
 fn shape(heads: usize, kv_heads: usize, dim: usize, tokens: usize) -> Attention {
-    Attention { heads, kv_heads, dim, tokens, scale: 1.0 / (dim as f32).sqrt(), window: None }
+    Attention { heads, kv_heads, dim, tokens, scale: 1.0 / (dim as f32).sqrt(), window: None, cap: None }
 }
 
 fn run(

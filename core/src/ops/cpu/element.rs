@@ -152,6 +152,21 @@ pub fn swiglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
     runs(team, gate, up, &|gate, up| unsafe { (lanes.swiglu)(gate, up) })
 }
 
+/// `cap · tanh(x / cap)`: as `x` near zero, within ± `cap` everywhere (Gemma 2, arXiv 2408.00118, §2).
+#[inline]
+pub fn capped(x: f32, cap: f32) -> f32 {
+    cap * (x / cap).tanh()
+}
+
+/// `x ← cap · tanh(x / cap)`.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub fn soft_cap(team: &ThreadTeam, cap: f32, x: &mut [f32]) -> Result<()> {
+    rows(team, x, 1, &|_, x| x[0] = capped(x[0], cap))?;
+    Ok(())
+}
+
 /// `gate ← gelu(gate) · up`, gelu by its tanh approximation (Hendrycks and Gimpel, arXiv 1606.08415).
 ///
 /// # Errors

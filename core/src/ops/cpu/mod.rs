@@ -36,7 +36,7 @@ pub use activations::{Compute, round_activations};
 pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, Window, attend, packed_weight};
 pub use decode::decode_rows;
 pub use element::{
-    Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, softmax, swiglu,
+    Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, soft_cap, softmax, swiglu,
 };
 pub use linear::{
     Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as, linear_tasks,

@@ -14,16 +14,20 @@ mod full;
 
 use super::learner::Learner;
 use crate::blocks::BlockType;
-use crate::device::{Best, Buf, Columns, Device, Op, Src, Weight};
+use crate::device::{Best, Buf, Columns, Device, Gradient, Op, Round, Src, Weight};
 use crate::error::Result;
 use crate::ledger::{Category, Tag};
 use crate::ops::descriptors::Reduction;
+use crate::ops::rule::Rule;
+use crate::ops::rule::functions::{SOFT_CAP, SOFT_CAP_VJP};
 use crate::schema::Entry;
 
 /// The variants of train.loss.
 pub const ENTRIES: &[&Entry<dyn Loss>] = &[&chunked::ENTRY, &cut::ENTRY, &full::ENTRY];
 
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
+/// Logits before they are capped.
+pub const RAW: Tag = Tag::device(Category::Logits, "logits before their cap");
 const STATISTICS: Tag = Tag::device(Category::Logits, "loss statistics");
 const MAXIMA: Tag = Tag::device(Category::Logits, "largest logits of tiles");
 const ORDER: Tag = Tag::device(Category::Logits, "order of the vocabulary");
@@ -68,9 +72,30 @@ pub trait Loss: Send + Sync {
     fn tile(&self, rows: usize, vocab: usize) -> Tile;
 }
 
+/// What a model does to its logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logits {
+    /// Multiplied onto them; 1 for none.
+    pub scale: f32,
+    /// They go through `cap · tanh(x / cap)` then.
+    pub cap: Option<f32>,
+}
+
+/// `p ← rule(p, g)` for each of `len` logits of a model that caps them.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`]; [`crate::Error::Device`] when the driver fails.
+pub fn capped(d: &dyn Device, rule: &'static Rule, cap: f32, g: &Buf, p: &mut Buf, len: usize) -> Result<()> {
+    let (p, g, state, numbers) = (p.all_mut(), Gradient::Held(g.all()), &mut [][..], &[cap][..]);
+    let (scale, clamp, round) = (1.0, f32::INFINITY, Round::Nearest);
+    d.run(Op::Elementwise { rule, p, len, g, state, numbers, scale, clamp, round })
+}
+
 /// The buffers of one pass of the head.
 pub struct Head {
     tile: Tile,
+    /// What logits are capped at, and where they are before.
+    cap: Option<(f32, Buf)>,
     logits: Buf,
     log_sum_exp: Buf,
     picked: Buf,
@@ -167,7 +192,7 @@ impl Head {
     ///
     /// # Errors
     /// [`crate::Error::OverBudget`] when the budget has no room for it.
-    pub fn new(d: &dyn Device, tile: Tile, rows: usize, backward: Option<Backward>) -> Result<Self> {
+    pub fn new(d: &dyn Device, tile: Tile, rows: usize, cap: Option<f32>, backward: Option<Backward>) -> Result<Self> {
         let tile = backward.map_or(tile, |b| tile.learning(b.hidden, b.vocab));
         let floats = |tag, n| d.buffer(tag, BlockType::F32, n);
         let of = backward.filter(|b| tile.filters(b.vocab));
@@ -177,6 +202,7 @@ impl Head {
         };
         Ok(Self {
             tile,
+            cap: cap.map(|cap| Ok::<_, crate::Error>((cap, floats(RAW, tile.rows * tile.vocab)?))).transpose()?,
             logits: floats(LOGITS, tile.rows * tile.vocab)?,
             log_sum_exp: floats(STATISTICS, rows)?,
             picked: floats(STATISTICS, rows)?,
@@ -238,11 +264,18 @@ impl Head {
         (first, width): (usize, usize),
     ) -> Result<()> {
         let (d, x) = (call.d, call.x.at(row * call.hidden));
-        let Some(Sorted { order, rows, .. }) = &mut self.sorted else {
-            return d.linear(x, n, w.rows(first, width), None, self.logits.all_mut(), false);
-        };
-        d.embed(w, order.at(first), width, rows.all_mut())?;
-        d.linear(x, n, Weight::of(rows, width, call.hidden), None, self.logits.all_mut(), false)
+        let into = self.cap.as_mut().map_or(&mut self.logits, |(_, raw)| raw);
+        match &mut self.sorted {
+            None => d.linear(x, n, w.rows(first, width), None, into.all_mut(), false)?,
+            Some(Sorted { order, rows, .. }) => {
+                d.embed(w, order.at(first), width, rows.all_mut())?;
+                d.linear(x, n, Weight::of(rows, width, call.hidden), None, into.all_mut(), false)?;
+            }
+        }
+        match &self.cap {
+            Some((cap, raw)) => capped(d, &SOFT_CAP, *cap, raw, &mut self.logits, n * width),
+            None => Ok(()),
+        }
     }
 
     /// Gradients of tokens `row..row + n`, whose log-sum-exp is known; a plan's stand for `alike` such pieces.
@@ -282,6 +315,9 @@ impl Head {
             let columns = columns(&self.sorted, first);
             if !d.cross_entropy_vjp(a, n, width, columns, targets.at(row), log_sum_exp, grad.scale, eps)? {
                 continue;
+            }
+            if let Some((cap, raw)) = &self.cap {
+                capped(d, &SOFT_CAP_VJP, *cap, raw, &mut self.logits, n * width)?;
             }
             let (da, x, dx) = (self.logits.all(), x.at(row * hidden), grad.dx.at_mut(row * hidden));
             match &mut self.sorted {

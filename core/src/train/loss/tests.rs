@@ -74,7 +74,7 @@ fn pass(tile: Tile, threads: usize) -> Passed {
     let hears = Arc::clone(&seen);
     d.meter().observe(Some(Box::new(move |span| hears.lock().unwrap().push(span.name))));
     let backward = Backward { hidden: HIDDEN, vocab: VOCAB, learns: true };
-    let mut head = Head::new(d, tile, ROWS, Some(backward)).unwrap();
+    let mut head = Head::new(d, tile, ROWS, None, Some(backward)).unwrap();
     let call = HeadCall { d, x: &x, targets: &ids, rows: ROWS, hidden: HIDDEN, vocab: VOCAB };
     let grad = HeadGrad { dx: &mut dx, parameter: Some(0), scale: SCALE };
     let loss = head.run(&call, HeadWeight::Learns(0), &mut learner, Some(grad), None).unwrap();

@@ -9,6 +9,7 @@ use super::check;
 use super::products::ended;
 use crate::Result;
 use crate::ops::cpu::attention::TILE;
+use crate::ops::cpu::element::capped;
 use crate::ops::cpu::{Kernels, kernels};
 use crate::ops::descriptors::Causal;
 use crate::ops::team::{SharedMut, ThreadTeam};
@@ -77,6 +78,24 @@ impl Call<'_> {
                     *score = f32::NEG_INFINITY;
                 }
             }
+        }
+    }
+
+    /// Scaled scores, hidden ones aside, as they are capped.
+    fn cap(&self, scores: &mut [f32]) {
+        let Some(cap) = self.of.cap else { return };
+        for score in scores.iter_mut().filter(|s| **s > f32::NEG_INFINITY) {
+            *score = capped(*score, cap);
+        }
+    }
+
+    /// As [`Self::cap`], and `dp`, from which `delta` will be taken, such that what is left is multiplied by the cap's slope.
+    fn cap_vjp(&self, scores: &mut [f32], dp: &mut [f32], delta: impl Fn(usize) -> f32) {
+        let Some(cap) = self.of.cap else { return };
+        self.cap(scores);
+        for (i, (score, dp)) in scores.iter().zip(dp).enumerate().filter(|(_, (s, _))| **s > f32::NEG_INFINITY) {
+            let t = score / cap;
+            *dp = (*dp - delta(i)).mul_add(1.0 - t * t, delta(i));
         }
     }
 
@@ -227,6 +246,7 @@ impl Call<'_> {
                     // SAFETY: the table's level runs here.
                     unsafe {
                         (lanes.scale)(p, of.scale);
+                        self.cap(p);
                         let larger = (lanes.max)(p).max(max[i]);
                         if larger == f32::NEG_INFINITY {
                             p.fill(0.0);
@@ -289,10 +309,11 @@ impl Call<'_> {
                 self.dot(&given.d_o[row(query)..], width, m, &given.v[kv(key)..], kv_width, n, dp);
                 for i in 0..m {
                     let at = (s * of.length + query + i) * of.heads + h;
-                    let (p, dp) = (&mut scores[i * TILE..][..n], &dp[i * TILE..][..n]);
+                    let (p, dp) = (&mut scores[i * TILE..][..n], &mut dp[i * TILE..][..n]);
                     // SAFETY: the table's level runs here.
                     unsafe {
                         (lanes.scale)(p, of.scale);
+                        self.cap_vjp(p, dp, |_| given.delta[at]);
                         (lanes.exp_sum)(p, given.log_sum_exp[at]);
                         (lanes.scores_vjp)(p, dp, given.delta[at], of.scale);
                     }
@@ -354,14 +375,19 @@ impl Call<'_> {
                     if !self.whole(s, query, m, key, n) {
                         self.mask_across(s, query, m, key, n, scores);
                     }
-                    for p in scores.chunks_exact_mut(TILE).take(n) {
+                    self.dot(&given.v[kv(key)..], kv_width, n, &given.d_o[row(query)..], width, m, dp);
+                    for (p, dp) in scores.chunks_exact_mut(TILE).zip(dp.chunks_exact_mut(TILE)).take(n) {
+                        let p = &mut p[..m];
                         // SAFETY: the table's level runs here.
                         unsafe {
-                            (lanes.sub_scaled)(&mut p[..m], of.scale, &log_sum_exp[..m]);
-                            (lanes.exp_sum)(&mut p[..m], 0.0);
+                            if of.cap.is_some() {
+                                (lanes.scale)(p, of.scale);
+                                self.cap_vjp(p, &mut dp[..m], |i| delta[i]);
+                            }
+                            (lanes.sub_scaled)(p, if of.cap.is_some() { 1.0 } else { of.scale }, &log_sum_exp[..m]);
+                            (lanes.exp_sum)(p, 0.0);
                         }
                     }
-                    self.dot(&given.v[kv(key)..], kv_width, n, &given.d_o[row(query)..], width, m, dp);
                     // SAFETY: `scores` holds n rows of m weights, `d_o` and `q` m rows of dim; the output rows are this task's.
                     unsafe {
                         let (a, b) = (scores.as_ptr(), given.d_o[row(query)..].as_ptr());

@@ -189,7 +189,7 @@ fn attention_agrees_with_differences_inside_documents() {
         (1, 140, 1, 1, 4, false, Some(66)),
     ];
     for (sequences, length, heads, kv_heads, dim, packed, window) in cases {
-        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 0.7, window };
+        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 0.7, window, cap: None };
         let m = sequences * length;
         // Documents of 1, 2, …, tokens, then one to the end.
         let segments: Vec<u32> = (0..m)

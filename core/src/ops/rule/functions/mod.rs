@@ -38,3 +38,17 @@ rule! {
         y * x
     }
 }
+
+rule! {
+    /// `y ← cap · tanh(x / cap)`.
+    pub static SOFT_CAP = "soft_cap"(y, x; ; cap) {
+        cap * tanh(x / cap)
+    }
+}
+
+rule! {
+    /// In place on `dy`, `x` being what [`SOFT_CAP`] was given: `dy ← dy (1 − tanh²(x / cap))`.
+    pub static SOFT_CAP_VJP = "soft_cap_vjp"(dy, x; ; cap) {
+        dy * (1.0 - tanh(x / cap) * tanh(x / cap))
+    }
+}
