@@ -146,7 +146,7 @@ fn main() -> ullage_core::Result<()> {
         }
     }
     for (depth, tokens) in [(512, 1), (4096, 1), (512, 512), (4096, 512)] {
-        let shape = Attention { heads: 9, kv_heads: 3, dim: 64, scale: 0.125, tokens, window: None };
+        let shape = Attention { heads: 9, kv_heads: 3, dim: 64, scale: 0.125, tokens, window: None, cap: None };
         let caches: Vec<Half> =
             (0..LAYERS).map(|_| Half { rows: depth, keys: halves(depth), values: halves(depth) }).collect();
         let q = vec![0.5; tokens * HIDDEN];

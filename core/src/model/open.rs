@@ -176,10 +176,10 @@ impl Model {
         }
         let file = file(path)?;
         let config = bare(&file);
-        if config.is_some() || HfFolder::is_one(&file) {
-            if let Some(outline) = outline::of(&file).map_err(argument)? {
-                return Err(outline.refusal());
-            }
+        if (config.is_some() || HfFolder::is_one(&file))
+            && let Some(outline) = outline::of(&file).map_err(argument)?
+        {
+            return Err(outline.refusal());
         }
         if let Some(config) = config {
             return Self::described(path, &config);

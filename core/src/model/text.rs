@@ -212,7 +212,8 @@ impl Words {
     pub fn marked_pair(&self, prompt: &str, response: &str, parse_special: bool) -> Result<Vec<(u32, bool)>> {
         let text = [prompt, response].concat();
         let encoded = self.spans(&text, true, parse_special.then_some(&[]))?;
-        Ok(self.marked(&encoded, &[prompt.len()..text.len()], text.len()))
+        let response = prompt.len()..text.len();
+        Ok(self.marked(&encoded, std::slice::from_ref(&response), text.len()))
     }
 
     fn marked(&self, encoded: &Encoded, parts: &[Range<usize>], len: usize) -> Vec<(u32, bool)> {

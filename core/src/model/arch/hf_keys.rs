@@ -117,6 +117,7 @@ pub struct HfRope {
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 #[allow(missing_docs)]
+#[allow(clippy::large_enum_variant, reason = "a configuration has one")]
 pub enum HfRopes {
     Kinds { full_attention: HfRope, sliding_attention: Option<HfRope> },
     One(HfRope),

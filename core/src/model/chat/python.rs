@@ -336,7 +336,7 @@ fn expanded(state: &State<'_, '_>, s: &str, size: i64) -> Result<String> {
     let size = usize::try_from(size).unwrap_or(0).min(1 << 20);
     let (mut out, mut column) = (String::with_capacity(s.len()), 0);
     for c in s.chars() {
-        let n = if c != '\t' { 1 } else { size.checked_sub(column % size.max(1)).unwrap_or(0) };
+        let n = if c != '\t' { 1 } else { size.saturating_sub(column % size.max(1)) };
         pay(state, n)?;
         match c {
             '\t' => out.extend(std::iter::repeat_n(' ', n)),

@@ -87,7 +87,7 @@ fn from_merges(vocab: &Path, merges: &Path, config: &Named) -> Result<Made> {
     let list: Vec<Value> = list
         .lines()
         .enumerate()
-        .filter(|(n, line)| !line.trim().is_empty() && !(*n == 0 && line.starts_with("#version")))
+        .filter(|(n, line)| !(line.trim().is_empty() || *n == 0 && line.starts_with("#version")))
         .map(|(n, line)| {
             let pair: Vec<&str> = line.split_whitespace().collect();
             if pair.len() == 2 {
