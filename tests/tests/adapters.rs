@@ -384,11 +384,13 @@ fn every_manner_of_peft_gives_its_logits_and_several_are_their_sum() {
         let far = off(&all, &reference["several"]);
         println!("several over {}: {far:e}", base.path);
         assert!(far < 2e-5, "several over {}: {far}", base.path);
-        // The bytes of the sum are planned, and measured to the byte.
-        let bytes = all.shape.adapter.as_ref().unwrap().bytes(&all.shape);
+        // The bytes of the sum are measured, each of its tensors at the beginning of a cache line.
+        let adapter = all.shape.adapter.as_ref().unwrap();
+        let (bytes, tensors) = (adapter.bytes(&all.shape), 2 * adapter.layers.iter().map(|l| l.len()).sum::<usize>());
         let held =
             |m: &Model| Rig::new(m, &config).unwrap().ledger.measured().tiers[&Tier::Device].bytes[&Category::Weights];
-        assert_eq!(held(&all) - held(base), bytes);
+        let more = held(&all) - held(base);
+        assert!(more >= bytes && more < bytes + 64 * tensors as u64, "{more} for {bytes} in {tensors}");
         // Another weight, or another order of the same, is another model to what is kept of it.
         let mut other = several.clone();
         other[0].1 = 0.5;

@@ -109,7 +109,7 @@ impl Words {
             "run.prompt" => "set run.prompt = \"tokens:N\" for N tokens whatever they are",
             _ => "set train.data=random to train without text",
         };
-        Error::refused(format!("{what} of text"), format!("{}; {instead}", self.missing().unwrap_or_default()))
+        Error::refused(what, format!("{}; {instead}", self.missing().unwrap_or_default()))
     }
 
     /// Why the model's chat template cannot be used, where it has one.

@@ -615,7 +615,7 @@ fn a_step_takes_the_arithmetic_of_its_products_and_the_time_of_its_bytes() {
     assert!(other > 0.0 && first > 2.0 * other, "{first} and {other}");
     assert!((steps("5") / (0.6 * first + 0.4 * other) - 1.0).abs() < 1e-9);
     // A buffer is zeros before it is anything else: a row of every layer's stream at least.
-    let kernels = KernelTimes { cleared: 1.0, ..KernelTimes::default() };
+    let kernels = KernelTimes { threads: 1, cleared: 1.0, ..KernelTimes::default() };
     let zeros = spent(&full, Rates { kernels: Some(kernels), ..launches });
     assert!(zeros.pass >= 4.0 * m * (shape.hidden * shape.layers.len()) as f64, "{}", zeros.pass);
 }
