@@ -271,7 +271,8 @@ fn experts(of: &LayerShape, rows: usize) -> Cost {
         sum.read += t.bytes() as usize / count.max(1) * touched;
         sum.launches += touched;
     }
-    for role in [Role::SharedRouter, Role::SharedGate, Role::SharedUp, Role::SharedDown] {
+    sum += read(of.tensors.get(Role::SharedRouter), 1);
+    for role in [Role::SharedGate, Role::SharedUp, Role::SharedDown] {
         sum += linear(of.tensors.get(role), rows);
     }
     sum

@@ -281,6 +281,18 @@ impl HfConfig {
         }
     }
 
+    /// Refuses a window, which the architecture does not have.
+    pub fn no_window(&self, path: &Path) -> Result<()> {
+        match self.sliding_window.filter(|&n| n > 0 && n < self.max_position_embeddings) {
+            None => Ok(()),
+            Some(n) => {
+                let kind = self.model_type.as_deref().unwrap_or("llama").escape_debug();
+                let message = format!("is {n}; a {kind} has no window, write null (a `mistral` has one)");
+                Self::wrong(path, "sliding_window", message)
+            }
+        }
+    }
+
     /// The window of each layer: those of `layer_types` that slide, or where it is not said, those that `slides`.
     pub fn windows(&self, path: &Path, slides: impl Fn(u64) -> bool) -> Result<Vec<Option<u64>>> {
         let layers = self.num_hidden_layers;

@@ -47,6 +47,7 @@ fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
     config.only_act(path, &["silu", "swish"])?;
     config.no_bias(path)?;
     config.no_experts(path)?;
+    config.no_window(path)?;
     Ok(Hyper { interleaved: true, ..config.hyper("llama", path)? })
 }
 

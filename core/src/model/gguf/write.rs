@@ -205,7 +205,11 @@ impl GgufWriter {
             out.write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding]).map_err(|e| io(&e))?;
         }
         // What this cannot read back, nobody should be given.
-        new.commit(|part| Gguf::open(part).map(drop))?;
+        // What is written is looked at alone, be it one of several parts.
+        new.commit(|part| {
+            let file = std::fs::File::open(part).map_err(|e| Error::io(part, "cannot read", &e))?;
+            Gguf::from_file(file, part).map(drop)
+        })?;
         Ok(header.len() as u64 + self.data)
     }
 }
