@@ -554,15 +554,15 @@ impl<R: Runner> Engine<'_, R> {
         if max_tokens == 0 {
             return Ok(speed);
         }
-        let mut writing: Vec<Writing> = (0..sequences)
-            .map(|id| {
-                let logits = self.runner.logits(&workspace, 0);
-                let diverged = broken::at(logits, 0, self.broken.first);
-                let next = sampler.choose(logits, id, 0);
-                let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
-                Writing { id, step: 0, next, decoder, filter: StopFilter::default(), diverged }
-            })
-            .collect();
+        // Text that is being put together is the program's, as what it is told in is.
+        let mut writing: Vec<Writing> = alloc::scoped(Scope::Program, || Vec::with_capacity(sequences));
+        writing.extend((0..sequences).map(|id| {
+            let logits = self.runner.logits(&workspace, 0);
+            let diverged = broken::at(logits, 0, self.broken.first);
+            let next = sampler.choose(logits, id, 0);
+            let decoder = self.words.tokenizer.as_ref().map(|_| Decoder::new());
+            Writing { id, step: 0, next, decoder, filter: StopFilter::default(), diverged }
+        }));
         drop(workspace);
         let mut decoding = match pass.decode {
             0 => None,
