@@ -160,6 +160,7 @@ fn one(s: &Shape) -> Result<()> {
         dim: s.dim,
         scale: 0.125,
         window: None,
+        cap: None,
     };
     let (k, v) = (buf(BF, m * kv)?, buf(BF, m * kv)?);
     let mut log_sum_exp = buf(BlockType::F32, m * s.heads)?;
