@@ -357,7 +357,16 @@ fn attention(both: &mut Both) -> Result<()> {
         (2, 70, 4, 2, 48, false),
     ] {
         let m: usize = sequences * length;
-        let of = Causal { sequences, length, heads, kv_heads, dim, scale: 1.0 / (dim as f32).sqrt(), window: None, cap: None };
+        let of = Causal {
+            sequences,
+            length,
+            heads,
+            kv_heads,
+            dim,
+            scale: 1.0 / (dim as f32).sqrt(),
+            window: None,
+            cap: None,
+        };
         let segments: Vec<u32> = (0..m)
             .map(|i| match i % length {
                 t if !packed || t < 13 => 0,
