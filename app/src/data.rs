@@ -2,111 +2,68 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
-use ullage_core::config::train::{Train, Validation};
+use ullage_core::config::Config;
 use ullage_core::model::Model;
 use ullage_core::model::text::Words;
-use ullage_core::train::data::{Dataset, Documents, Options, Packed};
+use ullage_core::train::data::{Asked, Preview};
 use ullage_core::{Error, Result};
 
 use crate::args;
 use crate::source::{key_value, say, say_json};
 
-/// Tokens of one document that are shown.
-const SHOWN: usize = 2000;
 /// Around what is learned: on a terminal a colour, otherwise a bracket.
 const COLOUR: [&str; 2] = ["\u{1b}[32m", "\u{1b}[0m"];
 const BRACKETS: [&str; 2] = ["«", "»"];
 
 pub fn data(args: &args::Data) -> Result<u8> {
     let here = Path::new(".");
-    let train = chosen(args)?;
-    let words = Words::of(&Model::open(&args.model, here)?)?;
-    if words.tokenizer.is_none() {
-        return Err(words.no_words("training data"));
-    }
-    let options = Options {
-        validation: Validation::Share(0.0),
-        loss_on: train.loss_on,
-        split: train.documents,
-        template: train.template,
-        ..Options::new(&train.data)
-    };
-    let packed = Packed::new(Dataset::open(&options, &words, here)?, train.length, train.packing)?;
-    let documents = packed.documents();
-    let n = documents.len().min(args.rows);
+    let config = chosen(args)?;
+    let train = config.train.as_ref().ok_or_else(|| Error::Internal("a section that was set is missing".into()))?;
+    let words = Arc::new(Words::of(&Model::open(&args.model, here)?)?);
+    let (seed, parse_special) = (config.run.seed, config.run.parse_special.in_text());
+    let asked = Asked { train, words: &words, base: here, seed, parse_special, threads: config.threads() };
+    let preview = Preview::of(&asked, args.rows)?;
     if args.json {
-        let list: Vec<_> = (0..n)
-            .map(|i| {
-                parts(documents, &words, i)
-                    .map(|(text, learn)| json!({ "text": text, "learned": learn }))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-        let told = documents.told();
-        say_json(&json!({
-            "file": train.data, "kind": told.kind, "records": told.records, "unused": told.unused,
-            "documents": documents.len(), "left_out": documents.left_out(), "tokens": documents.tokens(),
-            "learned": documents.targets(), "longest": documents.longest(), "longer": documents.longer_than(train.length),
-            "notes": packed.remarks(), "first": list,
-        }))?;
-        return Ok(0);
+        say_json(&json!(preview))?;
+    } else {
+        say(&shown(&preview));
     }
-    say(&shown(args, &packed, &words, n));
     Ok(0)
 }
 
 /// The section that the arguments make.
-fn chosen(args: &args::Data) -> Result<Train> {
+fn chosen(args: &args::Data) -> Result<Config> {
     let mut sets: Vec<_> = args.sets.iter().map(|set| key_value(set)).collect::<Result<_>>()?;
     sets.insert(0, ("train.data".into(), format!("{:?}", args.file)));
-    let config = ullage_core::catalog::from_toml("", &sets)?;
-    config.train.ok_or_else(|| Error::Internal("a configuration without the section that was set".into()))
+    ullage_core::catalog::from_toml("", &sets)
 }
 
-fn shown(args: &args::Data, packed: &Packed, words: &Words, n: usize) -> String {
-    let documents = packed.documents();
-    let told = documents.told();
-    let mut out = match told.kind {
-        "" => format!("{}\n", args.file),
-        kind => format!("{}: {kind}, {} records\n", args.file, told.records),
+fn shown(preview: &Preview) -> String {
+    let Preview { file, kind, records, documents, tokens, learned, longest, .. } = preview;
+    let mut out = match preview.rows {
+        Some(rows) => format!("{file}: {rows} rows of {longest} tokens, made as they are learned\n"),
+        None => format!(
+            "{file}: {kind}, {records} records\n{documents} documents of {tokens} tokens, {learned} of them learned; the longest \
+             has {longest}\n"
+        ),
     };
-    out += &format!(
-        "{} documents of {} tokens, {} of them learned; the longest has {}\n",
-        documents.len(),
-        documents.tokens(),
-        documents.targets(),
-        documents.longest()
-    );
-    for note in packed.remarks() {
+    for note in &preview.notes {
         out += &format!("note: {note}\n");
     }
     let marks = if std::io::stdout().is_terminal() { COLOUR } else { BRACKETS };
-    for i in 0..n {
-        let (tokens, learned) =
-            documents.document(i).fold((0, 0), |(n, l), (_, learn)| (n + 1, l + usize::from(learn)));
-        out += &format!("\ndocument {} ({tokens} tokens, {learned} learned)\n", i + 1);
-        for (text, learn) in parts(documents, words, i) {
-            let text = printable(&text);
-            out += &if learn { [marks[0], &text, marks[1]].concat() } else { text };
+    let what = if preview.rows.is_some() { "row" } else { "document" };
+    for (i, first) in preview.first.iter().enumerate() {
+        out += &format!("\n{what} {} ({} tokens, {} learned)\n", i + 1, first.tokens, first.learned);
+        for stretch in &first.text {
+            let text = printable(&stretch.text);
+            out += &if stretch.learned { [marks[0], &text, marks[1]].concat() } else { text };
         }
-        out += if tokens > SHOWN { " …\n" } else { "\n" };
+        out += &if first.more > 0 { format!(" … and {} tokens more\n", first.more) } else { "\n".to_owned() };
     }
     out
-}
-
-/// The text of document `i` in stretches that are learned, and that are not.
-fn parts<'a>(documents: &'a Documents, words: &'a Words, i: usize) -> impl Iterator<Item = (String, bool)> + 'a {
-    let mut list: Vec<(Vec<u8>, bool)> = Vec::new();
-    for (id, learn) in documents.document(i).take(SHOWN) {
-        let piece = words.tokenizer.as_ref().map(|t| t.piece(id)).unwrap_or_default();
-        match list.last_mut().filter(|(_, last)| *last == learn) {
-            Some((bytes, _)) => bytes.extend(piece),
-            None => list.push((piece, learn)),
-        }
-    }
-    list.into_iter().map(|(bytes, learn)| (String::from_utf8_lossy(&bytes).into_owned(), learn))
 }
 
 /// Text whose control characters cannot steer a terminal.

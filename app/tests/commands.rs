@@ -291,7 +291,10 @@ fn data_says_what_a_file_is_and_what_of_it_is_learned() {
     assert_eq!((told["unused"]["id"].as_u64(), told["unused"]["tools"].as_u64()), (Some(1), Some(1)));
     let first = told["first"].as_array().unwrap();
     assert_eq!(first.len(), 1);
-    let part = |i: usize| (first[0][i]["text"].as_str().unwrap(), first[0][i]["learned"].as_bool().unwrap());
+    let part = |i: usize| {
+        let part = &first[0]["text"][i];
+        (part["text"].as_str().unwrap(), part["learned"].as_bool().unwrap())
+    };
     assert_eq!(part(0), ("<|user|>\nHi?<|endoftext|>\n<|assistant|>\n", false));
     assert_eq!(part(1), ("Yes<|endoftext|>\n", true));
     let text = room.run(0, &["data", file]).out;

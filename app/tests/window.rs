@@ -482,6 +482,96 @@ fn a_familiar_card_is_planned_for_but_not_run_on() {
     desk.settled("this machine", |v| v.status.blocked.is_empty());
 }
 
+/// Latent attention as DeepSeek-V2 describes it, smaller: 576 elements a token in each of 4 layers.
+const LATENT: &str = r#"{"model_type": "deepseek_v2", "architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 256,
+    "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 1000, "intermediate_size": 512,
+    "kv_lora_rank": 512, "q_lora_rank": null, "qk_rope_head_dim": 64, "qk_nope_head_dim": 32, "v_head_dim": 32,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16", "moe_intermediate_size": 64, "n_routed_experts": null}"#;
+
+#[test]
+fn a_model_that_is_only_planned_has_its_bar_and_says_why_it_does_not_run() {
+    let room = tempfile::tempdir().unwrap();
+    let config = room.path().join("config.json");
+    std::fs::write(&config, LATENT).unwrap();
+    let mut desk = Desk::within(room, None);
+    desk.ready_after(&SHORT);
+    let path = config.display().to_string();
+    desk.session.act(Action::Open(path.clone()));
+    let kv = |view: &View| {
+        let bars = view.top.predicted.as_ref().unwrap();
+        let (tier, bar) = &bars.instants[0].tiers[0];
+        assert_eq!((*tier, bars.instants.len()), (Tier::Device, 1));
+        let of = |label: &str| bar.segments.iter().find(|s| s.label == label).map_or(0, |s| s.bytes);
+        (of("KV cache"), bar.segments.iter().map(|s| s.label.clone()).collect::<Vec<_>>())
+    };
+    let sets = |context: &str| vec![("run.context".to_owned(), context.to_owned())];
+    desk.session.act(Action::Set { what: "Context".into(), sets: sets("1000"), gesture: None });
+    let view = desk.settled("the outline", |v| v.top.model.path == path && v.top.predicted.is_some());
+    assert!(view.top.model.detail.contains("only planned"), "{}", view.top.model.detail);
+    assert!(view.status.blocked.contains("planned, not run"), "{}", view.status.blocked);
+    assert!(view.top.notes.iter().any(|n| n.contains("from its description alone")), "{:?}", view.top.notes);
+    assert_eq!(kv(&view).0, 576 * 4 * 1000 * 2, "{:?}", kv(&view));
+    assert_eq!(desk.failures(), Vec::<String>::new());
+    // The knobs that matter to it act; what runs, does not begin.
+    desk.session.act(Action::Set { what: "Context".into(), sets: sets("3000"), gesture: None });
+    let view = desk.settled("the longer context", |v| kv(v).0 == 576 * 4 * 3000 * 2);
+    assert!(view.cards.is_empty(), "nothing to choose of what is not computed");
+    desk.session.act(Action::Run);
+    assert!(!desk.session.view().status.running);
+    // And back to one that runs.
+    desk.session.act(Action::Open("bundled:recall".into()));
+    desk.settled("the bundled model", |v| v.top.model.path == "bundled:recall" && !v.cards.is_empty());
+    desk.ready_after(&SHORT);
+    assert!(desk.run().top.measured.is_some());
+}
+
+#[test]
+fn training_data_are_shown_before_they_are_learned() {
+    let room = tempfile::tempdir().unwrap();
+    let file = room.path().join("talks.jsonl");
+    let record = |a: &str, b: &str| format!("{{\"prompt\": \"{a}\", \"completion\": \"{b}\"}}\n");
+    std::fs::write(&file, record("What is it?", "A bottle.") + &record("And in it?", "Wine. 葡萄酒")).unwrap();
+    let set = |key: &str, value: String| (key.to_owned(), value);
+    let mut desk = Desk::within(room, None);
+    desk.ready_after(&SHORT);
+    assert!(desk.session.view().data.is_none());
+    let data = vec![set("train.data", format!("{:?}", file.display().to_string())), set("train.validation", "0".into())];
+    desk.session.act(Action::Set { what: "Data".into(), sets: data, gesture: None });
+    let view = desk.until("the data", |v| v.data.as_ref().is_some_and(|d| !d.first.is_empty() && !d.reading));
+    let data = view.data.unwrap();
+    assert!(data.summary.contains("JSON lines, 2 records. 2 documents"), "{}", data.summary);
+    let learned: String = data.first[1].text.iter().filter(|(_, learned)| *learned).map(|(t, _)| t.as_str()).collect();
+    let read: String = data.first[1].text.iter().filter(|(_, learned)| !*learned).map(|(t, _)| t.as_str()).collect();
+    assert!(learned.contains("Wine. 葡萄酒") && !learned.contains("And in it?"), "{learned:?}");
+    assert!(read.contains("And in it?") && !read.contains("Wine"), "{read:?}");
+    // Read in another way, it is another text that is learned.
+    desk.session.act(Action::Set { what: "Loss".into(), sets: vec![set("train.loss_on", "\"all\"".into())], gesture: None });
+    let all = |v: &View| v.data.as_ref().is_some_and(|d| !d.reading && d.first[1].learned > data.first[1].learned);
+    desk.until("all of it", all);
+    // What is wrong is said in its place.
+    std::fs::write(&file, "{\"prompt\": 3}\n").unwrap();
+    desk.session.act(Action::Set { what: "Loss".into(), sets: vec![set("train.length", "64".into())], gesture: None });
+    let view = desk.until("the error", |v| v.data.as_ref().is_some_and(|d| !d.wrong.is_empty()));
+    assert!(view.data.unwrap().wrong.contains("talks.jsonl:1"));
+    // What is made has rows.
+    desk.session.act(Action::Set { what: "Data".into(), sets: vec![set("train.data", "\"random\"".into())], gesture: None });
+    let view = desk.until("rows", |v| v.data.as_ref().is_some_and(|d| d.what == "row"));
+    assert_eq!(view.data.unwrap().first[0].tokens, 64);
+}
+
+#[test]
+fn a_hugging_face_folder_opens_as_a_model_by_itself_and_by_its_files() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/arch/llama");
+    for file in ["", "config.json", "model.safetensors"] {
+        let path = fixture.join(file).display().to_string();
+        let mut desk = Desk::new(Some(Start::Path(path.clone())));
+        let view = desk.settled("the folder", |v| v.top.model.path == path && v.top.predicted.is_some());
+        assert!(view.top.model.detail.starts_with("llama"), "{}", view.top.model.detail);
+        // It has no tokenizer, and that is all that keeps it from running.
+        assert!(!view.status.blocked.contains("no weights"), "{}", view.status.blocked);
+    }
+}
+
 #[test]
 fn a_curve_measured_elsewhere_is_drawn_with_its_machine() {
     let mut desk = Desk::new(None);

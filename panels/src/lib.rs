@@ -14,6 +14,7 @@ mod linked;
 mod notices;
 pub mod picture;
 pub mod pictures;
+mod scripts;
 mod shared;
 mod status;
 pub mod svg;

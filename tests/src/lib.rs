@@ -8,6 +8,7 @@ mod adding;
 pub mod fuzz;
 pub mod kv;
 pub mod naive;
+pub mod peak;
 pub mod skip;
 pub mod words;
 

@@ -1,70 +1,17 @@
 //! An export holds a few rows of what it writes, and never a tensor: it happens while the training's own memory is held.
 #![allow(clippy::unwrap_used)]
-#![allow(unsafe_code, reason = "a global allocator that remembers its peak")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use ullage_core::model::Model;
 use ullage_core::model::adapter::{AdapterFile, merge};
 use ullage_core::ops::ThreadTeam;
 use ullage_core::weights::format::Target;
+use ullage_tests::peak::{Peak, alone, peak};
 use ullage_tests::{config, events, open, order};
-
-struct Peak;
-
-static LIVE: AtomicI64 = AtomicI64::new(0);
-static PEAK: AtomicI64 = AtomicI64::new(0);
-
-fn add(bytes: i64) {
-    PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-}
-
-// SAFETY: all of it is the system's allocator's; only sizes are counted.
-unsafe impl GlobalAlloc for Peak {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size() as i64);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size() as i64);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        add(-(layout.size() as i64));
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both may be there while one is copied to the other.
-        add(size as i64);
-        // SAFETY: as the caller promises.
-        let new = unsafe { System.realloc(ptr, layout, size) };
-        add(-(layout.size() as i64));
-        new
-    }
-}
 
 #[global_allocator]
 static ALLOC: Peak = Peak;
-
-/// Peaks are counted for the process: one measurement at a time.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// The most heap that `work` held at once beyond what there was.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, i64) {
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    let done = work();
-    (done, PEAK.load(Relaxed) - before)
-}
 
 /// A model of two layers whose adapters of rank 256 are 21 MiB, the largest tensor among them 1.5 MiB.
 fn model(folder: &Path) -> String {
@@ -100,7 +47,7 @@ fn bytes(path: &Path) -> u64 {
 
 #[test]
 fn a_trained_adapter_is_written_without_being_held() {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = alone();
     let room = tempfile::tempdir().unwrap();
     let (model, out) = (model(room.path()), room.path().join("out"));
     let held = train(&model, &out, &[("train.params", "{ use = \"lora\", r = 256 }")]);
@@ -127,7 +74,7 @@ fn a_trained_adapter_is_written_without_being_held() {
 
 #[test]
 fn a_full_fine_tune_is_written_without_being_held() {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = alone();
     let room = tempfile::tempdir().unwrap();
     let (model, out) = (model(room.path()), room.path().join("out"));
     let held =
@@ -140,7 +87,7 @@ fn a_full_fine_tune_is_written_without_being_held() {
 /// A merge holds its run of rows, decoded and encoded, and of the adapter one tensor and those rows' share of the others.
 #[test]
 fn a_merge_holds_one_tensor_of_the_adapter() {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _one = alone();
     let room = tempfile::tempdir().unwrap();
     let out = room.path().join("out");
     train("bundled:recall", &out, &[("train.params", "{ use = \"lora\", r = 128 }")]);

@@ -312,3 +312,30 @@ fn a_header_tells_kinds_of_layers_by_their_tensors() {
     let error = Model::open(path.to_str().unwrap(), Path::new(".")).unwrap_err();
     assert_eq!(error.exit_code(), 3, "{error}");
 }
+
+#[test]
+fn a_vocabulary_without_weights_is_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vocab.gguf");
+    let mut writer = GgufWriter::new("falcon");
+    writer.u32("falcon.block_count", 2);
+    writer.write(&path, |_, _| Ok(())).unwrap();
+    let error = Model::open(path.to_str().unwrap(), Path::new(".")).unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    assert!(error.to_string().contains("a vocabulary"), "{error}");
+}
+
+#[test]
+fn the_files_of_a_folder_open_the_folder() {
+    let folder = fixture("arch/qwen2");
+    let of = |path: &Path| Model::open(path.to_str().unwrap(), Path::new(".")).unwrap();
+    let whole = of(&folder);
+    let config = of(&folder.join("config.json"));
+    assert_eq!((config.hash, config.file_bytes), (whole.hash.clone(), whole.file_bytes));
+    // Without weights beside it, a configuration is planned by itself.
+    let alone = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("config.json"), alone.path().join("config.json")).unwrap();
+    let bare = of(&alone.path().join("config.json"));
+    assert_eq!(bare.file_bytes, 0);
+    assert!(bare.runs().is_err());
+}

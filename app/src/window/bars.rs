@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ullage_core::config::Config;
 use ullage_core::ledger::{Account, ByCategory, Category, Held, Phase, Tier};
+use ullage_core::model::outline::{Known, Outline};
 use ullage_core::report::ByteReport;
 use ullage_panels::view::{BarSegment, Bars, BytesBar, Instant};
 use ullage_panels::words;
@@ -81,6 +82,42 @@ pub fn moment(name: String, held: &Held, config: &Config) -> Instant {
         |by: &ByCategory| by.iter().filter(|(c, _)| **c != Category::Observation).map(|(c, b)| (*c, *b)).collect();
     let held: BTreeMap<Tier, ByCategory> = held.0.iter().map(|(tier, by)| (*tier, counted(by))).collect();
     instant(name, config, true, &|_, _| String::new(), |t| held.get(&t))
+}
+
+/// Bytes of the cache of a model that is only planned: all sequences, whole contexts, f16; `None` where a layer's kind is unknown.
+fn outlined_cache(of: &Outline, config: &Config) -> Option<u64> {
+    let one = of.cache(config.run.context as u64, 2)?;
+    Some(one.saturating_mul(config.run.sequences as u64))
+}
+
+/// The bars of a model that is planned and not run: its weights, and the cache of whole contexts in f16.
+pub fn outlined(of: &Outline, config: &Config) -> Bars {
+    let weights = of.weights.as_ref().map_or(0, |w| w.bytes);
+    let by = ByCategory::from([
+        (Category::Weights, weights),
+        (Category::KvCache, outlined_cache(of, config).unwrap_or(0)),
+    ]);
+    let formula = |_, category| match (category, &of.weights) {
+        (Category::KvCache, _) => {
+            let kinds = of.kinds().into_iter().map(|(kind, n)| format!("{n} × {}", kind.words()));
+            kinds.collect::<Vec<_>>().join("; ") + "; 2 B an element"
+        }
+        (_, Some(w)) if w.known == Known::Exactly => "the tensors of the files' headers".into(),
+        _ => "the sizes and the type that its configuration names".into(),
+    };
+    let name = format!("weights and the cache of {} tokens", words::count(config.run.context as u64));
+    let instant = instant(name, config, false, &formula, |t| (t == Tier::Device).then_some(&by));
+    Bars { instants: vec![instant], ..Bars::default() }
+}
+
+/// What to know before reading them.
+pub fn outlined_note(of: &Outline, config: &Config) -> String {
+    let cache = match outlined_cache(of, config) {
+        Some(_) => "an f16 cache of whole contexts",
+        None => "no cache, since its layers are of no known kind",
+    };
+    let weights = if of.weights.is_some() { "its weights" } else { "no weights, since nothing says their size" };
+    format!("Planned from its description alone: {weights} and {cache}. What computing takes is not in it.")
 }
 
 /// A moment's name: `at 1.2 s`.

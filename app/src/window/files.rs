@@ -54,7 +54,7 @@ pub fn system_dialogs() -> Asker {
         let path = match ask {
             Ask::Open => dialog
                 .set_title("Open a model, a configuration or a curve")
-                .add_filter("Models, configurations, curves", &["gguf", "toml", "csv"])
+                .add_filter("Models, configurations, curves", &["gguf", "safetensors", "json", "toml", "csv"])
                 .add_filter("All files", &["*"])
                 .pick_file(),
             Ask::Save(name) => {

@@ -183,6 +183,11 @@ pub fn replay(dir: &Path) -> Result<Live> {
     Ok(live)
 }
 
+/// Whether a folder is what a run left.
+pub fn is_run(dir: &Path) -> bool {
+    ["events.jsonl", "report.json"].iter().any(|name| dir.join(name).is_file())
+}
+
 /// Two runs side by side.
 pub fn pair(a: &Live, b: &Live) -> Pair {
     let text = [a, b].map(|l| l.written.first().cloned().unwrap_or_default());

@@ -8,7 +8,7 @@ use ullage_core::machine::{Machine, Memory};
 use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan, TrainInverse};
 use ullage_core::report::protocol::Numbered;
-use ullage_panels::view::{Bars, Fit, Piece, Section, WayBack};
+use ullage_panels::view::{Bars, Data, Fit, Piece, Section, WayBack};
 
 use super::history::RunSummary;
 use super::live::{Live, Prompt};
@@ -21,6 +21,8 @@ pub enum Message {
     Plan(Box<Planned>),
     /// The prices of every choice beside the plan.
     Prices(Box<Priced>),
+    /// What training data come to.
+    Preview(Box<Data>),
     /// What lies at a path, or why it cannot be opened.
     Opened {
         /// As it was asked for.

@@ -12,6 +12,7 @@ pub mod message;
 pub mod opened;
 pub mod opener;
 pub mod planner;
+pub mod previewer;
 pub mod rates;
 pub mod runner;
 #[allow(missing_docs, reason = "fields of effects say what they are")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ullage_core::config::{Config, MoreAdapter};
 use ullage_core::model::Model;
+use ullage_core::model::outline::Outline;
 use ullage_core::model::text::Words;
 use ullage_panels::view::Series;
 
@@ -51,10 +52,21 @@ pub struct OpenModel {
     pub chats: bool,
 }
 
+/// A model that is planned and not run.
+#[derive(Debug)]
+pub struct OutlinedModel {
+    /// As it was asked for.
+    pub wanted: Wanted,
+    /// What its files say of it.
+    pub outline: Outline,
+}
+
 /// What was found at a path.
 pub enum OpenedItem {
     /// A model.
     Model(Arc<OpenModel>),
+    /// A model that is planned and not run.
+    Outline(Box<OutlinedModel>),
     /// A configuration.
     Config(Box<Config>),
     /// A run folder, replayed.

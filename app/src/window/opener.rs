@@ -6,14 +6,14 @@ use std::sync::Arc;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
-use ullage_core::model::Model;
+use ullage_core::model::{Model, outline};
 use ullage_core::model::text::Words;
 use ullage_core::{Error, Result};
 use ullage_panels::view::{Dot, Series};
 
 use super::history;
 use super::message::Message;
-use super::opened::{OpenModel, OpenedItem, Wanted};
+use super::opened::{OpenModel, OpenedItem, OutlinedModel, Wanted};
 use super::worker::Outbox;
 use crate::source;
 
@@ -51,19 +51,30 @@ pub fn config(path: &Path) -> Result<Config> {
     Ok(config)
 }
 
+/// The outline of a model that is planned and not run.
+fn outlined(wanted: &Wanted) -> Result<OpenedItem> {
+    let outline = outline::of(Path::new(&wanted.path))?;
+    let outline = outline.ok_or_else(|| Error::Internal(format!("{} has no outline and is not run", wanted.path)))?;
+    Ok(OpenedItem::Outline(Box::new(OutlinedModel { wanted: wanted.clone(), outline })))
+}
+
 /// Opens whatever lies at `path`.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn open(wanted: &Wanted) -> Result<OpenedItem> {
     let at = PathBuf::from(&wanted.path);
-    if at.is_dir() {
+    // A folder with a model in it may lie beside a run's events: what a run left is a model in a folder of its own.
+    if at.is_dir() && history::is_run(&at) {
         return history::replay(&at).map(|live| OpenedItem::Run(Box::new(live)));
     }
     match at.extension().and_then(|e| e.to_str()) {
         Some("toml") => config(&at).map(|c| OpenedItem::Config(Box::new(c))),
         Some("csv") => curve(&at).map(OpenedItem::Curve),
-        _ => adapted(wanted).map(|m| OpenedItem::Model(Arc::new(m))),
+        _ => match adapted(wanted) {
+            Err(Error::OnlyPlanned { .. }) => outlined(wanted),
+            other => other.map(|m| OpenedItem::Model(Arc::new(m))),
+        },
     }
 }
 

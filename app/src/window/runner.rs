@@ -114,13 +114,13 @@ impl Drop for Running {
 fn prompt(config: &ullage_core::config::Config, shape: &ullage_core::shape::ModelShape, opened: &OpenModel) -> Prompt {
     // Training reads rows of its data, no prompt.
     let ids = if config.train.is_some() { Vec::new() } else { opened.words.prompt(config).unwrap_or_default() };
-    let piece = |id: &u32| match &opened.words.tokenizer {
-        Some(t) => String::from_utf8_lossy(&t.piece(*id)).into_owned(),
-        None => format!("⟨{id}⟩"),
+    let texts = match &opened.words.tokenizer {
+        Some(tokenizer) => tokenizer.spell(&ids),
+        None => ids.iter().map(|id| format!("⟨{id}⟩")).collect(),
     };
     let heads =
         shape.layers.first().map_or((0, 0, 0), |l| (shape.layers.len(), l.attention.heads, l.attention.kv_heads));
-    Prompt { tokens: ids.iter().map(|id| (*id, piece(id))).collect(), heads }
+    Prompt { tokens: ids.into_iter().zip(texts).collect(), heads }
 }
 
 /// Makes a folder of this moment's name, or that name and a number where it is taken.

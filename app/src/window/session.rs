@@ -23,19 +23,20 @@ use ullage_core::machine::cards::CARDS;
 use ullage_core::machine::{self, Effort};
 use ullage_core::model::discover;
 use ullage_panels::Action;
-use ullage_panels::view::{Notice, Sets, View};
+use ullage_panels::view::{Data, Notice, Sets, View};
 
 use super::document::Document;
 use super::files::{self, Asker, DialogRequest, FileRequest};
 use super::live::SeriesLabel;
 use super::message::{Message, RunMessage};
-use super::opened::Wanted;
+use super::opened::{OpenModel, Wanted};
 use super::planner::{PlanRequest, Planner};
+use super::previewer::{PreviewRequest, Previewer};
 use super::runner::{Pace, Running};
 use super::state::State;
 use super::store::{self, Remembered};
 use super::worker::{Outbox, Wake, Worker};
-use super::{Start, opener, show};
+use super::{Start, bars, opener, show};
 
 /// What only the window itself can do.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +106,9 @@ pub struct Session {
     /// True when more has changed than what a run going on has sent.
     slow: bool,
     planner: Planner,
+    previewer: Previewer,
+    /// What it was asked for last.
+    previewed: Option<PreviewRequest>,
     opener: Worker<Wanted>,
     files: Worker<FileRequest>,
     dialogs: Worker<DialogRequest>,
@@ -145,6 +149,8 @@ impl Session {
             dirty: true,
             slow: true,
             planner: Planner::start(outbox.clone()),
+            previewer: Previewer::start(outbox.clone()),
+            previewed: None,
             opener: Worker::start("ullage-opener", outbox.clone(), |wanted, out: &Outbox<Message>| {
                 opener::work(wanted, out)
             }),
@@ -357,7 +363,8 @@ impl Session {
         self.know_adapter();
         let wanted = Wanted::of(self.state.document.config());
         let is = |other: &Option<Wanted>| other.as_ref() == Some(&wanted);
-        let open = self.state.opened.as_ref().is_some_and(|o| o.wanted == wanted);
+        let open = self.state.opened.as_ref().is_some_and(|o| o.wanted == wanted)
+            || self.state.outlined.as_ref().is_some_and(|o| o.wanted == wanted);
         if !open && !is(&self.state.opening) && !is(&self.state.unopened) {
             self.state.unopened = None;
             self.open_model(wanted);
@@ -367,17 +374,44 @@ impl Session {
 
     fn ask(&mut self) {
         let wanted = Wanted::of(self.state.document.config());
+        if let Some(of) = self.state.outlined.as_ref().filter(|o| o.wanted == wanted) {
+            let config = self.state.document.config();
+            self.state.predicted = Some(bars::outlined(&of.outline, config));
+            self.state.notes = vec![bars::outlined_note(&of.outline, config)];
+            return;
+        }
         let Some(opened) = self.state.opened.as_ref().filter(|o| o.wanted == wanted) else { return };
+        let opened = Arc::clone(opened);
+        self.preview(&opened);
         self.asked += 1;
         self.state.planning = true;
         self.planner.ask(PlanRequest {
             number: self.asked,
             config: self.state.document.config().clone(),
-            opened: Arc::clone(opened),
+            opened,
             machine: self.state.planned_machine(),
             runs: Arc::clone(&self.state.runs),
             points: self.state.queue.iter().map(|p| p.config.clone()).collect(),
         });
+    }
+
+    /// Reads the training data, where they or how they are read changed.
+    fn preview(&mut self, opened: &Arc<OpenModel>) {
+        let config = self.state.document.config().clone();
+        if config.train.is_none() {
+            return;
+        }
+        let request = PreviewRequest { config, opened: Arc::clone(opened) };
+        if self.previewed.as_ref().is_some_and(|before| before.same(&request)) {
+            return;
+        }
+        let file = request.config.train.as_ref().map(|t| t.data.clone()).unwrap_or_default();
+        let before = std::mem::take(&mut self.state.data_read);
+        // The same data read in another way: what was shown stays until it is known.
+        let kept = if before.file == file { (*before).clone() } else { Data::default() };
+        self.state.data_read = Arc::new(Data { file, reading: true, ..kept });
+        self.previewed = Some(request.clone());
+        self.previewer.ask(request);
     }
 
     fn plan_for(&mut self, id: String) {

@@ -10,12 +10,12 @@ use ullage_core::config::Config;
 use ullage_core::machine::{Card, Machine};
 use ullage_core::model::discover;
 use ullage_core::plan::{Inverse, Plan, TrainInverse};
-use ullage_panels::view::{Adapter, AdapterUse, Bars, Fit, Notice, Pair, Piece, Section, Series, WayBack};
+use ullage_panels::view::{Adapter, AdapterUse, Bars, Data, Fit, Notice, Pair, Piece, Section, Series, WayBack};
 
 use super::document::Document;
 use super::history::RunSummary;
 use super::live::{Live, SeriesLabel};
-use super::opened::{Adapted, OpenModel, Wanted};
+use super::opened::{Adapted, OpenModel, OutlinedModel, Wanted};
 use super::store::Remembered;
 
 /// A point of a sweep, waiting.
@@ -55,6 +55,8 @@ pub struct State {
     pub remembered: Remembered,
     /// The model of the configuration, or the last one that could be opened.
     pub opened: Option<Arc<OpenModel>>,
+    /// The model of the configuration, where it is planned and not run.
+    pub outlined: Option<Box<OutlinedModel>>,
     /// The path being opened as a model of the configuration.
     pub opening: Option<Wanted>,
     /// The model of the configuration that could not be opened.
@@ -91,6 +93,8 @@ pub struct State {
     pub fits: Arc<Vec<Fit>>,
     /// The cheapest way back below the limit.
     pub way_back: Option<WayBack>,
+    /// What training data come to, as far as they were read.
+    pub data_read: Arc<Data>,
     /// What would lie where at the peak.
     pub pieces: Vec<Piece>,
     /// True when the newest question has no whole answer.
@@ -131,6 +135,7 @@ impl State {
             data,
             remembered,
             opened: None,
+            outlined: None,
             opening: None,
             unopened: None,
             adapted: None,
@@ -149,6 +154,7 @@ impl State {
             train_inverse: None,
             fits: Arc::default(),
             way_back: None,
+            data_read: Arc::default(),
             pieces: Vec::new(),
             planning: false,
             running: false,
@@ -208,7 +214,10 @@ impl State {
                 Ok(()) => self.unplanned(),
                 Err(why) => why.to_string(),
             },
-            _ => "No model is open.".into(),
+            _ => match &self.outlined {
+                Some(of) => format!("It can be planned, not run: {}.", of.outline.why),
+                None => "No model is open.".into(),
+            },
         }
     }
 

@@ -23,18 +23,12 @@ const SCRATCH: usize = 32 << 20;
 /// Rounds of which the best counts.
 const ROUNDS: usize = 5;
 
-/// Every GPU of this machine, in the driver's order; none where there is no driver. `progress` hears how much is done.
+/// Every GPU of this machine, in the driver's order; none where there is no driver.
 ///
 /// # Errors
 /// Cancelled. A GPU that cannot be measured (its memory is taken) is an error that names it.
-pub(super) fn probe(progress: &mut dyn FnMut(&str, f32), cancelled: &dyn Fn() -> bool) -> Result<Vec<Gpu>> {
-    let n = count();
-    (0..n)
-        .map(|ordinal| {
-            progress(&format!("GPU {ordinal}"), ordinal as f32 / n as f32);
-            one(ordinal, cancelled)
-        })
-        .collect()
+pub(super) fn probe(cancelled: &dyn Fn() -> bool) -> Result<Vec<Gpu>> {
+    (0..count()).map(|ordinal| one(ordinal, cancelled)).collect()
 }
 
 /// Seconds of `what`, the best of some rounds after one that does not count.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
+use super::{Cpu, Disk, Gpu, Machine, Memory, SCHEMA, Speed, cache_dir, disk, speed};
 use crate::error::{Error, Result};
 use crate::ledger::{Category, Ledger, Tag};
 use crate::ops::KernelTimes;
@@ -94,15 +94,51 @@ fn probe_within(
         let pair = |one: f64, all: f64| [one, all.max(one)];
         Speed { read: pair(read_1, read_n), copy: pair(copy_1, copy_n), f32_flops: pair(flops_1, flops_n), kernels }
     };
-    let disk =
-        disk::probe(folder, &ledger, effort.disk, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
-    #[cfg(feature = "cuda")]
-    let gpus = super::gpu::probe(&mut |what, part| progress(what, 0.9 + 0.1 * part), cancelled)?;
-    #[cfg(not(feature = "cuda"))]
-    let gpus = Vec::new();
+    let (disk, gpus) = disk_and_gpus(folder, &ledger, effort.disk, progress, cancelled)?;
     progress("done", 1.0);
     // Read again: the first reading stood before our own buffers came and went.
     Ok(Machine { schema: SCHEMA, probed: true, cpu, memory: Memory::now(), speed, disk, gpus })
+}
+
+/// The disk, and beside it the GPUs: neither uses what the other is timed at, and opening a GPU alone takes half a second.
+#[cfg(feature = "cuda")]
+fn disk_and_gpus(
+    folder: &Path,
+    ledger: &Arc<Ledger>,
+    most: Duration,
+    progress: &mut dyn FnMut(&str, f32),
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(Disk, Vec<Gpu>)> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let gpus = scope.spawn(|| super::gpu::probe(&|| stop.load(Ordering::Relaxed)));
+        let disk = disk::probe(folder, ledger, most, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled);
+        progress("GPU", 0.9);
+        // What is asked of the GPUs is worth nothing without the rest.
+        stop.store(disk.is_err(), Ordering::Relaxed);
+        while !gpus.is_finished() {
+            if cancelled() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let gpus = gpus.join().unwrap_or_else(|_| Err(Error::Device("the probe of the GPU broke off".into())));
+        Ok((disk?, gpus?))
+    })
+}
+
+/// The disk; this program was built for no GPU.
+#[cfg(not(feature = "cuda"))]
+fn disk_and_gpus(
+    folder: &Path,
+    ledger: &Arc<Ledger>,
+    most: Duration,
+    progress: &mut dyn FnMut(&str, f32),
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(Disk, Vec<Gpu>)> {
+    let disk = disk::probe(folder, ledger, most, &mut |what, part| progress(what, 0.4 + 0.5 * part), cancelled)?;
+    Ok((disk, Vec::new()))
 }
 
 /// Kernel times with one thread and with `n`; none where the wall leaves no room for them.

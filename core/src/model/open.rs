@@ -98,18 +98,31 @@ pub struct Model {
     content: OnceLock<String>,
 }
 
+/// The folder of a model, where `path` is its `config.json` or the index of its parts; any other path as it is.
+pub(super) fn whole(path: PathBuf) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    match path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }) {
+        Some(dir) if (name == "config.json" || name.ends_with(".index.json")) && weights_in(dir) => dir.to_path_buf(),
+        _ => path,
+    }
+}
+
+/// Whether weights lie in a folder; one that cannot be read has none.
+fn weights_in(dir: &Path) -> bool {
+    let weights = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name.ends_with(".safetensors") || name.starts_with("pytorch_model")
+    };
+    std::fs::read_dir(dir).is_ok_and(|all| all.take(1 << 14).flatten().any(|e| weights(&e.file_name())))
+}
+
 /// The `config.json` at `path`, or in the folder, where no weights are beside it.
 fn bare(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return path.extension().is_some_and(|e| e == "json").then(|| path.to_path_buf());
     }
     let config = path.join("config.json");
-    let weights = |name: &std::ffi::OsStr| {
-        let name = name.to_string_lossy();
-        name.contains(".safetensors") || name.starts_with("pytorch_model")
-    };
-    let mut entries = std::fs::read_dir(path).ok()?.take(1 << 14).flatten();
-    (config.is_file() && !entries.any(|e| weights(&e.file_name()))).then_some(config)
+    (config.is_file() && !weights_in(path)).then_some(config)
 }
 
 /// Where bundled models are looked for.
@@ -174,7 +187,7 @@ impl Model {
                 content: OnceLock::new(),
             });
         }
-        let file = file(path)?;
+        let file = whole(file(path)?);
         let config = bare(&file);
         if (config.is_some() || HfFolder::is_one(&file))
             && let Some(outline) = outline::of(&file).map_err(argument)?

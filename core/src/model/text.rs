@@ -25,6 +25,9 @@ pub fn no_tokenizer(model: &Model) -> String {
             "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt",
             folder.dir().display()
         ),
+        Source::Absent { name } => format!(
+            "of {name} there is its config.json and no weights: it is planned, and its words are not read; put its weights there"
+        ),
         _ => RANDOM.into(),
     }
 }

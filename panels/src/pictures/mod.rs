@@ -3,6 +3,7 @@
 pub mod accuracy;
 pub mod attention;
 pub(crate) mod chart;
+pub mod data;
 pub mod entry;
 pub mod history;
 pub mod learning;
@@ -29,6 +30,7 @@ pub static PICTURES: &[&Entry] = &[
     &text::ENTRY,
     &timeline::ENTRY,
     &attention::ENTRY,
+    &data::ENTRY,
     &learning::ENTRY,
     &accuracy::ENTRY,
     &places::ENTRY,

@@ -4,7 +4,7 @@ mod chat;
 mod editor;
 mod samples;
 
-use egui::{Align, Layout, Rect, ScrollArea, Ui, UiBuilder, pos2, vec2};
+use egui::{Align, FontId, Layout, Rect, ScrollArea, Ui, UiBuilder, pos2, vec2};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
@@ -13,6 +13,7 @@ use crate::picture::Picture;
 use crate::pictures::entry::{self, Entry};
 use crate::pictures::tokens::{self, Flow};
 use crate::pictures::words as say;
+use crate::scripts::Scripts;
 use crate::table::Table;
 use crate::theme::{GRID, Palette, TEXT};
 use crate::view::{Adapter, AdapterUse, Text, Written};
@@ -36,6 +37,8 @@ pub struct TextState {
     prompt: Draft,
     #[serde(skip)]
     system: Draft,
+    #[serde(skip)]
+    scripts: Scripts,
     #[serde(skip)]
     editing: Option<(usize, String)>,
 }
@@ -65,6 +68,8 @@ pub fn show(ui: &mut Ui, data: &Text, state: &mut TextState, linked: &mut Linked
         samples::show(ui, asked, &data.blocked, actions);
         return;
     }
+    let font = FontId::proportional(TEXT[1]);
+    ui.fonts_mut(|fonts| state.scripts.read(data, |c| fonts.has_glyph(&font, c)));
     let question = if data.chat { "What did it answer?" } else { ENTRY.question };
     Picture { name: "text", question }.show(
         ui,
@@ -168,12 +173,16 @@ fn caption(ui: &mut Ui, words: &str) {
     ui.label(egui::RichText::new(words).size(TEXT[0]).color(palette.weak_text));
 }
 
-/// What is asked: the prompt, or the system message.
+/// What is asked: the prompt, or the system message; below it what of all texts cannot be drawn as it is written.
 fn asked(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions: &mut Vec<Action>) {
     ui.spacing_mut().item_spacing.y = GRID;
+    let caution = state.scripts.caution();
+    let ink = Palette::of(ui.theme()).weak_text;
+    let caution = (!caution.is_empty()).then(|| ui.painter().layout(caution, say::captions(), ink, rect.width()));
+    let bottom = rect.bottom() - caution.as_ref().map_or(0.0, |said| said.size().y + 2.0 * GRID);
     if data.chat {
         caption(ui, "System message");
-        let height = (rect.bottom() - ui.cursor().top() - 10.0 * GRID).max(48.0);
+        let height = (bottom - ui.cursor().top() - 10.0 * GRID).max(48.0);
         let field = ("run.system", "System message", "What the model is told before the conversation");
         editor::show(ui, &mut state.system, field, &data.system, height, actions);
         ui.add_space(GRID);
@@ -184,9 +193,12 @@ fn asked(ui: &mut Ui, rect: Rect, data: &Text, state: &mut TextState, actions: &
         }
     } else {
         caption(ui, "Prompt");
-        let height = rect.bottom() - ui.cursor().top();
+        let height = bottom - ui.cursor().top();
         let field = ("run.prompt", "Prompt", "What the model goes on from");
         editor::show(ui, &mut state.prompt, field, &data.prompt, height, actions);
+    }
+    if let Some(caution) = caution {
+        ui.add(egui::Label::new(caution));
     }
 }
 

@@ -3,6 +3,7 @@
 mod accuracy;
 mod attention;
 mod cards;
+mod data;
 mod history;
 mod learning;
 mod places;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use accuracy::{Accuracy, Axis, Dot, Series};
 pub use attention::{Attention, Eviction, Grid, Kept, Map, Merge};
 pub use cards::{Card, Kind, Knob, Price, Section, Variant};
+pub use data::{Data, Sample};
 pub use history::{Delta, History, Pair, RunLine};
 pub use learning::{Course, Fit, HeldOutQuestion, Learning, Mark, Samples};
 pub use places::{Moved, Piece, Places};
@@ -101,6 +103,8 @@ pub struct View {
     pub accuracy: Arc<Accuracy>,
     /// What training learned; `None` while generating, when the accuracy picture is shown in its place.
     pub learning: Option<Arc<Learning>>,
+    /// What it learns from; `None` while generating.
+    pub data: Option<Arc<Data>>,
     /// What lies where.
     pub places: Arc<Places>,
     /// Runs on disk.

@@ -97,6 +97,6 @@ pub struct Written {
 pub struct Token {
     /// Its id.
     pub id: u32,
-    /// The text it stands for (a replacement character where it is part of one).
+    /// The text it stands for: of a character spread over several tokens, all with the last of them.
     pub text: String,
 }

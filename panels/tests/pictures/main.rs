@@ -1,6 +1,7 @@
 //! Text, timeline and history: driven as a screen reader would, and looked at.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod data;
 #[path = "../device/mod.rs"]
 mod device;
 mod history;

@@ -214,3 +214,13 @@ fn how_it_looks() {
     look(r, "text_empty", show, &Text { chats: true, ..Text::default() }, &none);
     look(r, "chat", show, &samples::chat(), &none);
 }
+
+#[test]
+fn a_script_that_no_font_has_is_named_below_the_prompt() {
+    let data = Text { prompt: "Tell me of ไวน์ and יין".into(), ..Text::default() };
+    let harness = open(data);
+    harness.get_by_label_contains("No font of this system has Hebrew, Thai");
+    harness.get_by_label_contains("from right to left");
+    let plain = open(Text { prompt: "Wein, vin, вино".into(), ..Text::default() });
+    assert!(plain.query_by_label_contains("No font").is_none());
+}

@@ -55,6 +55,7 @@ impl Session {
                 self.state.planning = false;
             }
             Message::Plan(_) | Message::Prices(_) => {}
+            Message::Preview(data) => self.state.data_read = Arc::from(data),
             Message::Opened { wanted, item } => self.opened(*wanted, item),
             Message::MergeProgress { done, total } => self.merge_goes_on(done, total),
             Message::MergeResult(result) => self.merged(result),
@@ -97,16 +98,13 @@ impl Session {
                     self.notice("Not all of this model can be read", &note, false);
                 }
                 self.state.opened = Some(opened);
-                self.state.unopened = None;
-                let mut config = self.state.document.config().clone();
-                // An adapter belongs to the model it was learned on.
-                if config.model.path != path {
-                    let model = &mut config.model;
-                    (model.path, model.adapter, model.adapter_scale) = (path, wanted.adapter, wanted.scale);
-                    model.adapters = wanted.more;
-                    self.state.document.replace("Open a model", config, None);
-                }
-                self.changed();
+                self.state.outlined = None;
+                self.configured_for(wanted);
+            }
+            Ok(OpenedItem::Outline(of)) => {
+                self.forget_plan();
+                self.state.outlined = Some(of);
+                self.configured_for(wanted);
             }
             Ok(OpenedItem::Config(config)) => {
                 self.state.document.replace("Open a configuration", *config, None);
@@ -119,10 +117,8 @@ impl Session {
             }
             Err(why) => {
                 if self.state.document.config().model.path == path {
-                    (self.state.plan, self.state.predicted, self.state.inverse, self.state.way_back) =
-                        (None, None, None, None);
+                    self.forget_plan();
                     self.state.no_plan = "The model is not open.".into();
-                    self.state.opened = None;
                 }
                 self.state.unopened = Some(wanted.clone());
                 let path = match &wanted.adapter {
@@ -139,6 +135,30 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The configuration is of the model that is open now.
+    fn configured_for(&mut self, wanted: Wanted) {
+        self.state.unopened = None;
+        let mut config = self.state.document.config().clone();
+        // An adapter belongs to the model it was learned on.
+        if config.model.path != wanted.path {
+            let model = &mut config.model;
+            (model.path, model.adapter, model.adapter_scale) = (wanted.path, wanted.adapter, wanted.scale);
+            model.adapters = wanted.more;
+            self.state.document.replace("Open a model", config, None);
+        }
+        self.changed();
+    }
+
+    /// No model is open: nothing that was planned for one holds.
+    fn forget_plan(&mut self) {
+        let s = &mut self.state;
+        (s.opened, s.outlined, s.plan, s.predicted, s.way_back) = (None, None, None, None, None);
+        (s.inverse, s.train_inverse, s.fits, s.sections) = (None, None, Arc::default(), Arc::default());
+        (s.pieces, s.notes, s.no_plan) = (Vec::new(), Vec::new(), String::new());
+        // Answers to what was asked of the one before come too late.
+        (self.asked, s.planning) = (self.asked + 1, false);
     }
 
     fn files_sent(&mut self, message: FileMessage) {

@@ -37,6 +37,7 @@ pub fn view(s: &State, before: View, slow: bool) -> View {
         attention: attention::view(s),
         accuracy,
         learning: learning::view(s),
+        data: s.config().train.is_some().then(|| Arc::clone(&s.data_read)),
         places,
         history,
         notices: s.notices.clone(),

@@ -3,12 +3,15 @@
 use ullage_panels::view::{ModelLine, Recent};
 use ullage_panels::words as figures;
 
-use super::super::opened::OpenModel;
+use super::super::opened::{OpenModel, OutlinedModel};
 use super::super::state::State;
 
 /// The line of the open model.
 pub fn line(s: &State) -> ModelLine {
     let opening = s.opening.as_ref().map(|w| w.path.clone());
+    if let Some(of) = &s.outlined {
+        return outlined(s, of, opening);
+    }
     let Some(opened) = &s.opened else { return ModelLine { opening, ..ModelLine::default() } };
     let shape = &opened.model.shape;
     let head = shape.layers.first();
@@ -27,11 +30,31 @@ pub fn line(s: &State) -> ModelLine {
     }
 }
 
+/// The line of a model that is planned and not run.
+fn outlined(s: &State, of: &OutlinedModel, opening: Option<String>) -> ModelLine {
+    let (outline, path) = (&of.outline, of.wanted.path.clone());
+    let weights = outline.weights.as_ref().map(|w| figures::bytes(w.bytes));
+    let parameters = outline.parameters.map(|n| format!("{} parameters", parameters(n)));
+    let detail = [Some(outline.arch.clone()), parameters, weights, Some("only planned".to_owned())];
+    ModelLine {
+        name: brought(s, &path).or_else(|| file_name(&path)).unwrap_or_else(|| outline.name.clone()),
+        detail: detail.into_iter().flatten().collect::<Vec<_>>().join(", "),
+        path,
+        opening,
+        chats: false,
+        layers_heads: (outline.layers.len(), 0),
+    }
+}
+
+/// The name that the program which brought a model gave it.
+fn brought(s: &State, path: &str) -> Option<String> {
+    s.discovered.iter().find(|f| f.path.as_os_str() == path).map(|f| f.name.clone())
+}
+
 /// What a model is called: as the program that brought it does, else its file's name (which people know better than what its
 /// header says), else its own.
 fn name_of(s: &State, opened: &OpenModel) -> String {
-    let brought = s.discovered.iter().find(|f| f.path.as_os_str() == opened.asked.as_str()).map(|f| f.name.clone());
-    brought.or_else(|| file_name(&opened.asked)).unwrap_or_else(|| opened.model.shape.name.clone())
+    brought(s, &opened.asked).or_else(|| file_name(&opened.asked)).unwrap_or_else(|| opened.model.shape.name.clone())
 }
 
 /// The name of a model's file, without its ending.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Keeps, Known, Outline, Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::arch::{self, limits};
 use crate::model::gguf::{Gguf, Value};
 
@@ -16,6 +16,11 @@ pub(super) fn of(file: &Gguf) -> Result<Option<Outline>> {
     let Some(count) = file.u64(&key("block_count"))?.filter(|n| *n > 0 && *n <= limits::LAYERS) else {
         return Ok(None);
     };
+    // A tokenizer alone, as llama.cpp's tests have them: there is nothing to plan.
+    if file.tensors().is_empty() {
+        let why = format!("there are none: it is a vocabulary of the architecture `{}`", arch.escape_debug());
+        return Err(Error::model(file.path(), "tensors", why));
+    }
     let (mut bytes, mut types, mut parameters) = (0u64, BTreeMap::new(), 0u64);
     for t in file.tensors() {
         bytes = bytes.saturating_add(t.bytes);

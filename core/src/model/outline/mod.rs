@@ -78,7 +78,7 @@ impl Keeps {
     }
 
     /// In words.
-    fn words(self) -> String {
+    pub fn words(self) -> String {
         match self {
             Self::Full { row } => format!("attention, {row} elements a token"),
             Self::Window { row, tokens } => format!("attention over {tokens} tokens, {row} elements each"),
@@ -199,10 +199,11 @@ impl Outline {
 /// # Errors
 /// A damaged file.
 pub fn of(path: &Path) -> Result<Option<Outline>> {
+    let path = super::open::whole(path.to_path_buf());
     if path.is_dir() || path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
-        return config::of(path);
+        return config::of(&path);
     }
-    match Gguf::open(path) {
+    match Gguf::open(&path) {
         Ok(file) => gguf::of(&file),
         // Whoever opens it says what is wrong with it.
         Err(_) => Ok(None),

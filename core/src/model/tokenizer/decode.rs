@@ -48,6 +48,30 @@ impl Decoder {
     }
 }
 
+impl Tokenizer {
+    /// What each of `ids` stands for in their text, control tokens spelled out: a character whose bytes are spread over several
+    /// tokens stands with the last of them, the others have no text. Bytes that are no UTF-8 come out as U+FFFD.
+    pub fn spell(&self, ids: &[u32]) -> Vec<String> {
+        let mut decoder = Decoder::new();
+        let mut texts: Vec<String> = Vec::with_capacity(ids.len());
+        for &id in ids {
+            if self.is_control(id) {
+                let rest = decoder.finish();
+                if let (Some(rest), Some(before)) = (rest, texts.last_mut()) {
+                    before.push_str(&rest);
+                }
+                texts.push(String::from_utf8_lossy(&self.piece(id)).into_owned());
+            } else {
+                texts.push(decoder.push(self, id).unwrap_or_default());
+            }
+        }
+        if let (Some(rest), Some(last)) = (decoder.finish(), texts.last_mut()) {
+            last.push_str(&rest);
+        }
+        texts
+    }
+}
+
 /// Whether more bytes could still make this a character.
 fn unfinished(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.error_len().is_none())

@@ -5,6 +5,7 @@
 
 mod encode;
 mod pack;
+mod preview;
 mod random;
 mod read;
 pub mod recall;
@@ -14,6 +15,7 @@ pub mod task;
 use std::path::{Path, PathBuf};
 
 pub use pack::Packed;
+pub use preview::{First, Preview, Stretch};
 pub use read::Told;
 pub use source::{Asked, SOURCES, Source, check, made, open, sentence};
 

@@ -3,6 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
+use unicode_script::{Script, UnicodeScript};
+
 use crate::view::Written;
 
 /// A part of a token in one row: bytes of its text.
@@ -21,7 +23,7 @@ pub struct Piece {
 pub struct Rows {
     pieces: Vec<Piece>,
     widths: Vec<f32>,
-    /// Which pieces begin with a blank: a row may break before them.
+    /// Which pieces begin with a blank or an ideograph: a row may break before them.
     blanks: Vec<bool>,
     /// Index of the first piece of each row.
     starts: Vec<usize>,
@@ -41,6 +43,12 @@ fn hash(written: &Written, tokens: Range<usize>) -> u64 {
         token.text.hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// Whether a row may break before a piece that begins so: Chinese and Japanese have no blanks between words (Unicode Annex 14,
+/// class ID).
+fn breaks_before(c: char) -> bool {
+    c.is_whitespace() || matches!(c.script(), Script::Han | Script::Hiragana | Script::Katakana)
 }
 
 impl Rows {
@@ -106,7 +114,7 @@ impl Rows {
             wide += w;
         }
         if start < text.len() {
-            let blank = text[start..].starts_with(char::is_whitespace);
+            let blank = text[start..].starts_with(breaks_before);
             self.piece(Piece { token, start: (from + start) as u32, end: (from + text.len()) as u32 }, wide, blank);
         }
     }
