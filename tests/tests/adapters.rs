@@ -40,8 +40,10 @@ fn about(rank: usize) -> About {
 fn save(path: &Path, shape: &ModelShape, rank: usize, size: f32) {
     let made = factors(shape, rank, size);
     let kind = AdapterKind::default();
-    let list: Vec<Factors> =
-        made.iter().map(|(layer, linear, ..)| Factors { layer: *layer, linear: *linear, kind, rank }).collect();
+    let list: Vec<Factors> = made
+        .iter()
+        .map(|(layer, linear, ..)| Factors { layer: *layer, linear: *linear, kind, rank, scale: 2.0 })
+        .collect();
     let mut numbers = |i: usize, part: usize, from: usize, out: &mut [f32]| {
         let (_, _, a, b) = &made[i];
         out.copy_from_slice(&[a, b][part][from..from + out.len()]);
@@ -443,4 +445,160 @@ fn several_adapters_of_a_configuration_run_as_planned() {
     let error =
         ullage_core::model::adapter::AdapterFile::open(&from.join("pissa"), &model.shape, 1.0).unwrap_err().to_string();
     assert!(error.contains("pissa"), "{error}");
+}
+
+/// Logits of PEFT at some positions of a text, and how far a model's are from them.
+struct Wanted {
+    tokens: Vec<u32>,
+    positions: Vec<usize>,
+}
+
+impl Wanted {
+    fn new(reference: &serde_json::Value) -> Self {
+        let list =
+            |key: &str| reference[key].as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect::<Vec<_>>();
+        Self {
+            tokens: list("tokens").into_iter().map(|t| t as u32).collect(),
+            positions: list("positions").into_iter().map(|p| p as usize).collect(),
+        }
+    }
+
+    /// Logits at its positions: the text read one token first, then the rest one by one.
+    fn of(&self, model: &Model) -> Vec<Vec<f32>> {
+        let got =
+            Rig::new(model, &config(&[("kv.format", "f32")])).unwrap().logits(&self.tokens[..1], &self.tokens[1..]);
+        self.positions.iter().map(|p| got[*p].clone()).collect()
+    }
+
+    fn off(&self, model: &Model, wanted: &serde_json::Value) -> f64 {
+        let far = |(row, wanted): (&Vec<f32>, &serde_json::Value)| {
+            let wanted = wanted.as_array().unwrap();
+            assert_eq!(row.len(), wanted.len());
+            row.iter().zip(wanted).fold(0.0f64, |m, (a, b)| m.max((f64::from(*a) - b.as_f64().unwrap()).abs()))
+        };
+        self.of(model).iter().zip(wanted.as_array().unwrap()).map(far).fold(0.0f64, f64::max)
+    }
+}
+
+/// `tests/scripts/make_peft_bases.py`: factors of the embedding and the head, tied and not; of linears that a model keeps as one;
+/// magnitudes under every name, and some missing; names from inside and outside of wrappers. PEFT's logits over the folder and the GGUF
+/// file, after a prompt at once, written again by us in both layouts, and merged where a file can say it.
+#[test]
+fn adapters_outside_the_layers_of_fused_linears_and_in_found_names_give_peft_s_logits() {
+    let from = fixture("adapters/peft_bases");
+    let text = std::fs::read(from.join("logits.json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let wanted = Wanted::new(&reference);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut merged, mut as_gguf) = (0, 0);
+    for (name, of) in reference["of"].as_object().unwrap() {
+        let dir = fixture("arch").join(of["base"].as_str().unwrap());
+        for base in [open(dir.to_str().unwrap()), open(dir.join("model.gguf").to_str().unwrap())] {
+            let what = format!("{name} over {}", base.path);
+            let adapted = with(&base, &from.join(name), 1.0);
+            let (far, changes) = (wanted.off(&adapted, &of["logits"]), wanted.off(&base, &of["logits"]));
+            println!("{what}: {far:e} of {changes:.2}");
+            assert!(far < 1e-5 && changes > 0.2, "{what}: {far:e} of {changes}");
+            // A prompt at once, in batches, is what its tokens one by one are.
+            let (_, last) = Rig::new(&adapted, &config(&[("kv.format", "f32"), ("run.batch", "7")]))
+                .unwrap()
+                .prefill(&wanted.tokens)
+                .unwrap();
+            assert_same(&[last], &[wanted.of(&adapted).pop().unwrap()], &what);
+            let file = adapted.adapter.as_ref().unwrap();
+            for again in ["again", "again.gguf"] {
+                let again = folder.path().join(again);
+                match file.convert(&again, &base.shape) {
+                    Ok(()) => {
+                        let read = wanted.off(&with(&base, &again, 1.0), &of["logits"]);
+                        assert!(read < 2e-5, "{what} by {}: {read:e}", again.display());
+                        as_gguf += usize::from(again.extension().is_some());
+                    }
+                    Err(e) => {
+                        let why = e.to_string();
+                        let said = ["dora", "magnitudes", "tie"].iter().any(|word| why.contains(word));
+                        assert!(said, "{what}: {why}");
+                    }
+                }
+                let _ = std::fs::remove_dir_all(&again);
+                let _ = std::fs::remove_file(&again);
+            }
+            if base.source.gguf().is_none() {
+                continue;
+            }
+            let out = folder.path().join("merged.gguf");
+            let team = ThreadTeam::new(2).unwrap();
+            match merge(&adapted, Target::block(BlockType::F32), &out, &team, &mut |_, _| ()) {
+                Ok(_) => {
+                    let far = wanted.off(&open(out.to_str().unwrap()), &of["logits"]);
+                    assert!(far < 2e-5, "{what} merged: {far:e}");
+                    merged += 1;
+                }
+                Err(e) => {
+                    assert!(base.shape.output.is_none() && e.to_string().contains("embedding"), "{what}: {e}");
+                }
+            }
+        }
+    }
+    assert!(merged >= 10 && as_gguf >= 16, "{merged} merged, {as_gguf} as GGUF");
+}
+
+/// The sums of adapters outside the layers, planned and measured like those inside.
+#[test]
+fn adapters_outside_the_layers_are_summed_planned_and_measured() {
+    let from = fixture("adapters/peft_bases");
+    let dir = fixture("arch/llama").join("model.gguf");
+    let toml = format!(
+        "schema = 1\n[model]\npath = {dir:?}\nadapter = {:?}\n[[model.adapters]]\npath = {:?}\nscale = 0.5\n\
+         [run]\nprompt = \"tokens:9\"\nmax_tokens = 3\ncontext = 64\n",
+        from.join("outside"),
+        from.join("embedding"),
+    );
+    let config = ullage_core::catalog::from_toml(&toml, &[]).unwrap();
+    let model = Arc::new(Model::of(&config.model, Path::new(".")).unwrap());
+    let low = model.shape.adapter.as_ref().unwrap().outside(&model.shape).unwrap();
+    assert_eq!([Role::Embedding, Role::Head].map(|role| low[&role].rank), [6, 3]);
+    let report = run(&model, &config);
+    assert_eq!(report.error, None);
+    let (planned, measured) = (report.plan.peak[&Tier::Device], report.measured.peak[&Tier::Device]);
+    assert!(planned >= measured && planned - measured <= (measured / 50).max(256 << 10), "{planned} {measured}");
+}
+
+/// `tests/scripts/make_peft_bases.py`: a training has factors of q, k and v, of gate and of up; what is written for a model that keeps
+/// them as one is of its own modules, computes the same in both layouts, and names what PEFT and llama.cpp name.
+#[test]
+fn factors_of_linears_that_a_model_keeps_as_one_are_written_as_its_own() {
+    let text = std::fs::read(fixture("adapters/peft_bases/logits.json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let wanted = Wanted::new(&reference);
+    let base = open(fixture("arch/phi3/model.gguf").to_str().unwrap());
+    let (rank, kind, folder) = (2, AdapterKind::default(), tempfile::tempdir().unwrap());
+    let all = (0..base.shape.layers.len()).flat_map(|layer| Role::LINEARS.map(|linear| (layer, linear)));
+    let list: Vec<_> = all.map(|(layer, linear)| Factors { layer, linear, kind, rank, scale: 2.0 }).collect();
+    let wave = |at: usize, i: usize| (0.2 * (0.7 * i as f64 + 1.3 * at as f64).sin()) as f32;
+    let mut numbers = |n: usize, part: usize, from: usize, out: &mut [f32]| {
+        out.iter_mut().zip(from..).for_each(|(v, i)| *v = wave(n + [40, 70][part], i));
+        Ok(())
+    };
+    let (peft, gguf) = (folder.path().join("a"), folder.path().join("a.gguf"));
+    save_peft(&peft, &base.shape, &about(rank), &list, &mut numbers).unwrap();
+    save_gguf(&gguf, &base.shape, &about(rank), &list, &mut numbers).unwrap();
+    for path in [&peft, &gguf] {
+        let far = wanted.off(&with(&base, path, 1.0), &reference["apart"]["logits"]);
+        println!("{}: {far:e} of {:.2}", path.display(), wanted.off(&base, &reference["apart"]["logits"]));
+        assert!(far < 1e-5, "{}: {far:e}", path.display());
+    }
+    let said: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(peft.join("adapter_config.json")).unwrap()).unwrap();
+    let targets = serde_json::json!(["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]);
+    assert_eq!(said["target_modules"], targets);
+    let of = |table: &str, module: &str| said[table][format!("model.layers.1.{module}")].as_f64();
+    assert_eq!(
+        [of("rank_pattern", "self_attn.qkv_proj"), of("rank_pattern", "mlp.gate_up_proj")],
+        [Some(6.0), Some(4.0)]
+    );
+    assert_eq!([of("alpha_pattern", "self_attn.qkv_proj"), of("rank_pattern", "mlp.down_proj")], [Some(12.0), None]);
+    let bytes = std::fs::read(&gguf).unwrap();
+    let has = |name: &str| bytes.windows(name.len()).any(|w| w == name.as_bytes());
+    assert!(has("blk.1.attn_qkv.weight.lora_a") && has("blk.0.ffn_up.weight.lora_b") && !has("ffn_gate"));
 }

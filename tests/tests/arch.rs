@@ -182,3 +182,30 @@ fn names() -> Vec<String> {
     names.sort();
     names
 }
+
+/// `tests/scripts/make_rope.py`: a base that grows with the text is that of a run's room, so a text that fills it has PyTorch's logits; within
+/// the context nothing grows.
+#[test]
+fn a_rotation_that_grows_with_the_text_is_pytorchs() {
+    let text = std::fs::read(fixture("rope/dynamic.json")).unwrap();
+    let said: Value = serde_json::from_slice(&text).unwrap();
+    let from = fixture("arch/llama");
+    let folder = tempfile::tempdir().unwrap();
+    let mut own: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+    (own["rope_parameters"], own["max_position_embeddings"]) = (said["rope"].clone(), said["context"].clone());
+    std::fs::write(folder.path().join("config.json"), own.to_string()).unwrap();
+    std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let model = open(folder.path().to_str().unwrap());
+    let ids: Vec<u32> = said["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+    let few = said["few"].as_u64().unwrap() as usize;
+    for (name, ids, room) in [("whole", &ids[..], ids.len()), ("within", &ids[..few], 16)] {
+        let row: Vec<f64> = said[name].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        let off = |context: usize| {
+            let config = config(&[("kv.format", "f32"), ("run.context", &context.to_string())]);
+            apart(&Rig::new(&model, &config).unwrap().prefill(ids).unwrap().1, &row)
+        };
+        println!("{name}: {:e} with room for {room}", off(room));
+        assert!(off(room) < 1e-4, "{name}: {:e}", off(room));
+        assert!(off(4 * room) > 1e-3, "{name}: more room turns slower");
+    }
+}

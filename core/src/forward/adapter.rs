@@ -15,9 +15,16 @@ use crate::weights::load;
 use crate::weights::units::UnitLayout;
 
 /// Linears that read the same activations, and so go through A and B together.
-const GROUPS: [&[Role]; 4] = [&[Role::Q, Role::K, Role::V], &[Role::O], &[Role::Gate, Role::Up], &[Role::Down]];
+const GROUPS: [&[Role]; 6] = [
+    &[Role::Q, Role::K, Role::V],
+    &[Role::O],
+    &[Role::Gate, Role::Up],
+    &[Role::Down],
+    &[Role::Embedding],
+    &[Role::Head],
+];
 
-/// One layer's factors.
+/// One layer's factors, or those of what is outside the layers.
 struct Layer {
     buffer: Buffer,
     offsets: Vec<usize>,
@@ -47,11 +54,18 @@ impl Layer {
         Some(bytemuck::cast_slice(&self.buffer.as_slice::<u8>()[self.place(i, part)]))
     }
 
-    /// Puts the gains of the `i`th linear, over the base `w`, where the part that they are made of was read to.
-    fn make_gains(&mut self, i: usize, w: Mat<'_>, team: &ThreadTeam, scratch: &mut [f32]) -> Result<()> {
+    /// Puts the gains of the `i`th linear, over the base `w`, where the part that they are made of was read to; where the file `has` none,
+    /// it is the base's own lengths.
+    fn make_gains(&mut self, i: usize, w: Mat<'_>, has: bool, team: &ThreadTeam, scratch: &mut [f32]) -> Result<()> {
         let low = self.parts[i].1;
         let Some(part) = low.kind.0.gains() else { return Ok(()) };
         let (norms, scratch) = scratch.split_at_mut(w.rows());
+        if !has {
+            row_norms(team, w, None, norms, scratch)?;
+            let place = self.place(i, part);
+            let own: &mut [f32] = bytemuck::cast_slice_mut(&mut self.buffer.as_mut_slice::<u8>()[place]);
+            own.copy_from_slice(norms);
+        }
         let beside = Low { a: self.mat(i, PART_A)?, b: self.mat(i, PART_B)?, scale: low.scale };
         row_norms(team, w, Some(beside), norms, scratch)?;
         let place = self.place(i, part);
@@ -139,6 +153,9 @@ impl Held {
             for (linear, low, tensors) in &parts {
                 for ((part, t), at) in tensors.iter().enumerate().zip(&mut at) {
                     let into = &mut buffer.as_mut_slice::<u8>()[*at..*at + t.bytes() as usize];
+                    if !file.has(l, *linear, part) {
+                        continue;
+                    }
                     if low.kind.0.gains() == Some(part) {
                         file.read_f32(l, *linear, part, 0, bytemuck::cast_slice_mut(into))?;
                     } else {
@@ -154,15 +171,46 @@ impl Held {
             let mut scratch = ledger.buffer(load::SCRATCH, scratch)?;
             for (l, layer) in layers.iter_mut().enumerate() {
                 for i in 0..layer.parts.len() {
-                    let role = layer.parts[i].0;
-                    layer.make_gains(i, weights.layer(l)?.mat(role)?, team, scratch.as_mut_slice())?;
+                    let (role, low, _) = layer.parts[i];
+                    // No linear outside the layers has gains.
+                    if let Some(part) = low.kind.0.gains() {
+                        let has = file.has(l, role, part);
+                        layer.make_gains(i, weights.layer(l)?.mat(role)?, has, team, scratch.as_mut_slice())?;
+                    }
                 }
             }
         }
         Ok(Self { layers })
     }
 
-    /// Adds scale · B(Ax) to what linears of layer `l` made of `x`, `(m, in)`, and multiplies the sum by the gains of its rows
+    /// Adds scale · B·a to rows of the embedding, `x (m, hidden)`, where a are the columns of A of `ids`; `low` and `scratch` as in
+    /// [`Self::add`].
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn embed(
+        &self,
+        team: &ThreadTeam,
+        ids: &[u32],
+        x: &mut [f32],
+        low: &mut [f32],
+        scratch: &mut [f32],
+    ) -> Result<()> {
+        let Some(layer) = self.layers.last() else { return Ok(()) };
+        let Some(at) = layer.parts.iter().position(|(role, ..)| *role == Role::Embedding) else { return Ok(()) };
+        let LowRank { rank, scale, .. } = layer.parts[at].1;
+        let a = layer.mat(at, PART_A)?;
+        let h = &mut low[..ids.len() * rank];
+        for (h, id) in h.chunks_exact_mut(rank).zip(ids) {
+            for (k, h) in h.iter_mut().enumerate() {
+                a.decode(k, *id as usize, std::slice::from_mut(h))?;
+                *h *= scale;
+            }
+        }
+        linear_add(team, h, ids.len(), layer.mat(at, PART_B)?, x, scratch)
+    }
+
+    /// Adds scale · B(Ax) to what linears of layer `l` (the number of layers for the head) made of `x`, `(m, in)`, and multiplies the sum by the gains of its rows
     /// where they have any. `low` is scratch for Ax, of [`low_elements`]; `scratch` is that of the linears themselves.
     ///
     /// # Errors

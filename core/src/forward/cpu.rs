@@ -181,7 +181,7 @@ impl Forward {
             let hidden = self.shape.hidden;
             let mut residual = std::mem::replace(&mut workspace.residual, self.ledger.buffer(RESIDUAL, 0)?);
             let x = residual.as_mut_slice::<f32>();
-            self.embed(&[tokens], x, team)?;
+            self.embed(&[tokens], x, workspace, team)?;
             self.weights.begin_pass(true);
             let mut staging: Option<LayerCache> = None;
             let pieces = n.div_ceil(batch);
@@ -304,7 +304,7 @@ impl Forward {
             at += tokens.len();
         }
         let x = &mut residual.as_mut_slice::<f32>()[..at * hidden];
-        self.embed(pieces, x, team)?;
+        self.embed(pieces, x, workspace, team)?;
         workspace.last = with_head;
         self.weights.begin_pass(with_head);
         for l in 0..self.shape.layers.len() {
@@ -332,14 +332,23 @@ impl Forward {
     }
 
     /// The rows of the embedding of `pieces`, one after the other, times the model's own factor, into `x (rows, hidden)`.
-    fn embed(&mut self, pieces: &[&[u32]], x: &mut [f32], team: &ThreadTeam) -> Result<()> {
-        let Self { shape, weights, meter, .. } = self;
+    fn embed(&mut self, pieces: &[&[u32]], x: &mut [f32], workspace: &mut Workspace, team: &ThreadTeam) -> Result<()> {
+        let Self { shape, weights, meter, adapter, .. } = self;
         let (hidden, by) = (shape.hidden, shape.embedding_scale);
         let batch = Batch { rows: x.len() / hidden, sequences: pieces.len(), cached: 0.0 };
         Metered { meter, shape, layer: None, batch }.run(step::BEGIN, team, || {
             let mut at = 0;
             for tokens in pieces {
                 weights.embed(tokens, &mut x[at..at + tokens.len() * hidden])?;
+                if let Some(adapter) = adapter {
+                    // As many at once as there is room for.
+                    let (s, kernels) = (workspace.sizes, workspace.kernels.as_mut_slice());
+                    let low = &mut workspace.layer.as_mut_slice::<f32>()[s.places.all() + s.angles..][..s.low];
+                    let rows = (s.places.out / hidden).max(1);
+                    for (tokens, x) in tokens.chunks(rows).zip(x[at..].chunks_mut(rows * hidden)) {
+                        adapter.embed(team, tokens, &mut x[..tokens.len() * hidden], low, kernels)?;
+                    }
+                }
                 at += tokens.len() * hidden;
             }
             if by == 1.0 { Ok(()) } else { scale(team, x, by) }
@@ -348,9 +357,11 @@ impl Forward {
 
     /// The output head over `rows` rows of the residual stream.
     fn head(&mut self, x: &[f32], rows: usize, workspace: &mut Workspace, team: &ThreadTeam) -> Result<()> {
-        let Self { shape, weights, meter, .. } = self;
+        let Self { shape, weights, meter, adapter, .. } = self;
         let (hidden, vocab) = (shape.hidden, shape.vocab);
-        let normed = &mut workspace.layer.as_mut_slice::<f32>()[..rows * hidden];
+        let s = workspace.sizes;
+        let (normed, low) = workspace.layer.as_mut_slice::<f32>().split_at_mut(s.places.all() + s.angles);
+        let (normed, low) = (&mut normed[..rows * hidden], &mut low[..s.low]);
         let metered = Metered { meter, shape, layer: None, batch: Batch { rows, sequences: rows, cached: 0.0 } };
         let [norm, logits] = step::END;
         metered.run(norm, team, || {
@@ -372,6 +383,11 @@ impl Forward {
                 )?;
             }
             let logits = &mut workspace.logits.as_mut_slice::<f32>()[..rows * vocab];
+            if let Some(adapter) = adapter {
+                let outputs = &mut [adapter::Output { linear: Role::Head, y: &mut *logits }];
+                let kernels = workspace.kernels.as_mut_slice();
+                adapter.add(team, shape.layers.len(), normed, rows, outputs, low, kernels)?;
+            }
             shape.logit_cap.map_or(Ok(()), |cap| soft_cap(team, cap, logits))
         })
     }

@@ -19,8 +19,8 @@ pub(crate) struct Turn {
 impl Turn {
     /// `rope` in a run with room for `tokens` tokens; `divisors` are those of a file's tensor.
     pub fn new(rope: &Rope, divisors: Option<&[f32]>, tokens: usize) -> Self {
-        let divisors = divisors.unwrap_or_else(|| rope.divisors(tokens));
-        Self { freqs: inverse_frequencies(rope, divisors), amplitude: rope.amplitude.into() }
+        let own = rope.divisors(tokens);
+        Self { freqs: inverse_frequencies(rope, divisors.unwrap_or(&own)), amplitude: rope.amplitude.into() }
     }
 }
 

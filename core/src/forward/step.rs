@@ -181,8 +181,16 @@ impl Step {
         let tensor = |role: Role| layer.and_then(|of| of.tensors.get(role));
         let low = l.and_then(|l| shape.adapter.as_ref()?.layers.get(l));
         match self {
-            Self::Embed => launches(1 + batch.sequences),
-            Self::Norm { role: Role::OutputNorm, .. } => read(Some(&shape.output_norm), 1),
+            Self::Embed => {
+                let outside = shape.adapter.as_ref().and_then(|a| a.outside(shape));
+                let scaled = usize::from(shape.embedding_scale != 1.0);
+                let mut sum = launches(1 + scaled + batch.sequences * shape.ropes.len());
+                sum += looked_up(outside.and_then(|low| low.get(&Role::Embedding)), shape, batch.rows);
+                sum
+            }
+            Self::Norm { role: Role::OutputNorm, .. } => {
+                read(Some(&shape.output_norm), 1 + usize::from(shape.logit_scale != 1.0))
+            }
             Self::Norm { role, .. } => read(tensor(role), 1),
             Self::Linears { to, .. } => to.iter().fold(Cost::default(), |mut sum, (role, _)| {
                 sum += linear(tensor(*role), batch.rows);
@@ -193,9 +201,12 @@ impl Step {
             Self::KvAttend => {
                 let Some(of) = layer.map(|of| &of.attention) else { return Cost::default() };
                 let seen = of.window.map_or(batch.cached, |w| batch.cached.min(w as f64));
-                // Rotations, appends, and attention: of single queries over a long cache in parts, which are joined.
-                let parts = batch.rows == batch.sequences && batch.cached > PART as f64;
-                let each = 5 + usize::from(parts);
+                // Rotations, appends, and attention: of single queries over a long cache in parts, which are joined. Beyond a window rows come
+                // one by one.
+                let rows = batch.rows / batch.sequences.max(1);
+                let singles = if of.window.is_some_and(|w| batch.cached > w as f64) { rows } else { 1 };
+                let parts = (rows == 1 || singles > 1) && seen > PART as f64;
+                let each = 2 * usize::from(of.rope.is_some()) + (3 + usize::from(parts)) * singles;
                 Cost {
                     flops: 4.0 * of.q() as f64 * seen * batch.rows as f64,
                     launches: each * batch.sequences,
@@ -204,7 +215,13 @@ impl Step {
             }
             Self::Gate(_) | Self::Add => launches(1),
             Self::Experts => layer.map_or_else(Cost::default, |of| experts(of, batch.rows)),
-            Self::Logits => linear(Some(shape.head()), batch.sequences),
+            Self::Logits => {
+                let outside = shape.adapter.as_ref().and_then(|a| a.outside(shape));
+                let mut sum = linear(Some(shape.head()), batch.sequences);
+                sum += adapted(outside.and_then(|low| low.get(&Role::Head)), Some(shape.head()), batch.sequences);
+                sum += launches(usize::from(shape.logit_cap.is_some()));
+                sum
+            }
         }
     }
 }
@@ -258,6 +275,13 @@ fn adapted(low: Option<&LowRank>, w: Option<&TensorShape>, rows: usize) -> Cost 
         };
         sum
     })
+}
+
+/// The embedding's factors: of A a column a row, and a product with B.
+fn looked_up(low: Option<&LowRank>, shape: &ModelShape, rows: usize) -> Cost {
+    let Some(low) = low else { return Cost::default() };
+    let (a, b) = (buffer_bytes(low.types[0], rows * low.rank), buffer_bytes(low.types[1], shape.hidden * low.rank));
+    Cost { flops: 2.0 * (shape.hidden * low.rank * rows) as f64, read: a + b, launches: 2, ..Cost::default() }
 }
 
 /// The router, and the experts that `rows` rows may go to: each of them is read once however many rows it is given.

@@ -46,8 +46,19 @@ fn load<B: Backend>(backend: B, model: &Model, config: &Config) -> Result<(B::Ru
 
 /// Logits after a prompt that is read in several batches, and after each of some tokens more.
 fn logits<R: Runner>(r: &mut R, team: &ThreadTeam, tokens: &[u32], prompt: usize) -> Result<Vec<Vec<f32>>> {
+    read_in(r, team, tokens, prompt, 64)
+}
+
+/// The same, in batches of `batch`.
+fn read_in<R: Runner>(
+    r: &mut R,
+    team: &ThreadTeam,
+    tokens: &[u32],
+    prompt: usize,
+    batch: usize,
+) -> Result<Vec<Vec<f32>>> {
     let (mut seq, mut out) = (r.sequence(prompt)?, Vec::new());
-    let mut workspace = r.workspace(team, Forward::prefill_shape(r.pipeline(), prompt, 64))?;
+    let mut workspace = r.workspace(team, Forward::prefill_shape(r.pipeline(), prompt, batch))?;
     r.prefill(&mut seq, &tokens[..prompt], &mut workspace, team, &mut Unwatched)?;
     out.push(r.logits(&workspace, 0).to_vec());
     let extent = Forward::decode_shape(r.pipeline(), r.shape(), prompt, tokens.len(), 1);
@@ -106,6 +117,42 @@ fn every_choice_that_runs_on_a_gpu_computes_what_the_cpu_does() {
         tried += 1;
     }
     assert!(tried > 10, "{tried}");
+}
+
+/// Every architecture of `tests/fixtures/arch`, whatever it scales, caps, turns, norms or sees through a window.
+#[test]
+fn every_architecture_on_a_gpu_computes_what_the_cpu_does() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/arch");
+    let mut tried = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let dir = entry.unwrap().path();
+        let text = std::fs::read(dir.join("logits.json")).unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let tokens: Vec<u32> = said["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+        // Batches cross a window's edge; two rows and more after it, and one by one.
+        for (prompt, batch) in [(1, 64), (9, 64), (30, 64), (30, 5), (tokens.len() - 1, 7)] {
+            let f32s = [("kv.format", "f32"), ("kv.alloc", "contiguous")];
+            let (on_cpu, on_gpu) = (config(&f32s), config(&[&f32s[..], &[("machine.device", "cuda:0")]].concat()));
+            let Some(cuda) = gpu(&on_gpu) else { return };
+            let model = model(dir.to_str().unwrap());
+            let (mut ours, team) = match load(cuda, &model, &on_gpu) {
+                Ok(loaded) => loaded,
+                Err(e @ Error::Refused { .. }) => {
+                    assert!(model.shape.layers.iter().any(|l| l.ffn.experts().is_some()), "{}: {e}", dir.display());
+                    continue;
+                }
+                Err(e) => panic!("{}: {e}", dir.display()),
+            };
+            let (mut cpu, cpu_team) = load(Cpu, &model, &on_cpu).unwrap();
+            let theirs = read_in(&mut cpu, &cpu_team, &tokens, prompt, batch).unwrap();
+            let ours = read_in(&mut ours, &team, &tokens, prompt, batch).unwrap();
+            let apart = apart(&theirs, &ours);
+            println!("{}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
+            assert!(apart < 1e-4, "{}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
+            tried += 1;
+        }
+    }
+    assert!(tried > 50, "{tried}");
 }
 
 #[test]

@@ -274,7 +274,8 @@ impl Model {
     pub fn with_adapters(mut self, list: &[(PathBuf, f32)]) -> Result<Self> {
         let mut parts = Vec::with_capacity(list.len());
         for (path, scale) in list {
-            let part = AdapterFile::open_over(path, &self.source, &self.shape, *scale)?;
+            let mut part = AdapterFile::open_over(path, &self.source, &self.shape, *scale)?;
+            part.leave_own(&self.source, &self.shape)?;
             part.replace(&mut self.source, &mut self.shape, *scale)?;
             parts.push(part);
         }

@@ -46,7 +46,16 @@ impl Cpu<'_> {
         let tensor = |role: Role| at.and_then(|(_, layer)| layer.tensors.get(role));
         match step {
             // A row of a table each.
-            Step::Embed => of.rows * hidden * t.norm,
+            Step::Embed => {
+                // The second of its adapter's products alone is one.
+                let low = shape.adapter.as_ref().and_then(|a| a.outside(shape)?.get(&Role::Embedding));
+                let b = low.map_or(0.0, |low| {
+                    let bytes = (shape.hidden * low.rank) as f64 * low.types[1].bits() / 8.0;
+                    let w = Weights { ty: Some(low.types[1]), rows: shape.hidden, cols: low.rank, bytes };
+                    t.products(&[w], of.rows, of.through)
+                });
+                of.rows * hidden * t.norm + b
+            }
             Step::Norm { role: Role::OutputNorm, .. } => of.sequences * hidden * t.norm,
             Step::Norm { role, .. } => {
                 let heads = at.map_or(0, |(_, layer)| match role {
@@ -67,7 +76,12 @@ impl Cpu<'_> {
             Step::Gate(_) => at.map_or(0.0, |(_, layer)| of.rows * layer.ffn.width() as f64 * t.gate[0]),
             Step::Experts => at.map_or(0.0, |(_, layer)| self.experts(layer, of)),
             Step::Add => t.elements(12.0 * of.rows * hidden, 0.0),
-            Step::Logits => t.products(&[weights(shape.head())], of.sequences, of.through),
+            Step::Logits => {
+                let low = shape.adapter.as_ref().and_then(|a| a.outside(shape)?.get(&Role::Head));
+                let last = Rows { rows: of.sequences, ..of };
+                t.products(&[weights(shape.head())], of.sequences, of.through)
+                    + self.adapted(low, Some(shape.head()), last)
+            }
         }
     }
 

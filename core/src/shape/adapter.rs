@@ -172,21 +172,25 @@ pub struct LowRank {
 /// What plans need of an adapter: ranks and types, a layer each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterShape {
-    /// By layer, and in it by the role of the linear.
+    /// By layer, and in it by the role of the linear; what stands outside all layers (embedding, head) comes last.
     pub layers: Vec<BTreeMap<Role, LowRank>>,
 }
 
 impl AdapterShape {
-    /// The tensors of every adapted linear of layer `l`, in order.
+    /// What is outside the layers of `shape`, by role.
+    pub fn outside(&self, shape: &ModelShape) -> Option<&BTreeMap<Role, LowRank>> {
+        self.layers.get(shape.layers.len())
+    }
+
+    /// The tensors of every adapted linear of layer `l`, in order; of those outside all layers for `l` = their number.
     pub fn tensors(&self, shape: &ModelShape, l: usize) -> Vec<(Role, LowRank, Vec<TensorShape>)> {
-        let (Some(low), Some(layer)) = (self.layers.get(l), shape.layers.get(l)) else { return Vec::new() };
-        low.iter()
-            .filter_map(|(role, low)| Some((*role, *low, layer.tensors.get(*role)?)))
+        let low = self.layers.get(l).into_iter().flatten();
+        low.filter_map(|(role, low)| Some((*role, *low, shape.linear(l, *role)?)))
             .map(|(role, low, w)| {
                 let parts = low.kind.0.parts().iter().zip(low.types).enumerate();
                 // Gains are computed from their part when it is loaded, and held in its place.
                 let held = |i, ty| if low.kind.0.gains() == Some(i) { BlockType::F32 } else { ty };
-                (role, low, parts.map(|(i, (part, ty))| part.tensor(w, low.rank, held(i, ty))).collect())
+                (role, low, parts.map(|(i, (part, ty))| part.tensor(&w, low.rank, held(i, ty))).collect())
             })
             .collect()
     }

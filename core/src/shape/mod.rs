@@ -13,7 +13,7 @@ pub use adapter::{
 };
 pub use layer::{Act, Attention, Ffn, LayerShape, Tensors};
 pub use role::{Kind, Role};
-pub use rope::{Long, Rope};
+pub use rope::{Dynamic, Long, Rope};
 
 use crate::blocks::{BlockType, Scheme};
 use crate::error::{Error, Result};
@@ -157,6 +157,19 @@ impl ModelShape {
     /// The largest of a number of each layer.
     pub fn widest(&self, of: impl Fn(&LayerShape) -> usize) -> usize {
         self.layers.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// The weight that an adapter changes, as a linear `(out, in)`: of layer `l`, or where `l` is the number of layers, of what stands
+    /// outside them. The embedding is one from tokens to rows, `(hidden, vocab)`, whichever way it is stored.
+    pub fn linear(&self, l: usize, role: Role) -> Option<TensorShape> {
+        let outside = l == self.layers.len();
+        match role {
+            Role::Embedding if outside => {
+                Some(TensorShape { rows: self.hidden, cols: self.vocab, ..self.embedding.clone() })
+            }
+            Role::Head if outside => Some(TensorShape { name: role.gguf().into(), ..self.head().clone() }),
+            role => self.layers.get(l)?.tensors.get(role).cloned(),
+        }
     }
 
     /// The tensor the output head multiplies by: `output`, or the tied embedding.

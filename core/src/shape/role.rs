@@ -120,7 +120,7 @@ impl Role {
         }
     }
 
-    /// What Hugging Face calls a linear that an adapter may change, within a layer; empty for other roles.
+    /// What most of Hugging Face's models call a linear that an adapter may change, within its layer if it has one; empty for other roles.
     pub const fn module(self) -> &'static str {
         match self {
             Self::Q => "self_attn.q_proj",
@@ -130,13 +130,15 @@ impl Role {
             Self::Gate => "mlp.gate_proj",
             Self::Up => "mlp.up_proj",
             Self::Down => "mlp.down_proj",
+            Self::Embedding => "model.embed_tokens",
+            Self::Head => "lm_head",
             _ => "",
         }
     }
 
     /// Its name in `target_modules`: `q_proj`.
     pub fn target(self) -> &'static str {
-        self.module().split_once('.').map_or("", |(_, name)| name)
+        self.module().rsplit('.').next().unwrap_or_default()
     }
 
     /// What numbers it holds.

@@ -95,7 +95,7 @@ fn adapter(trainer: &Trainer, model: &Model, train: &Train, dir: &Path, claim: &
                     return Err(Error::Internal(format!("{linear:?} of layer {layer} has no {}", spec.suffix)));
                 }
             }
-            factors.push(Factors { layer, linear, kind, rank });
+            factors.push(Factors { layer, linear, kind, rank, scale: about.scale(rank) });
             ids_of.push(ids);
         }
     }

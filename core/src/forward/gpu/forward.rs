@@ -1,4 +1,4 @@
-//! The Llama block on a GPU, kernel by kernel, over the same spans and positions as the CPU's.
+//! A layer's steps on a GPU, kernel by kernel, over the same spans and positions as the CPU's.
 
 use std::sync::Arc;
 
@@ -55,6 +55,15 @@ pub struct GpuForward {
     meter: Meter,
 }
 
+/// Rows of a batch before and after attention.
+#[derive(Clone, Copy)]
+struct Projected<'a> {
+    q: View<'a>,
+    keys: View<'a>,
+    values: View<'a>,
+    out: View<'a>,
+}
+
 /// New rows of one sequence in a batch.
 #[derive(Clone, Copy)]
 struct Span {
@@ -79,7 +88,7 @@ impl GpuForward {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self> {
         let kernels = Kernels::new(Arc::clone(device))?;
-        let weights = weights::load(source, model, device, ledger, team, progress)?;
+        let weights = weights::load(source, model, device, ledger, team, pipeline.context(), progress)?;
         let adapter = adapter.map(|file| adapter::Held::load(file, model.held, device, ledger)).transpose()?;
         let shape = model.held.clone();
         Ok(Self {
@@ -112,15 +121,17 @@ impl GpuForward {
             kv_heads: s.kv_heads,
             dim: s.dim,
             scale: s.scale,
+            cap: s.cap,
             capacity: layer.capacity,
             formats: self.formats,
         }
     }
 
-    fn turn<'a>(&self, workspace: &'a DeviceWorkspace, span: Span) -> Result<RopeTable<'a>> {
+    /// The angles of a span's rows by rotation `rope`.
+    fn turn<'a>(&self, workspace: &'a DeviceWorkspace, rope: usize, span: Span) -> Result<RopeTable<'a>> {
         let half = self.shape.half();
-        let whole = workspace.angles.len() / 2;
-        let (at, len) = (4 * span.at * half, 4 * span.rows * half);
+        let whole = workspace.angles.len() / 2 / self.shape.ropes.len().max(1);
+        let (at, len) = (4 * span.at * half + 2 * whole * rope, 4 * span.rows * half);
         Ok(RopeTable {
             cosines: workspace.angles.part(at, len)?,
             sines: workspace.angles.part(whole + at, len)?,
@@ -163,8 +174,15 @@ impl GpuForward {
                 m,
                 workspace.residual.view(),
             )?;
-            seqs.iter().zip(&spans).try_for_each(|(seq, span)| {
-                k.angles(self.weights.freqs.view(), self.turn(workspace, *span)?, seq.seen, span.rows)
+            if self.shape.embedding_scale != 1.0 {
+                k.scale(workspace.residual.view(), m * hidden, self.shape.embedding_scale)?;
+            }
+            let half = self.shape.half();
+            self.shape.ropes.iter().enumerate().try_for_each(|(i, rope)| {
+                let freqs = self.weights.freqs.part(8 * half * i, 8 * half)?;
+                seqs.iter().zip(&spans).try_for_each(|(seq, span)| {
+                    k.angles(freqs, self.turn(workspace, i, *span)?, seq.seen, span.rows, rope.amplitude)
+                })
             })
         })?;
         for l in 0..self.shape.layers.len() {
@@ -190,11 +208,16 @@ impl GpuForward {
             let metered = self.metered(None, seqs, (n, n));
             metered.run(norm, team, || {
                 let w = self.weights.small.tensor(0, &self.shape.output_norm)?;
-                k.rms_norm(workspace.residual.view(), w, self.shape.norm_eps, n, normed)
+                k.rms_norm(workspace.residual.view(), w, self.shape.norm_eps, n, normed)?;
+                // Logits are linear: their factor may stand before the product.
+                let by = self.shape.logit_scale;
+                if by == 1.0 { Ok(()) } else { k.scale(normed, n * hidden, by) }
             })?;
             metered.run(logits, team, || {
                 let (w, dims) = (self.weights.head(), (head.rows, head.cols));
-                k.linear(head.block()?, w, dims, normed, n, workspace.logits.view(), self.shape.vocab)
+                k.linear(head.block()?, w, dims, normed, n, workspace.logits.view(), self.shape.vocab)?;
+                let logits = || workspace.logits.part(0, 4 * n * self.shape.vocab);
+                self.shape.logit_cap.map_or(Ok(()), |cap| k.soft_cap(logits()?, n * self.shape.vocab, cap))
             })?;
             let bytes = 4 * n * self.shape.vocab;
             k.device().download(workspace.logits.part(0, bytes)?, &mut workspace.host.as_mut_slice()[..bytes])?;
@@ -215,7 +238,7 @@ impl GpuForward {
         team: &ThreadTeam,
     ) -> Result<()> {
         let (k, s, unit) = (&self.kernels, &self.shape.layers[l], &self.weights.layers[l]);
-        let (of, eps, hidden) = (&s.attention, self.shape.norm_eps, self.shape.hidden);
+        let (eps, hidden, residual) = (self.shape.norm_eps, self.shape.hidden, self.shape.residual_scale);
         let at = |slot: Slot| {
             let place = workspace.sizes.places.at(slot, s, hidden, m);
             let buffer = if slot == Slot::Stream { &workspace.residual } else { &workspace.layer };
@@ -224,33 +247,71 @@ impl GpuForward {
         let metered = self.metered(Some(l), seqs, (m, spans.len()));
         for step in step::layer(s) {
             metered.run(step, team, || match step {
-                Step::Norm { role, from, to } => k.rms_norm(at(from)?, unit.role(&s.tensors, role)?, eps, m, at(to)?),
+                Step::Norm { role, from, to } => {
+                    // Over rows, or over their heads.
+                    let (x, w) = (at(from)?, unit.role(&s.tensors, role)?);
+                    k.rms_norm(x, w, eps, x.len() / w.len().max(1), at(to)?)
+                }
                 Step::Linears { from, to } => to.iter().try_for_each(|(role, to)| {
                     let (x, y, t) = (at(from)?, at(*to)?, s.tensors.need(*role)?);
                     k.linear(t.block()?, unit.role(&s.tensors, *role)?, (t.rows, t.cols), x, m, y, t.rows)?;
-                    self.adapter.as_ref().map_or(Ok(()), |held| held.add(k, l, *role, x, m, y, workspace.low.view()))
+                    if let Some(held) = &self.adapter {
+                        held.add(k, l, *role, x, m, y, workspace.low.view())?;
+                    }
+                    let bias = role.bias().filter(|bias| s.tensors.has(*bias));
+                    bias.map_or(Ok(()), |bias| k.bias(y, unit.role(&s.tensors, bias)?, m))
                 }),
                 Step::KvAttend => {
-                    let (nq, nkv, d) = (of.q(), of.kv(), of.dim);
                     let [q, keys, values, out] = [at(Slot::Q)?, at(Slot::K)?, at(Slot::V)?, at(Slot::Context)?];
-                    seqs.iter().zip(spans).try_for_each(|(seq, span)| {
-                        let part = |of, width| View::part(of, 4 * span.at * width, 4 * span.rows * width);
-                        let (q, keys, values) = (part(q, nq)?, part(keys, nkv)?, part(values, nkv)?);
-                        let turn = self.turn(workspace, *span)?;
-                        k.rope(q, (span.rows, of.heads, d), turn)?;
-                        k.rope(keys, (span.rows, of.kv_heads, d), turn)?;
-                        let cache = self.attend(l, &seq.layers[l]);
-                        k.append(cache, keys, values, seq.seen, span.rows)?;
-                        k.attend(cache, q, seq.seen, span.rows, part(out, nq)?, workspace.attention.view())
-                    })
+                    let all = Projected { q, keys, values, out };
+                    seqs.iter().zip(spans).try_for_each(|(seq, span)| self.kv_attend(l, all, seq, *span, workspace))
                 }
                 Step::Gate(Act::Silu) => k.swiglu(at(Slot::Gate)?, at(Slot::Up)?, m * s.ffn.width()),
-                Step::Add => k.add(at(Slot::Stream)?, at(Slot::Out)?, m * hidden),
+                Step::Gate(Act::GeluTanh) => k.geglu(at(Slot::Gate)?, at(Slot::Up)?, m * s.ffn.width()),
+                Step::Add if residual == 1.0 => k.add(at(Slot::Stream)?, at(Slot::Out)?, m * hidden),
+                Step::Add => k.add_scaled(at(Slot::Stream)?, at(Slot::Out)?, m * hidden, residual),
                 // The check refused a layer that has these.
-                Step::Gate(Act::GeluTanh) | Step::Experts | Step::Embed | Step::Logits => {
+                Step::Experts | Step::Embed | Step::Logits => {
                     Err(Error::Internal(format!("a GPU was asked for {}", step.name())))
                 }
             })?;
+        }
+        Ok(())
+    }
+
+    /// Turns the rows of a span, appends them to the cache of layer `l`, and attends. A layer with a window keeps its rows in a ring of as
+    /// many as it sees, so beyond it one row comes after the other: what a query sees is the ring when its own row is in it.
+    fn kv_attend(
+        &self,
+        l: usize,
+        all: Projected<'_>,
+        seq: &Sequence<DeviceLayer>,
+        span: Span,
+        workspace: &DeviceWorkspace,
+    ) -> Result<()> {
+        let (k, of) = (&self.kernels, &self.shape.layers[l].attention);
+        let (nq, nkv, d) = (of.q(), of.kv(), of.dim);
+        let rows = |of: View<'_>, width, at: usize, n: usize| -> Result<View<'_>> {
+            of.part(4 * (span.at + at) * width, 4 * n * width)
+        };
+        if let Some(rope) = of.rope {
+            let turn = self.turn(workspace, rope, span)?;
+            k.rope(rows(all.q, nq, 0, span.rows)?, (span.rows, of.heads, d), turn)?;
+            k.rope(rows(all.keys, nkv, 0, span.rows)?, (span.rows, of.kv_heads, d), turn)?;
+        }
+        let layer = &seq.layers[l];
+        let (cache, parts) = (self.attend(l, layer), workspace.attention.view());
+        let ring = of.window.is_some() && seq.seen + span.rows > layer.capacity;
+        let each = if ring { 1 } else { span.rows.max(1) };
+        for at in (0..span.rows).step_by(each) {
+            let part = |of, width| rows(of, width, at, each);
+            let position = seq.seen + at;
+            let (first, before) = match ring {
+                true => (position % layer.capacity.max(1), position.min(layer.capacity.saturating_sub(1))),
+                false => (position, position),
+            };
+            k.append(cache, part(all.keys, nkv)?, part(all.values, nkv)?, first, each)?;
+            k.attend(cache, part(all.q, nq)?, before, each, part(all.out, nq)?, parts)?;
         }
         Ok(())
     }

@@ -17,12 +17,12 @@ pub use forward::{DeviceLayer, DeviceWorkspace, GpuForward};
 use crate::config::{Compute, Config};
 use crate::error::{Error, Result};
 use crate::forward::cpu::BatchShape;
-use crate::forward::step::{self, Places, Slot, Step};
+use crate::forward::step::{self, Places, Step};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
 use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
 use crate::shape::AdapterShape;
-use crate::shape::{Act, ModelShape, Role, Rope};
+use crate::shape::ModelShape;
 use crate::weights::units::UnitLayout;
 
 /// Largest head that attention holds in registers.
@@ -49,6 +49,13 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
             "a GPU runs adapters without magnitudes so far; merge it first (`ullage merge`)",
         ));
     }
+    if held.adapter.as_ref().is_some_and(|a| a.outside(held).is_some_and(|low| !low.is_empty())) {
+        return Err(Error::refused(
+            "model.adapter with machine.device = cuda",
+            "a GPU runs adapters of a layer's linears so far, and this one changes the embedding or the head; merge it first \
+             (`ullage merge`)",
+        ));
+    }
     let factors = held.adapter.iter().flat_map(|a| a.each(held));
     for t in held.tensors().cloned().chain(factors) {
         if t.ty.block().is_none_or(|ty| !WEIGHT_TYPES.contains(&ty)) {
@@ -73,37 +80,8 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
 
 /// Checks that the kernels know every step of the layers of `held`.
 fn described(held: &ModelShape) -> Result<()> {
-    let unknown = |step| match step {
-        Step::Experts => Some("a mixture of experts"),
-        Step::Gate(Act::GeluTanh) => Some("a feed-forward gated by gelu"),
-        Step::Norm { from, .. } if from != Slot::Stream => Some("norms of heads or after a half of a layer"),
-        _ => None,
-    };
-    let factors = [held.embedding_scale, held.residual_scale, held.logit_scale];
-    let turn = |r: &Rope| r.amplitude != 1.0 || r.long.is_some();
-    let whole = match () {
-        () if factors != [1.0; 3] => Some("embeddings, sums or logits with a factor"),
-        () if held.logit_cap.is_some() => Some("capped logits"),
-        () if held.ropes.iter().any(turn) => Some("rotations that stretch or depend on the context"),
-        () => None,
-    };
-    let what = held.layers.iter().find_map(|l| {
-        let of = &l.attention;
-        if of.window.is_some() {
-            Some("attention with a window")
-        } else if of.cap.is_some() {
-            Some("capped scores")
-        } else if of.rope != Some(0) {
-            Some("layers that do not turn, or turn apart")
-        } else if !l.tensors.has(Role::AttnNorm) || !l.tensors.has(Role::FfnNorm) {
-            Some("halves without a norm before them")
-        } else if l.tensors.roles().any(|(role, _)| role.bias().is_some_and(|bias| l.tensors.has(bias))) {
-            Some("linears with a bias")
-        } else {
-            step::layer(l).find_map(unknown)
-        }
-    });
-    match whole.or(what) {
+    let unknown = |step| matches!(step, Step::Experts).then_some("a mixture of experts");
+    match held.layers.iter().find_map(|l| step::layer(l).find_map(unknown)) {
         Some(what) => Err(Error::refused(
             "machine.device = cuda",
             format!(
@@ -125,7 +103,7 @@ const ROTATIONS: Tag = Tag::device(Category::Workspace, "rotation table");
 const LOGITS: Tag = Tag::device(Category::Logits, "logits");
 /// Logits as the sampler reads them.
 const HOST_LOGITS: Tag = Tag::host(Category::Logits, "logits");
-/// Inverse frequencies in f64.
+/// Inverse frequencies of each rotation, in f64.
 const FREQS: Tag = Tag::device(Category::Workspace, "rotation frequencies");
 /// Where weights pass on their way to the GPU.
 const UPLOAD: Tag = Tag::host(Category::Workspace, "upload staging");
@@ -168,7 +146,7 @@ impl Sizes {
             ids: 4 * e.batch,
             low: 4 * e.batch * shape.adapter.as_ref().map_or(0, AdapterShape::rank),
             attention: 4 * shape.widest(|l| parts_elements(l.attention.heads, l.attention.dim, e.rows)),
-            angles: 4 * e.batch * 2 * shape.half(),
+            angles: 4 * e.batch * 2 * shape.half() * shape.ropes.len(),
             logits: 4 * e.sequences * shape.vocab,
         }
     }
@@ -205,7 +183,7 @@ pub fn plan_load(model: place::Model<'_>, ledger: &Arc<Ledger>, held: &mut Vec<R
     let _upload = ledger.reserve(UPLOAD, upload_bytes(model.held) as u64)?;
     let mut keep = |tag, bytes: usize| ledger.reserve(tag, bytes as u64).map(|r| held.push(r));
     keep(rows::NORMS, UnitLayout::small(model.held).bytes)?;
-    keep(FREQS, 8 * model.held.half())?;
+    keep(FREQS, 8 * model.held.half() * model.held.ropes.len())?;
     keep(rows::EMBEDDING, model.held.embedding.bytes() as usize)?;
     for l in 0..model.held.layers.len() {
         keep(rows::LAYERS, UnitLayout::layer(model.held, l).bytes)?;

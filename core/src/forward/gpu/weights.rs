@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::blocks::BlockType;
 use crate::error::Result;
 use crate::forward::gpu::{FREQS, SCRATCH, UPLOAD, upload_bytes};
-use crate::forward::rotary::inverse_frequencies;
+use crate::forward::rotary::Turn;
 use crate::ledger::{Buffer, Ledger};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
@@ -98,13 +98,15 @@ impl Loader<'_> {
     }
 }
 
-/// Inverse frequencies of the rotation, after a model's own divisors.
+/// Inverse frequencies of each rotation, one after the other, in a run with room for `context` tokens; a file's divisors belong to the
+/// first.
 fn frequencies(
     source: &Source,
     shape: &ModelShape,
     stored: &ModelShape,
     team: &ThreadTeam,
     loader: &mut Loader<'_>,
+    context: usize,
 ) -> Result<Vec<f64>> {
     let divisors = match (&stored.rope_freqs, &shape.rope_freqs) {
         (Some(from), Some(to)) if to.ty == BlockType::F32 => {
@@ -114,11 +116,11 @@ fn frequencies(
         }
         _ => None,
     };
-    // The check refused what turns by other divisors in a longer run.
-    Ok(inverse_frequencies(&shape.ropes[0], divisors.as_deref().unwrap_or(&shape.ropes[0].divisors)))
+    let turn = |(i, rope)| Turn::new(rope, divisors.as_deref().filter(|_| i == 0), context);
+    Ok(shape.ropes.iter().enumerate().flat_map(|rope| turn(rope).freqs).collect())
 }
 
-/// Loads `model`; `progress` is called with the fraction done.
+/// Loads `model` for a run with room for `context` tokens; `progress` is called with the fraction done.
 ///
 /// # Errors
 /// Over budget, a damaged file, cancellation, the driver's.
@@ -128,6 +130,7 @@ pub(super) fn load(
     device: &Arc<Device>,
     ledger: &Arc<Ledger>,
     team: &ThreadTeam,
+    context: usize,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Weights> {
     let place::Model { stored, held, .. } = model;
@@ -140,7 +143,7 @@ pub(super) fn load(
     let small = |s: &ModelShape| std::iter::once(s.output_norm.clone()).chain(s.rope_freqs.clone()).collect::<Vec<_>>();
     let (from, to) = (small(stored), small(held));
     let small = loader.unit(rows::NORMS, UnitLayout::small(held), from.iter().zip(&to))?;
-    let frequencies = frequencies(source, held, stored, team, &mut loader)?;
+    let frequencies = frequencies(source, held, stored, team, &mut loader, context)?;
     let freqs = device.buffer(ledger, FREQS, 8 * frequencies.len())?;
     device.upload(bytemuck::cast_slice(&frequencies), freqs.view())?;
     let embedding = loader.single(rows::EMBEDDING, &stored.embedding, &held.embedding)?;

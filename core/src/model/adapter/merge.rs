@@ -65,6 +65,9 @@ impl<'a> Delta<'a> {
         let parts = vec![Vec::new(); low.kind.0.parts().len()];
         let mut out = Self { file, layer, linear, low, dims: (w.rows, w.cols), parts, first: 0 };
         out.read(0, 0..low.rank * w.cols)?;
+        if linear == Role::Embedding {
+            out.read(1, 0..low.rank * w.rows)?;
+        }
         Ok(out)
     }
 
@@ -78,8 +81,13 @@ impl<'a> Delta<'a> {
     /// Takes what rows `first .. first + n` need to hand.
     fn rows(&mut self, first: usize, n: usize) -> Result<()> {
         self.first = first;
+        // A row of the embedding is one of its inputs, and takes part of both.
+        if self.linear == Role::Embedding {
+            return Ok(());
+        }
         for (part, spec) in self.low.kind.0.parts().iter().enumerate() {
-            if let Some(step) = spec.step(self.low.rank) {
+            let there = self.file.has(self.layer, self.linear, part);
+            if let Some(step) = spec.step(self.low.rank).filter(|_| there) {
                 self.read(part, first * step..(first + n).min(self.dims.0) * step)?;
             }
         }
@@ -89,15 +97,26 @@ impl<'a> Delta<'a> {
     /// Makes row `r` of the base, `(cols)`, one of those at hand, that of the merged weight.
     fn apply(&self, r: usize, w: &mut [f32]) {
         let [a, b, ..] = &self.parts[..] else { return };
-        let (rank, r) = (self.low.rank, r - self.first);
+        let rank = self.low.rank;
+        if self.linear == Role::Embedding {
+            for (w, b) in w.iter_mut().zip(b.chunks_exact(rank)) {
+                let a = a.iter().skip(r).step_by(self.dims.1);
+                *w += self.low.scale * b.iter().zip(a).map(|(b, a)| b * a).sum::<f32>();
+            }
+            return;
+        }
+        let r = r - self.first;
+        let length = |w: &[f32]| w.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+        let base = length(w);
         for (b, a) in b[r * rank..(r + 1) * rank].iter().zip(a.chunks_exact(w.len())) {
             let f = self.low.scale * b;
             w.iter_mut().zip(a).for_each(|(w, a)| *w += f * a);
         }
         let scheme = self.low.kind.0;
-        let Some(of) = scheme.gains().and_then(|i| self.parts.get(i)?.get(r)) else { return };
-        let norm = w.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
-        let gain = 1.0 + self.low.strength * (scheme.gain(*of, norm) - 1.0);
+        let Some(magnitudes) = scheme.gains().and_then(|i| self.parts.get(i)) else { return };
+        // As PEFT has it where a file has none: the base's own.
+        let of = magnitudes.get(r).copied().unwrap_or(base);
+        let gain = 1.0 + self.low.strength * (scheme.gain(of, length(w)) - 1.0);
         w.iter_mut().for_each(|w| *w *= gain);
     }
 }
@@ -124,6 +143,13 @@ pub fn merge(
             "a GGUF file is written from a GGUF file, whose metadata and tokenizer it keeps; convert the model first",
         ));
     };
+    let outside = adapter.shape.outside(&model.shape);
+    if model.shape.output.is_none() && outside.is_some_and(|low| !low.is_empty()) {
+        return Err(Error::refused(
+            format!("merging into {}", model.path),
+            "its head is its embedding, of which the adapter changes one alone; run it beside the weights",
+        ));
+    }
     let held = Formats::from(target).held(&model.shape)?;
     let mut writer = GgufWriter::default();
     if let Some(n) = target.scheme().and_then(Scheme::block).and_then(file_type) {
@@ -147,7 +173,9 @@ pub fn merge(
             let delta = match (place, low) {
                 (Some((l, linear)), Some(low)) => {
                     matrices += 1;
-                    Some(Delta::new(adapter, l, linear, low, model.shape.layers[l].tensors.need(linear)?)?)
+                    let w = model.shape.linear(l, linear);
+                    let w = w.ok_or_else(|| Error::Internal(format!("no {linear:?} in layer {l}")))?;
+                    Some(Delta::new(adapter, l, linear, low, &w)?)
                 }
                 _ => None,
             };
@@ -160,8 +188,14 @@ pub fn merge(
     Ok(Merged { bytes, matrices })
 }
 
-/// Layer and linear of a tensor, if it is one's weight.
+/// Layer and linear of a tensor, if it is one's weight; the number of layers for what is outside them.
 fn place(shape: &ModelShape, name: &str) -> Option<(usize, Role)> {
+    if name == shape.embedding.name {
+        return Some((shape.layers.len(), Role::Embedding));
+    }
+    if shape.output.as_ref().is_some_and(|head| head.name == name) {
+        return Some((shape.layers.len(), Role::Head));
+    }
     let layer: usize = name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()?;
     let of = shape.layers.get(layer)?;
     of.tensors.roles().find(|(r, t)| Role::LINEARS.contains(r) && t.name == name).map(|(r, _)| (layer, r))

@@ -6,11 +6,13 @@
 
 mod gguf_lora;
 mod merge;
+mod modules;
 mod peft;
 pub mod permute;
 mod rewrite;
 mod sum;
 mod targets;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,14 +27,13 @@ pub use merge::{Merged, merge};
 pub use peft::save as save_peft;
 
 use super::Source;
-use super::gguf::Gguf;
+use super::gguf::{Gguf, TensorInfo};
 use super::safetensors::SafeFile;
 use crate::blocks::{self, BlockType};
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
-use crate::shape::MOST_PARTS;
-use crate::shape::ModelShape;
 pub use crate::shape::{AdapterKind, AdapterShape, LowRank, PartSpec, Role};
+use crate::shape::{MOST_PARTS, ModelShape, Side, TensorShape};
 
 /// Largest rank that is supported, of whatever matrix.
 pub const MOST_RANK: usize = 1024;
@@ -48,10 +49,13 @@ pub struct Factors {
     pub kind: AdapterKind,
     /// Rows of A.
     pub rank: usize,
+    /// What B(Ax) is multiplied by.
+    pub scale: f32,
 }
 
 /// Gives elements `from ..` of part `part` of the `i`-th of the factors that are written, as many as `out` has, in GGUF's order:
-/// `(i, part, from, out)`; whole rows, or the whole shares of some outputs. So a writer holds a few rows, and never a tensor.
+/// `(i, part, from, out)`; whole rows, or the whole shares of some outputs, or any stretch of the embedding's A. So a writer holds a
+/// few rows, and never a tensor.
 pub type Numbers<'a> = dyn FnMut(usize, usize, usize, &mut [f32]) -> Result<()> + 'a;
 
 /// Elements that are asked for at once, where rows are not longer.
@@ -102,8 +106,7 @@ impl About {
 /// [`Error::Internal`] when a layer or a rank does not fit.
 fn check(shape: &ModelShape, factors: &[Factors]) -> Result<()> {
     for f in factors {
-        let there = shape.layers.get(f.layer).is_some_and(|layer| layer.tensors.get(f.linear).is_some());
-        if !there || f.rank == 0 {
+        if shape.linear(f.layer, f.linear).is_none() || f.rank == 0 {
             let Factors { layer, linear, rank, .. } = f;
             return Err(Error::Internal(format!("an adapter of rank {rank} does not fit {linear:?} of layer {layer}")));
         }
@@ -134,8 +137,8 @@ pub struct AdapterFile {
     head_dims: Vec<usize>,
     /// Rows of q and k are in another order in the file.
     turned: bool,
-    /// The file's tensors, by layer, linear and part.
-    names: Vec<BTreeMap<Role, Vec<String>>>,
+    /// Where each part lies in the file, by layer and linear.
+    places: Vec<BTreeMap<Role, Vec<Option<Place>>>>,
     /// What must be taken from the base first.
     rewrite: Option<rewrite::Rewrite>,
     /// Tensors that take the place of the model's: their names in the file, and the model's.
@@ -143,10 +146,17 @@ pub struct AdapterFile {
     store: Store,
 }
 
+/// A part in a file: its tensor, and the first of that one's outputs that is the linear's own.
+#[derive(Clone, Debug)]
+struct Place {
+    name: String,
+    first: usize,
+}
+
 /// What a reader of one layout found: factors by layer, linear and part.
 struct Found {
     shape: AdapterShape,
-    names: Vec<BTreeMap<Role, Vec<String>>>,
+    places: Vec<BTreeMap<Role, Vec<Option<Place>>>>,
     rewrite: Option<rewrite::Rewrite>,
     saved: Vec<(String, String)>,
 }
@@ -202,7 +212,7 @@ impl AdapterFile {
             hash: hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
             head_dims: model.layers.iter().map(|l| l.attention.dim).collect(),
             turned,
-            names: found.names,
+            places: found.places,
             rewrite: found.rewrite,
             saved: found.saved,
             store,
@@ -237,35 +247,71 @@ impl AdapterFile {
         if matches!(self.store, Store::Sum(_) | Store::Made(_)) {
             return self.read_sum(layer, linear, part, from, bytemuck::cast_slice_mut(out));
         }
-        let name = self.names.get(layer).and_then(|l| l.get(&linear)).and_then(|n| n.get(part));
-        let Some(name) = name else {
-            return Err(Error::Internal(format!("{linear:?} of layer {layer} is not adapted")));
+        let at = self.places.get(layer).and_then(|l| l.get(&linear)).and_then(|n| n.get(part)?.as_ref());
+        let Some(Place { name, first }) = at else {
+            return Err(Error::Internal(format!("part {part} of {linear:?} of layer {layer} is not in the file")));
         };
         let gone = || Error::model(&self.path, name.as_str(), "the tensor is missing");
+        let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
+        let step = low.and_then(|low| low.kind.0.parts().get(part)?.step(low.rank));
         match &self.store {
             Store::Sum(_) | Store::Made(_) => Err(gone()),
             Store::Gguf(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
-                file.read_at(t, (from * t.ty.block_bytes()) as u64, out)
+                if linear == Role::Embedding && step.is_none() {
+                    return turned(file, t, from, out);
+                }
+                file.read_at(t, ((from + first * step.unwrap_or(0)) * t.ty.block_bytes()) as u64, out)
             }
             Store::Peft(file) => {
                 let t = file.tensor(name).ok_or_else(gone)?;
-                let low = self.shape.layers.get(layer).and_then(|l| l.get(&linear));
-                let step = low.and_then(|low| low.kind.0.parts().get(part)?.step(low.rank));
                 let elements = t.dims.iter().map(|d| *d as usize).product::<usize>();
                 let one = t.bytes as usize / elements.max(1);
                 let Some(step) = step.filter(|_| self.turned && linear.rotates()) else {
-                    return file.read_at(t, (from * one) as u64, out);
+                    return file.read_at(t, ((from + first * step.unwrap_or(0)) * one) as u64, out);
                 };
                 let d = self.head_dims[layer];
                 // One output's share of the tensor.
                 let row = (one * step).max(1);
                 out.chunks_exact_mut(row)
                     .zip(from / step.max(1)..)
-                    .try_for_each(|(out, i)| file.read_at(t, (permute::hf_row(i, d) * row) as u64, out))
+                    .try_for_each(|(out, i)| file.read_at(t, ((first + permute::hf_row(i, d)) * row) as u64, out))
             }
         }
     }
+
+    /// Whether the file has a part; a magnitude that it has not is that of the base's own rows, as PEFT has it.
+    pub(crate) fn has(&self, layer: usize, linear: Role, part: usize) -> bool {
+        match &self.store {
+            Store::Sum(_) | Store::Made(_) => true,
+            Store::Peft(_) | Store::Gguf(_) => {
+                let parts = self.places.get(layer).and_then(|l| l.get(&linear));
+                parts.is_some_and(|parts| parts.get(part).is_some_and(Option::is_some))
+            }
+        }
+    }
+}
+
+/// Reads elements `from ..` of A `(rank, vocab)` of an embedding, of which llama.cpp keeps `t (vocab, rank)`.
+fn turned(file: &Gguf, t: &TensorInfo, from: usize, out: &mut [u8]) -> Result<()> {
+    let (one, rank, tokens) = (t.ty.block_bytes(), t.cols, t.rows);
+    // The rows of A that are asked for, from a few tokens at a time.
+    let (first, last) = (from / tokens.max(1), (from + out.len() / one.max(1)).div_ceil(tokens.max(1)));
+    let piece = (PIECE / rank.max(1)).max(1);
+    let mut room = vec![0; piece * rank * one];
+    for token in (0..tokens).step_by(piece) {
+        let n = piece.min(tokens - token);
+        let room = &mut room[..n * rank * one];
+        file.read_at(t, (token * rank * one) as u64, room)?;
+        for (i, row) in room.chunks_exact(rank * one).enumerate() {
+            for k in first..last.min(rank) {
+                let at = (k * tokens + token + i).checked_sub(from).map(|at| at * one);
+                let to = at.and_then(|at| out.get_mut(at..at + one));
+                to.into_iter().for_each(|to| to.copy_from_slice(&row[k * one..(k + 1) * one]));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl AdapterFile {
@@ -298,6 +344,29 @@ impl AdapterFile {
         ))
     }
 
+    /// Leaves out what it saved of the base's own: beside factors of an embedding or a head PEFT saves their weight whole, changed or not.
+    ///
+    /// # Errors
+    /// A file that was removed or shortened.
+    pub(crate) fn leave_own(&mut self, source: &Source, shape: &ModelShape) -> Result<()> {
+        let Store::Peft(file) = &self.store else { return Ok(()) };
+        let mut kept = Vec::new();
+        for (name, own) in std::mem::take(&mut self.saved) {
+            let w = match own.rsplit('.').nth(1) {
+                Some("embed_tokens") => Some(&shape.embedding),
+                Some("lm_head") => Some(shape.head()),
+                _ => None,
+            };
+            let w = w.filter(|_| name.contains(".base_layer."));
+            if w.map_or(Ok(false), |w| same(file, &name, source, w))? {
+                continue;
+            }
+            kept.push((name, own));
+        }
+        self.saved = kept;
+        Ok(())
+    }
+
     /// Puts what it saved whole in the place of the model's own tensors, where it did; `scale` is that of its factors.
     ///
     /// # Errors
@@ -324,38 +393,70 @@ impl AdapterFile {
     /// Writes it to `out` in f32: as GGUF where that is what its name ends in, otherwise as a folder of PEFT's.
     ///
     /// # Errors
-    /// [`Error::Io`]; scales that differ by linear beyond what one α and the ranks express.
+    /// [`Error::Io`]; [`Error::Refused`] for what that layout, or none, can say.
     pub fn convert(&self, out: &Path, model: &ModelShape) -> Result<()> {
         self.refuse_saved(&self.path)?;
+        let refuse = |why: String| Err(Error::refused(format!("writing {}", out.display()), why));
         let mut list = Vec::new();
-        let mut about: Option<About> = None;
         for layer in 0..self.shape.layers.len() {
             for (linear, low, _) in self.shape.tensors(model, layer) {
-                let alpha = low.scale * low.rank as f32;
-                let known = about.get_or_insert_with(|| About {
-                    rank: self.shape.rank(),
-                    alpha,
-                    rslora: false,
-                    dropout: 0.0,
-                    base: model.name.clone(),
-                });
-                if (known.alpha - alpha).abs() > 1e-6 * alpha.abs() {
-                    return Err(Error::refused(
-                        format!("writing {}", out.display()),
-                        format!("its linears have no one α ({} and {alpha}); merge it instead", known.alpha),
+                if low.kind.0.gains().is_some_and(|part| !self.has(layer, linear, part)) {
+                    let name = linear.target();
+                    return refuse(format!(
+                        "magnitudes of {name} of layer {layer} are not in it but the base's own; merge it instead"
                     ));
                 }
-                list.push(Factors { layer, linear, kind: low.kind, rank: low.rank });
+                list.push(Factors { layer, linear, kind: low.kind, rank: low.rank, scale: low.scale });
             }
         }
+        let Some(first) = list.first() else { return Err(Error::Internal("an adapter that adapts nothing".into())) };
+        let about = About {
+            rank: self.shape.rank(),
+            alpha: first.scale * first.rank as f32,
+            rslora: false,
+            dropout: 0.0,
+            base: model.name.clone(),
+        };
         let mut numbers =
             |i: usize, part, from, out: &mut [f32]| self.read_f32(list[i].layer, list[i].linear, part, from, out);
-        let about = about.ok_or_else(|| Error::Internal("an adapter that adapts nothing".into()))?;
         match out.extension().is_some_and(|e| e == "gguf") {
             true => save_gguf(out, model, &about, &list, &mut numbers),
             false => save_peft(out, model, &about, &list, &mut numbers),
         }
     }
+}
+
+/// Rows of a tensor that are compared.
+const COMPARED: usize = 64;
+
+/// Whether the tensor `name` of `file` is `w` of the model, as nearly as both are stored.
+fn same(file: &SafeFile, name: &str, source: &Source, w: &TensorShape) -> Result<bool> {
+    let Some(t) = file.tensor(name) else { return Ok(false) };
+    let (Some(ty), Ok(of)) = (t.ty.filter(|ty| holds_factors(*ty)), w.block()) else { return Ok(false) };
+    if *t.dims != [w.rows as u64, w.cols as u64] {
+        return Ok(false);
+    }
+    let near = |ty| match ty {
+        BlockType::F32 => 1e-6,
+        BlockType::F16 => 1e-3,
+        BlockType::Bf16 => 5e-3,
+        _ => 0.3,
+    };
+    let own = t.bytes as usize / w.rows.max(1);
+    let (mut theirs, mut ours) = (vec![0; own], vec![0; w.row_bytes()]);
+    let (mut a, mut b) = (vec![0.0f32; w.cols], vec![0.0f32; w.cols]);
+    let (mut off, mut all) = (0.0, 0.0);
+    for row in (0..w.rows).step_by((w.rows / COMPARED).max(1)) {
+        file.read_at(t, (row * own) as u64, &mut theirs)?;
+        source.read_rows(w, row, 1, &mut ours)?;
+        let decoded = blocks::decode(ty, &theirs, &mut a).and_then(|()| blocks::decode(of, &ours, &mut b));
+        decoded.map_err(|e| Error::Internal(format!("{}: {e}", w.name)))?;
+        let square = |v: f32| f64::from(v) * f64::from(v);
+        off += a.iter().zip(&b).map(|(a, b)| square(a - b)).sum::<f64>();
+        all += a.iter().map(|a| square(*a)).sum::<f64>();
+    }
+    let bound: f64 = near(ty) + near(of);
+    Ok(off <= bound * bound * all)
 }
 
 /// Adds a file's bytes to a hash.
@@ -371,37 +472,61 @@ fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
     }
 }
 
-/// A part found in a file: its name there, type, rows and columns.
+/// A part found in a file: its name there, type, rows and columns; of several linears in one tensor, the first output that is its own.
 #[derive(Clone)]
 struct Factor {
     name: String,
     ty: BlockType,
     rows: u64,
     cols: u64,
+    first: usize,
 }
 
 /// Puts the factors of a file together; `scale(rank, linear, layer)` is the layout's own.
 struct Collector<'m> {
     model: &'m ModelShape,
     kind: AdapterKind,
+    /// By layer; what is outside them comes last.
     found: Vec<BTreeMap<Role, [Option<Factor>; MOST_PARTS]>>,
 }
 
 impl<'m> Collector<'m> {
     fn new(model: &'m ModelShape, kind: AdapterKind) -> Self {
-        Self { model, kind, found: model.layers.iter().map(|_| BTreeMap::new()).collect() }
+        Self { model, kind, found: vec![BTreeMap::new(); model.layers.len() + 1] }
     }
 
-    /// Takes one factor.
-    fn put(&mut self, layer: u64, linear: Role, part: usize, factor: Factor) -> Result<(), String> {
-        let layers = self.found.len();
-        let slot = usize::try_from(layer).ok().and_then(|l| self.found.get_mut(l));
-        let slot = slot.ok_or_else(|| format!("is of layer {layer}, and the model has {layers} layers"))?;
-        let slot = &mut slot.entry(linear).or_default()[part];
-        if slot.is_some() {
-            return Err("is there twice, under two names".into());
+    /// Takes one tensor, the part `part` of the linears of a module: each gets what is its own of it. `layer` is none outside the layers.
+    fn put(&mut self, layer: Option<u64>, linears: &[Role], part: usize, factor: &Factor) -> Result<(), String> {
+        let layers = self.model.layers.len();
+        let at = match layer {
+            None => layers,
+            Some(layer) => usize::try_from(layer)
+                .ok()
+                .filter(|l| *l < layers)
+                .ok_or_else(|| format!("is of layer {layer}, and the model has {layers} layers"))?,
+        };
+        let spec = self.kind.0.parts().get(part).filter(|_| linears.len() > 1);
+        let by_rows = spec.is_some_and(|s| s.rows == Side::Out);
+        let by_cols = spec.is_some_and(|s| s.cols == Side::Out);
+        let mut first = 0;
+        for linear in linears {
+            let mut own = factor.clone();
+            if by_rows || by_cols {
+                let outputs = self.model.linear(at, *linear).map_or(0, |w| w.rows);
+                let side = if by_rows { &mut own.rows } else { &mut own.cols };
+                (own.first, *side) = (first, outputs as u64);
+                first += outputs;
+            }
+            let slot = &mut self.found[at].entry(*linear).or_default()[part];
+            if slot.is_some() {
+                return Err("is there twice, under two names".into());
+            }
+            *slot = Some(own);
         }
-        *slot = Some(factor);
+        let outputs = if by_rows { factor.rows } else { factor.cols };
+        if (by_rows || by_cols) && first as u64 != outputs {
+            return Err(format!("has {outputs} outputs; this model's has {first}: it is for another model"));
+        }
         Ok(())
     }
 
@@ -411,80 +536,83 @@ impl<'m> Collector<'m> {
         wrong: impl Fn(&str, String) -> Error,
         scale: impl Fn(usize, Role, usize) -> Result<f32, String>,
     ) -> Result<Found> {
-        let mut shape = AdapterShape { layers: Vec::with_capacity(self.found.len()) };
-        let mut names = Vec::with_capacity(self.found.len());
-        for (l, (found, layer)) in self.found.into_iter().zip(&self.model.layers).enumerate() {
-            let (mut low, mut name) = (BTreeMap::new(), BTreeMap::new());
+        let (mut shape, mut places) = (AdapterShape { layers: Vec::new() }, Vec::new());
+        for (l, found) in self.found.into_iter().enumerate() {
+            let (mut low, mut place) = (BTreeMap::new(), BTreeMap::new());
             for (linear, parts) in found {
-                let specs = self.kind.0.parts();
-                let Some(a) = parts.iter().flatten().next().cloned() else { continue };
-                if let Some((missing, _)) = specs.iter().zip(&parts).find(|(_, part)| part.is_none()) {
-                    let missing = missing.peft.trim_end_matches(".weight");
-                    return Err(wrong(&a.name, format!("there is no {missing} beside it")));
-                }
-                let parts: Vec<Factor> = parts.into_iter().flatten().collect();
-                let [a, b, ..] = &parts[..] else { continue };
-                let Some(w) = layer.tensors.get(linear) else {
-                    return Err(wrong(&a.name, format!("layer {l} of this model has no {}", linear.target())));
+                let Some(a) = parts.iter().flatten().next() else { continue };
+                let outside = l == self.model.layers.len();
+                let of = if outside { "this model".to_owned() } else { format!("layer {l} of this model") };
+                let Some(w) = self.model.linear(l, linear) else {
+                    return Err(wrong(&a.name, format!("{of} has no {}", linear.target())));
                 };
-                let (rows, cols) = (w.rows as u64, w.cols as u64);
-                if a.cols != cols {
-                    return Err(wrong(
-                        &a.name,
-                        format!(
-                            "is ({}, {}); {} of layer {l} has {cols} inputs: it is for another model",
-                            a.rows,
-                            a.cols,
-                            linear.target()
-                        ),
-                    ));
-                }
-                if b.rows != rows {
-                    return Err(wrong(
-                        &b.name,
-                        format!(
-                            "is ({}, {}); {} of layer {l} has {rows} outputs: it is for another model",
-                            b.rows,
-                            b.cols,
-                            linear.target()
-                        ),
-                    ));
-                }
-                if a.rows != b.cols {
-                    return Err(wrong(&b.name, format!("has rank {}, its lora_A has rank {}", b.cols, a.rows)));
-                }
-                // A rank above the matrix's smaller side says nothing that a smaller one could not, and is computed all the same:
-                // PEFT makes and reads such adapters too.
-                if a.rows == 0 || a.rows > MOST_RANK as u64 {
-                    return Err(wrong(&a.name, format!("has rank {}; from 1 to {MOST_RANK} is possible here", a.rows)));
-                }
-                let rank = a.rows as usize;
-                for (spec, part) in specs.iter().zip(&parts).skip(2) {
-                    let (rows, cols) = spec.dims(rank, w.rows, w.cols);
-                    if (part.rows, part.cols) != (rows as u64, cols as u64) {
-                        return Err(wrong(
-                            &part.name,
-                            format!(
-                                "is ({}, {}), ({rows}, {cols}) is needed: it is for another model",
-                                part.rows, part.cols
-                            ),
-                        ));
-                    }
-                }
+                let rank = fits(self.kind, linear, &w, &parts, &wrong)?;
                 let scale = scale(rank, linear, l).map_err(|m| wrong(&a.name, m))?;
                 if !scale.is_finite() {
                     return Err(wrong(&a.name, format!("its scale is {scale}; α must be a finite number")));
                 }
                 let mut types = [BlockType::F32; MOST_PARTS];
-                types.iter_mut().zip(&parts).for_each(|(ty, part)| *ty = part.ty);
+                types.iter_mut().zip(&parts).for_each(|(ty, part)| *ty = part.as_ref().map_or(*ty, |p| p.ty));
                 low.insert(linear, LowRank { kind: self.kind, rank, scale, strength: 1.0, types });
-                name.insert(linear, parts.into_iter().map(|p| p.name).collect());
+                let at = |part: Option<Factor>| part.map(|p| Place { name: p.name, first: p.first });
+                place.insert(linear, parts.map(at).to_vec());
             }
             shape.layers.push(low);
-            names.push(name);
+            places.push(place);
         }
-        Ok(Found { shape, names, rewrite: None, saved: Vec::new() })
+        Ok(Found { shape, places, rewrite: None, saved: Vec::new() })
     }
+}
+
+/// Holds the parts of a linear of weight `w` against it and each other, and gives their rank.
+fn fits(
+    kind: AdapterKind,
+    linear: Role,
+    w: &TensorShape,
+    parts: &[Option<Factor>; MOST_PARTS],
+    wrong: &impl Fn(&str, String) -> Error,
+) -> Result<usize> {
+    let specs = kind.0.parts();
+    // A magnitude that is missing is that of the base's own rows.
+    let missing =
+        specs.iter().zip(parts).enumerate().find(|(i, (_, part))| part.is_none() && kind.0.gains() != Some(*i));
+    if let Some((_, (spec, _))) = missing {
+        let name = parts.iter().flatten().next().map_or("", |p| &p.name);
+        return Err(wrong(name, format!("there is no {} beside it", spec.peft.trim_end_matches(".weight"))));
+    }
+    let [Some(a), Some(b), ..] = parts else { return Err(Error::Internal("an adapter without A or B".into())) };
+    let side = |f: &Factor, own: bool, n: usize, what: &str| {
+        let (rows, cols) = (f.rows, f.cols);
+        let target = linear.target();
+        match own {
+            true => Ok(()),
+            false => {
+                Err(wrong(&f.name, format!("is ({rows}, {cols}); {target} has {n} {what}: it is for another model")))
+            }
+        }
+    };
+    side(a, a.cols == w.cols as u64, w.cols, "inputs")?;
+    side(b, b.rows == w.rows as u64, w.rows, "outputs")?;
+    if a.rows != b.cols {
+        return Err(wrong(&b.name, format!("has rank {}, its lora_A has rank {}", b.cols, a.rows)));
+    }
+    // A rank above the matrix's smaller side says nothing that a smaller one could not, and is computed all the same: PEFT makes and
+    // reads such adapters too.
+    if a.rows == 0 || a.rows > MOST_RANK as u64 {
+        return Err(wrong(&a.name, format!("has rank {}; from 1 to {MOST_RANK} is possible here", a.rows)));
+    }
+    let rank = a.rows as usize;
+    for (spec, part) in specs.iter().zip(parts).skip(2) {
+        let (Some(part), (rows, cols)) = (part, spec.dims(rank, w.rows, w.cols)) else { continue };
+        if (part.rows, part.cols) != (rows as u64, cols as u64) {
+            let found = (part.rows, part.cols);
+            return Err(wrong(
+                &part.name,
+                format!("is {found:?}, {:?} is needed: it is for another model", (rows, cols)),
+            ));
+        }
+    }
+    Ok(rank)
 }
 
 /// The types that factors may have.

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::modules::{self, Module};
 use super::rewrite::Rewrite;
 use super::targets::{Ordered, Patterns, Targets};
-use super::{
-    About, AdapterKind, Collector, Factor, Factors, Found, Numbers, Role, by_rows, check, holds_factors, permute,
-};
+use super::written::{self, Written};
+use super::{About, AdapterKind, Collector, Factor, Factors, Found, Numbers, Role, check, holds_factors};
 use crate::atomic_write;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
@@ -21,9 +21,8 @@ use crate::shape::{AdapterScheme, ModelShape, SCHEMES, Side};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// What PEFT puts before the model's own names, and before those of its layers.
+/// What PEFT puts before the model's own names.
 const MODEL: &str = "base_model.model.";
-const PREFIX: &str = "base_model.model.model.layers.";
 /// Bytes of the longest configuration that is read.
 const LONGEST_CONFIG: u64 = 1 << 20;
 
@@ -165,25 +164,53 @@ fn kind(path: &Path, config: &AdapterConfig) -> Result<AdapterKind> {
     }
 }
 
-fn parse(name: &str, kind: AdapterKind) -> Option<(u64, Role, usize)> {
-    let rest = name.strip_prefix(PREFIX)?;
-    let (layer, rest) = rest.split_once('.')?;
+/// Components that wrappers of a training put into names.
+const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+/// Components before the modules of a language model: PEFT's own, those of the model, of a model within another, of a wrapper.
+const BEFORE: [&str; 4] = ["base_model", "model", "language_model", "module"];
+
+/// A tensor of factors, by its name.
+struct Named<'m> {
+    /// None outside the layers.
+    layer: Option<u64>,
+    module: &'m Module,
+    part: usize,
+    /// The module's name in the model that it was trained on, which patterns are held against.
+    full: String,
+}
+
+/// What a name says. Models are saved from the outside or the inside of wrappers, so whatever stands before `layers` that is
+/// known to mean nothing is let pass.
+fn parse<'m>(name: &str, kind: AdapterKind, modules: &'m [Module]) -> Option<Named<'m>> {
+    let all: Vec<&str> = name.split('.').filter(|c| !WRAPPERS.contains(c)).collect();
+    let at = all.iter().position(|c| c.starts_with("lora_"))?;
+    let (module, tail) = (&all[..at], &all[at + 1..]);
     // A state dictionary saved by hand has the adapter's own name between.
-    let own = |part: &str| match part.rsplit_once('.') {
-        Some((head, tail)) => format!(".{head}.default.{tail}"),
-        None => format!(".{part}.default"),
+    if !matches!(tail, [] | ["weight" | "default"] | ["default", "weight"]) {
+        return None;
+    }
+    let inside = &module[module.iter().take_while(|c| BEFORE.contains(c)).count()..];
+    let (layer, module) = match inside {
+        ["layers", layer, rest @ ..] => {
+            let name = rest.join(".");
+            (Some(layer.parse().ok()?), modules.iter().find(|m| !m.outside() && m.name == name)?)
+        }
+        [one] => (None, modules.iter().find(|m| m.outside() && m.target() == *one)?),
+        _ => return None,
     };
-    let (module, part) = kind.0.parts().iter().enumerate().find_map(|(i, p)| {
-        let plain = rest.strip_suffix(p.peft).and_then(|m| m.strip_suffix('.'));
-        plain.or_else(|| rest.strip_suffix(own(p.peft).as_str())).map(|module| (module, i))
-    })?;
-    let linear = Role::LINEARS.into_iter().find(|l| l.module() == module)?;
-    Some((layer.parse().ok()?, linear, part))
+    // An embedding's factors have names of their own.
+    let embeds = module.linears == [Role::Embedding];
+    let which = all[at].strip_prefix("lora_embedding_").filter(|_| embeds).map(|which| format!("lora_{which}"));
+    let which = which.or_else(|| (!embeds).then(|| all[at].to_owned()))?;
+    let part = kind.0.parts().iter().position(|p| p.peft.trim_end_matches(".weight") == which)?;
+    let own = all[..at].iter().skip_while(|c| **c == "base_model" || **c == "module").copied().collect::<Vec<_>>();
+    let full = own.strip_prefix(&["model"]).filter(|_| name.starts_with(MODEL)).unwrap_or(&own).join(".");
+    Some(Named { layer, module, part, full })
 }
 
 /// The model's own name of a tensor that was saved whole: of `modules_to_save`, a resized or trained embedding or head, a trained bias.
 fn whole(name: &str) -> Option<String> {
-    let own = name.strip_prefix(MODEL)?;
+    let own = name.strip_prefix(MODEL).unwrap_or(name);
     let (module, part) = own.rsplit_once('.')?;
     let module = module.strip_suffix(".modules_to_save.default").unwrap_or(module);
     let module = module.strip_suffix(".base_layer").unwrap_or(module);
@@ -209,52 +236,71 @@ pub(super) fn open(file: &SafeFile, config_path: &Path, model: &ModelShape) -> R
     let targets = Targets::new(|name| config.rest.get(name)).map_err(|(field, message)| wrong(field, message))?;
     let ranks = Patterns::new(config.rank_pattern.as_ref()).map_err(|m| wrong("rank_pattern", m))?;
     let alphas = Patterns::new(config.alpha_pattern.as_ref()).map_err(|m| wrong("alpha_pattern", m))?;
+    let modules = modules::of(model)?;
     let (mut found, mut saved) = (Collector::new(model, kind), Vec::new());
+    let mut named = BTreeMap::new();
     for t in file.tensors() {
         let name = &*t.name;
-        let Some((layer, linear, part)) = parse(name, kind) else {
+        let Some(Named { layer, module, part, full }) = parse(name, kind, &modules) else {
             if let Some(own) = whole(name) {
                 saved.push((name.to_owned(), own));
                 continue;
             }
-            let what = match name {
-                _ if name.contains(".lora_embedding_") => "changes the embedding, which has no factors here",
-                _ if name.contains("lm_head.lora_") => "changes the output head, which has no factors here",
-                _ if name.ends_with(".bias") => "is a bias of factors (`lora_bias`)",
-                _ => "is no lora_A or lora_B of a layer's linear (q, k, v, o, gate, up, down)",
-            };
             return Err(file.error(
                 name.escape_debug().to_string(),
-                format!("{what}, and leaving it out would change the results; merge it with PEFT"),
+                format!("{}, and leaving it out would change the results; merge it with PEFT", unknown(name)),
             ));
         };
-        if let Some(field) = targets.leaves_out(layer, linear.module()).map_err(|m| wrong("target_modules", m))? {
+        if let Some(field) = targets.leaves_out(layer, &full).map_err(|m| wrong("target_modules", m))? {
             return Err(
                 file.error(name, format!("is of a module that {field} in {CONFIG} leaves out: PEFT does not read it"))
             );
         }
-        let ty = t.ty.filter(|ty| holds_factors(*ty));
-        let ty = ty.ok_or_else(|| file.error(name, format!("is {}; factors are F32, F16 or BF16", t.dtype)))?;
-        let vector = kind.0.parts().get(part).is_some_and(|p| p.rows == Side::One);
-        let (rows, cols) = match t.dims[..] {
-            [rows, cols] => (rows, cols),
-            [len] if vector => (1, len),
-            _ => return Err(file.error(name, format!("has {} dimensions, a factor has 2", t.dims.len()))),
-        };
-        let factor = Factor { name: name.into(), ty, rows, cols };
-        found.put(layer, linear, part, factor).map_err(|m| file.error(name, m))?;
+        if module.outside() && kind.0.gains().is_some() {
+            let message = format!("{} of {full} is not read here; merge it with PEFT", kind.0.id());
+            return Err(file.error(name, message));
+        }
+        let factor = factor(file, t, kind, part)?;
+        found.put(layer, &module.linears, part, &factor).map_err(|m| file.error(name, m))?;
+        let at = layer.map_or(model.layers.len(), |l| l as usize);
+        module.linears.iter().for_each(|role| drop(named.insert((at, *role), full.clone())));
     }
     let scale = |rank: usize, linear: Role, layer: usize| {
-        let module = format!("model.layers.{layer}.{}", linear.module());
-        let wanted = ranks.of(&module)?.unwrap_or(r);
+        let module = named.get(&(layer, linear)).map_or("", String::as_str);
+        let wanted = ranks.of(module)?.unwrap_or(r);
         if wanted != rank {
             return Err(format!("has rank {rank}, {CONFIG} says {wanted}"));
         }
-        let alpha = alphas.of(&module)?.unwrap_or(alpha);
+        let alpha = alphas.of(module)?.unwrap_or(alpha);
         let by = if config.use_rslora == Some(true) { (rank as f64).sqrt() } else { rank as f64 };
         Ok((alpha / by) as f32)
     };
     Ok(Found { rewrite, saved, ..found.finish(|field, message| file.error(field, message), scale)? })
+}
+
+/// What a tensor is that is none of a known module's factors.
+fn unknown(name: &str) -> &'static str {
+    match name {
+        _ if name.ends_with(".bias") => "is a bias of factors (`lora_bias`)",
+        _ if name.contains("lora_magnitude_vector") => {
+            "is a magnitude, and `use_dora` is not true: PEFT does not read it"
+        }
+        _ => "is no lora_A or lora_B of this model's linears (q, k, v, o, gate, up, down), embedding or head",
+    }
+}
+
+/// A tensor as the part `part` of a scheme.
+fn factor(file: &SafeFile, t: &safetensors::Tensor, kind: AdapterKind, part: usize) -> Result<Factor> {
+    let name = &*t.name;
+    let ty = t.ty.filter(|ty| holds_factors(*ty));
+    let ty = ty.ok_or_else(|| file.error(name, format!("is {}; factors are F32, F16 or BF16", t.dtype)))?;
+    let vector = kind.0.parts().get(part).is_some_and(|p| p.rows == Side::One);
+    let (rows, cols) = match t.dims[..] {
+        [rows, cols] => (rows, cols),
+        [len] if vector => (1, len),
+        _ => return Err(file.error(name, format!("has {} dimensions, a factor has 2", t.dims.len()))),
+    };
+    Ok(Factor { name: name.into(), ty, rows, cols, first: 0 })
 }
 
 /// Writes an adapter to the folder `folder`, whole or not at all; factors in f32, a few rows at a time. What the folder holds
@@ -270,17 +316,47 @@ pub fn save(
     numbers: &mut Numbers<'_>,
 ) -> Result<()> {
     check(shape, factors)?;
-    let kind = factors.first().map_or_else(AdapterKind::default, |f| f.kind);
+    let modules = modules::of(shape)?;
+    let list = written::modules(shape, &modules, factors, true)?;
     let new = atomic_write::Folder::new(folder, |name| [CONFIG, WEIGHTS, "README.md"].contains(&name))?;
-    let targets: BTreeSet<&str> = factors.iter().map(|f| f.linear.target()).collect();
-    let ranks: BTreeMap<String, usize> = factors
+    let config = written_config(shape, about, &list);
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(format!("{CONFIG}: {e}")))?;
+    let path = new.file(CONFIG);
+    atomic_write::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
+    let tensors: Vec<Declared> = list
         .iter()
-        .filter(|f| f.rank != about.rank)
-        .map(|f| (format!("model.layers.{}.{}", f.layer, f.linear.module()), f.rank))
+        .flat_map(Written::parts)
+        .map(|(w, _, spec)| {
+            let part = match w.module.linears[..] {
+                [Role::Embedding] => spec.peft.trim_end_matches(".weight").replace("lora_", "lora_embedding_"),
+                _ => spec.peft.to_owned(),
+            };
+            let (rows, cols) = w.dims(spec);
+            let dims = if spec.rows == Side::One { vec![cols] } else { vec![rows, cols] };
+            Declared { name: format!("{MODEL}{}.{part}", w.module.full(w.layer)), ty: BlockType::F32, dims }
+        })
         .collect();
-    let layers: BTreeSet<usize> = factors.iter().map(|f| f.layer).collect();
-    let some = layers.len() < shape.layers.len();
-    let config = json!({
+    let mut next = list.iter().flat_map(Written::parts);
+    safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &tensors, |_, put| {
+        let Some((w, part, _)) = next.next() else { return Ok(()) };
+        w.put(part, 1.0, numbers, &mut |rows| put(bytemuck::cast_slice(rows)))
+    })?;
+    new.commit()
+}
+
+/// What `adapter_config.json` says of them.
+fn written_config(shape: &ModelShape, about: &About, list: &[Written<'_>]) -> Value {
+    let targets: BTreeSet<&str> = list.iter().map(|w| w.module.target()).collect();
+    let ranks: BTreeMap<String, usize> =
+        list.iter().filter(|w| w.rank != about.rank).map(|w| (w.module.full(w.layer), w.rank)).collect();
+    let alpha = |w: &Written<'_>| w.scale * if about.rslora { (w.rank as f32).sqrt() } else { w.rank as f32 };
+    let differs = |w: &&Written<'_>| (alpha(w) - about.alpha).abs() > 1e-6 * about.alpha.abs();
+    let alphas: BTreeMap<String, f32> =
+        list.iter().filter(differs).map(|w| (w.module.full(w.layer), alpha(w))).collect();
+    let layers: BTreeSet<usize> = list.iter().filter(|w| !w.module.outside()).map(|w| w.layer).collect();
+    // A list of layers would leave out what is outside them.
+    let some = layers.len() < shape.layers.len() && list.iter().all(|w| !w.module.outside());
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": about.base,
@@ -291,7 +367,7 @@ pub fn save(
         "use_rslora": about.rslora,
         "target_modules": targets,
         "rank_pattern": ranks,
-        "alpha_pattern": {},
+        "alpha_pattern": alphas,
         "layers_to_transform": if some { json!(layers) } else { Value::Null },
         "bias": "none",
         "fan_in_fan_out": false,
@@ -299,45 +375,9 @@ pub fn save(
         "modules_to_save": null,
         "init_lora_weights": true,
     });
-    let mut config = config;
-    if let (Some(flag), Some(fields)) = (kind.0.flag(), config.as_object_mut()) {
+    let flag = list.first().and_then(|w| w.kind.0.flag());
+    if let (Some(flag), Some(fields)) = (flag, config.as_object_mut()) {
         fields.insert(flag.into(), Value::Bool(true));
     }
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(format!("{CONFIG}: {e}")))?;
-    let path = new.file(CONFIG);
-    atomic_write::file(&path, |out| writeln!(out, "{text}").map_err(|e| Error::io(&path, "cannot write", &e)))?;
-    let mut tensors = Vec::with_capacity(2 * factors.len());
-    for f in factors {
-        let w = shape.layers[f.layer].tensors.need(f.linear)?;
-        for spec in kind.0.parts() {
-            let name = format!("{PREFIX}{}.{}.{}", f.layer, f.linear.module(), spec.peft);
-            let (rows, cols) = spec.dims(f.rank, w.rows, w.cols);
-            let dims = if spec.rows == Side::One { vec![cols] } else { vec![rows, cols] };
-            tensors.push(Declared { name, ty: BlockType::F32, dims });
-        }
-    }
-    let parts = |(i, f)| kind.0.parts().iter().enumerate().map(move |(part, spec)| (f, (i, part), spec));
-    let mut next = factors.iter().enumerate().flat_map(parts);
-    let mut head = Vec::new();
-    safetensors::write(&new.file(WEIGHTS), &[("format", "pt")], &tensors, |_, put| {
-        let Some((f, (i, part), spec)) = next.next() else { return Ok(()) };
-        let w = shape.layers[f.layer].tensors.need(f.linear)?;
-        let dims = spec.dims(f.rank, w.rows, w.cols);
-        let Some(step) = spec.step(f.rank).filter(|_| f.linear.rotates() && shape.interleaved()) else {
-            return by_rows(numbers, (i, part), dims, |rows| put(bytemuck::cast_slice(rows)));
-        };
-        // One head after the other, its outputs in Hugging Face's order.
-        let d = shape.layers[f.layer].attention.dim;
-        head.resize(d * step, 0.0f32);
-        for first in (0..w.rows).step_by(d) {
-            let head = &mut head[..d.min(w.rows - first) * step];
-            numbers(i, part, first * step, head)?;
-            (first..w.rows.min(first + d)).try_for_each(|row| {
-                let from = (permute::gguf_row(row, d) - first) * step;
-                put(bytemuck::cast_slice(&head[from..from + step]))
-            })?;
-        }
-        Ok(())
-    })?;
-    new.commit()
+    config
 }

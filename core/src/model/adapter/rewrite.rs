@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use super::{AdapterFile, holds_factors};
+use super::{AdapterFile, Role, holds_factors, modules};
 use crate::blocks;
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
@@ -57,11 +57,25 @@ impl AdapterFile {
         if matches!(source, Source::Random { .. }) {
             return Err(Error::refused(what(), "it was learned beside a trained base, and this one is random"));
         }
+        let modules = modules::of(model)?;
         let mut layers = Vec::with_capacity(model.layers.len());
         for (l, low) in self.shape.layers.iter().enumerate() {
             let mut made = BTreeMap::new();
             for (linear, low) in low {
-                let w = model.layers[l].tensors.need(*linear)?;
+                // PEFT leaves embeddings as they are.
+                if *linear == Role::Embedding {
+                    continue;
+                }
+                let alone = modules::holding(&modules, *linear).is_some_and(|m| m.linears.len() == 1);
+                if !alone || *linear == Role::Head && model.output.is_none() {
+                    let why = format!(
+                        "{} is one weight with another's, and what was taken from it changed both",
+                        linear.target()
+                    );
+                    return Err(Error::refused(what(), why + "; merge it with PEFT"));
+                }
+                let w =
+                    &model.linear(l, *linear).ok_or_else(|| Error::Internal(format!("no {linear:?} in layer {l}")))?;
                 if !holds_factors(w.block()?) {
                     let why = format!("{} is {}, and it changed the weights before they were quantized", w.name, w.ty);
                     return Err(Error::refused(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::modules::OUTSIDE;
 use super::{AdapterFile, AdapterKind, AdapterShape, LowRank, MOST_RANK, Role, Store};
 use crate::blocks::BlockType;
 use crate::bytes::hex;
@@ -45,9 +46,9 @@ impl AdapterFile {
         let mut hash = Sha256::new();
         parts.iter().for_each(|p| hash.update(&p.hash));
         let mut layers = Vec::with_capacity(model.layers.len());
-        for layer in 0..model.layers.len() {
+        for layer in 0..=model.layers.len() {
             let mut low = BTreeMap::new();
-            for linear in Role::LINEARS {
+            for linear in Role::LINEARS.into_iter().chain(OUTSIDE) {
                 let (each, rank) = ranks(&parts, layer, linear);
                 let Some((first, _)) = each.first() else { continue };
                 if rank > MOST_RANK {
@@ -68,7 +69,7 @@ impl AdapterFile {
             hash: hex(&hash.finalize()),
             head_dims: Vec::new(),
             turned: false,
-            names: Vec::new(),
+            places: Vec::new(),
             rewrite: None,
             saved: Vec::new(),
             store: Store::Sum(parts),
@@ -93,7 +94,7 @@ impl AdapterFile {
             hash: String::new(),
             head_dims: Vec::new(),
             turned: false,
-            names: Vec::new(),
+            places: Vec::new(),
             rewrite: None,
             saved: Vec::new(),
             store: Store::Made(factors.collect()),
@@ -156,12 +157,14 @@ impl AdapterFile {
         let elements = match &self.store {
             Store::Sum(parts) => return parts.iter().find_map(|p| p.inputs(layer, linear)),
             Store::Made(made) => made.get(layer)?.get(&linear)?[PART_A].len(),
-            Store::Gguf(file) => file.tensor(self.names.get(layer)?.get(&linear)?.first()?)?.cols * rank,
-            Store::Peft(file) => {
-                let t = file.tensor(self.names.get(layer)?.get(&linear)?.first()?)?;
-                t.dims.iter().map(|d| *d as usize).product()
-            }
+            Store::Gguf(file) => file.tensor(self.a(layer, linear)?).map(|t| t.rows * t.cols)?,
+            Store::Peft(file) => file.tensor(self.a(layer, linear)?)?.dims.iter().map(|d| *d as usize).product(),
         };
         Some(elements / rank.max(1))
+    }
+
+    /// The name of a linear's A.
+    fn a(&self, layer: usize, linear: Role) -> Option<&str> {
+        Some(&self.places.get(layer)?.get(&linear)?.get(PART_A)?.as_ref()?.name)
     }
 }

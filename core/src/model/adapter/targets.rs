@@ -114,7 +114,7 @@ impl Modules {
 /// Which modules get factors.
 #[derive(Debug)]
 pub(super) struct Targets {
-    /// None: every one that the file has factors for.
+    /// None: every linear of a layer.
     of: Option<Modules>,
     not: Option<Modules>,
     layers: Option<Vec<u64>>,
@@ -129,7 +129,6 @@ impl Targets {
     /// A field that says something else than PEFT reads, with its name.
     pub fn new<'v>(get: impl Fn(&str) -> Option<&'v Value>) -> Result<Self, (&'static str, String)> {
         let of = match get("target_modules") {
-            // Every linear but the head's, which has no factors here.
             Some(Value::String(all)) if all.eq_ignore_ascii_case("all-linear") => None,
             value => Modules::new("target_modules", value).map_err(|m| ("target_modules", m))?,
         };
@@ -152,25 +151,30 @@ impl Targets {
         Ok(Self { of, not, layers, lists: lists.map_err(|m| ("layers_pattern", m))? })
     }
 
-    /// Why `model.layers.{layer}.{part}` has no factors in PEFT; nothing where it has.
-    pub fn leaves_out(&self, layer: u64, part: &str) -> Result<Option<&'static str>, String> {
-        let module = format!("model.layers.{layer}.{part}");
+    /// Why the module of this full name has no factors in PEFT; nothing where it has. Outside the layers `layer` is none.
+    pub fn leaves_out(&self, layer: Option<u64>, module: &str) -> Result<Option<&'static str>, String> {
         if let Some(not) = &self.not
-            && not.holds(&module)?
+            && not.holds(module)?
         {
             return Ok(Some("exclude_modules"));
         }
-        let Some(of) = &self.of else { return Ok(None) };
-        if !of.holds(&module)? {
+        // Neither the embedding, which is no linear, nor the head is among all linears.
+        let Some(of) = &self.of else { return Ok(layer.is_none().then_some("target_modules")) };
+        if !of.holds(module)? {
             return Ok(Some("target_modules"));
         }
         // An expression says itself which layers it means.
-        let (Some(layers), Modules::Ends(_)) = (&self.layers, of) else { return Ok(None) };
-        if !layers.contains(&layer) {
+        let (Some(layers), Modules::Ends(names)) = (&self.layers, of) else { return Ok(None) };
+        // What is named in full is meant whatever its layer.
+        if names.iter().any(|name| name == module) {
+            return Ok(None);
+        }
+        if layer.is_none_or(|layer| !layers.contains(&layer)) {
             return Ok(Some("layers_to_transform"));
         }
+        let before = layer.and_then(|layer| module.split_once(&format!(".{layer}."))).map_or("", |(before, _)| before);
         for list in &self.lists {
-            if matches(list, "model.layers")? {
+            if matches(list, before)? {
                 return Ok(None);
             }
         }
@@ -222,7 +226,8 @@ mod tests {
     fn modules_are_those_that_peft_means() {
         let out = |json: &str, layer: u64, part: &str| {
             let fields: serde_json::Map<String, Value> = serde_json::from_str(json).unwrap();
-            Targets::new(|name| fields.get(name)).unwrap().leaves_out(layer, part).unwrap()
+            let module = format!("model.layers.{layer}.{part}");
+            Targets::new(|name| fields.get(name)).unwrap().leaves_out(Some(layer), &module).unwrap()
         };
         let (q, down) = ("self_attn.q_proj", "mlp.down_proj");
         for (json, q0, down1) in [

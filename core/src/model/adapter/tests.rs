@@ -41,10 +41,20 @@ fn made(shape: &ModelShape, targets: &[Role], rank: usize, keep: impl Fn(usize) 
 }
 
 /// Factors and a reader of their numbers, for whoever writes them.
-fn factors(made: &[Made]) -> (Vec<Factors>, impl FnMut(usize, usize, usize, &mut [f32]) -> Result<()>) {
+fn factors<'a>(
+    about: &About,
+    made: &'a [Made],
+) -> (Vec<Factors>, impl FnMut(usize, usize, usize, &mut [f32]) -> Result<()> + use<'a>) {
     let kind = AdapterKind::default();
-    let list = made.iter().map(|m| Factors { layer: m.layer, linear: m.linear, kind, rank: m.rank }).collect();
-    let numbers = |i: usize, part: usize, from: usize, out: &mut [f32]| {
+    let list = made.iter().map(|m| Factors {
+        layer: m.layer,
+        linear: m.linear,
+        kind,
+        rank: m.rank,
+        scale: about.scale(m.rank),
+    });
+    let list = list.collect();
+    let numbers = move |i: usize, part: usize, from: usize, out: &mut [f32]| {
         let all = if part == A { &made[i].a } else { &made[i].b };
         let some = all.get(from..from + out.len()).ok_or_else(|| Error::Internal("too few numbers".into()))?;
         out.copy_from_slice(some);
@@ -54,12 +64,12 @@ fn factors(made: &[Made]) -> (Vec<Factors>, impl FnMut(usize, usize, usize, &mut
 }
 
 fn save_as_peft(path: &Path, shape: &ModelShape, about: &About, made: &[Made]) -> Result<()> {
-    let (list, mut numbers) = factors(made);
+    let (list, mut numbers) = factors(about, made);
     save_peft(path, shape, about, &list, &mut numbers)
 }
 
 fn save_as_gguf(path: &Path, shape: &ModelShape, about: &About, made: &[Made]) -> Result<()> {
-    let (list, mut numbers) = factors(made);
+    let (list, mut numbers) = factors(about, made);
     save_gguf(path, shape, about, &list, &mut numbers)
 }
 

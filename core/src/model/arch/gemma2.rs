@@ -17,13 +17,14 @@ pub(super) static ARCH: Arch = Arch {
     id: "gemma2",
     gguf_name: "gemma2",
     model_types: &["gemma2"],
+    class: "Gemma2ForCausalLM",
     models: "Gemma 2",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part: gemma3::hf_part,
     norm_less_one: true,
     to_hf,
+    ..Arch::DENSE
 };
 
 /// Caps of scores and of logits, unless a file says otherwise.
@@ -46,8 +47,7 @@ fn described(mut hyper: Hyper, [scores, logits]: [Option<f32>; 2]) -> Hyper {
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "gemma2" };
     let read = ["attn_logit_softcapping", "final_logit_softcapping"];
-    keys.no_experts()?;
-    keys.nothing_ignored_but(&read)?;
+    keys.dense(&read)?;
     let mut hyper = keys.hyper("gemma2")?;
     // A window is there whether it is said or not.
     let said = keys.u64("attention.sliding_window")?.unwrap_or(WINDOW);
@@ -64,9 +64,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["gelu_pytorch_tanh"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, &["gelu_pytorch_tanh"])?;
     let mut hyper = config.hyper("gemma2", path)?;
     hyper.set_windows(config.windows(path, |l| l % 2 == 0)?);
     hyper.scale = Some(1.0 / config.query_pre_attn_scalar.unwrap_or(256.0).sqrt() as f32);
@@ -80,8 +78,6 @@ fn to_hf(shape: &ModelShape) -> serde_json::Value {
     let first = layers().next();
     let scale = first.map_or(1.0, |a| f64::from(a.scale));
     json!({
-        "architectures": ["Gemma2ForCausalLM"],
-        "model_type": "gemma2",
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": false,

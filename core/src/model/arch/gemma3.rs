@@ -17,13 +17,14 @@ pub(super) static ARCH: Arch = Arch {
     id: "gemma3",
     gguf_name: "gemma3",
     model_types: &["gemma3_text"],
+    class: "Gemma3ForCausalLM",
     models: "Gemma 3",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
     norm_less_one: true,
     to_hf,
+    ..Arch::DENSE
 };
 
 /// One global layer in so many, unless a file says otherwise.
@@ -55,8 +56,7 @@ fn local(n: usize, period: u64) -> bool {
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "gemma3" };
-    keys.no_experts()?;
-    keys.nothing_ignored()?;
+    keys.dense(&[])?;
     let mut hyper = keys.hyper("gemma3")?;
     let window = keys.need("attention.sliding_window")?;
     let base = keys.f32("rope.freq_base_swa")?.unwrap_or(LOCAL_BASE);
@@ -81,9 +81,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["gelu_pytorch_tanh"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, &["gelu_pytorch_tanh"])?;
     let wrong = |field: &str, message: String| Err(Error::model(path, field, message));
     for (field, cap) in [
         ("attn_logit_softcapping", config.attn_logit_softcapping),
@@ -130,7 +128,6 @@ fn to_hf(shape: &ModelShape) -> serde_json::Value {
     let layers = || shape.layers.iter().map(|l| &l.attention);
     let scale = layers().next().map_or(1.0, |a| f64::from(a.scale));
     json!({
-        "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
         "hidden_activation": "gelu_pytorch_tanh",
         "attention_bias": false,

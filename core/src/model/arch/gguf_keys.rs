@@ -260,6 +260,15 @@ impl Keys<'_> {
         }
     }
 
+    /// Refuses experts, and what a plain dense layer has not but for what the architecture `reads`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] naming the key.
+    pub fn dense(&self, reads: &[&str]) -> Result<()> {
+        self.no_experts()?;
+        self.nothing_ignored_but(reads)
+    }
+
     /// Refuses keys that would change the forward pass of whatever has them.
     pub fn nothing_ignored(&self) -> Result<()> {
         self.nothing_ignored_but(&[])

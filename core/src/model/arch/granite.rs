@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
-use super::{Arch, Hyper, llama};
+use super::hf_keys::{HfConfig, SILU};
+use super::{Arch, Hyper};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
 
@@ -16,17 +16,12 @@ pub(super) static ARCH: Arch = Arch {
     id: "granite",
     gguf_name: "granite",
     model_types: &["granite"],
+    class: "GraniteForCausalLM",
     models: "Granite 3",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
-    hf_part: llama::hf_part,
-    norm_less_one: false,
     to_hf: |shape| {
         json!({
-            "architectures": ["GraniteForCausalLM"],
-            "model_type": "granite",
-            "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
             "embedding_multiplier": shape.embedding_scale,
@@ -35,6 +30,7 @@ pub(super) static ARCH: Arch = Arch {
             "logits_scaling": 1.0 / shape.logit_scale,
         })
     },
+    ..Arch::DENSE
 };
 
 /// The keys of its factors.
@@ -50,9 +46,8 @@ fn scaled(mut hyper: Hyper, [embeddings, scores, sums, logits]: [Option<f32>; 4]
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "granite" };
-    keys.no_experts()?;
+    keys.dense(&FACTORS)?;
     keys.no_window()?;
-    keys.nothing_ignored_but(&FACTORS)?;
     let mut factors = [None; 4];
     for (to, rest) in factors.iter_mut().zip(FACTORS) {
         // 0 stands for "not used" in all of them.
@@ -62,9 +57,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, SILU)?;
     // Scores have no factor but this one.
     let scores = config.attention_multiplier.or(Some(1.0));
     let factors = [config.embedding_multiplier, scores, config.residual_multiplier, config.logits_scaling];

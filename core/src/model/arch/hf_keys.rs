@@ -188,6 +188,9 @@ pub struct HfModel {
     pub eos: Vec<u32>,
 }
 
+/// What a gate by x · σ(x) is called.
+pub const SILU: &[&str] = &["silu", "swish"];
+
 /// Largest `config.json` read.
 const LARGEST: u64 = 1 << 20;
 
@@ -259,6 +262,13 @@ impl HfConfig {
                 Self::wrong(path, "hidden_act", message)
             }
         }
+    }
+
+    /// Refuses what a dense layer without biases has not: another gate than these, biases, experts.
+    pub fn dense(&self, path: &Path, acts: &[&str]) -> Result<()> {
+        self.only_act(path, acts)?;
+        self.no_bias(path)?;
+        self.no_experts(path)
     }
 
     /// Refuses biases.
@@ -381,6 +391,10 @@ impl HfConfig {
         match kind {
             "default" => Ok((plain, None)),
             "linear" => Ok((Turning { scale: r.factor.unwrap_or(1.0), ..plain }, None)),
+            "dynamic" => match r.factor {
+                Some(factor) => Ok((Turning { dynamic: Some(factor), ..plain }, None)),
+                None => Self::wrong(path, "rope_scaling.factor", "is missing; dynamic scaling needs it".into()),
+            },
             // Llama 3 gives each frequency a divisor; a GGUF file carries them as a tensor.
             "llama3" => {
                 let found = Llama3 {
@@ -401,8 +415,10 @@ impl HfConfig {
             "yarn" => Ok((self.yarn(r, plain, path, dim)?, None)),
             "longrope" => Ok((self.longrope(r, plain, path)?, None)),
             other => {
-                let message =
-                    format!("is `{}`; supported: default, linear, llama3, yarn, longrope", other.escape_debug());
+                let message = format!(
+                    "is `{}`; supported: default, linear, dynamic, llama3, yarn, longrope",
+                    other.escape_debug()
+                );
                 Self::wrong(path, "rope_scaling.rope_type", message)
             }
         }

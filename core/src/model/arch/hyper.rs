@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::limits;
 pub use super::turning::Turning;
 use crate::error::{Error, Result};
-use crate::shape::{Act, Attention, Ffn, LayerShape, Long, ModelShape, Role, Rope, TensorShape, Tensors};
+use crate::shape::{Act, Attention, Dynamic, Ffn, LayerShape, Long, ModelShape, Role, Rope, TensorShape, Tensors};
 
 /// What the keys are called where the hyperparameters came from, for messages.
 pub struct Names {
@@ -268,6 +268,13 @@ impl Hyper {
                     divisors: divisors(list)?,
                 }),
             };
+            let dynamic = match rope.dynamic {
+                None => None,
+                Some(factor) => {
+                    positive(&names.rope_scale, factor)?;
+                    Some(Dynamic { from: within(wrong, &names.context, self.context, limits::CONTEXT)?, factor })
+                }
+            };
             out.push(Rope {
                 dim,
                 base: rope.base,
@@ -276,6 +283,7 @@ impl Hyper {
                 divisors: if rope.divisors.is_empty() { Vec::new() } else { divisors(&rope.divisors)? },
                 amplitude: rope.amplitude,
                 long,
+                dynamic,
             });
         }
         match out.is_empty() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -17,36 +17,27 @@ pub(super) static ARCH: Arch = Arch {
     id: "llama",
     gguf_name: "llama",
     model_types: &["llama"],
+    class: "LlamaForCausalLM",
     models: "SmolLM2, Llama 2 and 3, TinyLlama, Mistral",
-    owns: |_| Ok(true),
-    from_gguf,
-    from_hf,
-    hf_part,
-    norm_less_one: false,
     to_hf: |_| {
         json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
         })
     },
+    ..Arch::DENSE
 };
 
-fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
+pub(super) fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "llama" };
-    keys.no_experts()?;
+    keys.dense(&[])?;
     keys.no_window()?;
-    keys.nothing_ignored()?;
     // Its converter moves the rows of q and k so that pairs lie side by side.
     Ok(Hyper { interleaved: true, ..keys.hyper("llama")? })
 }
 
-fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+pub(super) fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
+    config.dense(path, SILU)?;
     config.no_window(path)?;
     Ok(Hyper { interleaved: true, ..config.hyper("llama", path)? })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, Mixture, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -16,13 +16,14 @@ pub(super) static ARCH: Arch = Arch {
     id: "mixtral",
     gguf_name: "llama",
     model_types: &["mixtral"],
+    class: "MixtralForCausalLM",
     models: "Mixtral",
     owns: |gguf| Ok(gguf.u64("llama.expert_count")?.is_some_and(|n| n > 0)),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |_| json!({ "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu" }),
+    ..Arch::DENSE
 };
 
 fn with_experts(mut hyper: Hyper, count: u64, used: u64) -> Hyper {
@@ -41,7 +42,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
+    config.only_act(path, SILU)?;
     config.no_bias(path)?;
     let count = HfConfig::need(path, "num_local_experts", config.num_experts)?;
     let used = HfConfig::need(path, "num_experts_per_tok", config.num_experts_per_tok)?;

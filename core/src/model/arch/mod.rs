@@ -69,6 +69,8 @@ pub struct Arch {
     pub gguf_name: &'static str,
     /// `model_type` of its `config.json`s.
     pub model_types: &'static [&'static str],
+    /// What transformers calls its class.
+    pub class: &'static str,
     /// Models that people know it by, for messages.
     pub models: &'static str,
     /// Whether a GGUF file of [`Self::gguf_name`] is one of its own and not a relative's.
@@ -81,8 +83,25 @@ pub struct Arch {
     pub hf_part: fn(Role) -> Option<&'static str>,
     /// Hugging Face stores norms less one.
     pub norm_less_one: bool,
-    /// What its `config.json` says beside what all of them say.
+    /// What its `config.json` says beside, or instead of, what all of them say.
     pub to_hf: fn(&ModelShape) -> serde_json::Value,
+}
+
+impl Arch {
+    /// What a file of an architecture need not say where it is as a Llama: it says its names, and in what it differs.
+    const DENSE: Self = Self {
+        id: "",
+        gguf_name: "",
+        model_types: &[],
+        class: "",
+        models: "",
+        owns: |_| Ok(true),
+        from_gguf: llama::from_gguf,
+        from_hf: llama::from_hf,
+        hf_part: llama::hf_part,
+        norm_less_one: false,
+        to_hf: |_| serde_json::Value::Null,
+    };
 }
 
 /// Every architecture; one file and one line each, relatives after what they are relatives of.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, QkNorm, Turning, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -17,13 +17,13 @@ pub(super) static ARCH: Arch = Arch {
     id: "olmo2",
     gguf_name: "olmo2",
     model_types: &["olmo2", "olmo3"],
+    class: "Olmo2ForCausalLM",
     models: "OLMo 2 and 3",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf,
+    ..Arch::DENSE
 };
 
 /// One layer in so many has no window, where others do and no file says it.
@@ -44,8 +44,7 @@ fn described(mut hyper: Hyper) -> Hyper {
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "olmo2" };
-    keys.no_experts()?;
-    keys.nothing_ignored()?;
+    keys.dense(&[])?;
     let mut hyper = keys.hyper("olmo2")?;
     let window = keys.window()?;
     let slides = |n: usize| !(n as u64 + 1).is_multiple_of(PERIOD);
@@ -54,9 +53,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, SILU)?;
     let mut hyper = config.hyper("olmo2", path)?;
     if config.model_type.as_deref() == Some("olmo3") {
         hyper.set_windows(config.windows(path, |l| !(l + 1).is_multiple_of(PERIOD))?);
@@ -79,15 +76,11 @@ fn to_hf(shape: &ModelShape) -> serde_json::Value {
     let layers = || shape.layers.iter().map(|l| &l.attention);
     match layers().find_map(|a| a.window) {
         None => json!({
-            "architectures": ["Olmo2ForCausalLM"],
-            "model_type": "olmo2",
-            "hidden_act": "silu",
             "attention_bias": false,
         }),
         Some(window) => json!({
             "architectures": ["Olmo3ForCausalLM"],
             "model_type": "olmo3",
-            "hidden_act": "silu",
             "attention_bias": false,
             "sliding_window": window,
             "layer_types": super::kinds(shape),

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, QkNorm, qwen2_moe, qwen3};
 use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
@@ -17,13 +17,13 @@ pub(super) static ARCH: Arch = Arch {
     id: "olmoe",
     gguf_name: "olmoe",
     model_types: &["olmoe"],
+    class: "OlmoeForCausalLM",
     models: "OLMoE",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |_| json!({ "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "hidden_act": "silu" }),
+    ..Arch::DENSE
 };
 
 fn normed(mut hyper: Hyper) -> Hyper {
@@ -42,7 +42,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
+    config.only_act(path, SILU)?;
     config.no_bias(path)?;
     if let Some(clip) = config.clip_qkv {
         let message = format!("is {clip}: queries, keys and values that are clipped are not supported");

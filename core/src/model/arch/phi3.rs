@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -17,28 +17,25 @@ pub(super) static ARCH: Arch = Arch {
     id: "phi3",
     gguf_name: "phi3",
     model_types: &["phi3"],
+    class: "Phi3ForCausalLM",
     models: "Phi-3 and 4",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf,
+    ..Arch::DENSE
 };
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "phi3" };
-    keys.no_experts()?;
-    keys.nothing_ignored()?;
+    keys.dense(&[])?;
     let mut hyper = keys.hyper("phi3")?;
     hyper.set_windows(vec![keys.window()?; hyper.layers.len()]);
     Ok(hyper)
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, SILU)?;
     let mut hyper = config.hyper("phi3", path)?;
     hyper.set_windows(config.windows(path, |_| true)?);
     Ok(hyper)
@@ -57,9 +54,6 @@ fn to_hf(shape: &ModelShape) -> serde_json::Value {
     let attention = shape.layers.first().map(|l| &l.attention);
     let rope = &shape.ropes[0];
     json!({
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
-        "hidden_act": "silu",
         "sliding_window": attention.and_then(|a| a.window),
         "partial_rotary_factor": attention.map_or(1.0, |a| rope.dim as f64 / a.dim as f64),
         "original_max_position_embeddings": rope.long.as_ref().map_or(shape.context, |long| long.from),

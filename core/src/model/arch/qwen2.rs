@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -16,23 +16,20 @@ pub(super) static ARCH: Arch = Arch {
     id: "qwen2",
     gguf_name: "qwen2",
     model_types: &["qwen2"],
+    class: "Qwen2ForCausalLM",
     models: "Qwen2 and 2.5",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |shape| {
         let window = shape.layers.iter().find_map(|l| l.attention.window);
         json!({
-            "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2",
-            "hidden_act": "silu",
             "use_sliding_window": window.is_some(),
             "sliding_window": window,
             "layer_types": super::kinds(shape),
         })
     },
+    ..Arch::DENSE
 };
 
 fn biased(mut hyper: Hyper) -> Hyper {
@@ -42,14 +39,13 @@ fn biased(mut hyper: Hyper) -> Hyper {
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "qwen2" };
-    keys.no_experts()?;
+    keys.dense(&[])?;
     keys.no_window()?;
-    keys.nothing_ignored()?;
     Ok(biased(keys.hyper("qwen2")?))
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
+    config.only_act(path, SILU)?;
     config.no_experts(path)?;
     let mut hyper = biased(config.hyper("qwen2", path)?);
     config.used_windows(path, &mut hyper)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, qwen2};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -17,13 +17,13 @@ pub(super) static ARCH: Arch = Arch {
     id: "qwen2_moe",
     gguf_name: "qwen2moe",
     model_types: &["qwen2_moe"],
+    class: "Qwen2MoeForCausalLM",
     models: "Qwen1.5 and Qwen2 mixtures",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |_| json!({ "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "hidden_act": "silu" }),
+    ..Arch::DENSE
 };
 
 fn biased(mut hyper: Hyper, bias: bool) -> Hyper {
@@ -43,7 +43,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
+    config.only_act(path, SILU)?;
     let mut hyper = biased(config.hyper("qwen2_moe", path)?, config.qkv_bias.unwrap_or(true));
     config.used_windows(path, &mut hyper)?;
     let shared = HfConfig::need(path, "shared_expert_intermediate_size", config.shared_expert_intermediate_size)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, QkNorm, llama};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -17,24 +17,21 @@ pub(super) static ARCH: Arch = Arch {
     id: "qwen3",
     gguf_name: "qwen3",
     model_types: &["qwen3"],
+    class: "Qwen3ForCausalLM",
     models: "Qwen3",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |shape| {
         let window = shape.layers.iter().find_map(|l| l.attention.window);
         json!({
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "hidden_act": "silu",
             "use_sliding_window": window.is_some(),
             "sliding_window": window,
             "layer_types": super::kinds(shape),
             "attention_bias": false,
         })
     },
+    ..Arch::DENSE
 };
 
 fn normed(mut hyper: Hyper) -> Hyper {
@@ -44,16 +41,13 @@ fn normed(mut hyper: Hyper) -> Hyper {
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "qwen3" };
-    keys.no_experts()?;
+    keys.dense(&[])?;
     keys.no_window()?;
-    keys.nothing_ignored()?;
     Ok(normed(keys.hyper("qwen3")?))
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, SILU)?;
     let mut hyper = normed(config.hyper("qwen3", path)?);
     config.used_windows(path, &mut hyper)?;
     Ok(hyper)

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
+use super::hf_keys::{HfConfig, SILU};
 use super::{Arch, Hyper, QkNorm, qwen2_moe, qwen3};
 use crate::error::Result;
 use crate::model::gguf::Gguf;
@@ -16,13 +16,13 @@ pub(super) static ARCH: Arch = Arch {
     id: "qwen3_moe",
     gguf_name: "qwen3moe",
     model_types: &["qwen3_moe"],
+    class: "Qwen3MoeForCausalLM",
     models: "Qwen3 mixtures",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
     hf_part,
-    norm_less_one: false,
     to_hf: |_| json!({ "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_act": "silu" }),
+    ..Arch::DENSE
 };
 
 fn normed(mut hyper: Hyper) -> Hyper {
@@ -41,7 +41,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
+    config.only_act(path, SILU)?;
     config.no_bias(path)?;
     let mut hyper = normed(config.hyper("qwen3_moe", path)?);
     config.used_windows(path, &mut hyper)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::gguf_keys::Keys;
-use super::hf_keys::HfConfig;
-use super::{Arch, Hyper, llama};
+use super::hf_keys::{HfConfig, SILU};
+use super::{Arch, Hyper};
 use crate::error::{Error, Result};
 use crate::model::gguf::Gguf;
 
@@ -15,19 +15,14 @@ pub(super) static ARCH: Arch = Arch {
     id: "smollm3",
     gguf_name: "smollm3",
     model_types: &["smollm3"],
+    class: "SmolLM3ForCausalLM",
     models: "SmolLM3",
-    owns: |_| Ok(true),
     from_gguf,
     from_hf,
-    hf_part: llama::hf_part,
-    norm_less_one: false,
     to_hf: |shape| {
         let layers = || shape.layers.iter().map(|l| &l.attention);
         let window = layers().find_map(|a| a.window);
         json!({
-            "architectures": ["SmolLM3ForCausalLM"],
-            "model_type": "smollm3",
-            "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
             "no_rope_layers": layers().map(|a| u8::from(a.rope.is_some())).collect::<Vec<_>>(),
@@ -36,6 +31,7 @@ pub(super) static ARCH: Arch = Arch {
             "layer_types": super::kinds(shape),
         })
     },
+    ..Arch::DENSE
 };
 
 /// One layer in so many does not turn, unless a file says otherwise; its GGUF files never do.
@@ -56,16 +52,13 @@ fn described(mut hyper: Hyper, turns: &dyn Fn(usize) -> bool) -> Hyper {
 
 fn from_gguf(gguf: &Gguf) -> Result<Hyper> {
     let keys = Keys { gguf, prefix: "smollm3" };
-    keys.no_experts()?;
+    keys.dense(&[])?;
     keys.no_window()?;
-    keys.nothing_ignored()?;
     Ok(described(keys.hyper("smollm3")?, &|n| turns(n, PERIOD)))
 }
 
 fn from_hf(config: &HfConfig, path: &Path) -> Result<Hyper> {
-    config.only_act(path, &["silu", "swish"])?;
-    config.no_bias(path)?;
-    config.no_experts(path)?;
+    config.dense(path, SILU)?;
     let mut hyper = config.hyper("smollm3", path)?;
     // Tied unless said otherwise.
     hyper.tied = config.tie_word_embeddings.unwrap_or(true);

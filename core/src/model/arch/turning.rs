@@ -13,12 +13,14 @@ pub struct Turning {
     pub amplitude: f32,
     /// Other divisors for runs with room for more tokens than this.
     pub long: Option<(u64, Vec<f32>)>,
+    /// Dynamic NTK: how fast the base grows in runs with room for more tokens than the context.
+    pub dynamic: Option<f32>,
 }
 
 impl Turning {
     /// By base alone.
     pub const fn plain(base: f32) -> Self {
-        Self { base, scale: 1.0, divisors: Vec::new(), amplitude: 1.0, long: None }
+        Self { base, scale: 1.0, divisors: Vec::new(), amplitude: 1.0, long: None, dynamic: None }
     }
 }
 

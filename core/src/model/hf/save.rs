@@ -214,6 +214,9 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
                 "original_max_position_embeddings": long.map_or(shape.context, |long| long.from),
             })
         }
+        (None, _) if rope.dynamic.is_some() => {
+            json!({ "rope_type": "dynamic", "factor": rope.dynamic.map(|d| d.factor) })
+        }
         (None, 1.0) => Value::Null,
         (None, scale) => json!({ "rope_type": "linear", "factor": scale }),
     };
@@ -223,7 +226,11 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         BlockType::Bf16 => "bfloat16",
         other => return Err(Error::refused(format!("safetensors of {other}"), "the types are f32, f16 and bf16")),
     };
+    let arch = arch::of(shape)?;
     let mut out = json!({
+        "architectures": [arch.class],
+        "model_type": arch.model_types.first(),
+        "hidden_act": "silu",
         "hidden_size": shape.hidden,
         "intermediate_size": layer.ffn.width(),
         "num_hidden_layers": shape.layers.len(),
@@ -243,7 +250,7 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         "torch_dtype": dtype,
         "use_cache": true,
     });
-    if let (Some(out), Value::Object(own)) = (out.as_object_mut(), (arch::of(shape)?.to_hf)(shape)) {
+    if let (Some(out), Value::Object(own)) = (out.as_object_mut(), (arch.to_hf)(shape)) {
         out.extend(own);
     }
     Ok(out)

@@ -80,14 +80,16 @@ extern "C" __global__ void rms_norm(const float* x, const float* w, float* out, 
     for (int i = threadIdx.x; i < cols; i += blockDim.x) out[(size_t)blockIdx.x * cols + i] = row[i] * scale * w[i];
 }
 
-// Cosines (n, half), then sines, of positions first, first + 1, …; in f64, so that positions of millions keep their phase.
-extern "C" __global__ void angles(const double* freqs, float* cosines, float* sines, int half, int n, int first) {
+// Cosines (n, half), then sines, of positions first, first + 1, …, times an amplitude; in f64, so that positions of millions keep their
+// phase.
+extern "C" __global__ void angles(
+    const double* freqs, float* cosines, float* sines, int half, int n, int first, float amplitude) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * half) return;
     double s, c;
     sincos((double)(first + i / half) * freqs[i % half], &s, &c);
-    cosines[i] = (float)c;
-    sines[i] = (float)s;
+    cosines[i] = (float)(c * amplitude);
+    sines[i] = (float)(s * amplitude);
 }
 
 // Turns the pairs of every head of x (n, heads · dim) by its row's angles. Grid (n, heads), block 64.
@@ -109,6 +111,34 @@ extern "C" __global__ void add(float* x, const float* y, size_t n) {
 extern "C" __global__ void swiglu(float* gate, const float* up, size_t n) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) gate[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+// gate = gelu(gate) · up, by the tanh approximation: x · σ(2 √(2/π) (x + 0.044715 x³)).
+extern "C" __global__ void geglu(float* gate, const float* up, size_t n) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    float x = gate[i];
+    gate[i] = x / (1.0f + expf(-1.5957691216f * (x + 0.044715f * x * x * x))) * up[i];
+}
+
+// x += by · y; x = by · x; x = cap · tanh(x / cap). Grid n / 256, block 256.
+extern "C" __global__ void add_scaled(float* x, const float* y, size_t n, float by) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = __fmaf_rn(by, y[i], x[i]);
+}
+extern "C" __global__ void scale(float* x, size_t n, float by) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] *= by;
+}
+extern "C" __global__ void soft_cap(float* x, size_t n, float cap) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = cap * tanhf(x[i] / cap);
+}
+
+// Every row of x (n / cols, cols) += b. Grid n / 256, block 256.
+extern "C" __global__ void bias(float* x, const float* b, size_t n, int cols) {
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += b[i % cols];
 }
 
 // Row formats of the cache, numbered as in Rust.
@@ -177,8 +207,15 @@ extern "C" __global__ void append(const float* x, uint8_t* cache, int d, int for
 struct Heads {
     int d, group, k_format, k_bytes, v_format, v_bytes;
     size_t head_bytes, values_at;
-    float scale;
+    float scale, cap;
 };
+
+// A product of a query and a key as the softmax takes it; a cap of 0 is none.
+DEV float score(const Heads& h, float product) {
+    float s = product * h.scale;
+    return h.cap > 0 ? h.cap * tanhf(s / h.cap) : s;
+}
+
 struct Soft {
     float most, total, acc[2];
 };
@@ -195,7 +232,7 @@ DEV Soft stretch(const float* query, float* scores, const uint8_t* keys, const H
             float sum = 0;
             for (int i = lane; i < h.d; i += 32) sum = __fmaf_rn(query[i], kv_element(h.k_format, key, i), sum);
             sum = warp_sum(sum);
-            if (lane == 0) scores[r] = sum * h.scale;
+            if (lane == 0) scores[r] = score(h, sum);
         }
         __syncthreads();
         float high = s.most;
@@ -223,13 +260,13 @@ DEV Soft join(const Soft& a, const Soft& b) {
             {__fmaf_rn(b.acc[0], v, mul(a.acc[0], u)), __fmaf_rn(b.acc[1], v, mul(a.acc[1], u))}};
 }
 
-// out (n, heads · d) = softmax(scale · q Kᵀ) V with the causal bound: query i of the batch sees rows 0 … before + i. One block
+// out (n, heads · d) = softmax(score(q Kᵀ)) V with the causal bound: query i of the batch sees rows 0 … before + i. One block
 // for each query and head. Grid (n, heads), block 128.
 extern "C" __global__ void attend(
     const float* q, const uint8_t* cache, float* out, int d, int group, int before, float scale, int k_format, int k_bytes,
-    int v_format, int v_bytes, size_t head_bytes, size_t values_at) {
+    int v_format, int v_bytes, size_t head_bytes, size_t values_at, float cap) {
     __shared__ float query[256], scores[TILE];
-    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale};
+    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale, cap};
     size_t at = ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * d;
     const uint8_t* keys = cache + (blockIdx.y / group) * head_bytes;
     int rows = before + blockIdx.x + 1;
@@ -243,9 +280,9 @@ extern "C" __global__ void attend(
 // (heads, stretches, d + 2) gets the weighted values, the largest score and the sum. Grid (heads, stretches), block 128.
 extern "C" __global__ void attend_parts(
     const float* q, const uint8_t* cache, float* parts, int d, int group, int before, float scale, int k_format, int k_bytes,
-    int v_format, int v_bytes, size_t head_bytes, size_t values_at) {
+    int v_format, int v_bytes, size_t head_bytes, size_t values_at, float cap) {
     __shared__ float query[256], scores[TILE];
-    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale};
+    Heads h = {d, group, k_format, k_bytes, v_format, v_bytes, head_bytes, values_at, scale, cap};
     const uint8_t* keys = cache + (blockIdx.x / group) * head_bytes;
     int from = blockIdx.y * PART;
     for (int i = threadIdx.x; i < d; i += blockDim.x) query[i] = q[(size_t)blockIdx.x * d + i];

@@ -20,8 +20,22 @@ pub struct Kernels {
     launched: AtomicU64,
 }
 
-const PLAIN: &[&str] =
-    &["rms_norm", "angles", "rope", "add", "swiglu", "append", "attend", "attend_parts", "attend_join"];
+const PLAIN: &[&str] = &[
+    "rms_norm",
+    "angles",
+    "rope",
+    "add",
+    "add_scaled",
+    "scale",
+    "soft_cap",
+    "bias",
+    "swiglu",
+    "geglu",
+    "append",
+    "attend",
+    "attend_parts",
+    "attend_join",
+];
 /// One for each type of weights.
 const TYPED: &[&str] = &["linear", "linear1", "lookup"];
 
@@ -51,6 +65,8 @@ pub struct Attend<'a> {
     pub dim: usize,
     /// Multiplied onto every score.
     pub scale: f32,
+    /// Scores go through `cap · tanh(x / cap)`, after their scale.
+    pub cap: Option<f32>,
     /// Rows a head has room for.
     pub capacity: usize,
     /// Format of keys and of values.
@@ -263,15 +279,23 @@ impl Kernels {
         )
     }
 
-    /// Fills `turn` with the angles of `n` positions from `first` on; `freqs (half)` are f64.
+    /// Fills `turn` with the angles of `n` positions from `first` on, times `amplitude`; `freqs (half)` are f64.
     ///
     /// # Errors
     /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
-    pub fn angles(&self, freqs: View<'_>, turn: RopeTable<'_>, first: usize, n: usize) -> Result<()> {
+    pub fn angles(&self, freqs: View<'_>, turn: RopeTable<'_>, first: usize, n: usize, amplitude: f32) -> Result<()> {
         floats("angles, freqs", freqs, 2 * turn.half)?;
         floats("angles, cosines", turn.cosines, n * turn.half)?;
         floats("angles, sines", turn.sines, n * turn.half)?;
-        let args = [freqs.into(), turn.cosines.into(), turn.sines.into(), int(turn.half), int(n), int(first)];
+        let args = [
+            freqs.into(),
+            turn.cosines.into(),
+            turn.sines.into(),
+            int(turn.half),
+            int(n),
+            int(first),
+            Arg::Float(amplitude),
+        ];
         self.launch("angles", None, ((n * turn.half).div_ceil(256), 1), (256, 1), &args)
     }
 
@@ -308,6 +332,57 @@ impl Kernels {
     /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
     pub fn swiglu(&self, gate: View<'_>, up: View<'_>, n: usize) -> Result<()> {
         self.elementwise("swiglu", gate, up, n)
+    }
+
+    /// `gate = gelu(gate) · up` by the tanh approximation, `n` floats.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
+    pub fn geglu(&self, gate: View<'_>, up: View<'_>, n: usize) -> Result<()> {
+        self.elementwise("geglu", gate, up, n)
+    }
+
+    /// `x += by · y`, `n` floats.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
+    pub fn add_scaled(&self, x: View<'_>, y: View<'_>, n: usize, by: f32) -> Result<()> {
+        floats("add scaled", x, n)?;
+        floats("add scaled", y, n)?;
+        let args = [x.into(), y.into(), Arg::Wide(n as u64), Arg::Float(by)];
+        self.launch("add_scaled", None, (n.div_ceil(256), 1), (256, 1), &args)
+    }
+
+    /// `x = by · x`, `n` floats.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
+    pub fn scale(&self, x: View<'_>, n: usize, by: f32) -> Result<()> {
+        floats("scale", x, n)?;
+        let args = [x.into(), Arg::Wide(n as u64), Arg::Float(by)];
+        self.launch("scale", None, (n.div_ceil(256), 1), (256, 1), &args)
+    }
+
+    /// `x = cap · tanh(x / cap)`, `n` floats.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
+    pub fn soft_cap(&self, x: View<'_>, n: usize, cap: f32) -> Result<()> {
+        floats("soft cap", x, n)?;
+        let args = [x.into(), Arg::Wide(n as u64), Arg::Float(cap)];
+        self.launch("soft_cap", None, (n.div_ceil(256), 1), (256, 1), &args)
+    }
+
+    /// Every row of `x (m, cols) += b (cols)`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
+    pub fn bias(&self, x: View<'_>, b: View<'_>, m: usize) -> Result<()> {
+        let cols = b.len() / 4;
+        floats("bias", x, m * cols)?;
+        let n = m * cols;
+        let args = [x.into(), b.into(), Arg::Wide(n as u64), int(cols)];
+        self.launch("bias", None, (n.div_ceil(256), 1), (256, 1), &args)
     }
 
     fn elementwise(&self, kind: &'static str, x: View<'_>, y: View<'_>, n: usize) -> Result<()> {
@@ -374,6 +449,7 @@ impl Kernels {
             int(vb),
             Arg::Wide(head as u64),
             Arg::Wide((kb * at.capacity) as u64),
+            Arg::Float(at.cap.unwrap_or(0.0)),
         ];
         if !split {
             return self.launch("attend", None, (m, at.heads), (128, 1), &args);

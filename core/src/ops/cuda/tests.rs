@@ -127,7 +127,7 @@ fn attention_matches_a_reference_over_rows_encoded_as_on_the_cpu() {
         let (kb, vb) = (kt.row_bytes(dim).unwrap(), vt.row_bytes(dim).unwrap());
         let cache = device.buffer(&ledger, TAG, kv_heads * capacity * (kb + vb)).unwrap();
         let scale = 1.0 / (dim as f32).sqrt();
-        let at = Attend { cache: cache.view(), heads, kv_heads, dim, scale, capacity, formats: (*kt, vt) };
+        let at = Attend { cache: cache.view(), heads, kv_heads, dim, scale, cap: None, capacity, formats: (*kt, vt) };
         let (k_there, v_there) = (put(&device, &ledger, bytes_of(&k)), put(&device, &ledger, bytes_of(&v)));
         let part = |b: &DeviceBuffer, first: usize, n: usize| -> (usize, usize) {
             assert!(4 * (first + n) * width <= b.len());

@@ -40,3 +40,47 @@ fn adapters_of_other_architectures_learn_as_pytorchs_do() {
         }
     }
 }
+
+/// Every dense architecture of `tests/fixtures/arch` learns, by all of its weights and by adapters: a step lowers the loss of its own batch,
+/// and what is held is what a plan says.
+#[test]
+fn every_dense_architecture_learns_by_its_weights_and_by_adapters() {
+    let mut dense = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/arch")).unwrap() {
+        let dir = entry.unwrap().path();
+        let model = crate::model::Model::open(dir.to_str().unwrap(), ".".as_ref()).unwrap();
+        if model.shape.layers.iter().any(|l| l.ffn.experts().is_some()) {
+            continue;
+        }
+        let tokens: Vec<u32> = (0..40).map(|i| (i * i * 5 + 3 * i + 1) % 48).collect();
+        for params in ["full", "{ use = \"lora\", r = 3 }", "{ use = \"dora\", r = 3 }"] {
+            let what = format!("{} {params}", dir.display());
+            let config = config(&[
+                ("train.params", params),
+                ("train.batch", "1"),
+                ("train.length", "40"),
+                ("train.optimizer", "sgd"),
+            ]);
+            let train = config.train.as_ref().unwrap();
+            let ledger = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            let techniques = Techniques::new(train).unwrap();
+            let sizes = techniques.sizes(train, &model.shape, 2);
+            let device = Cpu::new(&ledger, &Arc::new(ThreadTeam::new(2).unwrap()), &sizes).unwrap();
+            let setup = Setup { shape: &model.shape, source: Some(&model.source), plan: false, train, seed: 0 };
+            let mut t = Trainer::new(Box::new(device), &ledger, &setup, techniques, sizes.load, &mut |_| ()).unwrap();
+            let targets = tokens[1..].iter().copied().chain([NO_LOSS]).collect();
+            let (tokens, segments) = (tokens.clone(), vec![0; 40]);
+            let b = Batch { tokens, targets, segments, sequences: 1, length: 40, filled: Vec::new() };
+            let mut step = |n| t.backprop(std::slice::from_ref(&b), n, 0.02, &mut |_| ()).unwrap().loss;
+            let (first, second) = (step(1), step(2));
+            assert!(second < first && first.is_finite(), "{what}: {first} and then {second}");
+            t.evaluate(&b).unwrap();
+            let free = Ledger::new(u64::MAX, u64::MAX, u64::MAX);
+            plan::walk(&config, &model.shape, &free, None).unwrap();
+            let peak = |l: &Ledger| l.measured().tiers[&Tier::Device].peak;
+            assert_eq!(peak(&free), peak(&ledger), "{what}: planned and measured");
+        }
+        dense += 1;
+    }
+    assert!(dense >= 13, "{dense}");
+}
