@@ -179,7 +179,7 @@ fn what_cannot_be_read_says_what_to_do() {
         }
     };
     fails("a.jsonl.gz", &[0x1f, 0x8b, 8, 0], &["gzip", "gunzip"]);
-    fails("a.parquet", b"PAR1....", &["Parquet", "to_json"]);
+    fails("a.parquet", b"PAR1....", &["Parquet", "cut short"]);
     fails("a.zip", b"PK\x03\x04", &["unpack"]);
     fails("a.json", b"[{\"text\": \"a\"},\n {\"text\": \"b\"}", &["a.json:2", "cut short"]);
     fails("a.json", b"[{\"text\": \"a\"}]\n\n{}", &["a.json:3", "after its list"]);
