@@ -82,8 +82,23 @@ pub(super) fn shown(value: &Value) -> Shown {
 }
 
 /// The same of what has keys, in their order.
-pub(super) fn shown_map(map: &Map<String, Value>) -> Shown {
+fn shown_map(map: &Map<String, Value>) -> Shown {
     Shown::from_pairs(map.iter().map(|(key, value)| (key.as_str(), shown(value))))
+}
+
+/// What a turn thought goes by several names; transformers gives it to templates by two of them.
+const THOUGHT: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as a template sees it.
+pub(super) fn shown_message(message: &Message) -> Shown {
+    let fields = message.fields();
+    let Some(thought) = THOUGHT.iter().find_map(|name| fields.get(*name).filter(|v| !v.is_null())) else {
+        return shown_map(fields);
+    };
+    let mut all = Map::from_iter([(THOUGHT[1].to_owned(), thought.clone())]);
+    all.extend(fields.iter().map(|(key, value)| (key.clone(), value.clone())));
+    all.insert(THOUGHT[0].to_owned(), thought.clone());
+    shown_map(&all)
 }
 
 /// What a template renders: a conversation, and the tools that may be called in it.

@@ -7,6 +7,7 @@
 mod filters;
 mod json;
 mod message;
+mod order;
 mod python;
 mod source;
 mod special;
@@ -188,7 +189,7 @@ impl ChatTemplate {
             None => Err(python::wrong("strftime_now takes a format in a string")),
         });
         let template = env.get_template(NAME).map_err(|e| refused(place(&e)))?;
-        let messages: Vec<Value> = spoken.messages.iter().map(|m| message::shown_map(m.fields())).collect();
+        let messages: Vec<Value> = spoken.messages.iter().map(message::shown_message).collect();
         let none = Value::from(());
         let tools = spoken.tools.map_or_else(|| none.clone(), message::shown);
         // As transformers has it: what stands in the call wins over a special token of that name.
