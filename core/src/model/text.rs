@@ -22,7 +22,7 @@ const RANDOM: &str = "a random model has no tokenizer, and nothing to remember";
 pub fn no_tokenizer(model: &Model) -> String {
     match &*model.source {
         Source::Hf(folder) => format!(
-            "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt",
+            "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model or tekken.json, or vocab.json with merges.txt",
             folder.dir().display()
         ),
         _ => RANDOM.into(),
@@ -220,6 +220,23 @@ impl Words {
         let encoded = self.spans(&text, true, parse_special.then_some(&[]))?;
         let response = prompt.len()..text.len();
         Ok(self.marked(&encoded, std::slice::from_ref(&response), text.len()))
+    }
+
+    /// A text in tokens, each with the bytes of it that it stands for; with `special` the beginning that the model asks for is added.
+    /// What asks a model for a part of a text makes the whole text first and finds the part by its place: tokens of parts that were
+    /// written apart are not those of the text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn placed(&self, text: &str, special: bool) -> Result<Encoded> {
+        let mut encoded = self.spans(text, special, None)?;
+        // What a model asks for after a text is none of it.
+        let control = |id| self.tokenizer.as_ref().is_some_and(|t| t.is_control(id));
+        let after = |i: usize| encoded.spans[i] == (text.len(), text.len()) && control(encoded.ids[i]);
+        let kept = (0..encoded.ids.len()).rev().find(|i| text.is_empty() || !after(*i)).map_or(0, |i| i + 1);
+        encoded.ids.truncate(kept);
+        encoded.spans.truncate(kept);
+        Ok(encoded)
     }
 
     fn marked(&self, encoded: &Encoded, parts: &[Range<usize>], len: usize) -> Vec<(u32, bool)> {
