@@ -535,7 +535,8 @@ fn training_data_are_shown_before_they_are_learned() {
     let mut desk = Desk::within(room, None);
     desk.ready_after(&SHORT);
     assert!(desk.session.view().data.is_none());
-    let data = vec![set("train.data", format!("{:?}", file.display().to_string())), set("train.validation", "0".into())];
+    let data =
+        vec![set("train.data", format!("{:?}", file.display().to_string())), set("train.validation", "0".into())];
     desk.session.act(Action::Set { what: "Data".into(), sets: data, gesture: None });
     let view = desk.until("the data", |v| v.data.as_ref().is_some_and(|d| !d.first.is_empty() && !d.reading));
     let data = view.data.unwrap();
@@ -545,7 +546,11 @@ fn training_data_are_shown_before_they_are_learned() {
     assert!(learned.contains("Wine. 葡萄酒") && !learned.contains("And in it?"), "{learned:?}");
     assert!(read.contains("And in it?") && !read.contains("Wine"), "{read:?}");
     // Read in another way, it is another text that is learned.
-    desk.session.act(Action::Set { what: "Loss".into(), sets: vec![set("train.loss_on", "\"all\"".into())], gesture: None });
+    desk.session.act(Action::Set {
+        what: "Loss".into(),
+        sets: vec![set("train.loss_on", "\"all\"".into())],
+        gesture: None,
+    });
     let all = |v: &View| v.data.as_ref().is_some_and(|d| !d.reading && d.first[1].learned > data.first[1].learned);
     desk.until("all of it", all);
     // What is wrong is said in its place.
@@ -554,7 +559,11 @@ fn training_data_are_shown_before_they_are_learned() {
     let view = desk.until("the error", |v| v.data.as_ref().is_some_and(|d| !d.wrong.is_empty()));
     assert!(view.data.unwrap().wrong.contains("talks.jsonl:1"));
     // What is made has rows.
-    desk.session.act(Action::Set { what: "Data".into(), sets: vec![set("train.data", "\"random\"".into())], gesture: None });
+    desk.session.act(Action::Set {
+        what: "Data".into(),
+        sets: vec![set("train.data", "\"random\"".into())],
+        gesture: None,
+    });
     let view = desk.until("rows", |v| v.data.as_ref().is_some_and(|d| d.what == "row"));
     assert_eq!(view.data.unwrap().first[0].tokens, 64);
 }

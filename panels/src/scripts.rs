@@ -43,7 +43,15 @@ fn right_to_left(script: Script) -> bool {
     use Script as S;
     matches!(
         script,
-        S::Arabic | S::Hebrew | S::Syriac | S::Thaana | S::Nko | S::Adlam | S::Samaritan | S::Mandaic | S::Hanifi_Rohingya
+        S::Arabic
+            | S::Hebrew
+            | S::Syriac
+            | S::Thaana
+            | S::Nko
+            | S::Adlam
+            | S::Samaritan
+            | S::Mandaic
+            | S::Hanifi_Rohingya
     )
 }
 
@@ -67,7 +75,8 @@ impl Scripts {
             texts.for_each(|text| self.asked.1.read(text, &mut has));
         }
         let (run, counts) = &mut self.read;
-        let shrunk = || counts.iter().enumerate().any(|(i, n)| data.sequences.get(i).is_none_or(|s| s.tokens.len() < *n));
+        let shrunk =
+            || counts.iter().enumerate().any(|(i, n)| data.sequences.get(i).is_none_or(|s| s.tokens.len() < *n));
         if *run != data.of_run || shrunk() {
             (*run, *counts, self.written) = (data.of_run.clone(), Vec::new(), Met::default());
         }
@@ -89,7 +98,9 @@ impl Scripts {
             said.push(format!("No font of this system has {names}: install one, such as Noto Sans, and start again."));
         }
         if self.asked.1.right_to_left || self.written.right_to_left {
-            said.push("Words from right to left are joined and turned; the words of a line still stand left to right.".into());
+            said.push(
+                "Words from right to left are joined and turned; the words of a line still stand left to right.".into(),
+            );
         }
         said.join(" ")
     }
@@ -123,7 +134,8 @@ mod tests {
 
     #[test]
     fn right_to_left_is_said() {
-        for (text, says) in [("שלום", true), ("سلام عليكم", true), ("ދިވެހި", true), ("Ελληνικά", false)] {
+        for (text, says) in [("שלום", true), ("سلام عليكم", true), ("ދިވެހި", true), ("Ελληνικά", false)]
+        {
             let mut scripts = Scripts::default();
             scripts.read(&data(text, &[]), |_| true);
             assert_eq!(scripts.caution().contains("right to left"), says, "{text}");

@@ -35,6 +35,79 @@ CHATS = {
 }
 
 
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Tells the weather; \"now\" or <later>.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "place": {"type": "string", "description": "Où"},
+                    "unit": {"type": "string", "enum": ["C", "F"]},
+                    "days": {"type": "integer"},
+                },
+                "required": ["place"],
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}}},
+]
+# Messages with more than a role and a text, whose keys stand in another order, and what may be called.
+FULL = {
+    "calls": (
+        [
+            {"content": "Be brief.", "role": "system"},
+            {"role": "user", "content": "Rain in Łódź?", "name": "Bo"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "type": "function",
+                        "id": "call00001",
+                        "function": {"name": "weather", "arguments": {"place": "Łódź", "days": 2, "exact": True}},
+                    }
+                ],
+            },
+            {"role": "tool", "name": "weather", "tool_call_id": "call00001", "content": "{\"rain\": 0.5}"},
+            {"role": "assistant", "reasoning_content": "It may.", "content": "Perhaps."},
+            {"role": "user", "content": "Thanks"},
+        ],
+        TOOLS,
+    ),
+    "silent call": (
+        [
+            {"role": "user", "content": "Time?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "call00002", "type": "function", "function": {"name": "now", "arguments": {}}}],
+            },
+            {"role": "tool", "tool_call_id": "call00002", "content": "noon"},
+        ],
+        TOOLS[1:],
+    ),
+    "tools alone": ([{"role": "user", "content": "Hi"}], TOOLS),
+    "parts": (
+        [
+            {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "this?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "A text."}]},
+        ],
+        None,
+    ),
+    "thought": (
+        [
+            {"role": "user", "content": "2+2?"},
+            {"role": "assistant", "thinking": "add", "reasoning_content": "add", "content": "4"},
+            {"role": "user", "content": "Sure?"},
+        ],
+        None,
+    ),
+}
+
+
 SPOKEN = [
     ("system", "Be brief."),
     ("user", "Hi <b>café</b> & 'you'"),
@@ -85,9 +158,20 @@ def main():
                 except Exception as e:
                     row["error"] = str(e)
                 rows.append(row)
+        for chat, (messages, tools) in FULL.items():
+            row = {"template": name, "chat": chat, "add": True}
+            try:
+                (row["text"],), _ = hf.render_jinja_template(
+                    [messages], tools=tools, chat_template=source, add_generation_prompt=True, **about["special"]
+                )
+            except Exception as e:
+                row["error"] = str(e)
+            rows.append(row)
     chats = {k: [{"role": r, "content": c} for r, c in v] for k, v in CHATS.items()}
+    chats |= {k: messages for k, (messages, _) in FULL.items()}
+    tools = {k: tools for k, (_, tools) in FULL.items() if tools}
     lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
-    head = json.dumps({"now": NOW.isoformat(), "chats": chats}, ensure_ascii=False)[:-1]
+    head = json.dumps({"now": NOW.isoformat(), "chats": chats, "tools": tools}, ensure_ascii=False)[:-1]
     (HERE / "rendered.json").write_text(f'{head}, "rows": [\n{lines}\n]}}\n')
     print(len(sources), "templates,", len(rows), "rows,", sum("error" in r for r in rows), "errors")
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use ullage_core::blocks::{self, BlockType};
 use ullage_core::model::Model;
-use ullage_core::model::chat::{ChatTemplate, Message, SpecialTokens};
+use ullage_core::model::chat::{ChatTemplate, Message, SpecialTokens, Spoken};
 use ullage_core::model::gguf::{Gguf, GgufWriter};
 use ullage_core::model::hf::save;
 use ullage_core::model::text::Words;
@@ -25,10 +25,17 @@ fn special(of: &Value) -> SpecialTokens {
 }
 
 /// Where ours differs from the answer; an answer without a text is an error, which ours must be too.
-fn differs(source: &str, messages: &Value, add: bool, special: &SpecialTokens, answer: &Value) -> Option<String> {
+fn differs(
+    source: &str,
+    (messages, tools): (&Value, Option<&Value>),
+    add: bool,
+    special: &SpecialTokens,
+    answer: &Value,
+) -> Option<String> {
     let messages: Vec<Message> = serde_json::from_value(messages.clone()).unwrap();
     let (now, seconds) = ("2024-02-09T08:07:06".parse().unwrap(), 1_707_466_026);
-    let got = ChatTemplate::new(source).and_then(|t| t.render_at(&messages, add, special, now, seconds));
+    let spoken = Spoken { messages: &messages, tools };
+    let got = ChatTemplate::new(source).and_then(|t| t.render_at(spoken, add, special, now, seconds));
     match (got, answer["text"].as_str()) {
         (Ok(got), Some(text)) if got == text => None,
         (Err(e), None) if e.exit_code() == 2 => None,
@@ -40,15 +47,18 @@ fn differs(source: &str, messages: &Value, add: bool, special: &SpecialTokens, a
 fn published_templates_write_the_prompts_that_transformers_writes() {
     let (sources, rendered) = (json("sources.json"), json("rendered.json"));
     let (mut texts, mut errors) = (0, 0);
+    let mut wrong = Vec::new();
     for row in rendered["rows"].as_array().unwrap() {
         let name = row["template"].as_str().unwrap();
         let source = fs::read_to_string(fixture("templates").join(format!("{name}.jinja"))).unwrap();
         let chat = row["chat"].as_str().unwrap();
         let (add, special) = (row["add"].as_bool().unwrap(), special(&sources[name]["special"]));
-        let differs = differs(&source, &rendered["chats"][chat], add, &special, row);
-        assert_eq!(differs, None, "{name}, {chat}, {add}");
+        let spoken = (&rendered["chats"][chat], rendered["tools"].get(chat));
+        let differs = differs(&source, spoken, add, &special, row);
+        wrong.extend(differs.map(|d| format!("{name}, {chat}, {add}: {d}\n")));
         *(if row["text"].is_string() { &mut texts } else { &mut errors }) += 1;
     }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.concat());
     println!("{} templates, {texts} prompts and {errors} errors", sources.as_object().unwrap().len());
     assert!(sources.as_object().unwrap().len() >= 60 && texts > 1000 && errors > 100);
 }
@@ -59,10 +69,13 @@ fn what_python_does_in_a_template_is_done_here() {
     let (sources, list) = (sources.as_array().unwrap(), answers["answers"].as_array().unwrap());
     assert!(sources.len() == list.len() && list.len() > 700);
     let special = special(&answers["special"]);
+    let mut wrong = Vec::new();
     for (source, answer) in sources.iter().zip(list) {
         let source = source.as_str().unwrap();
-        assert_eq!(differs(source, &answers["messages"], true, &special, answer), None, "{source}");
+        let differs = differs(source, (&answers["messages"], None), true, &special, answer);
+        wrong.extend(differs.map(|d| format!("{source}: {d}\n")));
     }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.concat());
 }
 
 /// A model's own numbers as a folder.

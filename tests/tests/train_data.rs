@@ -179,7 +179,7 @@ fn what_cannot_be_read_says_what_to_do() {
         }
     };
     fails("a.jsonl.gz", &[0x1f, 0x8b, 8, 0], &["gzip", "gunzip"]);
-    fails("a.parquet", b"PAR1....", &["Parquet", "to_json"]);
+    fails("a.parquet", b"PAR1....", &["Parquet", "cut short"]);
     fails("a.zip", b"PK\x03\x04", &["unpack"]);
     fails("a.json", b"[{\"text\": \"a\"},\n {\"text\": \"b\"}", &["a.json:2", "cut short"]);
     fails("a.json", b"[{\"text\": \"a\"}]\n\n{}", &["a.json:3", "after its list"]);
@@ -199,4 +199,19 @@ fn what_cannot_be_read_says_what_to_do() {
     );
     fails("a.jsonl", turn("").replace("\"b\"", "null").as_bytes(), &["messages[0].content", "null"]);
     fails("a.jsonl", b"{\"prompt\": \"a\", \"response\": \"b\", \"history\": [[\"x\"]]}", &["history[0]", "two texts"]);
+}
+
+/// SmolLM2's template writes a system message of its own before a conversation that brings none: not yet, where there is no message.
+#[test]
+fn a_conversation_may_begin_with_the_assistant() {
+    let Some(model) = ullage_tests::smollm2() else { return };
+    let words = Words::of(&model).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let talk = r#"{"conversations": [{"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "x?"}]}"#;
+    std::fs::write(folder.path().join("talk.jsonl"), talk).unwrap();
+    let options = Options { validation: Validation::Share(0.0), ..Options::new("talk.jsonl") };
+    let got = Dataset::open(&options, &words, folder.path()).unwrap().train;
+    let (all, learned) = texts(&words, &got, 0);
+    assert!(all.starts_with("<|im_start|>system\n"), "{all}");
+    assert_eq!(learned, "Hello.<|im_end|>\nx?<|im_end|>\n");
 }

@@ -93,10 +93,8 @@ fn outlined_cache(of: &Outline, config: &Config) -> Option<u64> {
 /// The bars of a model that is planned and not run: its weights, and the cache of whole contexts in f16.
 pub fn outlined(of: &Outline, config: &Config) -> Bars {
     let weights = of.weights.as_ref().map_or(0, |w| w.bytes);
-    let by = ByCategory::from([
-        (Category::Weights, weights),
-        (Category::KvCache, outlined_cache(of, config).unwrap_or(0)),
-    ]);
+    let by =
+        ByCategory::from([(Category::Weights, weights), (Category::KvCache, outlined_cache(of, config).unwrap_or(0))]);
     let formula = |_, category| match (category, &of.weights) {
         (Category::KvCache, _) => {
             let kinds = of.kinds().into_iter().map(|(kind, n)| format!("{n} × {}", kind.words()));

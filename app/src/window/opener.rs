@@ -6,8 +6,8 @@ use std::sync::Arc;
 use csv::{ReaderBuilder, StringRecord, Trim};
 use ullage_core::catalog::from_toml;
 use ullage_core::config::Config;
-use ullage_core::model::{Model, outline};
 use ullage_core::model::text::Words;
+use ullage_core::model::{Model, outline};
 use ullage_core::{Error, Result};
 use ullage_panels::view::{Dot, Series};
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ullage_core::{Error, Result};
 use ullage_core::config::Config;
 use ullage_core::train::data::{Asked, First, Preview};
+use ullage_core::{Error, Result};
 use ullage_panels::view::{Data, Sample};
 use ullage_panels::words;
 

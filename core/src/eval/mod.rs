@@ -324,6 +324,28 @@ mod texts {
     use crate::model::Model;
 
     #[test]
+    fn what_is_asked_is_the_tokens_of_its_whole_text() {
+        let words = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
+        let t = words.tokenizer.as_ref().unwrap();
+        for entry in [&needle::ENTRY, &recall::ENTRY] {
+            let config = crate::catalog::from_toml("", &[(format!("eval.{}.samples", entry.id), "2".into())]).unwrap();
+            for task in prepare(&config, &words, Path::new(".")).unwrap() {
+                assert!(task.cases.len() >= 2);
+                for case in &task.cases {
+                    let ids = [&case.prompt[..], &case.forced[..]].concat();
+                    let bytes: Vec<u8> =
+                        ids.iter().filter(|id| !t.is_control(**id)).flat_map(|id| t.piece(*id)).collect();
+                    let text = String::from_utf8(bytes).unwrap();
+                    // What is asked for last ends by a full stop, which is not asked.
+                    let whole = words.encode(&(text.clone() + "."), true).unwrap();
+                    assert!(whole.starts_with(&ids), "{}: {text}", entry.id);
+                    assert!(entry.id == "recall" || case.prompt.len() <= 1024 && text.ends_with(char::is_numeric));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_beginning_of_a_long_text_is_that_of_the_whole() {
         let words = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();

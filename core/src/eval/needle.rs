@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{Case, Material, TEXT, Task, metrics};
 use crate::error::{Error, Result};
 use crate::model::sampling::Sampler;
+use crate::model::text::Words;
 use crate::rng::Philox;
 use crate::schema::{About, Default, Entry, Knob, KnobKind, ON_ALL, axes};
 
@@ -94,14 +95,85 @@ struct Needle {
     right: Vec<bool>,
 }
 
+/// A long text to lie in: its sentences, and how many tokens it has up to the end of each.
+struct Hay {
+    text: String,
+    /// Bytes and tokens.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Hay {
+    /// One of at least `tokens` tokens.
+    fn of(sentences: &str, tokens: usize, words: &Words) -> Result<Self> {
+        let once = words.placed(sentences, false)?.ids.len().max(1);
+        // Further rounds of it may take fewer tokens than the first.
+        let text = sentences.repeat(2 + (tokens + tokens / 8) / once);
+        let encoded = words.placed(&text, false)?;
+        let (mut ends, mut at, mut end) = (vec![(0, 0)], 0, 0);
+        for sentence in text.split_inclusive(". ") {
+            end += sentence.len();
+            at += encoded.spans[at..].iter().take_while(|(_, to)| *to <= end).count();
+            ends.push((end, at));
+        }
+        Ok(Self { text, ends })
+    }
+
+    /// Sentences that come to no more than `tokens` tokens.
+    fn within(&self, tokens: usize) -> usize {
+        self.ends.partition_point(|(_, n)| *n <= tokens).saturating_sub(1)
+    }
+
+    /// Sentences that come to at least `tokens` tokens.
+    fn reaching(&self, tokens: usize) -> usize {
+        self.ends.partition_point(|(_, n)| *n < tokens)
+    }
+
+    /// Its text between two sentences.
+    fn between(&self, from: usize, to: usize) -> &str {
+        &self.text[self.ends[from].0..self.ends[to].0]
+    }
+}
+
+const QUESTION: &str = "\nWhat is the pass key? The pass key is";
+
+impl Needle {
+    /// One case: the hay with the needle at its depth and the question, in no more than `length` tokens; and the answer.
+    fn case(&self, m: &Material<'_>, hay: &Hay, (length, depth): (usize, usize), number: u64) -> Result<Case> {
+        let needle = format!("The pass key is {number}. Remember it. {number} is the pass key. ");
+        let around = m.words.placed(&[&needle, QUESTION].concat(), true)?.ids.len();
+        let short = || {
+            Error::config(
+                "eval.needle.lengths",
+                format!("`{length}` is too short; the needle and the question alone take {around} tokens"),
+            )
+        };
+        let room = length.checked_sub(around).filter(|r| *r > 0).ok_or_else(short)?;
+        let mut all = hay.within(room);
+        loop {
+            // Between sentences, so that the needle never splits one.
+            let before = hay.reaching((room * depth).div_ceil(100)).min(all);
+            let asked = [hay.between(0, before), &needle, hay.between(before, all), QUESTION].concat();
+            let answer = asked.len()..asked.len() + 1 + number.to_string().len();
+            // The full stop is not asked for: it only ends the number.
+            let encoded = m.words.placed(&format!("{asked} {number}."), true)?;
+            let forced: Vec<u32> = (encoded.ids.iter().zip(&encoded.spans))
+                .filter(|(_, (from, to))| *to > answer.start && *from < answer.end)
+                .map(|(id, _)| *id)
+                .collect();
+            let read = encoded.spans.iter().take_while(|(_, to)| *to <= answer.start).count();
+            if read <= length {
+                return Ok(Case { prompt: encoded.ids[..read].to_vec(), forced });
+            }
+            // Where parts meet, a text may take a token more than they do.
+            all = all.checked_sub(1).ok_or_else(short)?;
+        }
+    }
+}
+
 impl Task for Needle {
     fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
-        let question = m.words.encode("\nWhat is the pass key? The pass key is", false)?;
-        let start = m.words.encode("", true)?;
-        let hay = if self.filler { FILLER.repeat(2) } else { TEXT.to_owned() };
-        // Cut between sentences, so that the needle never splits one.
-        let sentences: Vec<Vec<u32>> =
-            hay.split_inclusive(". ").map(|s| m.words.encode(s, false)).collect::<Result<_>>()?;
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let hay = Hay::of(if self.filler { FILLER } else { TEXT }, longest, m.words)?;
         let rng = Philox::new(m.seed).stream(0x6e65_6564_6c65);
         let mut cases = Vec::new();
         for &length in &self.lengths {
@@ -109,38 +181,8 @@ impl Task for Needle {
                 for _ in 0..self.samples {
                     let low = 10u64.pow(self.digits as u32 - 1);
                     let number = low + rng.below(cases.len() as u64, 9 * low);
-                    let needle = m
-                        .words
-                        .encode(&format!("The pass key is {number}. Remember it. {number} is the pass key. "), false)?;
-                    let answer = m.words.encode(&format!(" {number}."), false)?;
-                    let around = needle.len() + question.len() + start.len();
-                    let room = length.checked_sub(around).filter(|r| *r > 0).ok_or_else(|| {
-                        Error::config(
-                            "eval.needle.lengths",
-                            format!("`{length}` is too short; the needle and the question alone take {around} tokens"),
-                        )
-                    })?;
-                    let mut prompt = start.clone();
-                    let mut placed = false;
-                    for sentence in sentences.iter().cycle() {
-                        let text = prompt.len() - start.len() - if placed { needle.len() } else { 0 };
-                        if !placed && text * 100 >= room * depth {
-                            prompt.extend(&needle);
-                            placed = true;
-                        }
-                        if text + sentence.len() > room || sentence.is_empty() {
-                            break;
-                        }
-                        prompt.extend(sentence);
-                    }
-                    if !placed {
-                        prompt.extend(&needle);
-                    }
-                    prompt.extend(&question);
-                    // The full stop is not asked for: it only ends the number.
-                    let forced = answer[..answer.len().saturating_sub(1).max(1)].to_vec();
+                    cases.push(self.case(m, &hay, (length, depth), number)?);
                     self.cells.push((length, depth));
-                    cases.push(Case { prompt, forced });
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Multi-query associative recall in text (kv.md §7.4): lines of key and value, then the keys again in another order.
 
+use std::ops::Range;
+
 use serde_json::json;
 
 use super::{Case, Material, Task, metrics};
@@ -72,6 +74,12 @@ fn code(rng: &Philox, index: u64) -> String {
     (0..4).map(|i| char::from(b'A' + rng.below(index * 8 + i, 26) as u8)).collect()
 }
 
+/// Which of these answers a token is of, by the bytes that it stands for.
+fn asked_by(answers: &[Range<usize>], (from, to): (usize, usize)) -> Option<usize> {
+    let q = answers.partition_point(|answer| answer.end <= from);
+    answers.get(q).filter(|answer| answer.start < to).map(|_| q)
+}
+
 impl Task for Recall {
     fn cases(&mut self, m: &Material<'_>) -> Result<Vec<Case>> {
         let mut cases = Vec::new();
@@ -86,21 +94,23 @@ impl Task for Recall {
                     pairs.push((key, 10 + rng.below((1 << 40) + draw, 90)));
                 }
             }
-            let list: String = pairs.iter().map(|(k, v)| format!("code {k} -> {v}\n")).collect();
-            let prompt = m.words.encode(&list, true)?;
-            let (mut forced, mut asked) = (Vec::new(), Vec::new());
+            let mut text: String = pairs.iter().map(|(k, v)| format!("code {k} -> {v}\n")).collect();
+            let list = text.len();
+            let mut answers = Vec::new();
             for q in 0..self.questions.min(self.pairs) {
                 // Any order that is not the list's: a random pair among those not asked yet.
                 let at = rng.below((1 << 50) + q as u64, pairs.len() as u64) as usize;
                 let (k, v) = pairs.swap_remove(at);
-                let question = m.words.encode(&format!("code {k} ->"), false)?;
-                let answer = m.words.encode(&format!(" {v}"), false)?;
-                let end = m.words.encode("\n", false)?;
-                asked.extend(std::iter::repeat_n(None, question.len()));
-                asked.extend(std::iter::repeat_n(Some(q), answer.len()));
-                asked.extend(std::iter::repeat_n(None, end.len()));
-                forced.extend(question.into_iter().chain(answer).chain(end));
+                text += &format!("code {k} ->");
+                let from = text.len();
+                text += &format!(" {v}");
+                answers.push(from..text.len());
+                text.push('\n');
             }
+            let encoded = m.words.placed(&text, true)?;
+            let read = encoded.spans.iter().take_while(|(_, to)| *to <= list).count();
+            let (prompt, forced) = (encoded.ids[..read].to_vec(), encoded.ids[read..].to_vec());
+            let asked = encoded.spans[read..].iter().map(|span| asked_by(&answers, *span)).collect();
             if prompt.len() + forced.len() > m.context {
                 return Err(Error::config(
                     "eval.recall.pairs",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::model::chat::{ChatTemplate, Message, SpecialTokens};
+use crate::model::chat::{ChatTemplate, Message, SpecialTokens, Spoken};
 use crate::model::said::{self, Rendered};
 use crate::model::tokenizer::{Encoded, Tokenizer};
 use crate::model::{Model, Source};
@@ -22,7 +22,7 @@ const RANDOM: &str = "a random model has no tokenizer, and nothing to remember";
 pub fn no_tokenizer(model: &Model) -> String {
     match &*model.source {
         Source::Hf(folder) => format!(
-            "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt",
+            "{} has no tokenizer: put the model's tokenizer.json there, or its tokenizer.model or tekken.json, or vocab.json with merges.txt",
             folder.dir().display()
         ),
         Source::Absent { name } => format!(
@@ -155,10 +155,10 @@ impl Words {
             Some(t) if run.chat => {
                 let mut messages = Vec::new();
                 if !run.system.is_empty() {
-                    messages.push(Message { role: "system".into(), content: run.system.clone() });
+                    messages.push(Message::new("system", run.system.as_str()));
                 }
                 messages.extend(run.turns.iter().map(|t| Message::new(t.role.as_str(), t.content.as_str())));
-                messages.push(Message { role: "user".into(), content: run.prompt.clone() });
+                messages.push(Message::new("user", run.prompt.as_str()));
                 if !self.has_template() {
                     return Err(Error::config("run.chat", format!("{}; set run.chat = false", self.no_template())));
                 }
@@ -174,20 +174,26 @@ impl Words {
         self.template.is_some() && self.tokenizer.is_some()
     }
 
+    /// Whether the model's template writes a content that is a list of parts; otherwise it takes texts.
+    pub fn takes_parts(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::takes_parts)
+    }
+
     /// A conversation in the words of the model's template; with `ask` it ends where the assistant begins. What was said stays
     /// text, whatever it spells, unless `parse_special` says that control tokens are meant there too.
     ///
     /// # Errors
     /// A model without a template, or what the template says.
-    pub fn chat(&self, messages: &[Message], ask: bool, parse_special: bool) -> Result<Rendered> {
+    pub fn chat<'a>(&self, spoken: impl Into<Spoken<'a>>, ask: bool, parse_special: bool) -> Result<Rendered> {
         let (Some(t), Some(template)) = (&self.tokenizer, &self.template) else {
             return Err(Error::refused("a conversation", self.no_template()));
         };
-        let render = |messages: &[Message]| template.render(messages, ask, &self.special);
+        let render = |spoken: &Spoken<'_>| template.render(*spoken, ask, &self.special);
+        let spoken = spoken.into();
         if parse_special {
-            return Ok(Rendered { text: render(messages)?, literal: Vec::new() });
+            return Ok(Rendered { text: render(&spoken)?, literal: Vec::new() });
         }
-        said::render(messages, |text| t.spelled(text), render)
+        said::render(&spoken, |text| t.spelled(text), render)
     }
 
     /// A rendered conversation in tokens: the texts of control tokens are those tokens, where nobody said them.
@@ -217,6 +223,23 @@ impl Words {
         let encoded = self.spans(&text, true, parse_special.then_some(&[]))?;
         let response = prompt.len()..text.len();
         Ok(self.marked(&encoded, std::slice::from_ref(&response), text.len()))
+    }
+
+    /// A text in tokens, each with the bytes of it that it stands for; with `special` the beginning that the model asks for is added.
+    /// What asks a model for a part of a text makes the whole text first and finds the part by its place: tokens of parts that were
+    /// written apart are not those of the text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn placed(&self, text: &str, special: bool) -> Result<Encoded> {
+        let mut encoded = self.spans(text, special, None)?;
+        // What a model asks for after a text is none of it.
+        let control = |id| self.tokenizer.as_ref().is_some_and(|t| t.is_control(id));
+        let after = |i: usize| encoded.spans[i] == (text.len(), text.len()) && control(encoded.ids[i]);
+        let kept = (0..encoded.ids.len()).rev().find(|i| text.is_empty() || !after(*i)).map_or(0, |i| i + 1);
+        encoded.ids.truncate(kept);
+        encoded.spans.truncate(kept);
+        Ok(encoded)
     }
 
     fn marked(&self, encoded: &Encoded, parts: &[Range<usize>], len: usize) -> Vec<(u32, bool)> {

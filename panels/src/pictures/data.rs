@@ -85,7 +85,12 @@ fn inside(ui: &mut Ui, data: &Data, rect: Rect) {
 /// What the tint means.
 fn legend(ui: &mut Ui, palette: &Palette) {
     let mut job = LayoutJob::default();
-    let format = |tint| TextFormat { font_id: say::captions(), color: palette.weak_text, background: tint, ..TextFormat::default() };
+    let format = |tint| TextFormat {
+        font_id: say::captions(),
+        color: palette.weak_text,
+        background: tint,
+        ..TextFormat::default()
+    };
     job.append(" learned ", 0.0, format(tint(palette)));
     job.append("  read, not learned", 0.0, format(egui::Color32::TRANSPARENT));
     ui.label(job);

@@ -27,7 +27,10 @@ fn talks() -> Data {
             learned: 2571,
             text: vec![
                 part("<|user|>\nTell me all of it.<|endoftext|>\n<|assistant|>\n", false),
-                part("Every evening the keeper counted the bottles the sea had brought. The neck of each was sealed with wax.", true),
+                part(
+                    "Every evening the keeper counted the bottles the sea had brought. The neck of each was sealed with wax.",
+                    true,
+                ),
             ],
             more: 600,
         },

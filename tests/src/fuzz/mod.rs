@@ -15,6 +15,7 @@ mod index;
 mod jsonl;
 pub mod mutate;
 mod override_key;
+mod parquet;
 mod safetensors;
 mod sentencepiece;
 mod tokenizer;
@@ -58,6 +59,7 @@ pub const TARGETS: &[&Target] = &[
     &adapter::TARGET,
     &chat::TARGET,
     &jsonl::TARGET,
+    &parquet::TARGET,
     &toml::TARGET,
     &override_key::TARGET,
     &draw_plan::TARGET,

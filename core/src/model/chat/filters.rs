@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, escape_formatter};
 
-use super::json;
 use super::python::{capitalized, is_space, padded, replaced, wrong};
-use super::source::{EACH, FILL, TEXT};
+use super::source::{CALL, EACH, FILL, REST, TEXT};
+use super::{json, order};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -36,6 +36,11 @@ pub(super) fn add(env: &mut Environment<'_>) {
         None => text(state, &value).map(|text| Value::from(text.into_owned())),
     });
     texts(env);
+    escapes(env);
+    order::add(env);
+    env.add_function(CALL, call);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
     env.add_filter("center", |state: &State<'_, '_>, value: Value, width: Option<i64>| {
         padded(state, &text(state, &value)?, "center", width.unwrap_or(80), None)
     });
@@ -80,6 +85,86 @@ pub(super) fn add(env: &mut Environment<'_>) {
     });
     env.add_test("callable", |v: Value| {
         v.kind() == ValueKind::Plain || v.as_object().is_some_and(|o| format!("{o:?}").starts_with("<macro"))
+    });
+}
+
+/// Calls a macro that takes more than its parameters.
+fn call(state: &mut State<'_, '_>, of: Value, given: Rest<Value>, words: Kwargs) -> Result<Value> {
+    let asked: Vec<Value> = of.get_attr("arguments")?.try_iter()?.collect();
+    let own = asked.iter().filter(|name| name.as_str().is_none_or(|n| !REST.contains(&n)));
+    let own: Vec<&str> = own.filter_map(Value::as_str).collect();
+    let (places, more) = given.split_at(given.len().min(own.len()));
+    let (mut named, mut others): (Vec<(&str, Value)>, Vec<(&str, Value)>) = (Vec::new(), Vec::new());
+    for name in words.args() {
+        let value = words.get::<Value>(name)?;
+        let of_it = own.contains(&name) || name == "caller";
+        if of_it { &mut named } else { &mut others }.push((name, value));
+    }
+    named.push((REST[0], Value::from(minijinja::value::Tuple::from(more.to_vec()))));
+    named.push((REST[1], Value::from_pairs(others)));
+    let mut args = places.to_vec();
+    args.push(named.into_iter().collect::<Kwargs>().into());
+    of.call(state, &args)
+}
+
+/// `default(default_value='', boolean=False)`.
+fn default(value: Value, given: Rest<Value>, words: Kwargs) -> Result<Value> {
+    let word = |i: usize, name: &str| -> Result<Option<Value>> {
+        let word: Option<Value> = words.get(name)?;
+        Ok(given.get(i).cloned().or(word))
+    };
+    let (other, lax) = (word(0, "default_value")?, word(1, "boolean")?.is_some_and(|v| v.is_true()));
+    words.assert_all_used()?;
+    let missing = value.is_undefined() || lax && !value.is_true();
+    Ok(if missing { other.unwrap_or_else(|| "".into()) } else { value })
+}
+
+/// Filters that write for HTML and addresses.
+fn escapes(env: &mut Environment<'_>) {
+    for (name, again) in [("e", false), ("escape", false), ("forceescape", true)] {
+        env.add_filter(name, move |state: &State<'_, '_>, value: Value| {
+            if value.is_safe() && !again {
+                return Ok::<_, Error>(value);
+            }
+            let text = text(state, &value)?;
+            state.consume_fuel(text.len() as u64 / 16)?;
+            let mut out = String::with_capacity(text.len());
+            for c in text.chars() {
+                match c {
+                    '&' => out += "&amp;",
+                    '<' => out += "&lt;",
+                    '>' => out += "&gt;",
+                    '\'' => out += "&#39;",
+                    '"' => out += "&#34;",
+                    c => out.push(c),
+                }
+            }
+            Ok(Value::from_safe_string(out))
+        });
+    }
+    env.add_filter("urlencode", |state: &State<'_, '_>, value: Value| {
+        let quoted = |value: &Value, free: &str| -> Result<String> {
+            let text = text(state, value)?;
+            state.consume_fuel(text.len() as u64 / 16)?;
+            let one = |b: u8| match b {
+                b if b.is_ascii_alphanumeric() || free.as_bytes().contains(&b) => char::from(b).to_string(),
+                b' ' if !free.contains('/') => "+".into(),
+                b => format!("%{b:02X}"),
+            };
+            Ok(text.bytes().map(one).collect())
+        };
+        let pairs: Vec<(Value, Value)> = match value.kind() {
+            ValueKind::Map => {
+                value.try_iter()?.map(|key| Ok((key.clone(), value.get_item(&key)?))).collect::<Result<_>>()?
+            }
+            ValueKind::Seq | ValueKind::Iterable => {
+                let pair = |item: Value| -> Result<_> { Ok((item.get_item(&0.into())?, item.get_item(&1.into())?)) };
+                value.try_iter()?.map(pair).collect::<Result<_>>()?
+            }
+            _ => return quoted(&value, "-._~/"),
+        };
+        let pair = |(key, value): &(Value, Value)| Ok(quoted(key, "-._~")? + "=" + &quoted(value, "-._~")?);
+        Ok::<_, Error>(pairs.iter().map(pair).collect::<Result<Vec<_>>>()?.join("&"))
     });
 }
 

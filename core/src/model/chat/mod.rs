@@ -6,19 +6,22 @@
 
 mod filters;
 mod json;
+mod message;
+mod order;
 mod python;
 mod source;
 mod special;
 mod strftime;
 
 use std::io;
+use std::sync::OnceLock;
 
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
-use serde::{Deserialize, Serialize};
 
+pub use message::{Message, Spoken};
 pub use special::SpecialTokens;
 
 use crate::error::{Error, Result};
@@ -47,25 +50,12 @@ const LARGEST_STACK: usize = 2 << 30;
 const NAME: &str = "chat";
 const NOWHERE: &str = "nowhere";
 
+/// What is looked for where a template is tried.
+const PROBE: &str = "probe0";
+
 /// For models without a template of their own.
 const PLAIN: &str = "{% for m in messages %}{{ m.role|capitalize }}: {{ m.content|trim }}\n{% endfor %}\
                      {% if add_generation_prompt %}Assistant:{% endif %}";
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`, or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// `content` said by `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// A template that has been read and can render.
 #[derive(Debug)]
@@ -73,6 +63,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     /// Whether it may put lists into lists without end: over a loop it can with a namespace alone.
     deep: bool,
+    /// Whether it takes a content in parts, once that was asked.
+    parts: OnceLock<bool>,
 }
 
 impl ChatTemplate {
@@ -104,7 +96,7 @@ impl ChatTemplate {
         }
         let deep = source.len() > SHALLOW || source.contains("namespace");
         env.add_template_owned(NAME, source).map_err(|e| refused(place(&e)))?;
-        Ok(Self { env, deep })
+        Ok(Self { env, deep, parts: OnceLock::new() })
     }
 
     /// The template of `file`, `None` when it has none.
@@ -127,35 +119,51 @@ impl ChatTemplate {
         Self::new(PLAIN)
     }
 
-    /// The prompt of `messages`; with `add_generation_prompt` it ends where the assistant begins. `special` are the model's tokens with a
+    /// Whether it writes the text of a content that is a list of parts, rather than the list.
+    pub fn takes_parts(&self) -> bool {
+        *self.parts.get_or_init(|| {
+            let part = serde_json::json!({ "role": "user", "content": [{ "type": "text", "text": PROBE }] });
+            let message = part.as_object().cloned().map(Message::from);
+            let written = self.render(message.as_slice(), true, &SpecialTokens::default());
+            written.is_ok_and(|text| text.contains(PROBE) && !text.contains("'text'") && !text.contains("\"text\""))
+        })
+    }
+
+    /// The prompt of a conversation; with `add_generation_prompt` it ends where the assistant begins. `special` are the model's tokens with a
     /// name, which the template knows by it. The result is to be encoded with special tokens parsed, and without adding the
     /// beginning of text once more when it begins with that token.
     ///
     /// # Errors
     /// [`Error::Refused`] when the template does not accept the messages, fails, takes too many steps or makes too much.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool, special: &SpecialTokens) -> Result<String> {
+    pub fn render<'a>(
+        &self,
+        spoken: impl Into<Spoken<'a>>,
+        add_generation_prompt: bool,
+        special: &SpecialTokens,
+    ) -> Result<String> {
         let now = jiff::Zoned::now();
-        self.render_at(messages, add_generation_prompt, special, now.datetime(), now.timestamp().as_second())
+        self.render_at(spoken, add_generation_prompt, special, now.datetime(), now.timestamp().as_second())
     }
 
     /// As [`Self::render`], the clock standing at `now` where the template looks at it, `seconds` after the first of 1970.
     ///
     /// # Errors
     /// As [`Self::render`].
-    pub fn render_at(
+    pub fn render_at<'a>(
         &self,
-        messages: &[Message],
+        spoken: impl Into<Spoken<'a>>,
         add_generation_prompt: bool,
         special: &SpecialTokens,
         now: DateTime,
         seconds: i64,
     ) -> Result<String> {
-        let write = || self.write(messages, add_generation_prompt, special, now, seconds);
+        let spoken = spoken.into();
+        let write = || self.write(&spoken, add_generation_prompt, special, now, seconds);
         if !self.deep {
             return write();
         }
         // Lists in lists, as deep as its steps go, are let go of one in the other.
-        let (steps, _) = bounds(messages);
+        let (steps, _) = bounds(&spoken);
         let stack = usize::try_from(steps.saturating_mul(STACK_PER_STEP)).unwrap_or(LARGEST_STACK).min(LARGEST_STACK);
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("chat template".into()).stack_size(stack);
@@ -167,13 +175,13 @@ impl ChatTemplate {
 
     fn write(
         &self,
-        messages: &[Message],
+        spoken: &Spoken<'_>,
         add_generation_prompt: bool,
         special: &SpecialTokens,
         now: DateTime,
         seconds: i64,
     ) -> Result<String> {
-        let (steps, most) = bounds(messages);
+        let (steps, most) = bounds(spoken);
         let mut env = self.env.clone();
         env.set_fuel(Some(steps));
         env.add_function("strftime_now", move |format: Value| match format.as_str() {
@@ -181,12 +189,12 @@ impl ChatTemplate {
             None => Err(python::wrong("strftime_now takes a format in a string")),
         });
         let template = env.get_template(NAME).map_err(|e| refused(place(&e)))?;
-        let said = |m: &Message| context! { role => Value::from(&m.role), content => Value::from(&m.content) };
-        let messages: Vec<Value> = messages.iter().map(said).collect();
+        let messages: Vec<Value> = spoken.messages.iter().map(message::shown_message).collect();
         let none = Value::from(());
+        let tools = spoken.tools.map_or_else(|| none.clone(), message::shown);
         // As transformers has it: what stands in the call wins over a special token of that name.
         let context = context! {
-            messages, add_generation_prompt, tools => none.clone(), documents => none, ..special.context()
+            messages, add_generation_prompt, tools, documents => none, ..special.context()
         };
         let mut out = Limited { bytes: Vec::new(), most };
         let done = template.render_captured_to(context, &mut out).map(drop);
@@ -208,9 +216,9 @@ impl ChatTemplate {
     }
 }
 
-/// The steps that a template may take over `messages`, and the bytes that it may write.
-fn bounds(messages: &[Message]) -> (u64, usize) {
-    let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+/// The steps that a template may take over a conversation, and the bytes that it may write.
+fn bounds(spoken: &Spoken<'_>) -> (u64, usize) {
+    let bytes = spoken.bytes();
     (STEPS + bytes as u64 * STEPS_PER_BYTE, LONGEST.saturating_add(bytes.saturating_mul(LONGEST_PER_BYTE)))
 }
 

@@ -2,7 +2,13 @@
 //!
 //! What differs between the two before anything runs: Jinja2 takes every line end for `\n`; transformers adds
 //! `{% generation %}`, whose body is a scope; Python's escapes in strings are more than JSON's; `'…' % values` fills in a
-//! text; `~` makes texts of any length; and none has no items to go over. What is no tag stays as it is, and lines keep their numbers.
+//! text; `~` makes texts of any length; none has no items to go over; a number may have a `+` before it; what is compared
+//! ([`compare`]) and what else a macro is given ([`macros`]) are Python's. What is no tag stays as it is, and lines keep their numbers.
+
+mod compare;
+mod macros;
+
+pub(super) use macros::{CALL, REST};
 
 /// The filter that `'…' % values` becomes.
 pub(super) const FILL: &str = "__fill";
@@ -11,9 +17,13 @@ pub(super) const EACH: &str = "__each";
 /// The filter that operands of `~` pass: what they are as text, which pays for its length.
 pub(super) const TEXT: &str = "__text";
 
+/// The filters that `<`, `>`, `<=` and `>=` become.
+pub(super) const ORDERED: [&str; 4] = ["__lt", "__gt", "__le", "__ge"];
+
 /// `source` rewritten.
 pub(super) fn rewrite(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let source = macros::rewrite(source);
     // Some editors write a mark before a text; Python keeps it, and so does this.
     let mut out = String::with_capacity(source.len() + 64);
     let mut rest = &*source;
@@ -23,7 +33,7 @@ pub(super) fn rewrite(source: &str) -> String {
         let taken = match rest.as_bytes().get(1) {
             Some(b'#') => copy(&mut out, rest, rest.find("#}").map_or(rest.len(), |end| end + 2)),
             Some(b'%') => statement(&mut out, rest),
-            _ => expression(&mut out, rest, "}}"),
+            _ => tag(&mut out, rest, "}}"),
         };
         rest = &rest[taken..];
     }
@@ -54,13 +64,13 @@ fn statement(out: &mut String, text: &str) -> usize {
         "endgeneration" => "endwith",
         "for" => {
             let mut written = String::new();
-            let taken = expression(&mut written, text, "%}");
+            let taken = tag(&mut written, text, "%}");
             *out += &each(&written).unwrap_or(written);
             return taken;
         }
-        _ => return expression(out, text, "%}"),
+        _ => return tag(out, text, "%}"),
     };
-    let Some(end) = end else { return expression(out, text, "%}") };
+    let Some(end) = end else { return tag(out, text, "%}") };
     let at = text.find(name).unwrap_or(2);
     *out += &text[..at];
     *out += scope;
@@ -102,15 +112,23 @@ fn each(statement: &str) -> Option<String> {
     None
 }
 
+/// Writes a tag and what is compared in it; gives the bytes that it had.
+fn tag(out: &mut String, text: &str, close: &str) -> usize {
+    let mut written = String::new();
+    let taken = expression(&mut written, text, close);
+    *out += &compare::rewrite(&written, close);
+    taken
+}
+
 /// A token of an expression.
-enum Token<'t> {
+pub(super) enum Token<'t> {
     Space(&'t str),
     Text(&'t str),
     Other(&'t str),
 }
 
 /// The token that `text`, which is not empty, begins with, and its bytes.
-fn token(text: &str) -> (Token<'_>, usize) {
+pub(super) fn token(text: &str) -> (Token<'_>, usize) {
     let first = text.chars().next().unwrap_or(' ');
     let run = |of: fn(char) -> bool| text.find(|c| !of(c)).unwrap_or(text.len());
     if matches!(first, '\'' | '"') {
@@ -227,7 +245,8 @@ fn expression(out: &mut String, text: &str, close: &str) -> usize {
                 operands.pop();
             }
         }
-        *out += other;
+        // What is no sum is a number itself, as it is with its sign turned twice.
+        *out += if other == "+" && !value && !ends { "--" } else { other };
         let begins = Operand { joined: other == "~", ..Operand::at(out.len()) };
         match operands.last_mut() {
             _ if matches!(other, "(" | "[" | "{") => operands.push(begins),

@@ -3,6 +3,7 @@
 //! Opened, it is a model like one from a GGUF file: tensors have GGUF's names, rows of q and k are given in GGUF's order
 //! ([`permute`]), vectors in f32. Written, it is what `from_pretrained` reads.
 
+mod ranks;
 mod save;
 mod sentencepiece;
 mod template;

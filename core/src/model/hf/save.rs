@@ -20,7 +20,7 @@ use crate::model::{Model, Source};
 use crate::shape::{Kind, ModelShape, Role, TensorShape};
 
 /// Files of a tokenizer, as Hugging Face names them.
-pub(super) const WORDS: [&str; 12] = [
+pub(super) const WORDS: [&str; 15] = [
     JSON,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -29,6 +29,9 @@ pub(super) const WORDS: [&str; 12] = [
     "chat_template.json",
     "generation_config.json",
     "tokenizer.model",
+    "tekken.json",
+    "qwen.tiktoken",
+    "tiktoken.model",
     "spiece.model",
     "sentencepiece.bpe.model",
     "vocab.json",

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::sentencepiece;
 use super::tokenizer::{Named, QWEN2};
+use super::{ranks, sentencepiece};
 use crate::error::{Error, Result};
 use crate::model::arch::hf_keys::text;
 use crate::model::tokenizer::{Foreign, json as pipeline};
@@ -13,6 +13,9 @@ use crate::model::tokenizer::{Foreign, json as pipeline};
 const JSON: &str = "tokenizer.json";
 /// SentencePiece's model, by the names it goes by.
 const SENTENCEPIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+/// Mistral's ranks, and tiktoken's by the names they go by beside SentencePiece's first.
+const TEKKEN: &str = "tekken.json";
+const TIKTOKEN: [&str; 2] = ["qwen.tiktoken", "tiktoken.model"];
 const VOCAB: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 /// GPT-2's only special token: what begins, ends and is unknown where a folder of its files names nothing.
@@ -45,8 +48,18 @@ pub(super) fn read(dir: &Path, config: &Named) -> Result<Option<Vocabulary>> {
         let foreign = Foreign::new(bytes).map_err(|e| wrong(&path, JSON, e))?;
         return Ok(Some(Vocabulary { path, foreign, named: Vec::new(), made: false }));
     }
-    let (path, json, named) = if let Some(path) = SENTENCEPIECE.iter().find_map(|name| here(name)) {
-        let (json, named) = from_sentencepiece(&path, config)?;
+    let (path, json, named) = if let Some(path) = here(TEKKEN) {
+        let (json, named) = ranks::from_tekken(&path, &text(&path, LARGEST)?)?;
+        (path, json, named)
+    } else if let Some(path) = SENTENCEPIECE.iter().find_map(|name| here(name)) {
+        let bytes = text(&path, LARGEST_MODEL)?;
+        let (json, named) = match ranks::is_one(&bytes) {
+            true => ranks::from_tiktoken(&path, &bytes, config)?,
+            false => from_sentencepiece(&path, &bytes, config)?,
+        };
+        (path, json, named)
+    } else if let Some(path) = TIKTOKEN.iter().find_map(|name| here(name)) {
+        let (json, named) = ranks::from_tiktoken(&path, &text(&path, LARGEST_MODEL)?, config)?;
         (path, json, named)
     } else if let (Some(path), Some(merges)) = (here(VOCAB), here(MERGES)) {
         let (json, named) = from_merges(&path, &merges, config)?;
@@ -60,10 +73,11 @@ pub(super) fn read(dir: &Path, config: &Named) -> Result<Option<Vocabulary>> {
     Ok(Some(Vocabulary { path, foreign, named, made: true }))
 }
 
-type Made = (Value, Vec<(&'static str, String)>);
+/// A `tokenizer.json`, and the names of special tokens.
+pub(super) type Made = (Value, Vec<(&'static str, String)>);
 
-fn from_sentencepiece(path: &Path, config: &Named) -> Result<Made> {
-    let mut spec = sentencepiece::read(path, &text(path, LARGEST_MODEL)?)?;
+fn from_sentencepiece(path: &Path, bytes: &[u8], config: &Named) -> Result<Made> {
+    let mut spec = sentencepiece::read(path, bytes)?;
     // What the configuration calls legacy puts a space before what follows a special token too; that is the default.
     spec.prefix_once = config.flag("legacy") == Some(false);
     spec.add_bos = Some(config.flag("add_bos_token").unwrap_or(spec.model == "llama"));

@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 use super::vocab::{Strings, Vocab};
 
 /// GPT-2's printable stand-in for each byte.
-pub(super) fn byte_to_char(byte: u8) -> char {
+pub(crate) fn byte_to_char(byte: u8) -> char {
     match byte {
         0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => byte as char,
         // The 68 others, in order, from U+0100.

@@ -18,6 +18,7 @@ mod spec;
 mod spm;
 mod vocab;
 
+pub(crate) use bpe::byte_to_char;
 pub use decode::Decoder;
 pub use encoded::Encoded;
 pub use foreign::Foreign;

@@ -265,10 +265,11 @@ fn permutation(n: usize, rng: Philox) -> Vec<u32> {
 fn file(key: &str, path: &Path, options: &Options, words: &Words) -> Result<Documents> {
     let mut out = Documents::default();
     let mut left_out = 0;
+    let mut encoder = encode::Encoder::new(options, words);
     let told = read::each(key, path, options.split, &mut |place, record| {
-        let learns = encode::record(record.what, options, words, &mut out).map_err(|e| place.error(e))?;
-        left_out += usize::from(!learns);
-        Ok(())
+        let done = encoder.record(record, &mut out).map_err(|e| place.error(e))?;
+        left_out += usize::from(!done.learns);
+        Ok(done.unused)
     })?;
     (out.told, out.left_out) = (told, left_out);
     if out.is_empty() {
@@ -283,12 +284,20 @@ struct Place {
     key: String,
     path: PathBuf,
     line: usize,
+    /// It is a row rather than a line.
+    rows: bool,
 }
 
 impl Place {
     /// `message` (which names the field) with the file and line before it.
     fn wrong(&self, message: impl std::fmt::Display) -> Error {
-        Error::config(&self.key, format!("{}:{}: {message}", self.path.display(), self.line))
+        let row = if self.rows { " row " } else { "" };
+        Error::config(&self.key, format!("{}:{row}{}: {message}", self.path.display(), self.line))
+    }
+
+    /// `message` of the whole file.
+    fn whole(&self, message: String) -> Error {
+        Error::config(&self.key, format!("{} {message}", self.path.display()))
     }
 
     /// What went wrong in a record, with its place.

@@ -121,8 +121,6 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         ("{\"messages\": [{\"role\": \"user\"}]}", &["messages[0].content", "missing"]),
         ("{\"messages\": [3]}", &["messages[0]", "a number"]),
         ("{\"messages\": {}}", &["messages", "an object"]),
-        ("{\"messages\": []}", &["messages", "empty"]),
-        ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", &["messages", "assistant"]),
         ("{\"question\": \"a\"}", &["`answer`", "missing"]),
         ("{\"title\": \"a\"}", &["`title`", "messages"]),
         ("{}", &["no field"]),
@@ -138,6 +136,26 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
     assert!(error.contains("b.txt") && error.contains("no document"), "{error}");
     let error = Dataset::open(&Options::new("none.jsonl"), &recall(), Path::new("/nowhere")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/none.jsonl"), "{error}");
+}
+
+#[test]
+fn a_conversation_with_nothing_to_learn_is_left_out_and_counted() {
+    let lines = concat!(
+        r#"{"messages": []}"#,
+        "\n",
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#,
+        "\n",
+        r#"{"messages": [{"role": "user", "content": "c"}]}"#,
+        "\n",
+    );
+    let got = read("a.jsonl", lines, |_| ()).unwrap().train;
+    assert_eq!((got.told().records, got.len(), got.left_out()), (3, 1, 2));
+    // All of it is learned of one that only asks; of none, nothing.
+    let all = read("a.jsonl", lines, |o| o.loss_on = LossOn::All).unwrap().train;
+    assert_eq!((all.len(), all.left_out()), (2, 1));
+    let none = lines.lines().next().unwrap();
+    let error = read("a.jsonl", none, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("a.jsonl has no document with anything to learn"), "{error}");
 }
 
 #[test]

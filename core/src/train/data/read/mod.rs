@@ -1,6 +1,7 @@
-//! Files to records: JSON in lines or as a list, tables, plain text. What a file is, its content says; its name decides only where
+//! Files to records: JSON in lines or as a list, tables as text or in Parquet, plain text. What a file is, its content says; its name decides only where
 //! the content leaves it open.
 
+mod parquet;
 mod record;
 mod table;
 mod text;
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-pub(super) use record::{Pair, Record, Turn, What};
+pub(super) use record::{CALLS, Extra, Pair, Record, TOOLS, Turn, What, joined};
 
 use super::source::Source;
 use super::{LARGEST, Place, Split};
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 /// This data.
 pub static SOURCE: Source = Source {
     form: "a file",
-    what: "the documents of a file of JSON (in lines or a list), of a table (CSV, TSV), or of plain text",
+    what: "the documents of a file of JSON (in lines or a list), of a table (CSV, TSV, Parquet), or of plain text",
     made: false,
     text: true,
     takes: |data| !data.is_empty(),
@@ -62,10 +63,11 @@ impl Told {
 enum Kind {
     Values { list: bool },
     Table(u8),
+    Parquet,
     Text,
 }
 
-/// Calls `each` with every record of `path` and its place; says what the file is.
+/// Calls `each` with every record of `path` and its place, which gives the fields that nothing was made of; says what the file is.
 ///
 /// # Errors
 /// [`Error::Config`] at `key` naming the file, the line and the field; what `each` returns.
@@ -73,10 +75,10 @@ pub(super) fn each(
     key: &str,
     path: &Path,
     split: Split,
-    each: &mut dyn FnMut(&Place, Record) -> Result<()>,
+    each: &mut dyn FnMut(&Place, Record) -> Result<Vec<String>>,
 ) -> Result<Told> {
     let (mut reader, named) = open(key, path)?;
-    let place = Place { key: key.into(), path: path.into(), line: 1 };
+    let mut place = Place { key: key.into(), path: path.into(), line: 1, rows: false };
     let head = reader.fill_buf().map_err(|e| place.wrong(format!("cannot be read: {e}")))?;
     let kind = kind(head, &named);
     let mut told = Told {
@@ -85,6 +87,7 @@ pub(super) fn each(
             Kind::Values { list: false } => "JSON lines",
             Kind::Table(b'\t') => "a table (TSV)",
             Kind::Table(_) => "a table (CSV)",
+            Kind::Parquet => "a table (Parquet)",
             Kind::Text => "plain text",
         },
         ..Told::default()
@@ -92,22 +95,23 @@ pub(super) fn each(
     let mut whole = |place: &Place, value: &Value| -> Result<()> {
         let record = record::record(value).map_err(|message| place.wrong(message))?;
         told.records += 1;
-        for name in &record.unused {
-            match told.unused.get_mut(name) {
-                Some(n) => *n += 1,
-                None => drop(told.unused.insert(name.clone(), 1)),
-            }
+        for name in each(place, record)? {
+            *told.unused.entry(name).or_default() += 1;
         }
-        each(place, record)
+        Ok(())
     };
     match kind {
         Kind::Values { list } => values::each(place, reader, list, &mut whole)?,
         Kind::Table(delimiter) => table::each(place, reader, delimiter, &mut whole)?,
+        Kind::Parquet => {
+            place.rows = true;
+            parquet::each(place, &mut whole)?;
+        }
         Kind::Text => {
             let mut records = 0;
             text::each(place, reader, split, &mut |place, text| {
                 records += 1;
-                each(place, Record { what: What::Text(text), unused: Vec::new() })
+                each(place, Record::text(text)).map(drop)
             })?;
             told.records = records;
         }
@@ -163,11 +167,6 @@ const OTHERS: &[(&[u8], &str, &str)] = &[
     (&[0x1f, 0x8b], "compressed (gzip)", "unpack it first: gunzip FILE"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "compressed (zstd)", "unpack it first: unzstd FILE"),
     (b"PK\x03\x04", "an archive (zip), or a spreadsheet", "unpack it, or save its table as CSV"),
-    (
-        b"PAR1",
-        "a Parquet table",
-        "save it as JSON lines: pandas.read_parquet(FILE).to_json(NAME, orient=\"records\", lines=True)",
-    ),
     (b"SQLite format 3\0", "a database", "save its table as CSV"),
 ];
 
@@ -175,6 +174,9 @@ fn kind(head: &[u8], named: &str) -> Kind {
     let json = ["json", "jsonl", "ndjson"].contains(&named);
     let start = head.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(head.len());
     let rest = &head[start..];
+    if head.starts_with(parquet::MAGIC) {
+        return Kind::Parquet;
+    }
     match rest.first() {
         Some(b'{') if json || begins_with_object(rest) => Kind::Values { list: false },
         // Records in a list; a line of a .jsonl file may itself be a list, which is no record.

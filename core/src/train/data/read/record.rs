@@ -1,5 +1,7 @@
 //! A record: an object in one of the forms that people have.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::model::chat::Message;
@@ -9,8 +11,36 @@ use crate::model::chat::Message;
 pub struct Record {
     /// What it says.
     pub what: What,
-    /// Its fields that nothing was made of, `messages[].name` within turns.
+    /// What may be called in it, for the template: a list of objects.
+    pub tools: Option<Value>,
+    /// What its turns have beside who says what, which a template may use or not.
+    pub extra: Extra,
+    /// Its fields that nothing was made of.
     pub unused: Vec<String>,
+}
+
+/// Keys of turns beside who says what: the list's name, and theirs, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra(Vec<(&'static str, String)>);
+
+impl Extra {
+    fn add(&mut self, list: &'static str, key: &str) {
+        if !self.0.iter().any(|(l, k)| *l == list && k == key) {
+            self.0.push((list, key.to_owned()));
+        }
+    }
+
+    /// Each key with the name that it is told by, such as `messages[].name`.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(list, key)| (key.as_str(), format!("{list}[].{key}")))
+    }
+}
+
+impl Record {
+    /// A text and nothing else.
+    pub fn text(text: String) -> Self {
+        Self { what: What::Text(text), tools: None, extra: Extra::default(), unused: Vec::new() }
+    }
 }
 
 /// What a record says.
@@ -66,12 +96,28 @@ const TEXT: &str = "text";
 /// What a turn's speaker and words are called.
 const ROLES: [&str; 2] = ["role", "from"];
 const CONTENTS: [&str; 2] = ["content", "value"];
+/// What a turn may do in the place of saying something.
+pub(in super::super) const CALLS: [&str; 2] = ["tool_calls", "function_call"];
+/// What may be called.
+pub(in super::super) const TOOLS: &str = "tools";
 
 /// Whether fields of these names make a record.
 pub(super) fn is_form(names: &[String]) -> bool {
     let has = |name: &str| names.iter().any(|n| n == name);
     TURNS.iter().any(|name| has(name))
         || PAIRS.iter().any(|(asked, answers)| has(asked) && answers.iter().any(|name| has(name)))
+}
+
+/// Whether a record may have a field of this name that something is made of.
+pub(super) fn is_known(name: &str) -> bool {
+    let pairs = PAIRS.iter().flat_map(|(asked, answers)| answers.iter().chain([asked]));
+    let others = ["input", "system", "history", "chosen", "rejected", TOOLS, TEXT];
+    pairs.chain(&others).chain(&TURNS).any(|known| *known == name)
+}
+
+/// Whether a turn says something by this name, if nothing.
+pub(super) fn is_said(name: &str) -> bool {
+    CONTENTS.contains(&name)
 }
 
 pub(super) fn kind(value: &Value) -> &'static str {
@@ -121,24 +167,39 @@ pub(super) fn record(value: &Value) -> Result<Record, String> {
         ));
     };
     let mut fields = Fields { all, used: Vec::new() };
-    let mut within = Vec::new();
-    let what = what(&mut fields, &mut within)?;
+    let mut extra = Extra::default();
+    let what = what(&mut fields, &mut extra)?;
+    let tools = if let What::Text(_) = what { None } else { tools(&mut fields)? };
     let empty = |v: &Value| v.is_null() || v == "" || v.as_array().is_some_and(Vec::is_empty);
-    let mut unused: Vec<String> = (all.iter())
+    let unused = (all.iter())
         .filter(|(name, value)| !fields.used.contains(&name.as_str()) && !empty(value))
         .map(|(name, _)| name.clone())
         .collect();
-    within.sort();
-    within.dedup();
-    unused.extend(within);
-    Ok(Record { what, unused })
+    Ok(Record { what, tools, extra, unused })
 }
 
-fn what(fields: &mut Fields<'_>, within: &mut Vec<String>) -> Result<What, String> {
+/// What may be called: a list of objects, which tables often hold as the text that it was written as.
+fn tools(fields: &mut Fields<'_>) -> Result<Option<Value>, String> {
+    let Some(value) = fields.take(TOOLS).filter(|value| *value != "") else { return Ok(None) };
+    let needed = |what: &str| format!("field `tools`: {what}; a list of objects is needed");
+    let list = match value {
+        Value::String(text) => Cow::Owned(
+            serde_json::from_str::<Value>(text).map_err(|e| needed(&format!("is a text that is not JSON ({e})")))?,
+        ),
+        value => Cow::Borrowed(value),
+    };
+    let items = list.as_array().ok_or_else(|| needed(&format!("is {}", kind(&list))))?;
+    match items.iter().enumerate().find(|(_, tool)| !tool.is_object()) {
+        Some((i, other)) => Err(needed(&format!("item {i} is {}", kind(other)))),
+        None => Ok(Some(list.into_owned())),
+    }
+}
+
+fn what(fields: &mut Fields<'_>, extra: &mut Extra) -> Result<What, String> {
     if let Some(name) = TURNS.into_iter().find(|name| fields.all.contains_key(*name)) {
         let list = fields.take(name);
-        let mut out = turns(list.unwrap_or(&Value::Null), name, within)?;
-        if out.first().is_none_or(|first| first.message.role != "system") {
+        let mut out = turns(list.unwrap_or(&Value::Null), name, extra)?;
+        if out.first().is_none_or(|first| first.message.role() != "system") {
             out.splice(0..0, system(fields)?);
         }
         return Ok(What::Chat(out));
@@ -150,7 +211,7 @@ fn what(fields: &mut Fields<'_>, within: &mut Vec<String>) -> Result<What, Strin
         pair.or_else(|| PAIRS.into_iter().find(|(asked, _)| fields.all.contains_key(*asked) && !fields.has(TEXT)));
     if let Some((asked, answers)) = asked {
         let answer = answers.iter().find(|name| fields.all.contains_key(**name)).copied().unwrap_or(answers[0]);
-        return pair_of(fields, asked, answer, within);
+        return pair_of(fields, asked, answer, extra);
     }
     if fields.all.contains_key(TEXT) {
         let text = text_of(fields.take(TEXT), TEXT)?;
@@ -183,17 +244,17 @@ fn pair_of(
     fields: &mut Fields<'_>,
     asked: &'static str,
     answer: &'static str,
-    within: &mut Vec<String>,
+    extra: &mut Extra,
 ) -> Result<What, String> {
     let (prompt, response) = (fields.take(asked), fields.take(answer));
     let mut before: Vec<Turn> = system(fields)?.into_iter().collect();
     before.extend(history(fields)?);
     // Both may be turns of a conversation.
     if let Some(list @ Value::Array(_)) = prompt.filter(|_| asked == "prompt") {
-        before.extend(turns(list, asked, within)?);
+        before.extend(turns(list, asked, extra)?);
         before.iter_mut().for_each(|turn| turn.learn = false);
         match response {
-            Some(list @ Value::Array(_)) => before.extend(turns(list, answer, within)?),
+            Some(list @ Value::Array(_)) => before.extend(turns(list, answer, extra)?),
             other => before.push(Turn::new("assistant", said(other, answer)?)),
         }
         return Ok(What::Chat(before));
@@ -234,7 +295,7 @@ fn history(fields: &mut Fields<'_>) -> Result<Vec<Turn>, String> {
 }
 
 /// The turns of a list, whichever words it has for who speaks.
-fn turns(value: &Value, field: &str, within: &mut Vec<String>) -> Result<Vec<Turn>, String> {
+fn turns(value: &Value, field: &'static str, extra: &mut Extra) -> Result<Vec<Turn>, String> {
     let Value::Array(list) = value else {
         return Err(format!("field `{field}`: is {}, a list is needed", kind(value)));
     };
@@ -247,34 +308,29 @@ fn turns(value: &Value, field: &str, within: &mut Vec<String>) -> Result<Vec<Tur
         let named = |names: [&'static str; 2]| names.into_iter().find(|n| all.contains_key(*n)).unwrap_or(names[0]);
         let (who, said) = (named(ROLES), named(CONTENTS));
         let role = role(text_of(all.get(who), &format!("{at}.{who}"))?);
-        let calls = all.get("tool_calls").is_some_and(|calls| !calls.is_null());
-        let content = match all.get(said) {
+        let calls = CALLS.iter().any(|name| all.get(*name).is_some_and(|calls| !calls.is_null()));
+        match all.get(said) {
             // What is called is said in no words.
-            None | Some(Value::Null) if calls => String::new(),
-            Some(Value::Array(parts)) => joined(parts, &format!("{at}.{said}"))?,
-            other => text_of(other, &format!("{at}.{said}"))?.to_owned(),
-        };
-        let weight = match all.get("weight") {
-            None | Some(Value::Null) => true,
-            Some(Value::Bool(weight)) => *weight,
-            Some(weight) if weight.as_f64() == Some(0.0) => false,
-            Some(weight) if weight.as_f64() == Some(1.0) => true,
-            Some(weight) => {
-                let weight: String = weight.to_string().chars().take(40).collect();
-                return Err(format!("field `{at}.weight`: is {weight}; 0 leaves the turn out of the loss, 1 keeps it"));
+            None | Some(Value::Null) if calls => {}
+            Some(Value::Array(parts)) => of_text(parts, &format!("{at}.{said}"))?,
+            other => drop(text_of(other, &format!("{at}.{said}"))?),
+        }
+        let learn = learned(all, &at)?;
+        let mut fields = Map::new();
+        for (name, value) in all {
+            match name.as_str() {
+                "weight" => {}
+                name if name == who => drop(fields.insert("role".into(), role.into())),
+                name if name == said => drop(fields.insert("content".into(), value.clone())),
+                name => {
+                    fields.insert(name.into(), value.clone());
+                    if !value.is_null() {
+                        extra.add(field, name);
+                    }
+                }
             }
-        };
-        let used = [who, said, "weight"];
-        within.extend(
-            all.iter()
-                .filter(|(n, v)| !used.contains(&n.as_str()) && !v.is_null())
-                .map(|(n, _)| format!("{field}[].{n}")),
-        );
-        // A call that is not shown is nothing to learn the silence of.
-        out.push(Turn { message: Message::new(role, content), learn: weight && !calls });
-    }
-    if out.is_empty() {
-        return Err(format!("field `{field}`: is empty"));
+        }
+        out.push(Turn { message: fields.into(), learn });
     }
     Ok(out)
 }
@@ -289,18 +345,41 @@ fn role(name: &str) -> &str {
     }
 }
 
-/// Parts that are text, as one.
-fn joined(parts: &[Value], at: &str) -> Result<String, String> {
-    let mut out = String::new();
+/// Whether a turn's `weight` leaves it in the loss.
+fn learned(turn: &Map<String, Value>, at: &str) -> Result<bool, String> {
+    match turn.get("weight") {
+        None | Some(Value::Null) => Ok(true),
+        Some(Value::Bool(weight)) => Ok(*weight),
+        Some(weight) if weight.as_f64() == Some(0.0) => Ok(false),
+        Some(weight) if weight.as_f64() == Some(1.0) => Ok(true),
+        Some(weight) => {
+            let weight: String = weight.to_string().chars().take(40).collect();
+            Err(format!("field `{at}.weight`: is {weight}; 0 leaves the turn out of the loss, 1 keeps it"))
+        }
+    }
+}
+
+/// Checks that all parts of a content are text.
+fn of_text(parts: &[Value], at: &str) -> Result<(), String> {
     for (i, part) in parts.iter().enumerate() {
         match (part, part["type"].as_str()) {
-            (Value::String(text), _) => out += text,
-            (_, Some("text") | None) => out += text_of(part.get("text"), &format!("{at}[{i}].text"))?,
+            (Value::String(_), _) => {}
+            (_, Some("text") | None) => drop(text_of(part.get("text"), &format!("{at}[{i}].text"))?),
             (_, Some(other)) => {
                 let other: String = other.chars().take(40).flat_map(char::escape_debug).collect();
                 return Err(format!("field `{at}[{i}]`: is of type `{other}`; only text is learned from"));
             }
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+/// A message for a template that takes texts: parts of its content as one.
+pub(in super::super) fn joined(message: &Message) -> Message {
+    let text = |part: &Value| part.as_str().or_else(|| part["text"].as_str()).unwrap_or_default().to_owned();
+    let of = |(name, value): (&String, &Value)| match value {
+        Value::Array(parts) if name == "content" => (name.clone(), parts.iter().map(text).collect::<String>().into()),
+        value => (name.clone(), value.clone()),
+    };
+    message.fields().iter().map(of).collect::<Map<_, _>>().into()
 }

@@ -60,7 +60,7 @@ pub(super) fn each(
 }
 
 /// What a cell holds: text, or a list that was written out as JSON.
-fn cell_of(cell: &str) -> Value {
+pub(super) fn cell_of(cell: &str) -> Value {
     match serde_json::from_str(cell) {
         Ok(Value::Array(list)) if list.iter().all(Value::is_object) && !list.is_empty() => Value::Array(list),
         _ => Value::String(cell.to_owned()),
