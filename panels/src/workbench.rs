@@ -142,7 +142,7 @@ impl Workbench {
         let (mut shared, _, state) = self.shared(actions);
         let frame = Frame::new().inner_margin(Margin { left: 16, right: 12, top: 4, bottom: 0 });
         let panel = Panel::left("choices").frame(frame).default_size(width).size_range(256.0..=440.0);
-        let response = panel.show(ui, |ui| cards::show(ui, &view.modes, &view.cards, state, &mut shared)).response;
+        let response = panel.show(ui, |ui| cards::show(ui, view, state, &mut shared)).response;
         self.widths[0] = response.rect.width();
     }
 

@@ -214,11 +214,14 @@ impl Machine {
             // What was measured stands; what another process can change since is read again.
             Ok(Some(saved)) => {
                 let disk = Disk { free: here.disk.free, ..saved.disk };
-                let rough = saved.speed.kernels.is_none().then(|| {
+                let lacks = match &saved.speed.kernels {
+                    None => Some("no times of kernels"),
+                    Some(both) if !both.iter().all(KernelTimes::is_whole) => Some("not all times of kernels"),
+                    Some(_) => None,
+                };
+                let rough = lacks.map(|lacks| {
                     let path = path.display();
-                    format!(
-                        "{path} has no times of kernels: planned seconds are rough until `ullage probe` is run again"
-                    )
+                    format!("{path} has {lacks}: planned seconds are rough until `ullage probe` is run again")
                 });
                 (Self { memory: here.memory, cpu: here.cpu, disk, ..saved }, rough)
             }

@@ -243,6 +243,11 @@ impl KernelTimes {
         bytes * along(&self.moved, pass.max(bytes)).max(streamed)
     }
 
+    /// False for figures that a program saved which did not measure all of this yet.
+    pub fn is_whole(&self) -> bool {
+        [self.fetched, self.cleared, self.eigen].iter().all(|seconds| *seconds > 0.0)
+    }
+
     /// What makes these figures unusable.
     pub fn defect(&self) -> Option<&'static str> {
         let all = [self.region, self.fetched, self.dx, self.dw, self.norm, self.logit, self.cleared, self.eigen];
@@ -717,6 +722,8 @@ mod tests {
         let saved: KernelTimes = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
         assert_eq!(saved, t);
         assert!(matches!(KernelTimes::measure(1, &bytes, &ledger, each, &|| true), Err(Error::Cancelled)));
+        let whole = KernelTimes { fetched: 1.0, cleared: 1.0, eigen: 1.0, ..t.clone() };
+        assert!(whole.is_whole() && !KernelTimes { cleared: 0.0, ..whole }.is_whole(), "saved by a program before");
         assert!(KernelTimes { dx: f64::NAN, ..t.clone() }.defect().is_some());
         assert!(KernelTimes { stream: Vec::new(), ..t }.defect().is_some());
     }

@@ -13,7 +13,7 @@ use crate::about::Subject;
 use crate::kit::{self, BODY, Icon, SMALL};
 use crate::shared::Shared;
 use crate::theme::GRID;
-use crate::view::{Card, Mode, Section, Variant};
+use crate::view::{Card, Mode, Section, Variant, View};
 use crate::{Action, words};
 
 pub(crate) use knobs::KnobsState;
@@ -58,7 +58,8 @@ impl CardsState {
 }
 
 /// Draws the modes and all sections.
-pub(crate) fn show(ui: &mut Ui, modes: &[Mode], sections: &[Section], state: &mut CardsState, shared: &mut Shared<'_>) {
+pub(crate) fn show(ui: &mut Ui, view: &View, state: &mut CardsState, shared: &mut Shared<'_>) {
+    let (modes, sections) = (&view.modes, &view.cards[..]);
     let p = kit::palette(ui);
     if modes.len() > 1 {
         mode_switch(ui, modes, shared.actions);
@@ -100,7 +101,11 @@ pub(crate) fn show(ui: &mut Ui, modes: &[Mode], sections: &[Section], state: &mu
         }
         if sections.is_empty() {
             ui.add_space(4.0 * GRID);
-            kit::paragraph(ui, "The choices appear here once a model is open.", BODY, p.weak_text);
+            let why = match view.top.only_planned {
+                true => "This model is planned by what its files say of it: there is nothing to choose of what is not computed.",
+                false => "The choices appear here once a model is open.",
+            };
+            kit::paragraph(ui, why, BODY, p.weak_text);
         }
         ui.add_space(4.0 * GRID);
     });

@@ -71,7 +71,10 @@ pub(crate) fn show(ui: &mut Ui, at: &Columns, top: &Top, _state: &TopState, acti
             match &top.way_back {
                 Some(way) => way_back(ui, rest, way, actions),
                 None => {
-                    let text = "Nothing single brings it back: raise the limit, or combine choices at the left.";
+                    let text = match top.only_planned {
+                        true => "Raise the limit, or shorten the context.",
+                        false => "Nothing single brings it back: raise the limit, or combine choices at the left.",
+                    };
                     kit::line(ui.painter(), rest, Align::Min, text, kit::words(BODY), p.weak_text);
                 }
             }

@@ -30,6 +30,8 @@ pub struct Top {
     pub limit: Limit,
     /// What would be held. `None` while it is being computed or cannot be; `no_plan` says why.
     pub predicted: Option<Bars>,
+    /// The prediction is of a model that is planned and not run: there is nothing to choose of what is not computed.
+    pub only_planned: bool,
     /// Why there is no prediction; empty when there is one.
     pub no_plan: String,
     /// What the last run held.

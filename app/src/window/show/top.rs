@@ -28,6 +28,7 @@ pub fn view(s: &State) -> Top {
             bars.stale = false;
             bars
         }),
+        only_planned: s.outlined.is_some(),
         no_plan: if s.predicted.is_some() { String::new() } else { no_plan(s) },
         measured: s.shown().and_then(|l| measured(s, l)),
         way_back: s.way_back.clone(),

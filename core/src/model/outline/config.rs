@@ -28,7 +28,9 @@ pub(super) fn of(path: &Path) -> Result<Option<Outline>> {
     let Ok(Value::Object(map)) = hf_json::parse(&hf_keys::text(&config, LARGEST)?) else { return Ok(None) };
     let read = Sizes::of(map);
     let Some(why) = read.why() else { return Ok(None) };
-    let name = std::path::absolute(if bare { &config } else { dir }).ok();
+    // A file that is called as all of them are says nothing: its folder does.
+    let named = if bare && config.file_name().is_none_or(|n| n != "config.json") { &config } else { dir };
+    let name = std::path::absolute(named).ok();
     let name = name.and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());
     let headers = if bare { None } else { headers(dir, (!path.is_dir()).then_some(path))? };
     let layers = read.layers(&config)?;
