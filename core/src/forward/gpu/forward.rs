@@ -55,6 +55,13 @@ pub struct GpuForward {
     meter: Meter,
 }
 
+impl Span {
+    /// Its rows `first .. first + n` of what a batch has `width` floats a row of.
+    fn part<'a>(&self, of: View<'a>, width: usize, first: usize, n: usize) -> Result<View<'a>> {
+        of.part(4 * (self.at + first) * width, 4 * n * width)
+    }
+}
+
 /// Rows of a batch before and after attention.
 #[derive(Clone, Copy)]
 struct Projected<'a> {
@@ -140,6 +147,30 @@ impl GpuForward {
         })
     }
 
+    /// Rows of the embedding, times the model's own factor, and the angles of every rotation, of the `m` tokens whose ids are there.
+    fn embed(
+        &self,
+        seqs: &[Sequence<DeviceLayer>],
+        spans: &[Span],
+        m: usize,
+        workspace: &DeviceWorkspace,
+    ) -> Result<()> {
+        let (k, shape, x) = (&self.kernels, &self.shape, workspace.residual.view());
+        let (table, ids) = (self.weights.embedding.view(), workspace.ids.view());
+        k.lookup(shape.embedding.block()?, table, shape.embedding.cols, ids, m, x)?;
+        if shape.embedding_scale != 1.0 {
+            k.scale(x, m * shape.hidden, shape.embedding_scale)?;
+        }
+        let half = shape.half();
+        for (i, rope) in shape.ropes.iter().enumerate() {
+            let freqs = self.weights.freqs.part(8 * half * i, 8 * half)?;
+            for (seq, span) in seqs.iter().zip(spans) {
+                k.angles(freqs, self.turn(workspace, i, *span)?, seq.seen, span.rows, rope.amplitude)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A batch through every layer: `pieces[i]` are the new tokens of sequence `i`.
     fn pass(
         &self,
@@ -164,27 +195,8 @@ impl GpuForward {
             at += tokens.len();
         }
         let m = at;
-        let embedding = &self.shape.embedding;
-        self.metered(None, seqs, (m, spans.len())).run(step::BEGIN, team, || {
-            k.lookup(
-                embedding.block()?,
-                self.weights.embedding.view(),
-                embedding.cols,
-                workspace.ids.view(),
-                m,
-                workspace.residual.view(),
-            )?;
-            if self.shape.embedding_scale != 1.0 {
-                k.scale(workspace.residual.view(), m * hidden, self.shape.embedding_scale)?;
-            }
-            let half = self.shape.half();
-            self.shape.ropes.iter().enumerate().try_for_each(|(i, rope)| {
-                let freqs = self.weights.freqs.part(8 * half * i, 8 * half)?;
-                seqs.iter().zip(&spans).try_for_each(|(seq, span)| {
-                    k.angles(freqs, self.turn(workspace, i, *span)?, seq.seen, span.rows, rope.amplitude)
-                })
-            })
-        })?;
+        let metered = self.metered(None, seqs, (m, spans.len()));
+        metered.run(step::BEGIN, team, || self.embed(seqs, &spans, m, workspace))?;
         for l in 0..self.shape.layers.len() {
             self.block(l, m, &spans, seqs, workspace, team)?;
             watch.progress(done + l + 1, total);
@@ -291,20 +303,17 @@ impl GpuForward {
     ) -> Result<()> {
         let (k, of) = (&self.kernels, &self.shape.layers[l].attention);
         let (nq, nkv, d) = (of.q(), of.kv(), of.dim);
-        let rows = |of: View<'_>, width, at: usize, n: usize| -> Result<View<'_>> {
-            of.part(4 * (span.at + at) * width, 4 * n * width)
-        };
         if let Some(rope) = of.rope {
             let turn = self.turn(workspace, rope, span)?;
-            k.rope(rows(all.q, nq, 0, span.rows)?, (span.rows, of.heads, d), turn)?;
-            k.rope(rows(all.keys, nkv, 0, span.rows)?, (span.rows, of.kv_heads, d), turn)?;
+            k.rope(span.part(all.q, nq, 0, span.rows)?, (span.rows, of.heads, d), turn)?;
+            k.rope(span.part(all.keys, nkv, 0, span.rows)?, (span.rows, of.kv_heads, d), turn)?;
         }
         let layer = &seq.layers[l];
         let (cache, parts) = (self.attend(l, layer), workspace.attention.view());
         let ring = of.window.is_some() && seq.seen + span.rows > layer.capacity;
         let each = if ring { 1 } else { span.rows.max(1) };
         for at in (0..span.rows).step_by(each) {
-            let part = |of, width| rows(of, width, at, each);
+            let part = |of, width| span.part(of, width, at, each);
             let position = seq.seen + at;
             let (first, before) = match ring {
                 true => (position % layer.capacity.max(1), position.min(layer.capacity.saturating_sub(1))),

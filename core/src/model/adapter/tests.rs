@@ -185,10 +185,9 @@ fn an_adapter_that_does_not_fit_is_named() {
             std::fs::write(file, new).unwrap();
         }
     };
-    let cases: [(&dyn Fn(&Path), &[&str]); 15] = [
+    let cases: [(&dyn Fn(&Path), &[&str]); 14] = [
         (&config("\"r\": 4", "\"r\": 8"), &["rank 4", "says 8"]),
         (&config("LORA", "IA3"), &["peft_type", "IA3"]),
-        (&config("\"use_dora\": false", "\"use_dora\": true"), &["lora_magnitude_vector"]),
         (&config("\"init_lora_weights\": true", "\"init_lora_weights\": \"loftq\""), &["init_lora_weights", "loftq"]),
         (&config("\"bias\": \"none\"", "\"lora_bias\": true"), &["lora_bias"]),
         (&config("\"q_proj\"", "\"k_proj\""), &["q_proj", "target_modules"]),
