@@ -11,6 +11,7 @@ use ullage_core::model::Model;
 use ullage_core::model::hf::save;
 use ullage_core::model::text::Words;
 use ullage_core::shape::TensorShape;
+use ullage_core::train::data::preview::preview;
 use ullage_core::train::data::{Dataset, Documents, Options};
 use ullage_tests::{bundled, fixture};
 
@@ -130,7 +131,10 @@ fn calls_and_tools_are_learned_as_the_template_writes_them_and_named_where_it_do
         assert!(all.contains(r#"{"type": "function", "function": {"name": "add"}}"#), "{all}");
         assert!(all.contains("<|im_start|>user\n<tool_response>\n3\n</tool_response>"), "{all}");
         let call = "\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2}}\n</tool_call><|im_end|>\n";
-        assert_eq!(learned.replace("<tool_call>", "\n<tool_call>").replace("\n\n", "\n"), format!("{call}It is 3.<|im_end|>\n"));
+        assert_eq!(
+            learned.replace("<tool_call>", "\n<tool_call>").replace("\n\n", "\n"),
+            format!("{call}It is 3.<|im_end|>\n")
+        );
         let unused: Vec<_> = got.told().unused.iter().collect();
         assert_eq!(unused, [(&"id".to_owned(), &1), (&"messages[].name".to_owned(), &1)]);
     }
@@ -146,4 +150,46 @@ fn calls_and_tools_are_learned_as_the_template_writes_them_and_named_where_it_do
         let e = read(&words, &path).unwrap_err().to_string();
         assert!(e.contains("`tools`") && e.contains(word) && e.contains("a.jsonl:1"), "{e}");
     }
+}
+
+#[test]
+fn what_is_shown_before_training_is_what_is_learned() {
+    let path = fixture("parquet").join("chats-snappy.parquet");
+    let words = words();
+    let config = |sets: &[(&str, &str)]| {
+        let sets: Vec<_> = sets.iter().map(|(k, v)| (format!("train.{k}"), (*v).to_owned())).collect();
+        ullage_core::catalog::from_toml("", &sets).unwrap().train.unwrap()
+    };
+    let train = config(&[("data", path.to_str().unwrap()), ("length", "24")]);
+    let seen = preview(&train, false, &words, Path::new("."), 3).unwrap();
+    let documents = read(&words, &path).unwrap();
+    assert_eq!((seen.kind, seen.records, seen.documents, seen.rows.len()), ("a table (Parquet)", 41, 41, 3));
+    assert_eq!(
+        (seen.tokens, seen.learned, seen.longest),
+        (documents.tokens(), documents.targets(), documents.longest())
+    );
+    for (i, row) in seen.rows.iter().enumerate() {
+        let join = |learned: bool| -> String {
+            row.pieces.iter().filter(|p| p.learned || !learned).map(|p| p.text.as_str()).collect()
+        };
+        assert_eq!((join(false), join(true)), said(&words, &documents, i));
+        assert!(!row.cut && row.tokens == documents.document(i).count());
+    }
+    let longer = (0..41).filter(|i| documents.document(*i).count() > 25).count();
+    assert!(longer > 0 && seen.longer == longer, "{longer} {}", seen.longer);
+    assert!(
+        seen.notices.iter().any(|n| n.contains(&format!("{longer} of 41 documents are longer"))),
+        "{:?}",
+        seen.notices
+    );
+    assert!(
+        seen.notices.iter().any(|n| n.contains("`image` (41)") && n.contains("`messages[].name` (1)")),
+        "{:?}",
+        seen.notices
+    );
+    // What is made as it is read has nothing to show; a task has.
+    let refused = preview(&config(&[("data", "random")]), false, &words, Path::new("."), 3).unwrap_err().to_string();
+    assert!(refused.contains("random") && refused.contains("preview"), "{refused}");
+    let task = preview(&config(&[("data", "bundled:task-tova")]), false, &words, Path::new("."), 2).unwrap();
+    assert!(task.rows.len() == 2 && task.rows[0].learned > 0 && task.kind.is_empty());
 }

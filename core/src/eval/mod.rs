@@ -333,7 +333,8 @@ mod texts {
                 assert!(task.cases.len() >= 2);
                 for case in &task.cases {
                     let ids = [&case.prompt[..], &case.forced[..]].concat();
-                    let bytes: Vec<u8> = ids.iter().filter(|id| !t.is_control(**id)).flat_map(|id| t.piece(*id)).collect();
+                    let bytes: Vec<u8> =
+                        ids.iter().filter(|id| !t.is_control(**id)).flat_map(|id| t.piece(*id)).collect();
                     let text = String::from_utf8(bytes).unwrap();
                     // What is asked for last ends by a full stop, which is not asked.
                     let whole = words.encode(&(text.clone() + "."), true).unwrap();

@@ -10,7 +10,6 @@ use ullage_core::train::data::{Dataset, Options};
 
 use super::{PLAIN, Scratch, Target, plain_error};
 
-
 pub(super) const TARGET: Target = Target {
     name: "parquet",
     run,

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, escape_formatter};
 
-use super::{json, order};
 use super::python::{capitalized, is_space, padded, replaced, wrong};
 use super::source::{CALL, EACH, FILL, REST, TEXT};
+use super::{json, order};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -158,9 +158,7 @@ fn escapes(env: &mut Environment<'_>) {
                 value.try_iter()?.map(|key| Ok((key.clone(), value.get_item(&key)?))).collect::<Result<_>>()?
             }
             ValueKind::Seq | ValueKind::Iterable => {
-                let pair = |item: Value| -> Result<_> {
-                    Ok((item.get_item(&0.into())?, item.get_item(&1.into())?))
-                };
+                let pair = |item: Value| -> Result<_> { Ok((item.get_item(&0.into())?, item.get_item(&1.into())?)) };
                 value.try_iter()?.map(pair).collect::<Result<_>>()?
             }
             _ => return quoted(&value, "-._~/"),

@@ -126,13 +126,7 @@ fn kind(ranks: &Ranks, config: &Named) -> Option<Kind> {
 
 /// The tokens after Llama 3's ranks, where nothing names them.
 fn llama3_special() -> Vec<(String, usize)> {
-    let fixed = [
-        (0, "begin_of_text"),
-        (1, "end_of_text"),
-        (6, "start_header_id"),
-        (7, "end_header_id"),
-        (9, "eot_id"),
-    ];
+    let fixed = [(0, "begin_of_text"), (1, "end_of_text"), (6, "start_header_id"), (7, "end_header_id"), (9, "eot_id")];
     let mut reserved = 0..;
     let name = |i: usize| match fixed.iter().find(|(at, _)| *at == i) {
         Some((_, name)) => format!("<|{name}|>"),
@@ -271,8 +265,7 @@ fn pipeline(ranks: &Ranks, kind: &Kind) -> std::result::Result<Made, String> {
             })
         })
         .collect();
-    let before: Vec<(&str, usize)> =
-        kind.before.iter().filter_map(|text| Some((*text, *special.get(text)?))).collect();
+    let before: Vec<(&str, usize)> = kind.before.iter().filter_map(|text| Some((*text, *special.get(text)?))).collect();
     let sequence = |id: &str, of: usize| json!({ "Sequence": { "id": id, "type_id": of } });
     let head = |of: usize| before.iter().map(move |(text, _)| json!({ "SpecialToken": { "id": text, "type_id": of } }));
     let tokens: Map<String, Value> = (before.iter())
@@ -287,7 +280,8 @@ fn pipeline(ranks: &Ranks, kind: &Kind) -> std::result::Result<Made, String> {
             "special_tokens": tokens
         }),
     };
-    let split = json!({ "type": "Split", "pattern": { "Regex": kind.pattern }, "behavior": "Isolated", "invert": false });
+    let split =
+        json!({ "type": "Split", "pattern": { "Regex": kind.pattern }, "behavior": "Isolated", "invert": false });
     let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,

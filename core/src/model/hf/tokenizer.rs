@@ -62,8 +62,9 @@ impl Named {
     /// Texts and ids of what was added, where the configuration says both.
     pub fn added(&self) -> Vec<(String, usize)> {
         let list = self.config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
-        let mut out: Vec<(String, usize)> =
-            list.filter_map(|(id, token)| Some((token.get("content")?.as_str()?.to_owned(), id.parse().ok()?))).collect();
+        let mut out: Vec<(String, usize)> = list
+            .filter_map(|(id, token)| Some((token.get("content")?.as_str()?.to_owned(), id.parse().ok()?)))
+            .collect();
         out.sort_by_key(|(_, id)| *id);
         out
     }

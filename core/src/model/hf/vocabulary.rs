@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{ranks, sentencepiece};
 use super::tokenizer::{Named, QWEN2};
+use super::{ranks, sentencepiece};
 use crate::error::{Error, Result};
 use crate::model::arch::hf_keys::text;
 use crate::model::tokenizer::{Foreign, json as pipeline};

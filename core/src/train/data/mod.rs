@@ -5,6 +5,7 @@
 
 mod encode;
 mod pack;
+pub mod preview;
 mod random;
 mod read;
 pub mod recall;

@@ -143,7 +143,10 @@ mod tests {
             ("{{ a in b > c }}", "{{ a in b > c }}"),
             ("{{ a is not in b }}", "{{ a is not in b }}"),
             ("{{ '<' ~ a }}", "{{ '<' ~ a }}"),
-            ("{% set x = a < b if c < d else [e, f > g] %}", "{% set x = (a )|__lt( b) if (c )|__lt( d) else [e, (f )|__gt( g)] %}"),
+            (
+                "{% set x = a < b if c < d else [e, f > g] %}",
+                "{% set x = (a )|__lt( b) if (c )|__lt( d) else [e, (f )|__gt( g)] %}",
+            ),
             ("{% for i in l if i > 1 %}", "{% for i in l if (i )|__gt( 1) %}"),
             ("{{ < b }}{{ a < }}", "{{ < b }}{{ a < }}"),
         ] {

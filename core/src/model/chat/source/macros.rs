@@ -62,7 +62,9 @@ fn heading(text: &str) -> Option<(usize, &str, usize)> {
 /// Whether a text has this word.
 fn says(text: &str, word: &str) -> bool {
     let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let whole = |at: usize| !part(text[..at].chars().next_back()) && !text[at + word.len()..].starts_with(|c| part(Some(c)) && c != '.');
+    let whole = |at: usize| {
+        !part(text[..at].chars().next_back()) && !text[at + word.len()..].starts_with(|c| part(Some(c)) && c != '.')
+    };
     text.match_indices(word).any(|(at, _)| whole(at))
 }
 
@@ -81,7 +83,9 @@ fn called(text: &str, names: &[&str]) -> String {
             let (head, tail) = rest.split_at(n);
             let inner = tail.trim_start();
             match token {
-                Token::Other(name) if names.contains(&name) && !matches!(last, "." | "macro") && inner.starts_with('(') => {
+                Token::Other(name)
+                    if names.contains(&name) && !matches!(last, "." | "macro") && inner.starts_with('(') =>
+                {
                     let comma = if inner[1..].trim_start().starts_with(')') { "" } else { ", " };
                     out += &format!("{CALL}({name}{comma}");
                     rest = &inner[1..];
@@ -114,7 +118,10 @@ mod tests {
                 "{%- macro g() -%}{{ kwargs.x }}{% endmacro %}{% macro h() %}{{ g(x=1) }}{% endmacro %}{{ h() }}",
                 "{%- macro g(varargs=(), kwargs={}) -%}{{ kwargs.x }}{% endmacro %}{% macro h() %}{{ __call(g, x=1) }}{% endmacro %}{{ h() }}",
             ),
-            ("{% macro f(a) %}{{ my_kwargs }}{% endmacro %}{{ f(1) }}", "{% macro f(a) %}{{ my_kwargs }}{% endmacro %}{{ f(1) }}"),
+            (
+                "{% macro f(a) %}{{ my_kwargs }}{% endmacro %}{{ f(1) }}",
+                "{% macro f(a) %}{{ my_kwargs }}{% endmacro %}{{ f(1) }}",
+            ),
             ("{% macro f(varargs", "{% macro f(varargs"),
         ] {
             assert_eq!(rewrite(from.to_owned()), to);

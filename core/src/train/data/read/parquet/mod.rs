@@ -132,17 +132,18 @@ fn check_group(
     group: &RowGroupMetaData,
     unpacked: &mut u64,
 ) -> std::result::Result<(), String> {
-    let known = |column: &&ColumnChunkMetaData| {
-        column.column_path().parts().first().is_some_and(|name| record::is_known(name))
-    };
+    let known =
+        |column: &&ColumnChunkMetaData| column.column_path().parts().first().is_some_and(|name| record::is_known(name));
     for column in group.columns().iter().filter(known) {
         let name = column.column_path().string();
-        let bad = |what: &str| format!("is a Parquet table that is damaged: {what} in its column `{}`", name.escape_debug());
+        let bad =
+            |what: &str| format!("is a Parquet table that is damaged: {what} in its column `{}`", name.escape_debug());
         let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
         let (Ok(start), Ok(bytes)) = (u64::try_from(start), u64::try_from(column.compressed_size())) else {
             return Err(bad("a place before the file's beginning"));
         };
-        let end = start.checked_add(bytes).filter(|end| *end <= length).ok_or_else(|| bad("pages past the file's end"))?;
+        let end =
+            start.checked_add(bytes).filter(|end| *end <= length).ok_or_else(|| bad("pages past the file's end"))?;
         let lists = column.column_descr().max_rep_level() > 0;
         let (mut at, mut values) = (start, 0);
         while at < end && values < column.num_values() {
