@@ -30,6 +30,7 @@ TEXTS = [
     "aaaaaaaaaaaaaaaaaaaaa banananana",
     "<s>[INST] <|endoftext|> </s>",
     "camelCase HTTPServer iPhone",
+    "a zqx zqxa 123 1234",
     "👍🏽 🇫🇷 \u200d",
     "http://a.b/c//d?e=f&g=1.5e-7",
     "",
@@ -47,6 +48,8 @@ def main():
     path.unlink()
     out = {"texts": TEXTS, "tekken": tekken, "tekken_ids": [model.encode(t, bos=True, eos=False) for t in TEXTS]}
     tokens = [base64.b64decode(entry["token_bytes"]) for entry in vocab]
+    # Digits that stand together, and a token that nothing is joined to.
+    tokens += [b"12", b"123", b"23", b"45", b"345", b" zqx"]
     out["ranks"] = "".join(f"{base64.b64encode(t).decode()} {i}\n" for i, t in enumerate(tokens))
     ranks = {t: i for i, t in enumerate(tokens)}
     for name, pattern, nfc in [("qwen", QWEN, True), ("llama", LLAMA, False)]:

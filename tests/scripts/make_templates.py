@@ -97,6 +97,10 @@ FULL = {
         ],
         None,
     ),
+    "older name": (
+        [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4", "thinking": "add"}],
+        None,
+    ),
     "thought": (
         [
             {"role": "user", "content": "2+2?"},

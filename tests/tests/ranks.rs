@@ -43,13 +43,13 @@ fn ranks_are_cut_as_the_model_that_is_named_cuts() {
     config(json!({ "tokenizer_class": "QWenTokenizer" }));
     gives(dir.path(), &all, "qwen_ids", &[]);
     let t = of_folder(dir.path()).unwrap().unwrap();
-    assert_eq!((t.find("<|endoftext|>"), t.find("<|extra_204|>"), t.eos()), (Some(1500), Some(1707), Some(1500)));
+    assert_eq!((t.find("<|endoftext|>"), t.find("<|extra_204|>"), t.eos()), (Some(1506), Some(1713), Some(1506)));
     // SentencePiece's name, and not its content.
     fs::rename(dir.path().join("qwen.tiktoken"), dir.path().join("tokenizer.model")).unwrap();
-    let added = json!({ "1500": { "content": "<|begin_of_text|>" }, "1501": { "content": "<|eot_id|>" } });
+    let added = json!({ "1506": { "content": "<|begin_of_text|>" }, "1507": { "content": "<|eot_id|>" } });
     config(json!({ "tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": added }));
-    gives(dir.path(), &all, "llama_ids", &[1500]);
-    assert_eq!(of_folder(dir.path()).unwrap().unwrap().find("<|eot_id|>"), Some(1501));
+    gives(dir.path(), &all, "llama_ids", &[1506]);
+    assert_eq!(of_folder(dir.path()).unwrap().unwrap().find("<|eot_id|>"), Some(1507));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ullage_core::blocks::{self, BlockType};
-use ullage_core::config::train::{Train, Validation};
+use ullage_core::config::train::{LossOn, Train, Validation};
 use ullage_core::model::Model;
 use ullage_core::model::hf::save;
 use ullage_core::model::text::Words;
@@ -20,7 +20,11 @@ fn words() -> Words {
 }
 
 fn read(words: &Words, path: &Path) -> ullage_core::Result<Documents> {
-    let options = Options { validation: Validation::Share(0.0), ..Options::new(path.to_str().unwrap()) };
+    read_by(words, path, LossOn::Responses)
+}
+
+fn read_by(words: &Words, path: &Path, loss_on: LossOn) -> ullage_core::Result<Documents> {
+    let options = Options { validation: Validation::Share(0.0), loss_on, ..Options::new(path.to_str().unwrap()) };
     Dataset::open(&options, words, Path::new(".")).map(|set| set.train)
 }
 
@@ -46,8 +50,19 @@ fn a_parquet_table_is_the_rows_that_pyarrow_reads() {
         tables += 1;
     }
     assert_eq!(tables, 7);
-    // By what it holds and not by its name.
+    // Every key of a turn, and none that the row has not: a template that writes whole turns.
     let other = tempfile::tempdir().unwrap();
+    let model = other.path().join("model");
+    with_template(&model, "qwen2.5.jinja");
+    fs::write(model.join("chat_template.jinja"), "{% for m in messages %}{{ m|tojson }}{% endfor %}{{ tools|tojson }}")
+        .unwrap();
+    let whole = Words::of(&Model::open(model.to_str().unwrap(), Path::new(".")).unwrap()).unwrap();
+    for name in ["chats-snappy", "chats-zstd", "talks-none"] {
+        let of = |end: &str| read_by(&whole, &dir.join(format!("{name}.{end}")), LossOn::All).unwrap();
+        let (table, lines) = (of("parquet"), of("jsonl"));
+        assert!(same(&table, &lines), "{name}: {:?}", said(&whole, &table, 0));
+    }
+    // By what it holds and not by its name.
     let path = other.path().join("rows.txt");
     fs::copy(dir.join("pairs-gzip.parquet"), &path).unwrap();
     assert_eq!(read(&words, &path).unwrap().len(), 30);
@@ -160,13 +175,15 @@ fn what_is_shown_before_training_is_what_is_learned() {
         let sets: Vec<_> = sets.iter().map(|(k, v)| (format!("train.{k}"), (*v).to_owned())).collect();
         ullage_core::catalog::from_toml("", &sets).unwrap().train.unwrap()
     };
-    let train = config(&[("data", path.to_str().unwrap()), ("length", "24")]);
+    let documents = read(&words, &path).unwrap();
+    // A row has one token fewer than the longest has to be learned.
+    let length = documents.longest() - 2;
+    let train = config(&[("data", path.to_str().unwrap()), ("length", &length.to_string())]);
     let look = |train: &Train, count| {
         let base = Path::new(".");
         Preview::of(&Asked { train, words: &words, base, seed: 1, parse_special: false, threads: 1 }, count).unwrap()
     };
     let seen = look(&train, 3);
-    let documents = read(&words, &path).unwrap();
     assert_eq!((seen.kind, seen.records, seen.documents, seen.first.len()), ("a table (Parquet)", 41, 41, 3));
     assert_eq!(
         (seen.tokens, seen.learned, seen.longest),
@@ -179,7 +196,7 @@ fn what_is_shown_before_training_is_what_is_learned() {
         assert_eq!((join(false), join(true)), said(&words, &documents, i));
         assert!(row.more == 0 && row.tokens == documents.document(i).count());
     }
-    let longer = (0..41).filter(|i| documents.document(*i).count() > 25).count();
+    let longer = (0..41).filter(|i| documents.document(*i).count() > length + 1).count();
     assert!(longer > 0 && seen.longer == longer, "{longer} {}", seen.longer);
     assert!(seen.notes.iter().any(|n| n.contains(&format!("{longer} of 41 documents are longer"))), "{:?}", seen.notes);
     assert!(

@@ -322,24 +322,55 @@ mod tests {
 mod texts {
     use super::*;
     use crate::model::Model;
+    use crate::model::tokenizer::{Strings, TokenKind, Tokenizer, TokenizerSpec};
+
+    /// A small SentencePiece model: a space before every text, and none where text goes on.
+    fn pieces() -> Words {
+        let chars = (' '..='~').map(|c| if c == ' ' { "▁".to_owned() } else { c.to_string() });
+        let joined = ["▁c", "▁co", "▁-", "▁->", "▁1", "▁4", "▁T", "▁Th"].map(str::to_owned);
+        let known = ["<unk>", "<s>", "</s>", "\n"].map(str::to_owned);
+        let tokens: Vec<String> = known.into_iter().chain(chars).chain(joined).collect();
+        let kind = |i: usize| match i {
+            0 => TokenKind::Unknown,
+            1 | 2 => TokenKind::Control,
+            _ => TokenKind::Normal,
+        };
+        let spec = TokenizerSpec {
+            model: "llama".into(),
+            types: (0..tokens.len()).map(|i| kind(i) as i32).collect(),
+            scores: (0..tokens.len()).map(|i| i as f32).collect(),
+            tokens: tokens.iter().collect::<Strings>(),
+            unk: Some(0),
+            bos: Some(1),
+            eos: Some(2),
+            add_bos: Some(true),
+            add_space_prefix: Some(true),
+            ..TokenizerSpec::default()
+        };
+        Words::of_tokenizer(Tokenizer::new(spec).unwrap(), tokens.len())
+    }
 
     #[test]
     fn what_is_asked_is_the_tokens_of_its_whole_text() {
-        let words = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
-        let t = words.tokenizer.as_ref().unwrap();
-        for entry in [&needle::ENTRY, &recall::ENTRY] {
-            let config = crate::catalog::from_toml("", &[(format!("eval.{}.samples", entry.id), "2".into())]).unwrap();
-            for task in prepare(&config, &words, Path::new(".")).unwrap() {
-                assert!(task.cases.len() >= 2);
-                for case in &task.cases {
-                    let ids = [&case.prompt[..], &case.forced[..]].concat();
-                    let bytes: Vec<u8> =
-                        ids.iter().filter(|id| !t.is_control(**id)).flat_map(|id| t.piece(*id)).collect();
-                    let text = String::from_utf8(bytes).unwrap();
-                    // What is asked for last ends by a full stop, which is not asked.
-                    let whole = words.encode(&(text.clone() + "."), true).unwrap();
-                    assert!(whole.starts_with(&ids), "{}: {text}", entry.id);
-                    assert!(entry.id == "recall" || case.prompt.len() <= 1024 && text.ends_with(char::is_numeric));
+        let bundled = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
+        for (words, prefix) in [(bundled, 0), (pieces(), 1)] {
+            let t = words.tokenizer.as_ref().unwrap();
+            for entry in [&needle::ENTRY, &recall::ENTRY] {
+                let sets = [(format!("eval.{}.samples", entry.id), "2".into()), ("run.context".into(), "4096".into())];
+                let config = crate::catalog::from_toml("", &sets).unwrap();
+                for task in prepare(&config, &words, Path::new(".")).unwrap() {
+                    assert!(task.cases.len() >= 2);
+                    for case in &task.cases {
+                        let ids = [&case.prompt[..], &case.forced[..]].concat();
+                        let said = ids.iter().filter(|id| !t.is_control(**id));
+                        let bytes: Vec<u8> = said.flat_map(|id| t.piece(*id)).collect();
+                        let text = String::from_utf8(bytes).unwrap()[prefix..].to_owned();
+                        // What is asked for last ends by a full stop, which is not asked.
+                        let whole = words.encode(&(text.clone() + "."), true).unwrap();
+                        assert!(whole.starts_with(&ids), "{}: {text}", entry.id);
+                        let needle = case.prompt.len() <= 1024 && text.ends_with(char::is_numeric);
+                        assert!(entry.id == "recall" || needle, "{text}");
+                    }
                 }
             }
         }

@@ -78,6 +78,13 @@ impl Words {
         Ok(Self { tokenizer, missing, template, special, unread, vocab: model.shape.vocab })
     }
 
+    /// Those of a tokenizer alone.
+    #[cfg(test)]
+    pub(crate) fn of_tokenizer(tokenizer: Tokenizer, vocab: usize) -> Self {
+        let special = SpecialTokens::default();
+        Self { tokenizer: Some(tokenizer), missing: None, template: None, special, unread: [None, None], vocab }
+    }
+
     /// Why there is no tokenizer.
     pub fn missing(&self) -> Option<&str> {
         self.missing.as_deref()
