@@ -119,6 +119,7 @@ pub fn top() -> Top {
         ],
         limit: Limit { bytes: Some(limit), range: (16 * MIB, 96 * GIB), ticks: ticks(), free: Some(21 * GIB) },
         predicted: Some(bars(8192 * TOKEN, Some(limit), false)),
+        only_planned: false,
         no_plan: String::new(),
         measured: None,
         way_back: Some(WayBack {
