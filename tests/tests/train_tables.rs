@@ -54,7 +54,8 @@ fn a_parquet_table_is_the_rows_that_pyarrow_reads() {
     let other = tempfile::tempdir().unwrap();
     let model = other.path().join("model");
     with_template(&model, "qwen2.5.jinja");
-    fs::write(model.join("chat_template.jinja"), "{% for m in messages %}{{ m|tojson }}{% endfor %}{{ tools|tojson }}").unwrap();
+    fs::write(model.join("chat_template.jinja"), "{% for m in messages %}{{ m|tojson }}{% endfor %}{{ tools|tojson }}")
+        .unwrap();
     let whole = Words::of(&Model::open(model.to_str().unwrap(), Path::new(".")).unwrap()).unwrap();
     for name in ["chats-snappy", "chats-zstd", "talks-none"] {
         let of = |end: &str| read_by(&whole, &dir.join(format!("{name}.{end}")), LossOn::All).unwrap();

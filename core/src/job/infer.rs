@@ -85,7 +85,9 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
     let context = config.run.context;
     if prompt.is_empty() {
         let why = match config.run.chat && words.tokenizer.is_some() {
-            true => "the model's chat template writes nothing for this conversation; set run.chat=false to complete a text",
+            true => {
+                "the model's chat template writes nothing for this conversation; set run.chat=false to complete a text"
+            }
             false => "the prompt has no token; write something to complete",
         };
         return Err(Error::config("run.prompt", why));
