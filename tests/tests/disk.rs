@@ -8,7 +8,7 @@ use std::path::Path;
 use ullage_core::config::Config;
 use ullage_core::ledger::Tier;
 use ullage_core::report::Report;
-use ullage_tests::{bundled, config, events, of, order, sets, with};
+use ullage_tests::{bundled, config, events, fixture, of, open, order, sets, with};
 
 const STATE: &str = "disk.optimizer.training state";
 
@@ -141,6 +141,30 @@ fn trainings_count_states_while_they_are_there_and_what_they_export() {
     let full = training(&full);
     let planned = trains("full", &full, 2, "disk.weights.exported model", &["model"]);
     wall(&full, planned, "training state", "train.out");
+}
+
+/// Of a model that keeps q, k and v as one, what is exported has columns for the ranks of all; magnitudes of a part of them are refused
+/// before anything is learned.
+#[test]
+fn an_export_of_linears_that_are_one_is_planned() {
+    let model = open(fixture("arch/phi3/model.gguf").to_str().unwrap());
+    let trained = |params: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let more = [("train.data", "tokens:6"), ("train.steps", "1"), ("train.length", "16"), ("train.params", params)];
+        let mut order = order(&model, &training(&more));
+        order.base = dir.path().into();
+        let report = events(order).1;
+        (report, ["adapter", "adapter.gguf"].map(|file| bytes(&dir.path().join("out").join(file))))
+    };
+    let (report, files) = trained("{ use = \"lora\", r = 8 }");
+    assert_eq!(report.error, None);
+    let (planned, measured) = rows(&report, "disk.weights.exported adapter");
+    println!("planned {planned}, measured {measured}");
+    assert_eq!(measured, files.iter().sum::<u64>());
+    close(planned, measured);
+    let (report, files) = trained("{ use = \"dora\", r = 2, target = \"q,v\" }");
+    let message = report.error.unwrap().message;
+    assert!(message.contains("q, k, v") && files == [0, 0], "{message}");
 }
 
 #[test]

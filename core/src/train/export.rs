@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ledger::alloc::{Scope, scoped};
 use crate::ledger::files::{Output, writing};
 use crate::model::Model;
-use crate::model::adapter::{About, Factors, save_gguf, save_peft};
+use crate::model::adapter::{About, Factors, save_gguf, save_peft, shared};
 use crate::model::hf;
 use crate::output::Claim;
 use crate::schema;
@@ -33,9 +33,27 @@ pub fn outputs(train: &Train) -> &'static [&'static str] {
 /// Whether what is learned can be written, asked before anything is learned.
 ///
 /// # Errors
-/// A model that no Hugging Face folder expresses, where all of it learns.
+/// A model that no Hugging Face folder expresses, where all of it learns; magnitudes of a part of what the model keeps as one.
 pub fn check(model: &Model, train: &Train) -> Result<()> {
-    if params::adapts(&train.params) { Ok(()) } else { hf::check(model, stored(train)) }
+    if !params::adapts(&train.params) {
+        return hf::check(model, stored(train));
+    }
+    let built = schema::build(params::ENTRIES, "train.params", &train.params)?;
+    for group in shared(&model.shape)? {
+        let on: Vec<_> = group.iter().filter_map(|role| built.adapt(*role)).collect();
+        let gains = on.iter().map(|a| a.kind()).find(|kind| kind.0.gains().is_some());
+        if let Some(kind) = gains.filter(|_| on.len() < group.len()) {
+            let words = group.iter().map(|role| role.word()).collect::<Vec<_>>().join(", ");
+            return Err(Error::refused(
+                format!("train.params = {} on a part of {words}", kind.0.id()),
+                format!(
+                    "{} keeps them as one, of which all or none can be written; target all of them",
+                    model.shape.arch
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The type of a fine-tuned model's tensors.

@@ -1,6 +1,8 @@
 //! What a training writes, from shapes alone: its state, and what it leaves for others. Payload is exact; headers and words, whose
 //! length hangs on names and numbers, are bounded from above.
 
+use std::collections::BTreeMap;
+
 use super::learner::Param;
 use super::plan::{learning, section};
 use super::{export, params};
@@ -11,9 +13,10 @@ use crate::device::Buf;
 use crate::error::{Error, Result};
 use crate::ledger::files::{Output, Written};
 use crate::ledger::{Ledger, Walls};
+use crate::model::adapter::shared;
 use crate::model::{Model, hf};
 use crate::schema;
-use crate::shape::Role;
+use crate::shape::{ModelShape, PART_B, Role, TensorShape};
 
 /// What a training of `config` on `model` writes into the folder that it keeps; `goes_on` from a state that is there already, which
 /// gives way to the first that is saved.
@@ -78,7 +81,7 @@ fn adapter(train: &Train, params: &[Param], model: &Model) -> Result<Written> {
     let built = schema::build(params::ENTRIES, "train.params", &train.params)?;
     let gguf = Role::LINEARS.iter().find_map(|role| built.adapt(*role)).is_some_and(|a| a.kind().0.gguf());
     let adapters: Vec<&Param> = params.iter().filter(|p| p.adapter).collect();
-    let values: u64 = adapters.iter().map(|p| p.len() as u64).sum();
+    let values: u64 = adapters.iter().map(|p| p.len() as u64).sum::<u64>() + beside(&adapters, &model.shape)?;
     let path = model.path.len() as u64;
     // PEFT's names say the module in full, and its configuration may say the rank of each; GGUF pads each tensor.
     let peft: u64 =
@@ -86,6 +89,25 @@ fn adapter(train: &Train, params: &[Param], model: &Model) -> Result<Written> {
     let other = if gguf { adapters.len() as u64 * 160 + (1 << 10) + path } else { 0 };
     let files = if gguf { (2, "files") } else { (1, "file") };
     Ok(Written::new(Output::Adapter, &[&[files, (values, "values"), (4, "B")], &[(peft + other, "B of headers")]]))
+}
+
+/// What is written beside what learns: where a model keeps several linears as one, rows of each B have a column for the ranks of all.
+fn beside(adapters: &[&Param], shape: &ModelShape) -> Result<u64> {
+    let by_name: BTreeMap<&str, &Param> = adapters.iter().map(|p| (p.name.as_str(), *p)).collect();
+    let groups = shared(shape)?;
+    let mut sum = 0;
+    for layer in &shape.layers {
+        for group in &groups {
+            let linears = group.iter().filter_map(|role| layer.tensors.get(*role));
+            let own = |w: &TensorShape| by_name.get(format!("{}.{}", w.name, PART_B.suffix).as_str()).copied();
+            let (rows, ranks, learned) = linears.fold((0, 0, 0), |(rows, ranks, learned), w| {
+                let b = own(w);
+                (rows + w.rows, ranks + b.map_or(0, |b| b.cols), learned + b.map_or(0, Param::len))
+            });
+            sum += (rows * ranks - learned) as u64;
+        }
+    }
+    Ok(sum)
 }
 
 /// A Hugging Face folder: every tensor of the model, and its words.

@@ -615,6 +615,14 @@ fn fits(
     Ok(rank)
 }
 
+/// Linears that `shape`'s architecture keeps as one, in order: where it does.
+///
+/// # Errors
+/// [`Error::Internal`] for a description of no architecture.
+pub(crate) fn shared(shape: &ModelShape) -> Result<Vec<Vec<Role>>> {
+    Ok(modules::of(shape)?.into_iter().map(|m| m.linears).filter(|linears| linears.len() > 1).collect())
+}
+
 /// The types that factors may have.
 fn holds_factors(ty: BlockType) -> bool {
     matches!(ty, BlockType::F32 | BlockType::F16 | BlockType::Bf16)
