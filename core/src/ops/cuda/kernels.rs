@@ -33,7 +33,9 @@ const PLAIN: &[&str] = &[
     "geglu",
     "append",
     "attend",
+    "attend_capped",
     "attend_parts",
+    "attend_parts_capped",
     "attend_join",
 ];
 /// One for each type of weights.
@@ -451,11 +453,15 @@ impl Kernels {
             Arg::Wide((kb * at.capacity) as u64),
             Arg::Float(at.cap.unwrap_or(0.0)),
         ];
+        let (rows, stretch) = match at.cap {
+            None => ("attend", "attend_parts"),
+            Some(_) => ("attend_capped", "attend_parts_capped"),
+        };
         if !split {
-            return self.launch("attend", None, (m, at.heads), (128, 1), &args);
+            return self.launch(rows, None, (m, at.heads), (128, 1), &args);
         }
         let stretches = (before + 1).div_ceil(PART);
-        self.launch("attend_parts", None, (at.heads, stretches), (128, 1), &args)?;
+        self.launch(stretch, None, (at.heads, stretches), (128, 1), &args)?;
         let args = [parts.into(), out.into(), int(at.dim), int(stretches)];
         self.launch("attend_join", None, (at.heads, 1), (128, 1), &args)
     }
