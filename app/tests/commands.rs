@@ -280,7 +280,7 @@ fn data_says_what_a_file_is_and_what_of_it_is_learned() {
     let file = room.write(
         "notes.txt",
         r#"[{"question": "Hi?", "answer": "Yes", "id": 1},
-            {"conversations": [{"from": "human", "value": "\u001b[2J"}, {"from": "gpt", "value": "No"}], "tools": "x"}]"#,
+            {"conversations": [{"from": "human", "value": "\u001b[2J"}, {"from": "gpt", "value": "No"}], "tools": [{"name": "x"}]}]"#,
     );
     let file = file.to_str().unwrap();
     let told = room.json(0, &["data", file, "--rows", "1"]);
