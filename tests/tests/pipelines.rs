@@ -271,7 +271,7 @@ fn without_a_tokenizer_there_is_no_text_and_there_is_a_plan() {
         ("tokenizer.model", &b""[..], "none is text"),
         ("tokenizer.model", b"\x0a\x0e\x0a\x05<unk>", "tokenizer.model"),
         ("tokenizer.model", b"\x0a\x09\x0a\x05<unk>\x18\x02", "none is text"),
-        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "SentencePiece"),
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "ranks of tokens (tiktoken)"),
         ("tokenizer.json", b"{", "tokenizer.json"),
         ("tokenizer.json", BROKEN_TABLE, "damaged"),
         ("README", b"", "tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt"),
