@@ -274,7 +274,7 @@ fn without_a_tokenizer_there_is_no_text_and_there_is_a_plan() {
         ("tokenizer.model", b"IQ== 0\nIg== 1\n", "ranks of tokens (tiktoken)"),
         ("tokenizer.json", b"{", "tokenizer.json"),
         ("tokenizer.json", BROKEN_TABLE, "damaged"),
-        ("README", b"", "tokenizer.json there, or its tokenizer.model, or vocab.json with merges.txt"),
+        ("README", b"", "tokenizer.json there, or its tokenizer.model or tekken.json, or vocab.json with merges.txt"),
     ] {
         fs::write(dir.path().join(file), content).unwrap();
         let words = open();
