@@ -83,7 +83,7 @@ fn a_config_json_gives_its_shape_or_names_its_field() {
         ("attention_bias", serde_json::json!(true), "attention_bias"),
         ("num_local_experts", serde_json::json!(8), "num_experts"),
         ("sliding_window", serde_json::json!(128), "sliding_window"),
-        ("rope_scaling", serde_json::json!({"type": "dynamic", "factor": 4.0}), "rope_scaling.rope_type"),
+        ("rope_scaling", serde_json::json!({"type": "spiral", "factor": 4.0}), "rope_scaling.rope_type"),
         ("num_hidden_layers", serde_json::json!(u64::MAX), "num_hidden_layers"),
         ("num_hidden_layers", serde_json::json!(0), "num_hidden_layers"),
         ("hidden_size", serde_json::json!(257), "num_attention_heads"),
