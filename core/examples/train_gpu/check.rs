@@ -307,7 +307,7 @@ fn elements(both: &mut Both) -> Result<()> {
         twice!(both, |d, of| d.dropout(of!(u).all(), of!(p).all_mut(), n, mask, false));
         both.same(&format!("dropout {n}"), &p)?;
         let mut sum = both.floats(&[0.0])?;
-        twice!(both, |d, of| d.squared_norm(of!(u).all(), n, of!(sum).all_mut()));
+        twice!(both, |d, of| d.squared_norms(of!(u).all(), &[(0, n)], of!(sum).all_mut()));
         both.same(&format!("squared_norm {n}"), &sum)?;
         twice!(both, |d, of| d.fill(of!(u).at_mut(3), n - 5, 0.25));
         both.same(&format!("fill {n}"), &u)?;

@@ -235,7 +235,7 @@ fn one(s: &Shape) -> Result<()> {
         })?;
         let mut sum = buf(BlockType::F32, 1)?;
         time(g, &format!("squared_norm {grad}"), 0.0, gr.bytes() as f64, || {
-            g.squared_norm(gr.all(), gr.len(), sum.all_mut())
+            g.squared_norms(gr.all(), &[(0, gr.len())], sum.all_mut())
         })?;
     }
     Ok(())

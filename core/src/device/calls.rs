@@ -44,12 +44,12 @@ impl dyn Device + '_ {
         self.run(Op::Scale { y, len, a })
     }
 
-    /// [`Op::SquaredNorm`]: one f32: `to ← Σ x²` over `len` elements.
+    /// [`Op::SquaredNorms`]: one f32 a span of `x`: `to[i] ← Σ x²` over the elements of span `i`.
     ///
     /// # Errors
     /// As [`Device::run`]: operands that do not fit, cancellation, what the driver says.
-    pub fn squared_norm(&self, x: Src<'_>, len: usize, to: Dst<'_>) -> Result<()> {
-        self.run(Op::SquaredNorm { x, len, to })
+    pub fn squared_norms(&self, x: Src<'_>, spans: &[(usize, usize)], to: Dst<'_>) -> Result<()> {
+        self.run(Op::SquaredNorms { x, spans, to })
     }
 
     /// [`Op::Gather`]: rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.

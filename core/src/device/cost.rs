@@ -1,6 +1,6 @@
 //! What an operation costs: arithmetic, bytes and launches, from the same description that is executed.
 
-use super::gpu::tiling::Tiling;
+use super::gpu::tiling::{Tiling, norm_launches};
 use super::op::{Op, sides};
 use super::{Weight, buffer_bytes};
 use crate::ops::KernelTimes;
@@ -87,6 +87,7 @@ impl Op<'_> {
             Self::SwiGlu { len, .. } | Self::GeGlu { len, .. } => elements(*len, times.gate[0]),
             Self::SwiGluVjp { len, .. } | Self::GeGluVjp { len, .. } => elements(*len, times.gate[1]),
             Self::LogSumExp { m, n, .. } | Self::CrossEntropyVjp { m, n, .. } => elements(m * n, times.logit),
+            Self::SquaredNorms { spans, .. } => moved + spans.len() as f64 * times.region,
             // Four regions a row, and one thread's decomposition.
             Self::Orthonormalize { rows, .. } => 4.0 * *rows as f64 * times.region + cost.flops / 2.0 * times.dw,
             Self::LeadingVectors { rows, .. } => {
@@ -129,7 +130,8 @@ impl Op<'_> {
             }
             Self::Embed { m, .. } => m.div_ceil(super::gpu::tiling::EMBED_ROWS),
             Self::RmsNormVjp { dw, .. } => 1 + 2 * usize::from(dw.is_some()),
-            Self::SquaredNorm { .. } | Self::BiasVjp { .. } => 2,
+            Self::SquaredNorms { spans, .. } => 2 * norm_launches(spans).count(),
+            Self::BiasVjp { .. } => 2,
             Self::Order { n, .. } => 1 + sort_passes(*n).count(),
             Self::AttentionVjp { .. } => 3,
             // One at a time.

@@ -227,10 +227,12 @@ impl Cpu {
             Op::Axpy { a: 1.0, x, y, len } => add(&self.team, floats_mut(y, len)?, floats(x, len)?)?,
             Op::Axpy { a, x, y, len } => vjp::axpy(&self.team, a, floats(x, len)?, floats_mut(y, len)?)?,
             Op::Scale { y, len, a } => vjp::scale(&self.team, floats_mut(y, len)?, a)?,
-            Op::SquaredNorm { x, len, to } => {
+            Op::SquaredNorms { x, spans, to } => {
                 let scratch = &mut self.scratch.borrow_mut();
-                let sum = vjp::squared_norm(&self.team, floats(x, len)?, scratch.as_mut_slice())?;
-                floats_mut(to, 1)?[0] = sum as f32;
+                for ((at, len), to) in spans.iter().zip(floats_mut(to, spans.len())?) {
+                    let x = floats(Src { at: x.at + at, ..x }, *len)?;
+                    *to = vjp::squared_norm(&self.team, x, scratch.as_mut_slice())? as f32;
+                }
             }
             Op::Gather { x, ids: rows, n, cols, y } => {
                 let x = floats(x, x.buf.len() - x.at)?;

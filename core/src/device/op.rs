@@ -23,8 +23,8 @@ pub enum Op<'a> {
     Axpy { a: f32, x: Src<'a>, y: Dst<'a>, len: usize },
     /// `y ← a · y`, `len` elements.
     Scale { y: Dst<'a>, len: usize, a: f32 },
-    /// One f32: `to ← Σ x²` over `len` elements.
-    SquaredNorm { x: Src<'a>, len: usize, to: Dst<'a> },
+    /// One f32 a span of `x`, `(its first element, elements)`: `to[i] ← Σ x²` over the elements of span `i`.
+    SquaredNorms { x: Src<'a>, spans: &'a [(usize, usize)], to: Dst<'a> },
     /// Rows `ids[i]` of `x (…, cols)` to rows `i` of `y (n, cols)`.
     Gather { x: Src<'a>, ids: Src<'a>, n: usize, cols: usize, y: Dst<'a> },
     /// Rows `i` of `x (n, cols)` to rows `ids[i]`, which rise, of `y (…, cols)`; other rows stay.
@@ -338,7 +338,7 @@ impl Op<'_> {
             Self::Fill { .. } => "fill",
             Self::Axpy { .. } => "axpy",
             Self::Scale { .. } => "scale",
-            Self::SquaredNorm { .. } => "squared norm",
+            Self::SquaredNorms { .. } => "squared norms",
             Self::Gather { .. } => "gather",
             Self::Scatter { .. } => "scatter",
             Self::Embed { .. } => "embedding",
@@ -382,7 +382,7 @@ impl Op<'_> {
             | Self::Fill { .. }
             | Self::Axpy { .. }
             | Self::Scale { .. }
-            | Self::SquaredNorm { .. }
+            | Self::SquaredNorms { .. }
             | Self::Gather { .. }
             | Self::Scatter { .. } => Family::Move,
             Self::Embed { .. }
@@ -448,9 +448,10 @@ impl Op<'_> {
                 each(write("y", y, *len, Real, true));
             }
             Self::Scale { y, len, .. } => each(write("y", y, *len, Real, true)),
-            Self::SquaredNorm { x, len, to } => {
-                each(read("x", *x, *len, Real));
-                each(Operand { moved: 0, ..write("to", to, 1, F32, false) });
+            Self::SquaredNorms { x, spans, to } => {
+                let end = spans.iter().map(|(at, len)| at.saturating_add(*len)).max().unwrap_or(0);
+                each(Operand { moved: spans.iter().map(|(_, len)| len).sum(), ..read("x", *x, end, Real) });
+                each(Operand { moved: 0, ..write("to", to, spans.len(), F32, false) });
             }
             Self::Gather { x, ids, n, cols, y } => {
                 each(Operand { len: *cols, ..read("x", *x, n * cols, Real) });

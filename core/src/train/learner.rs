@@ -417,10 +417,8 @@ impl Learner {
         let (Some(gradients), Some(norms)) = (&mut self.gradients, &mut self.norms) else {
             return Err(Error::Internal("an update before gradients have a place".into()));
         };
-        for (i, id) in ids.iter().enumerate() {
-            let p = &self.params[*id];
-            d.squared_norm(gradients.at(p.at), p.len(), norms.at_mut(i))?;
-        }
+        let spans: Vec<(usize, usize)> = ids.iter().map(|id| (self.params[*id].at, self.params[*id].len())).collect();
+        d.squared_norms(gradients.all(), &spans, norms.all_mut())?;
         let mut squares = vec![0.0f32; ids.len()];
         d.download(norms.all(), bytemuck::cast_slice_mut(&mut squares))?;
         let squares: Vec<f64> = squares.into_iter().map(f64::from).collect();

@@ -20,6 +20,11 @@ const PIECES: u64 = 4 << 20;
 /// Bytes that candle may make while it carries out `op`, beside the operands. Every call makes a new tensor, and those of one
 /// statement live until its end: no operation has more than three times its operands at once, but where a case says so.
 pub fn temporaries(op: &Op<'_>) -> u64 {
+    if let Op::SquaredNorms { spans, .. } = op {
+        // One span after the other.
+        let longest = spans.iter().map(|(_, len)| *len as u64).max().unwrap_or(0);
+        return 4 * (3 * longest + 2 * spans.len() as u64);
+    }
     let mut elements = 0u64;
     op.operands(&mut |o| {
         if o.kind != Kind::Stored {

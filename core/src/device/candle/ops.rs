@@ -42,9 +42,14 @@ fn moves(on: &Candle, op: Op<'_>) -> Result<()> {
             let y = Target::of(y)?;
             on.guest(|_| y.put(&(y.flat(len)? * f64::from(a))?))
         }
-        Op::SquaredNorm { x, len, to } => {
-            let (x, to) = (flat(x, len)?, Target::of(to)?);
-            on.guest(|_| to.put(&x.sqr()?.sum_all()?.reshape(1)?))
+        Op::SquaredNorms { x, spans, to } => {
+            let one = |(at, len): &(usize, usize)| flat(Src { at: x.at + at, ..x }, *len);
+            let (all, to) = (spans.iter().map(one).collect::<Result<Vec<_>>>()?, Target::of(to)?);
+            let square = |x: &Tensor| x.sqr()?.sum_all()?.reshape(1);
+            on.guest(|_| match all.is_empty() {
+                true => Ok(()),
+                false => to.put(&Tensor::cat(&all.iter().map(square).collect::<candle_core::Result<Vec<_>>>()?, 0)?),
+            })
         }
         Op::Gather { x, ids, n, cols, y } => {
             let (x, ids, y) = (matrix(x, (x.buf.len() - x.at) / cols, cols)?, flat(ids, n)?, Target::of(y)?);

@@ -3,7 +3,7 @@
 use crate::blocks::BlockType;
 use crate::device::cost::sort_passes;
 use crate::device::gpu::device::{Gpu, ids, typed, typed_mut, view, view_mut, whole};
-use crate::device::gpu::tiling::EMBED_ROWS;
+use crate::device::gpu::tiling::{EMBED_ROWS, NORMS, norm_blocks, norm_launches};
 use crate::device::gpu::{DECOMPOSITION, load_scratch};
 use crate::device::op::Family;
 use crate::device::{
@@ -51,6 +51,17 @@ struct Scalars {
     scale: f32,
     clamp: f32,
     numbers: [f32; MOST_NUMBERS],
+}
+
+/// `Spans` of train.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Spans {
+    /// The first block of each span, and the number of all; the same from the last span's end on.
+    first: [u32; NORMS + 1],
+    pad: u32,
+    at: [u64; NORMS],
+    len: [u64; NORMS],
 }
 
 /// `Normal` of train.cu.
@@ -210,14 +221,7 @@ impl Gpu {
                 let (ty, y) = (y.buf.ty(), view_mut(&y, len)?);
                 self.each("blend", &[ty, ty], len, &[y, y], &[a.into(), Arg::Float(0.0)], &[])
             }
-            Op::SquaredNorm { x, len, to } => {
-                let parts = len.div_ceil(2048).clamp(1, 1024);
-                let partial = self.scratch.part(0, 8 * parts)?;
-                let args = [view(x, len)?.into(), partial.into(), Arg::Wide(len as u64)];
-                self.launch("squares", &[x.buf.ty()], (parts, 1), 256, &args)?;
-                let args = [partial.into(), typed_mut(&to, 1, BlockType::F32)?.into(), parts.into()];
-                self.launch("total", &[], (1, 1), 256, &args)
-            }
+            Op::SquaredNorms { x, spans, to } => self.norms(x, spans, &to),
             Op::Gather { x, ids: rows, n, cols, y } => {
                 let from = view(x, x.buf.len() - x.at)?;
                 let to = typed_mut(&y, n * cols, x.buf.ty())?;
@@ -231,6 +235,30 @@ impl Gpu {
             }
             op => Err(op.stray()),
         }
+    }
+
+    /// [`Op::SquaredNorms`]: partial sums of many spans in one launch, and what they add up to in another.
+    fn norms(&self, x: Src<'_>, spans: &[(usize, usize)], to: &Dst<'_>) -> Result<()> {
+        let mut done = 0;
+        for some in norm_launches(spans) {
+            let mut table = Spans { first: [0; NORMS + 1], pad: 0, at: [0; NORMS], len: [0; NORMS] };
+            let mut end = 0;
+            for (i, (at, len)) in some.iter().enumerate() {
+                (table.at[i], table.len[i]) = (*at as u64, *len as u64);
+                table.first[i + 1] = table.first[i] + norm_blocks(*len) as u32;
+                end = end.max(at + len);
+            }
+            let blocks = table.first[some.len()] as usize;
+            table.first[some.len()..].fill(blocks as u32);
+            let partial = self.scratch.part(0, 8 * blocks)?;
+            let table = Arg::Struct(bytemuck::bytes_of(&table));
+            let args = [view(x, end)?.into(), partial.into(), table];
+            self.launch("squares", &[x.buf.ty()], (blocks, 1), 256, &args)?;
+            let to = typed(Src { buf: to.buf, at: to.at + done }, some.len(), BlockType::F32)?;
+            self.launch("total", &[], (some.len(), 1), 256, &[partial.into(), to.into(), table])?;
+            done += some.len();
+        }
+        Ok(())
     }
 
     /// `y ← a · y + b · x`, whatever the two are stored as.

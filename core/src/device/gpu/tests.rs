@@ -3,6 +3,7 @@
 use crate::blocks::BlockType;
 use crate::device::Sizes;
 use crate::device::gpu::Precision;
+use crate::device::gpu::tiling::{NORM_BLOCKS, NORMS, norm_blocks, norm_launches};
 use crate::device::gpu::{check, load_scratch, scratch};
 use crate::ledger::{Category, Ledger, Tier};
 use crate::train::tests::{config, shape};
@@ -28,6 +29,24 @@ fn scratch_holds_the_largest_call() {
         );
         assert!(sums >= 4 * sizes.rows * sizes.heads && sums >= 8 * 1024);
     }
+}
+
+/// Spans of 1 to 5 · 2¹¹ elements, and one of so many that it has a launch for itself.
+#[test]
+fn squares_are_summed_in_few_launches_each_span_as_if_it_were_alone() {
+    let mut spans: Vec<(usize, usize)> = (0..300).map(|i| (7 * i, 1 + (i * i * 37) % 10_240)).collect();
+    spans.insert(50, (3, 1 << 30));
+    let launches: Vec<_> = norm_launches(&spans).collect();
+    assert_eq!(launches.concat(), spans, "all of them, in order");
+    let blocks = |some: &[(usize, usize)]| some.iter().map(|(_, len)| norm_blocks(*len)).sum::<usize>();
+    for (some, next) in launches.iter().zip(&launches[1..]) {
+        assert!(some.len() <= NORMS && blocks(some) <= NORM_BLOCKS);
+        let full = some.len() == NORMS || blocks(some) + norm_blocks(next[0].1) > NORM_BLOCKS;
+        assert!(full, "{} spans, {} blocks", some.len(), blocks(some));
+    }
+    assert!(launches.iter().any(|some| *some == [(3, 1 << 30)]));
+    assert_eq!([1, 2048, 2049, usize::MAX].map(norm_blocks), [1, 1, 2, NORM_BLOCKS]);
+    assert_eq!(norm_launches(&[]).count(), 0);
 }
 
 #[test]

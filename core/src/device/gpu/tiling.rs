@@ -80,6 +80,32 @@ impl Tiling {
     }
 }
 
+/// Spans whose squares are summed in one launch.
+pub const NORMS: usize = 128;
+/// Blocks of such a launch, each of which makes one partial sum.
+pub const NORM_BLOCKS: usize = 1024;
+
+/// Blocks that share the squares of `len` elements out: how many depends on these alone, so that sums do not depend on what else
+/// there is.
+pub fn norm_blocks(len: usize) -> usize {
+    len.div_ceil(2048).clamp(1, NORM_BLOCKS)
+}
+
+/// Spans that go through one launch, in order: as many as [`NORMS`] and [`NORM_BLOCKS`] allow.
+pub fn norm_launches(mut spans: &[(usize, usize)]) -> impl Iterator<Item = &[(usize, usize)]> {
+    std::iter::from_fn(move || {
+        let mut blocks = 0;
+        let fits = |(_, len): &&(usize, usize)| {
+            blocks += norm_blocks(*len);
+            blocks <= NORM_BLOCKS
+        };
+        let n = spans.iter().take(NORMS).take_while(fits).count();
+        let (now, rest) = spans.split_at(n);
+        spans = rest;
+        (n > 0).then_some(now)
+    })
+}
+
 /// The size of pieces of `all`, at most `most`, that come out alike and in multiples of `unit` where they can.
 fn even(all: usize, most: usize, unit: usize) -> usize {
     let pieces = all.div_ceil(most.max(1)).max(1);

@@ -309,11 +309,22 @@ DEV void cross_entropy_vjp(T* a, const uint32_t* targets, const float* log_sum_e
     }
 }
 
-// The sum of squares in two kernels, so that its order is one: grid ≤ 1024 blocks of 256, then 1 of 256.
+// Which elements a launch sums the squares of: span s has the blocks first[s] .. first[s + 1].
+constexpr int NORMS = 128;
+struct Spans {
+    uint32_t first[NORMS + 1], pad;
+    uint64_t at[NORMS], len[NORMS];
+};
+
+// Sums of squares in two kernels, so that their order is one: blocks of 256 for each span, at most 1024 in all, then one a span.
 template <class T>
-DEV void squares(const T* x, double* partial, size_t n) {
+DEV void squares(const T* x, double* partial, const Spans& spans) {
+    int s = 0;
+    while (s + 1 < NORMS && blockIdx.x >= spans.first[s + 1]) s++;
+    size_t block = blockIdx.x - spans.first[s], blocks = spans.first[s + 1] - spans.first[s], n = spans.len[s];
+    x += spans.at[s];
     double sum = 0;
-    for (size_t i = 8 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x); i < n; i += 8 * (size_t)gridDim.x * blockDim.x) {
+    for (size_t i = 8 * (block * blockDim.x + threadIdx.x); i < n; i += 8 * blocks * blockDim.x) {
         float part = 0;
         for (int j = 0; j < 8 && i + j < n; j++) part += get(x[i + j]) * get(x[i + j]);
         sum += part;
@@ -321,11 +332,12 @@ DEV void squares(const T* x, double* partial, size_t n) {
     sum = block_sum64(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
-extern "C" __global__ void total(const double* partial, float* to, int parts) {
+extern "C" __global__ void total(const double* partial, float* to, const __grid_constant__ Spans spans) {
+    int first = spans.first[blockIdx.x], parts = spans.first[blockIdx.x + 1] - first;
     double sum = 0;
-    for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
+    for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[first + i];
     sum = block_sum64(sum);
-    if (threadIdx.x == 0) *to = (float)sum;
+    if (threadIdx.x == 0) to[blockIdx.x] = (float)sum;
 }
 
 // Philox-4x32-10, block `index` of a stream (Salmon et al. 2011); the words of crate::rng::Philox.
@@ -620,7 +632,7 @@ TYPE(mxfp4, MXFP4)
                             const uint32_t* listed, float scale) {                                                     \
         cross_entropy_vjp(a, targets, sums, n, first, listed, scale);                                                  \
     }                                                                                                                  \
-    K squares_##t(const T* x, double* partial, size_t n) { squares(x, partial, n); }                                   \
+    K squares_##t(const T* x, double* partial, const __grid_constant__ Spans s) { squares(x, partial, s); }            \
     K attend_plain_##t(const T* q, const T* k, const T* v, T* out, float* sums, SEEN, int n, int heads, int kv_heads,  \
                        float scale, int dim) {                                                                         \
         attend_plain(q, k, v, out, sums, HERE, n, heads, kv_heads, dim, scale);                                        \

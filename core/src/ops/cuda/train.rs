@@ -1,6 +1,6 @@
 //! Launching `train.cu`: kernels by name and the types they were made for.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ fn shared_bytes(name: &str, dim: usize) -> usize {
 #[derive(Debug)]
 pub struct TrainKernels {
     device: Arc<Device>,
-    functions: BTreeMap<Key, (CudaFunction, u32)>,
+    functions: HashMap<Key, (CudaFunction, u32)>,
     _module: Arc<CudaModule>,
     outside: u64,
 }
@@ -140,7 +140,7 @@ impl TrainKernels {
                 keys.extend(DECODE.iter().map(|name| (*name, [Some(*ty), Some(a), None])));
             }
         }
-        let mut functions = BTreeMap::new();
+        let mut functions = HashMap::new();
         for (kind, types) in keys {
             let mut name = kind.to_owned();
             for ty in types.iter().flatten() {
