@@ -183,12 +183,24 @@ def olmoe():
     return transformers.OlmoeForCausalLM(config)
 
 
+def gpt_oss():
+    """Four experts a layer, two for a token, all with biases and a clamped gate; sinks; every other layer has a window; YaRN."""
+    config = transformers.GptOssConfig(
+        num_hidden_layers=3, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, swiglu_limit=7.0, tie_word_embeddings=False,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"], bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0, "rope_theta": 100.0, "truncate": True},
+        **{**COMMON, "intermediate_size": 32, "hidden_size": 32}
+    )
+    return transformers.GptOssForCausalLM(config)
+
+
 # By name: how it is made, and what llama.cpp calls it. The order is that of the seeds.
 MODELS = {
     "qwen2": (qwen2, "qwen2"), "gemma3": (gemma3, "gemma3"), "mixtral": (mixtral, "llama"), "llama": (llama, "llama"), "qwen3": (qwen3, "qwen3"),
     "mistral": (mistral, "llama"), "yarn": (yarn, "qwen2"), "smollm3": (smollm3, "smollm3"), "granite": (granite, "granite"),
     "olmo2": (olmo2, "olmo2"), "olmo3": (olmo3, "olmo2"), "phi3": (phi3, "phi3"), "phi3_short": (phi3_short, "phi3"), "gemma2": (gemma2, "gemma2"),
     "qwen3_moe": (qwen3_moe, "qwen3moe"), "qwen2_moe": (qwen2_moe, "qwen2moe"), "olmoe": (olmoe, "olmoe"),
+    "gpt_oss": (gpt_oss, "gpt-oss"),
 }
 # What llama.cpp computes otherwise, and why.
 APART = {
@@ -209,8 +221,10 @@ def randomize(model, seed):
         if name.endswith("norm.weight"):
             base = 0.0 if "gemma" in type(model).__name__.lower() else 1.0
             value = base + 0.2 * noise
-        elif name.endswith(".bias"):
+        elif name.endswith((".bias", "_bias")):
             value = 0.5 * noise
+        elif name.endswith("sinks"):
+            value = noise
         else:
             value = noise / p.shape[-1] ** 0.5
         p.data.copy_(value.half().float())
@@ -248,9 +262,23 @@ def rotation(writer, arch, config):
     return {}
 
 
+def gpt_oss_tensors(key, w):
+    """What holds all experts of a layer, as llama.cpp has it: outputs first, gate and up apart."""
+    blk = f"blk.{key.removeprefix('model.layers.').partition('.')[0]}"
+    if key.endswith("sinks"):
+        return {f"{blk}.attn_sinks.weight": w}
+    if ".experts." not in key:
+        return {}
+    kind, part = ("bias", key.removesuffix("_bias")) if key.endswith("_bias") else ("weight", key)
+    w = w if kind == "bias" else w.swapaxes(1, 2)
+    if part.endswith("gate_up_proj"):
+        return {f"{blk}.ffn_gate_exps.{kind}": w[:, 0::2], f"{blk}.ffn_up_exps.{kind}": w[:, 1::2]}
+    return {f"{blk}.ffn_down_exps.{kind}": w}
+
+
 def write_gguf(path, name, config, tensors):
     arch = MODELS[name][1]
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper().replace("-", "_")), config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, arch)
     # By the name of a Phi llama.cpp looks for its words.
     writer.add_name(f"tiny {name}".replace("phi3", "phi"))
@@ -282,6 +310,8 @@ def write_gguf(path, name, config, tensors):
     if getattr(config, "num_experts_per_tok", None):
         writer.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
+    if name == "gpt_oss":
+        writer.add_expert_feed_forward_length(config.intermediate_size)
     if getattr(config, "moe_intermediate_size", None):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if getattr(config, "shared_expert_intermediate_size", None):
@@ -301,6 +331,11 @@ def write_gguf(path, name, config, tensors):
             w = permute(w, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
         if name.startswith("gemma") and key.endswith("norm.weight"):
             w = w + 1
+        if name == "gpt_oss":
+            stacks = gpt_oss_tensors(key, w)
+            out.update(stacks)
+            if stacks:
+                continue
         if ".experts." in key:
             layer, _, rest = key.removeprefix("model.layers.").partition(".")
             expert, part = rest.split(".experts.")[1].split(".")[:2]
@@ -315,7 +350,7 @@ def write_gguf(path, name, config, tensors):
         out[target] = np.stack([parts[e] for e in sorted(parts)])
     out.update(divisors)
     for target, w in out.items():
-        vector = w.ndim == 1 or "ffn_gate_inp" in target
+        vector = w.ndim == 1 or "ffn_gate_inp" in target or target.endswith(".bias")
         writer.add_tensor(target, w.astype(np.float32 if vector else np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -327,7 +362,7 @@ def gradients(model, name, ids):
     """The mean loss of the next tokens, and of each tensor's gradient the norm and every so manieth element."""
     config = model.config
     arch = MODELS[name][1]
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper().replace("-", "_")), config.num_hidden_layers)
     logits = model(torch.tensor([ids])).logits[0]
     loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
     loss.backward()

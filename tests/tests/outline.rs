@@ -93,7 +93,11 @@ fn kinds_of_layers_keep_what_they_keep() {
     let v3 = of("DeepSeek-V3");
     assert!(v3.why.contains("latent attention"), "{}", v3.why);
     assert_eq!(v3.kinds(), [(Keeps::Latent { row: 576 }, 61)]);
-    let oss = of("gpt-oss-120b");
+    // It runs in floats; its files are quantized.
+    let mut said = all.iter().find(|m| m["name"] == "gpt-oss-120b").unwrap()["config"].clone();
+    assert!(outline::of(&folder(root.path(), "oss", &said)).unwrap().is_none());
+    said["quantization_config"] = serde_json::json!({ "quant_method": "mxfp4" });
+    let oss = outline::of(&folder(root.path(), "oss4", &said)).unwrap().unwrap();
     assert_eq!(oss.kinds(), [(Keeps::Window { row: 1024, tokens: 128 }, 18), (Keeps::Full { row: 1024 }, 18)]);
     assert_eq!(oss.cache(1000, 2), Some(18 * 2048 * (128 + 1000)));
     let nemotron = of("Nemotron-H-8B");

@@ -28,7 +28,7 @@ fn by_hand(shape: &ModelShape, rows: usize) -> f64 {
             let all = (t.rows * t.cols) as f64;
             l.ffn.experts().filter(|_| of == Kind::Stack).map_or(all, |(count, used)| all * used as f64 / count as f64)
         };
-        let matrices = l.tensors.roles().filter(|(role, _)| role.kind() != Kind::Vector);
+        let matrices = l.tensors.roles().filter(|(role, _)| !role.kind().is_vector());
         let seen = l.attention.window.map_or(rows, |w| w.min(rows));
         2.0 * matrices.map(|(role, t)| share(t, role.kind())).sum::<f64>() + 4.0 * (l.attention.q() * seen) as f64
     });
@@ -51,7 +51,7 @@ fn a_decoding_step_takes_what_is_counted_by_hand_and_what_the_plan_said() {
         let name = &model.shape.name;
         // The new token looks at the 20 rows before it and its own.
         assert!((flops / by_hand(&rig.forward.shape, 21) - 1.0).abs() < 1e-12, "{name}: {flops}");
-        assert!(after.1 - before.1 > 9 * model.shape.layers.len() as u64, "{name}: {} steps", after.1 - before.1);
+        assert!(after.1 - before.1 > 8 * model.shape.layers.len() as u64, "{name}: {} steps", after.1 - before.1);
         // The plan's bytes of a step are those of its weights, and the cache's on top.
         let workload = Workload::generate(&config, 20, false);
         let planned = plan(&model.shape, &workload, &config, &Machine::default_guess()).unwrap().time.decode_bytes;

@@ -14,7 +14,9 @@ use crate::kv::read::Chosen;
 use crate::kv::{Fold, HeadView, Pipeline, Positions, Ranks, Rhythm, Seen};
 use crate::ledger::Ledger;
 use crate::ops::ThreadTeam;
-use crate::ops::cpu::{Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout, Window, attend, rope, rotate};
+use crate::ops::cpu::{
+    Aggregate, Angles, Attention, KvTiles, Observe, RopeLayout, Window, WithSinks, attend, rope, rotate,
+};
 use crate::shape::{LayerShape, ModelShape};
 
 pub(super) fn attention(layer: &LayerShape, tokens: usize) -> Attention {
@@ -173,6 +175,8 @@ pub(super) struct Cached<'a> {
     pub(super) turn: Option<&'a Turn>,
     pub(super) shape: &'a ModelShape,
     pub(super) l: usize,
+    /// Scores that take a part of each query head's softmax, `(heads)`.
+    pub(super) sinks: Option<&'a [f32]>,
 }
 
 /// One layer's cache as attention reads it.
@@ -356,12 +360,12 @@ impl Cached<'_> {
             }),
         });
         match &chosen {
-            None => attend(team, q, &tiles, attention(layer, tokens), out, s.kernels, observe)?,
+            None => self.over(&tiles, team, q, attention(layer, tokens), out, s.kernels, observe)?,
             Some((stride, heads)) => {
                 let lists: &[u32] = bytemuck::cast_slice(&policy.lists[..stride * heads]);
                 let chosen = Chosen::new(cache, lists, *stride, heads / layer.attention.kv_heads.max(1));
                 let shape = Attention { kv_heads: *heads, ..attention(layer, tokens) };
-                attend(team, q, &chosen, shape, out, s.kernels, observe)?;
+                self.over(&chosen, team, q, shape, out, s.kernels, observe)?;
                 // What is shown is by the rows that are held, those not read being zero.
                 for (h, row) in shown.iter_mut().flat_map(|s| s.chunks_exact_mut(rows)).enumerate() {
                     chosen.spread(h * heads / layer.attention.heads, row);
@@ -385,6 +389,23 @@ impl Cached<'_> {
             cache.add_scores(h, &mut policy.sums[h * rows + gone..h * rows + gone + n]);
         }
         Ok(())
+    }
+
+    /// Attends over `kv`, and the sinks where the layer has them.
+    fn over(
+        &self,
+        kv: &dyn KvTiles,
+        team: &ThreadTeam,
+        q: &[f32],
+        shape: Attention,
+        out: &mut [f32],
+        kernels: &mut [f32],
+        observe: Option<Observe<'_>>,
+    ) -> Result<()> {
+        match self.sinks {
+            None => attend(team, q, kv, shape, out, kernels, observe),
+            Some(sinks) => attend(team, q, &WithSinks { kv, sinks }, shape, out, kernels, observe),
+        }
     }
 
     /// Tells one head's map: `weights (tokens, rows)`, without the rows that have left a window.

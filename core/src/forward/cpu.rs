@@ -436,6 +436,7 @@ impl Forward {
             turn: of.rope.map(|rope| &self.turns[rope]),
             shape: &self.shape,
             l,
+            sinks: if rows.w.has(Role::Sinks) { Some(rows.w.vector(Role::Sinks)?) } else { None },
         };
         let at = |slot| s.places.at(slot, layer, hidden, m);
         let held = spans.iter().map(|span| cached.held(&seqs[span.sequence], staging.as_ref(), span.rows)).max();

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::ops::ThreadTeam;
 use crate::ops::cpu::vjp::{axpy, bias};
 use crate::ops::cpu::{
-    Compute, Product, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
+    Compute, Product, clamped_swiglu, geglu, linear_many, linear_many_as, rms_norm, rms_norm_in_place, softmax, swiglu,
 };
 use crate::shape::{Act, Ffn, LayerShape, Role};
 use crate::weights::units::LayerView;
@@ -99,6 +99,7 @@ impl Rows<'_> {
         match act {
             Act::Silu => swiglu(self.team, gate, up),
             Act::GeluTanh => geglu(self.team, gate, up),
+            Act::ClampedSwiglu => clamped_swiglu(self.team, gate, up),
         }
     }
 
@@ -121,6 +122,9 @@ impl Rows<'_> {
         let router = self.w.mat(Role::Router)?;
         // In f32 whatever the products are computed in: a choice that tips over is no small error.
         linear_many(team, x, m, &mut [Product { w: router, y: &mut *scores, ldy: count }], s.kernels)?;
+        if self.w.has(Role::RouterBias) {
+            bias(team, self.w.vector(Role::RouterBias)?, scores)?;
+        }
         for (i, scores) in scores.chunks_exact_mut(count).enumerate() {
             choose(scores, &mut chosen[i * used..][..used], &mut weights[i * used..][..used], over_all);
         }
@@ -141,9 +145,12 @@ impl Rows<'_> {
                 Product { w: expert(Role::ExpertUp)?, y: &mut *up, ldy: width },
             ];
             linear_many_as(self.compute, team, &rows[..n * hidden], n, &mut both, s.kernels)?;
+            self.expert_bias(Role::ExpertGate, e, count, gate)?;
+            self.expert_bias(Role::ExpertUp, e, count, up)?;
             self.gate(self.of.ffn.act(), gate, up)?;
             let mut down = [Product { w: expert(Role::ExpertDown)?, y: &mut outs[..n * hidden], ldy: hidden }];
             linear_many_as(self.compute, team, gate, n, &mut down, s.kernels)?;
+            self.expert_bias(Role::ExpertDown, e, count, &mut outs[..n * hidden])?;
             let mut next = outs.chunks_exact(hidden);
             for (i, chosen) in chosen.chunks_exact(used).enumerate() {
                 let Some(at) = chosen.iter().position(|c| *c == e as u32) else { continue };
@@ -152,6 +159,14 @@ impl Rows<'_> {
             }
         }
         self.shared_expert(x, wide, &mut outs[..m * hidden], out, s.kernels)
+    }
+
+    /// Adds expert `e`'s own bias of `linear` to rows of its output, where the layer has one.
+    fn expert_bias(&self, linear: Role, e: usize, count: usize, y: &mut [f32]) -> Result<()> {
+        let Some(role) = linear.bias().filter(|role| self.w.has(*role)) else { return Ok(()) };
+        let all = self.w.vector(role)?;
+        let width = all.len() / count;
+        bias(self.team, &all[e * width..][..width], y)
     }
 
     /// Adds the expert that every row goes through, times σ of its own router (Qwen2-MoE, arXiv 2407.10671, §2.2.2).

@@ -168,6 +168,7 @@ impl Step {
             Self::KvAttend => "kv attend",
             Self::Gate(Act::Silu) => "swiglu",
             Self::Gate(Act::GeluTanh) => "geglu",
+            Self::Gate(Act::ClampedSwiglu) => "clamped swiglu",
             Self::Experts => "experts",
             Self::Add => "add",
             Self::Logits => "logits",
@@ -210,7 +211,7 @@ impl Step {
                 Cost {
                     flops: 4.0 * of.q() as f64 * seen * batch.rows as f64,
                     launches: each * batch.sequences,
-                    ..Cost::default()
+                    ..read(tensor(Role::Sinks), 0)
                 }
             }
             Self::Gate(_) | Self::Add => launches(1),
@@ -289,6 +290,10 @@ fn experts(of: &LayerShape, rows: usize) -> Cost {
     let Some((count, used)) = of.ffn.experts() else { return Cost::default() };
     let touched = count.min(rows * used);
     let mut sum = linear(of.tensors.get(Role::Router), rows);
+    sum += read(of.tensors.get(Role::RouterBias), 1);
+    for (_, t) in of.tensors.roles().filter(|(role, _)| role.kind() == Kind::Vectors) {
+        sum += Cost { read: t.bytes() as usize / count.max(1) * touched, launches: touched, ..Cost::default() };
+    }
     for (_, t) in of.tensors.roles().filter(|(role, _)| role.kind() == Kind::Stack) {
         let one = (t.rows / count.max(1) * t.cols) as f64;
         sum.flops += 2.0 * one * (rows * used) as f64;

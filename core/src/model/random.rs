@@ -13,7 +13,7 @@ use super::arch::hf_keys;
 use super::arch::{Ask, Hyper, Layer, Turning};
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::shape::{Kind, ModelShape, TensorShape};
+use crate::shape::{ModelShape, TensorShape};
 use crate::weights::format::{Formats, Target};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -211,7 +211,7 @@ pub fn shape(spec: &RandomSpec) -> Result<ModelShape> {
         &hf_keys::names(),
         |field, message| Error::model(path, field, message),
         |Ask { name, role, rows, cols, .. }| {
-            let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
+            let ty = if role.kind().is_vector() { BlockType::F32 } else { ty };
             if ty.row_bytes(cols).is_none() {
                 let per = ty.elems();
                 let reason = format!("{name} has rows of {cols} elements, which are not whole blocks of {per}");
@@ -235,7 +235,7 @@ pub fn of_config(path: &Path) -> Result<(ModelShape, Vec<u8>)> {
         &hf_keys::names(),
         |field, message| Error::model(path, field, message),
         |Ask { name, role, rows, cols, .. }| {
-            let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
+            let ty = if role.kind().is_vector() { BlockType::F32 } else { ty };
             Ok(TensorShape { name, ty: ty.into(), rows, cols })
         },
     )?;

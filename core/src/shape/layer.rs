@@ -56,6 +56,8 @@ pub enum Act {
     Silu,
     /// GELU by its tanh approximation (GeGLU).
     GeluTanh,
+    /// `x · σ(1.702 x)` of a gate of at most 7, times up within ± 7 plus one (gpt-oss, arXiv 2508.10925, §2.2).
+    ClampedSwiglu,
 }
 
 /// The feed-forward of a layer.
@@ -129,7 +131,7 @@ impl Ffn {
 }
 
 /// The tensors of a layer by role, in load order. Linears are `(out, in)`, vectors `(1, n)`, the experts of a role
-/// `(count · out, in)`.
+/// `(count · out, in)`, their biases `(1, count · out)`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Tensors(Vec<(Role, TensorShape)>);

@@ -16,6 +16,8 @@ pub enum Role {
     QBias,
     KBias,
     VBias,
+    OBias,
+    Sinks,
     QNorm,
     KNorm,
     PostAttnNorm,
@@ -24,9 +26,13 @@ pub enum Role {
     Up,
     Down,
     Router,
+    RouterBias,
     ExpertGate,
     ExpertUp,
     ExpertDown,
+    ExpertGateBias,
+    ExpertUpBias,
+    ExpertDownBias,
     SharedRouter,
     SharedGate,
     SharedUp,
@@ -44,8 +50,17 @@ pub enum Kind {
     Matrix,
     /// Matrices of one shape, one an expert, one after the other.
     Stack,
-    /// A norm's weight, a bias or the rotary divisors: f32.
+    /// A norm's weight, a bias, scores of sinks or the rotary divisors: f32.
     Vector,
+    /// Vectors of one length, one an expert, one after the other in one row: f32.
+    Vectors,
+}
+
+impl Kind {
+    /// Held as one row of f32 whatever it is stored as.
+    pub const fn is_vector(self) -> bool {
+        matches!(self, Self::Vector | Self::Vectors)
+    }
 }
 
 impl Role {
@@ -64,6 +79,8 @@ impl Role {
             Self::QBias => "q_bias",
             Self::KBias => "k_bias",
             Self::VBias => "v_bias",
+            Self::OBias => "o_bias",
+            Self::Sinks => "sinks",
             Self::QNorm => "q_norm",
             Self::KNorm => "k_norm",
             Self::PostAttnNorm => "post_attn_norm",
@@ -72,9 +89,13 @@ impl Role {
             Self::Up => "up",
             Self::Down => "down",
             Self::Router => "router",
+            Self::RouterBias => "router_bias",
             Self::ExpertGate => "expert_gate",
             Self::ExpertUp => "expert_up",
             Self::ExpertDown => "expert_down",
+            Self::ExpertGateBias => "expert_gate_bias",
+            Self::ExpertUpBias => "expert_up_bias",
+            Self::ExpertDownBias => "expert_down_bias",
             Self::SharedRouter => "shared_router",
             Self::SharedGate => "shared_gate",
             Self::SharedUp => "shared_up",
@@ -98,6 +119,8 @@ impl Role {
             Self::QBias => "attn_q.bias",
             Self::KBias => "attn_k.bias",
             Self::VBias => "attn_v.bias",
+            Self::OBias => "attn_output.bias",
+            Self::Sinks => "attn_sinks.weight",
             Self::QNorm => "attn_q_norm.weight",
             Self::KNorm => "attn_k_norm.weight",
             Self::PostAttnNorm => "post_attention_norm.weight",
@@ -106,9 +129,13 @@ impl Role {
             Self::Up => "ffn_up.weight",
             Self::Down => "ffn_down.weight",
             Self::Router => "ffn_gate_inp.weight",
+            Self::RouterBias => "ffn_gate_inp.bias",
             Self::ExpertGate => "ffn_gate_exps.weight",
             Self::ExpertUp => "ffn_up_exps.weight",
             Self::ExpertDown => "ffn_down_exps.weight",
+            Self::ExpertGateBias => "ffn_gate_exps.bias",
+            Self::ExpertUpBias => "ffn_up_exps.bias",
+            Self::ExpertDownBias => "ffn_down_exps.bias",
             Self::SharedRouter => "ffn_gate_inp_shexp.weight",
             Self::SharedGate => "ffn_gate_shexp.weight",
             Self::SharedUp => "ffn_up_shexp.weight",
@@ -148,6 +175,9 @@ impl Role {
             | Self::QBias
             | Self::KBias
             | Self::VBias
+            | Self::OBias
+            | Self::Sinks
+            | Self::RouterBias
             | Self::QNorm
             | Self::KNorm
             | Self::PostAttnNorm
@@ -157,6 +187,7 @@ impl Role {
             | Self::OutputNorm
             | Self::RopeFreqs => Kind::Vector,
             Self::ExpertGate | Self::ExpertUp | Self::ExpertDown => Kind::Stack,
+            Self::ExpertGateBias | Self::ExpertUpBias | Self::ExpertDownBias => Kind::Vectors,
             Self::Embedding
             | Self::Q
             | Self::K
@@ -179,6 +210,11 @@ impl Role {
             Self::Q => Some(Self::QBias),
             Self::K => Some(Self::KBias),
             Self::V => Some(Self::VBias),
+            Self::O => Some(Self::OBias),
+            Self::Router => Some(Self::RouterBias),
+            Self::ExpertGate => Some(Self::ExpertGateBias),
+            Self::ExpertUp => Some(Self::ExpertUpBias),
+            Self::ExpertDown => Some(Self::ExpertDownBias),
             _ => None,
         }
     }

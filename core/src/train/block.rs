@@ -5,7 +5,7 @@ use super::params::{Scratch, ScratchSizes};
 use super::weights::{Layer, Linear, Tensor};
 use crate::blocks::BlockType;
 use crate::device::{Buf, Causal, Device, RopeLayout, RopeTable};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::{Category, Tag};
 use crate::shape::{Act, Role};
 
@@ -232,6 +232,7 @@ impl Pass<'_> {
         match layer.act {
             Act::Silu => self.d.swiglu(saved.gate.all(), saved.up.all(), len, p.all_mut()),
             Act::GeluTanh => self.d.geglu(saved.gate.all(), saved.up.all(), len, p.all_mut()),
+            Act::ClampedSwiglu => Err(no_gradient()),
         }
     }
 
@@ -362,6 +363,7 @@ impl Pass<'_> {
         match layer.act {
             Act::Silu => d.swiglu_vjp(wide.all(), gate, up, m * layer.ff)?,
             Act::GeluTanh => d.geglu_vjp(wide.all(), gate, up, m * layer.ff)?,
+            Act::ClampedSwiglu => return Err(no_gradient()),
         }
         if layer.gate.learns() || layer.up.learns() {
             self.input(learner, &saved.mid, layer.ffn_norm.as_ref(), normed)?;
@@ -521,4 +523,9 @@ fn both(pair: &mut Option<[Buf; 2]>) -> [Option<&mut Buf>; 2] {
         Some([a, b]) => [Some(a), Some(b)],
         None => [None, None],
     }
+}
+
+/// Of a gate that [`super::weights::check`] refuses.
+fn no_gradient() -> Error {
+    Error::Internal("a clamped gate in training".into())
 }

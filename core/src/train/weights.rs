@@ -273,6 +273,10 @@ pub fn check(shape: &ModelShape) -> Result<()> {
     let experts = shape.layers.iter().find_map(|l| l.ffn.experts());
     let scaled = shape.residual_scale != 1.0 && shape.layers.iter().any(|l| l.tensors.has(Role::PostAttnNorm));
     let what = experts.map(|(count, _)| format!("{count} experts"));
+    let clamped = shape.layers.iter().any(|l| l.ffn.act() == Act::ClampedSwiglu);
+    let what = what.or(clamped.then(|| "gates that are clamped".to_owned()));
+    let sinks = shape.layers.iter().any(|l| l.tensors.has(Role::Sinks));
+    let what = what.or(sinks.then(|| "attention with sinks".to_owned()));
     match what.or(scaled.then(|| "norms whose outputs are scaled".to_owned())) {
         Some(what) => Err(Error::refused(
             format!("training {} ({})", shape.name, shape.arch),

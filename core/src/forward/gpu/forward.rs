@@ -283,7 +283,7 @@ impl GpuForward {
                 Step::Add if residual == 1.0 => k.add(at(Slot::Stream)?, at(Slot::Out)?, m * hidden),
                 Step::Add => k.add_scaled(at(Slot::Stream)?, at(Slot::Out)?, m * hidden, residual),
                 // The check refused a layer that has these.
-                Step::Experts | Step::Embed | Step::Logits => {
+                Step::Gate(Act::ClampedSwiglu) | Step::Experts | Step::Embed | Step::Logits => {
                     Err(Error::Internal(format!("a GPU was asked for {}", step.name())))
                 }
             })?;

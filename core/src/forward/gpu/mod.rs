@@ -21,8 +21,7 @@ use crate::forward::step::{self, Places, Step};
 use crate::ledger::{Category, Ledger, Reservation, Tag};
 use crate::ops::gpu::{WEIGHT_TYPES, parts_elements};
 use crate::place::{self, rows};
-use crate::shape::AdapterShape;
-use crate::shape::ModelShape;
+use crate::shape::{Act, AdapterShape, LayerShape, ModelShape, Role};
 use crate::weights::units::UnitLayout;
 
 /// Largest head that attention holds in registers.
@@ -80,8 +79,13 @@ pub fn check(config: &Config, held: &ModelShape) -> Result<()> {
 
 /// Checks that the kernels know every step of the layers of `held`.
 fn described(held: &ModelShape) -> Result<()> {
-    let unknown = |step| matches!(step, Step::Experts).then_some("a mixture of experts");
-    match held.layers.iter().find_map(|l| step::layer(l).find_map(unknown)) {
+    let unknown = |step| match step {
+        Step::Experts => Some("a mixture of experts"),
+        Step::Gate(Act::ClampedSwiglu) => Some("a clamped gate"),
+        _ => None,
+    };
+    let sinks = |l: &LayerShape| l.tensors.has(Role::Sinks).then_some("attention with sinks");
+    match held.layers.iter().find_map(|l| step::layer(l).find_map(unknown).or(sinks(l))) {
         Some(what) => Err(Error::refused(
             "machine.device = cuda",
             format!(

@@ -223,7 +223,7 @@ impl Keys<'_> {
     pub fn mixture(&self, over_all: bool) -> Result<Mixture> {
         let normed = self.gguf.bool(&self.key("expert_weights_norm"))?;
         let (count, used) = (self.need("expert_count")?, self.need("expert_used_count")?);
-        Ok(Mixture { count, used, over_all: normed.map_or(over_all, |normed| !normed), shared: None })
+        Ok(Mixture { count, used, over_all: normed.map_or(over_all, |normed| !normed), shared: None, bias: false })
     }
 
     /// The window that the file names, where it is shorter than the context.

@@ -80,6 +80,7 @@ pub struct HfConfig {
     #[serde(default)]
     pub mlp_only_layers: Vec<u64>,
     pub clip_qkv: Option<f32>,
+    pub swiglu_limit: Option<f32>,
     pub qkv_bias: Option<bool>,
     pub partial_rotary_factor: Option<f64>,
     /// Phi-3 says it beside its rotation.
@@ -337,7 +338,7 @@ impl HfConfig {
         let count = Self::need(path, "num_experts", self.num_experts)?;
         let used = Self::need(path, "num_experts_per_tok", self.num_experts_per_tok)?;
         let every = self.decoder_sparse_step.unwrap_or(1).max(1);
-        let mixture = Mixture { count, used, over_all: !self.norm_topk_prob, shared: None };
+        let mixture = Mixture { count, used, over_all: !self.norm_topk_prob, shared: None, bias: false };
         let routed = |l: u64| (l + 1).is_multiple_of(every) && !self.mlp_only_layers.contains(&l);
         hyper.set_experts(mixture, self.moe_intermediate_size.unwrap_or(self.intermediate_size), routed);
         Ok(())

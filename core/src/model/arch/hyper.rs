@@ -45,6 +45,10 @@ pub struct Layer {
     pub rope: Option<usize>,
     /// q, k and v have a bias.
     pub bias: bool,
+    /// So has what attention gives.
+    pub o_bias: bool,
+    /// Each query head has a score that takes a part of its softmax.
+    pub sinks: bool,
     /// What of q and k is normed before they turn.
     pub qk_norm: QkNorm,
     /// What attention and the feed-forward read is normed.
@@ -77,6 +81,8 @@ pub struct Mixture {
     pub over_all: bool,
     /// Width of the one that all tokens share.
     pub shared: Option<u64>,
+    /// The router and all three matrices of an expert have a bias.
+    pub bias: bool,
 }
 
 impl Layer {
@@ -90,6 +96,8 @@ impl Layer {
             window: None,
             rope: Some(0),
             bias: false,
+            o_bias: false,
+            sinks: false,
             qk_norm: QkNorm::None,
             pre_norms: true,
             post_norms: false,
@@ -332,7 +340,7 @@ impl Hyper {
 
 fn ffn(layer: &Layer, names: &Names, wrong: &dyn Fn(&str, String) -> Error) -> Result<Ffn> {
     let width = within(wrong, &names.ff, layer.ff, limits::FF)?;
-    let Some(Mixture { count, used, over_all, shared }) = layer.experts else {
+    let Some(Mixture { count, used, over_all, shared, .. }) = layer.experts else {
         return Ok(Ffn::Dense { width, act: layer.act });
     };
     let count = within(wrong, &names.experts, count, limits::EXPERTS)?;
@@ -360,6 +368,12 @@ fn asks(n: usize, layer: &Layer, hidden: usize, attention: &Attention, ffn: &Ffn
     if layer.bias {
         out.extend([(Role::QBias, 1, wide, 1), (Role::KBias, 1, narrow, 1), (Role::VBias, 1, narrow, 1)]);
     }
+    if layer.o_bias {
+        out.push((Role::OBias, 1, hidden, 1));
+    }
+    if layer.sinks {
+        out.push((Role::Sinks, 1, attention.heads, 1));
+    }
     match layer.qk_norm {
         QkNorm::None => {}
         QkNorm::Heads => out.extend([(Role::QNorm, 1, dim, 1), (Role::KNorm, 1, dim, 1)]),
@@ -379,6 +393,14 @@ fn asks(n: usize, layer: &Layer, hidden: usize, attention: &Attention, ffn: &Ffn
             (Role::ExpertUp, count * ff, hidden, count),
             (Role::ExpertDown, count * hidden, ff, count),
         ]),
+    }
+    if let (Some((count, _)), true) = (ffn.experts(), layer.experts.is_some_and(|e| e.bias)) {
+        out.extend([
+            (Role::RouterBias, 1, count, 1),
+            (Role::ExpertGateBias, 1, count * ff, count),
+            (Role::ExpertUpBias, 1, count * ff, count),
+            (Role::ExpertDownBias, 1, count * hidden, count),
+        ]);
     }
     if let Some(shared) = ffn.shared() {
         out.extend([

@@ -27,7 +27,10 @@ pub(super) static ARCH: Arch = Arch {
 };
 
 fn with_experts(mut hyper: Hyper, count: u64, used: u64) -> Hyper {
-    hyper.layers.iter_mut().for_each(|l| l.experts = Some(Mixture { count, used, over_all: false, shared: None }));
+    hyper
+        .layers
+        .iter_mut()
+        .for_each(|l| l.experts = Some(Mixture { count, used, over_all: false, shared: None, bias: false }));
     hyper.interleaved = true;
     hyper
 }

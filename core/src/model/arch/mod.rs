@@ -8,6 +8,7 @@
 mod gemma2;
 mod gemma3;
 pub(super) mod gguf_keys;
+mod gpt_oss;
 mod granite;
 pub(super) mod hf_json;
 pub(super) mod hf_keys;
@@ -79,12 +80,26 @@ pub struct Arch {
     pub from_gguf: fn(&Gguf) -> Result<Hyper>,
     /// Its hyperparameters from a `config.json`, whose path is for messages.
     pub from_hf: fn(&HfConfig, &Path) -> Result<Hyper>,
+    /// What its GGUF files call a tensor of a layer, after `blk.N.`, where they call it otherwise than all do.
+    pub gguf_part: fn(Role) -> Option<&'static str>,
     /// What Hugging Face calls a tensor of a layer, after `model.layers.N.`; `{}` stands for the number of an expert.
     pub hf_part: fn(Role) -> Option<&'static str>,
+    /// How Hugging Face's tensors hold experts, where they hold all of a layer in one.
+    pub hf_stacked: fn(Role) -> Option<Stacked>,
     /// Hugging Face stores norms less one.
     pub norm_less_one: bool,
     /// What its `config.json` says beside, or instead of, what all of them say.
     pub to_hf: fn(&ModelShape) -> serde_json::Value,
+}
+
+/// A tensor of Hugging Face's that holds a matrix of every expert of a layer, inputs first: `(experts, in, out)`, or a vector of
+/// each, `(experts, out)`. Its outputs may be those of several matrices by turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stacked {
+    /// Matrices whose outputs lie side by side.
+    pub of: usize,
+    /// Which of them this is, from 0.
+    pub at: usize,
 }
 
 impl Arch {
@@ -98,7 +113,9 @@ impl Arch {
         owns: |_| Ok(true),
         from_gguf: llama::from_gguf,
         from_hf: llama::from_hf,
+        gguf_part: |_| None,
         hf_part: llama::hf_part,
+        hf_stacked: |_| None,
         norm_less_one: false,
         to_hf: |_| serde_json::Value::Null,
     };
@@ -120,6 +137,7 @@ const ARCHS: &[&Arch] = &[
     &qwen2_moe::ARCH,
     &qwen3_moe::ARCH,
     &olmoe::ARCH,
+    &gpt_oss::ARCH,
 ];
 
 /// The architecture of an id.
@@ -193,7 +211,10 @@ impl ModelShape {
         let shape = hyper.assemble(
             &gguf_keys::names(arch.gguf_name),
             |field, message| gguf.error(field, message),
-            |ask| {
+            |mut ask| {
+                if let (Some(n), Some(part)) = (ask.layer, (arch.gguf_part)(ask.role)) {
+                    ask.name = format!("blk.{n}.{part}");
+                }
                 let shape = find(gguf, ask)?;
                 expected.insert(shape.name.clone());
                 Ok(shape)
@@ -233,10 +254,12 @@ fn find(gguf: &Gguf, ask: Ask) -> Result<TensorShape> {
         ));
     };
     let (wide, each, many) = (cols as u64, (rows / count.max(1)) as u64, count as u64);
+    let narrow = wide / many.max(1);
     let wanted: &[u64] = match role.kind() {
         Kind::Matrix => &[wide, each],
         Kind::Stack => &[wide, each, many],
         Kind::Vector => &[wide],
+        Kind::Vectors => &[narrow, many],
     };
     if info.dims() != wanted {
         return Err(gguf.error(
@@ -244,9 +267,9 @@ fn find(gguf: &Gguf, ask: Ask) -> Result<TensorShape> {
             format!("are {:?}; the hyperparameters ask for {wanted:?}: convert the model again", info.dims()),
         ));
     }
-    let (fits, types) = match role.kind() {
-        Kind::Vector => (info.ty == BlockType::F32, "f32"),
-        Kind::Matrix | Kind::Stack => (holds_weights(info.ty), "a float or quantized type"),
+    let (fits, types) = match role.kind().is_vector() {
+        true => (info.ty == BlockType::F32, "f32"),
+        false => (holds_weights(info.ty), "a float or quantized type"),
     };
     if !fits {
         return Err(

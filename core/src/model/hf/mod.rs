@@ -23,7 +23,7 @@ pub use template::Found;
 
 use super::adapter::permute;
 use super::arch::hf_keys::{HfModel, names, read, text};
-use super::arch::{self, Arch, Ask};
+use super::arch::{self, Arch, Ask, Stacked};
 use super::chat::SpecialTokens;
 use super::parts::Parts;
 use super::safetensors::{SafeFile, Tensor};
@@ -55,6 +55,8 @@ struct Place {
     turned: Option<usize>,
     /// One is added to every number: a norm that is stored less one.
     less_one: bool,
+    /// One part that holds all experts, inputs first.
+    stacked: Option<Stacked>,
 }
 
 /// An opened folder.
@@ -84,6 +86,7 @@ pub(super) fn hf_names(arch: &Arch, role: Role, layer: Option<usize>, count: usi
         return Some(vec![name.into()]);
     };
     let part = (arch.hf_part)(role)?;
+    let count = if (arch.hf_stacked)(role).is_some() { 1 } else { count };
     let name = |e: usize| format!("model.layers.{layer}.{}", part.replace("{}", &e.to_string()));
     Some((0..count).map(name).collect())
 }
@@ -215,7 +218,7 @@ impl HfFolder {
                 }
                 let (ty, place) = finder.find(&ask)?;
                 // Vectors are given out in f32 whatever they are stored as.
-                let ty = if role.kind() == Kind::Vector { BlockType::F32 } else { ty };
+                let ty = if role.kind().is_vector() { BlockType::F32 } else { ty };
                 places.insert(name.clone(), place);
                 Ok(TensorShape { name, ty: ty.into(), rows, cols })
             },
@@ -336,6 +339,11 @@ impl HfFolder {
             let take = (each - at).min(n - done);
             let (file, from) = &place.parts[part];
             let out = &mut out[done * t.row_bytes()..(done + take) * t.row_bytes()];
+            if let Some(stacked) = place.stacked {
+                across(&self.files[*file], from, stacked, t, at, out)?;
+                done += take;
+                continue;
+            }
             self.read_part(&self.files[*file], from, place, (t, each), place.first + at, out)?;
             done += take;
         }
@@ -419,6 +427,49 @@ fn cast(ty: Option<BlockType>, raw: &[u8], out: &mut [u8]) {
     out.copy_from_slice(bytemuck::cast_slice(&wide[..n]));
 }
 
+/// Rows from `first` on of a tensor that holds all experts, inputs first: their outputs are rows here. A vector's one row is the
+/// outputs of all experts.
+fn across(
+    file: &SafeFile,
+    from: &Tensor,
+    stacked: Stacked,
+    t: &TensorShape,
+    first: usize,
+    out: &mut [u8],
+) -> Result<()> {
+    let outputs = from.dims.last().map_or(0, |d| *d as usize / stacked.of);
+    let inputs = if from.dims.len() > 2 { from.dims[1] as usize } else { 1 };
+    let stored = from.ty.map_or(4, BlockType::block_bytes);
+    let held = t.row_bytes() / t.cols.max(1);
+    // Of one expert after the other, and as much of a line of it as there is room for.
+    let (mut piece, mut wide, most) = ([0u8; 4 * PIECE], [0u8; 4 * PIECE], PIECE / stacked.of);
+    let (start, n) = if inputs == 1 { (0, t.cols) } else { (first, out.len() / t.row_bytes().max(1)) };
+    let mut done = 0;
+    while done < n {
+        let (expert, at) = ((start + done) / outputs.max(1), (start + done) % outputs.max(1));
+        let take = (outputs - at).min(n - done).min(most);
+        for i in 0..inputs {
+            let line = (expert * inputs + i) * outputs + at;
+            let raw = &mut piece[..take * stacked.of * stored];
+            file.read_at(from, (line * stacked.of * stored) as u64, raw)?;
+            let mine = raw.chunks_exact(stored).skip(stacked.at).step_by(stacked.of);
+            for (wide, raw) in wide.chunks_exact_mut(stored).zip(mine) {
+                wide.copy_from_slice(raw);
+            }
+            if held != stored {
+                piece[..take * stored].copy_from_slice(&wide[..take * stored]);
+                cast(from.ty, &piece[..take * stored], &mut wide[..take * held]);
+            }
+            for (r, number) in wide[..take * held].chunks_exact(held).enumerate() {
+                let to = ((done + r) * inputs + i) * held;
+                out[to..to + held].copy_from_slice(number);
+            }
+        }
+        done += take;
+    }
+    Ok(())
+}
+
 /// Finds tensors in the files of a folder.
 struct Finder<'a> {
     files: &'a [SafeFile],
@@ -437,6 +488,9 @@ impl Finder<'_> {
         let theirs = hf_names(self.arch, ask.role, ask.layer, ask.count)
             .ok_or_else(|| Error::Internal(format!("{} has no name in safetensors", ask.name)))?;
         let role = ask.role;
+        if let Some(stacked) = (self.arch.hf_stacked)(role) {
+            return self.stack(ask, theirs.into_iter().next().unwrap_or_default(), stacked);
+        }
         let shared = |other: &Role| *other != role && (self.arch.hf_part)(*other) == (self.arch.hf_part)(role);
         let shared = ask.layer.is_some() && Role::LINEARS.contains(&role) && Role::LINEARS.iter().any(shared);
         let mut first = 0;
@@ -465,7 +519,23 @@ impl Finder<'_> {
         let ty = ty.ok_or_else(|| Error::Internal(format!("{} of no tensor", ask.name)))?;
         let turned = self.turned.filter(|_| ask.role.rotates());
         let norm = ask.role.kind() == Kind::Vector && ask.role.gguf().ends_with("norm.weight");
-        Ok((ty, Place { parts, first, turned, less_one: self.arch.norm_less_one && norm }))
+        Ok((ty, Place { parts, first, turned, less_one: self.arch.norm_less_one && norm, stacked: None }))
+    }
+
+    /// As [`Self::find`], of a tensor that holds what every expert of a layer has.
+    fn stack(&self, ask: &Ask, name: String, stacked: Stacked) -> Result<(BlockType, Place)> {
+        let count = ask.count.max(1);
+        let wanted: Vec<usize> = match ask.role.kind().is_vector() {
+            true => vec![count, stacked.of * (ask.cols / count)],
+            false => vec![count, ask.cols, stacked.of * (ask.rows / count)],
+        };
+        let (at, t) = self.lies(&name, || format!("{wanted:?}"))?;
+        let file = &self.files[at];
+        if !t.dims.iter().map(|d| *d as usize).eq(wanted.iter().copied()) {
+            return Err(file.error(name, format!("is {:?}; {CONFIG} asks for {wanted:?}", t.dims)));
+        }
+        let ty = t.ty.ok_or_else(|| file.error(&*t.name, format!("is {}; F32, F16 or BF16 is needed", t.dtype)))?;
+        Ok((ty, Place { parts: vec![(at, t)], first: 0, turned: None, less_one: false, stacked: Some(stacked) }))
     }
 
     /// That every row of what was cut is given.
@@ -478,20 +548,24 @@ impl Finder<'_> {
         }
     }
 
-    /// The tensor of this name, which has `rows` rows, or as many as it likes.
-    fn one(&self, theirs: String, rows: Option<usize>, cols: usize) -> Result<(usize, Tensor)> {
-        let wanted_file = self.index.map(|i| i.weight_map.get(&theirs).map(String::as_str));
+    /// Where the tensor of this name lies; `asked` says of what shape it should be.
+    fn lies(&self, theirs: &str, asked: impl Fn() -> String) -> Result<(usize, Tensor)> {
+        let wanted_file = self.index.map(|i| i.weight_map.get(theirs).map(String::as_str));
         let found = self.files.iter().enumerate().find_map(|(i, file)| {
             let fits = match wanted_file {
                 Some(wanted) => file.path().file_name().is_some_and(|n| Some(n.to_string_lossy().as_ref()) == wanted),
                 None => true,
             };
-            file.tensor(&theirs).filter(|_| fits).map(|t| (i, file, t))
+            file.tensor(theirs).filter(|_| fits).map(|t| (i, t.clone()))
         });
-        let Some((at, file, t)) = found else {
-            let rows = rows.map_or("any".into(), |r| r.to_string());
-            return Err(Error::model(self.dir, theirs, format!("is missing; {CONFIG} asks for it, ({rows}, {cols})")));
-        };
+        found.ok_or_else(|| Error::model(self.dir, theirs, format!("is missing; {CONFIG} asks for it, {}", asked())))
+    }
+
+    /// The tensor of this name, which has `rows` rows, or as many as it likes.
+    fn one(&self, theirs: String, rows: Option<usize>, cols: usize) -> Result<(usize, Tensor)> {
+        let asked = || format!("({}, {cols})", rows.map_or("any".into(), |r| r.to_string()));
+        let (at, t) = self.lies(&theirs, asked)?;
+        let file = &self.files[at];
         let rows = match rows {
             Some(rows) => rows,
             None => t.dims.first().map_or(0, |d| *d as usize),
@@ -500,6 +574,6 @@ impl Finder<'_> {
         if t.dims[..] != *wanted {
             return Err(file.error(theirs, format!("is {:?}; {CONFIG} asks for {wanted:?}", t.dims)));
         }
-        Ok((at, t.clone()))
+        Ok((at, t))
     }
 }

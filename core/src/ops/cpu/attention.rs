@@ -31,6 +31,37 @@ pub trait KvTiles: Sync {
     fn keys(&self, head: usize, start: usize, n: usize, out: &mut [f32]);
     /// Values of the same rows into `out (n, dim)`.
     fn values(&self, head: usize, start: usize, n: usize, out: &mut [f32]);
+    /// The score that each query of query head `head` gives to no row at all: it takes a part of the softmax and adds nothing
+    /// to the output (arXiv 2309.17453, §3.3); `None` where there is none.
+    fn sink(&self, _head: usize) -> Option<f32> {
+        None
+    }
+}
+
+/// Rows beside sinks of `(heads)` scores.
+pub struct WithSinks<'a> {
+    /// The rows.
+    pub kv: &'a dyn KvTiles,
+    /// Of each query head.
+    pub sinks: &'a [f32],
+}
+
+impl KvTiles for WithSinks<'_> {
+    fn rows(&self, head: usize) -> usize {
+        self.kv.rows(head)
+    }
+
+    fn keys(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
+        self.kv.keys(head, start, n, out);
+    }
+
+    fn values(&self, head: usize, start: usize, n: usize, out: &mut [f32]) {
+        self.kv.values(head, start, n, out);
+    }
+
+    fn sink(&self, head: usize) -> Option<f32> {
+        self.sinks.get(head).copied()
+    }
 }
 
 /// The shape of one call.
@@ -500,12 +531,20 @@ impl Call<'_> {
             let at = (first + r / group) * heads + head * group + r % group;
             // SAFETY: each query and head is written by one task.
             let (out, stats) = unsafe { (self.out.slice(at * dim, dim), self.stats.slice(2 * at, 2)) };
-            let weight = work.total_stats[all + r];
-            let over = if weight > 0.0 { 1.0 / weight } else { 0.0 };
+            let (max, weight) = (work.total_stats[r], work.total_stats[all + r]);
+            let over = match self.kv.sink(head * group + r % group) {
+                Some(sink) if weight > 0.0 => {
+                    let both = max.max(sink);
+                    let rows = (max - both).exp();
+                    rows / (weight * rows + (sink - both).exp())
+                }
+                None if weight > 0.0 => 1.0 / weight,
+                _ => 0.0,
+            };
             for (out, total) in out.iter_mut().zip(&work.total[r * dim..][..dim]) {
                 *out = total * over;
             }
-            stats.copy_from_slice(&[work.total_stats[r], over]);
+            stats.copy_from_slice(&[max, over]);
         }
     }
 

@@ -178,6 +178,17 @@ pub fn geglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
     runs(team, gate, up, &|gate, up| unsafe { (lanes.geglu)(gate, up) })
 }
 
+/// `gate ← gate · σ(1.702 · gate) · (up + 1)`, gate at most 7 and up within ± 7 ([`crate::shape::Act::ClampedSwiglu`]).
+///
+/// # Errors
+/// [`Error::Cancelled`]; [`Error::Internal`] when lengths differ.
+pub fn clamped_swiglu(team: &ThreadTeam, gate: &mut [f32], up: &[f32]) -> Result<()> {
+    same("clamped swiglu", gate.len(), up.len())?;
+    let lanes = &kernels().lanes;
+    // SAFETY: the table's level runs here.
+    runs(team, gate, up, &|gate, up| unsafe { (lanes.clamped_swiglu)(gate, up) })
+}
+
 /// `x ← x + y`, element by element.
 ///
 /// # Errors

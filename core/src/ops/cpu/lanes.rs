@@ -72,6 +72,8 @@ pub(crate) struct Lanes {
     pub swiglu: unsafe fn(gate: &mut [f32], up: &[f32]),
     /// `gate` ← `gelu(gate) · up`, gelu by its tanh approximation.
     pub geglu: unsafe fn(gate: &mut [f32], up: &[f32]),
+    /// In place on gate: of both clamped.
+    pub clamped_swiglu: unsafe fn(gate: &mut [f32], up: &[f32]),
     /// `x` ← `x + y`.
     pub add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Rotates pairs `(x[2i], x[2i + 1])` by the angles of `cos[i]`, `sin[i]`.
@@ -199,6 +201,20 @@ fn gelu_gate<const FMA: bool>(x: f32) -> f32 {
 pub(crate) fn geglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = *g * gelu_gate::<FMA>(*g) * u;
+    }
+}
+
+/// [`crate::shape::Act::ClampedSwiglu`].
+#[inline(always)]
+pub(crate) fn clamped_swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32]) {
+    const STEEP: f32 = 1.702;
+    const MOST: f32 = 7.0;
+    for (g, u) in gate.iter_mut().zip(up) {
+        // Comparisons that are false of NaN, so that it passes on.
+        let x = if *g > MOST { MOST } else { *g };
+        let u = if *u > MOST { MOST } else { *u };
+        let u = if u < -MOST { -MOST } else { u };
+        *g = x / (1.0 + exp1::<FMA>(-STEEP * x)) * (u + 1.0);
     }
 }
 
@@ -377,6 +393,10 @@ macro_rules! lanes {
             lanes::geglu::<$fma>(gate, up)
         }
         $(#[$feature])?
+        unsafe fn clamped_swiglu(gate: &mut [f32], up: &[f32]) {
+            lanes::clamped_swiglu::<$fma>(gate, up)
+        }
+        $(#[$feature])?
         unsafe fn geglu_to(g: &[f32], u: &[f32], p: &mut [f32])  {
             lanes::geglu_to::<$fma>(g, u, p)
         }
@@ -440,7 +460,7 @@ macro_rules! lanes {
         unsafe fn sub_scaled(s: &mut [f32], by: f32, y: &[f32])  {
             lanes::sub_scaled::<$fma>(s, by, y)
         }
-        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, geglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, geglu_to, geglu_vjp, scores_vjp, scores_vjp_each, sub_scaled }
+        lanes::Lanes { max, exp_sum, scale, blend, squared_norm, weighted, swiglu, geglu, clamped_swiglu, add, rotate, rotate_pairs, rotate_pairs_back, dot, axpy, norm_vjp, weighted_dot, weighted_add, swiglu_to, swiglu_vjp, geglu_to, geglu_vjp, scores_vjp, scores_vjp_each, sub_scaled }
     }};
 }
 pub(crate) use lanes;

@@ -33,10 +33,11 @@ mod avx2;
 mod avx512;
 
 pub use activations::{Compute, round_activations};
-pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, Window, attend, packed_weight};
+pub use attention::{Aggregate, Attention, KvTiles, Observe, SEGMENT, TILE, Window, WithSinks, attend, packed_weight};
 pub use decode::decode_rows;
 pub use element::{
-    Angles, RopeLayout, add, argmax, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, soft_cap, softmax, swiglu,
+    Angles, RopeLayout, add, argmax, clamped_swiglu, embed, geglu, rms_norm, rms_norm_in_place, rope, rotate, soft_cap,
+    softmax, swiglu,
 };
 pub use linear::{
     Mat, Product, linear, linear_add, linear_many, linear_many_as, linear_scratch, linear_scratch_as, linear_tasks,
