@@ -38,6 +38,11 @@ impl Case {
     pub fn tokens(&self) -> usize {
         self.prompt.len() + self.forced.len()
     }
+
+    /// Tokens that are read: the last is only asked for. So many must fit `run.context`.
+    pub fn read(&self) -> usize {
+        self.prompt.len() + self.forced.len().saturating_sub(1)
+    }
 }
 
 /// What cases are made from.
@@ -374,6 +379,21 @@ mod texts {
                 }
             }
         }
+    }
+
+    /// The last token of an answer is asked for and not read: a context that holds the rest is enough, and one less is not.
+    #[test]
+    fn a_context_that_holds_what_is_read_is_enough() {
+        let words = Words::of(&Model::open("bundled:recall", Path::new(".")).unwrap()).unwrap();
+        let recall = |context: usize| {
+            let sets = [("eval.recall.pairs".into(), "2".into()), ("run.context".into(), context.to_string())];
+            prepare(&crate::catalog::from_toml("", &sets).unwrap(), &words, Path::new("."))
+        };
+        let cases = recall(4096).unwrap().into_iter().flat_map(|task| task.cases);
+        let read = cases.map(|case| case.prompt.len() + case.forced.len() - 1).max().unwrap();
+        assert!(recall(read).is_ok());
+        let error = recall(read - 1).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(&format!("take {read} tokens, run.context is {}", read - 1)), "{error}");
     }
 
     #[test]

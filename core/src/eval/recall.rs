@@ -111,21 +111,22 @@ impl Task for Recall {
             let read = encoded.spans.iter().take_while(|(_, to)| *to <= list).count();
             let (prompt, forced) = (encoded.ids[..read].to_vec(), encoded.ids[read..].to_vec());
             let asked = encoded.spans[read..].iter().map(|span| asked_by(&answers, *span)).collect();
-            if prompt.len() + forced.len() > m.context {
+            let case = Case { prompt, forced };
+            if case.read() > m.context {
                 return Err(Error::config(
                     "eval.recall.pairs",
                     format!(
                         "{} pairs and {} questions take {} tokens, run.context is {}",
                         self.pairs,
                         self.questions,
-                        prompt.len() + forced.len(),
+                        case.read(),
                         m.context
                     ),
                 ));
             }
             self.right.push(vec![true; self.questions.min(self.pairs)]);
             self.asked.push(asked);
-            cases.push(Case { prompt, forced });
+            cases.push(case);
         }
         Ok(cases)
     }

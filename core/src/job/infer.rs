@@ -100,12 +100,12 @@ pub fn work(model: &Model, words: &Words, config: &Config, base: &Path) -> Resul
     // One pass for each length of prompt, with the most that any case of it decodes.
     let mut passes: BTreeMap<usize, usize> = BTreeMap::new();
     for case in tasks.iter().flat_map(|t| &t.cases) {
-        if case.tokens() > context {
+        if case.read() > context {
             return Err(Error::config(
                 "run.context",
                 format!(
                     "an evaluation needs {} tokens, run.context is {context}; raise it or lower the evaluation's lengths",
-                    case.tokens()
+                    case.read()
                 ),
             ));
         }
@@ -736,7 +736,7 @@ impl<R: Runner> Engine<'_, R> {
                     if decode.is_none() {
                         prefill = None;
                         self.ledger.enter(Phase::Decode);
-                        decode = Some(self.decode_workspace(case.prompt.len(), case.tokens() - 1, 1)?);
+                        decode = Some(self.decode_workspace(case.prompt.len(), case.read(), 1)?);
                     }
                     if let Some(workspace) = &mut decode {
                         // Rows that an evaluation drops are no part of the generation's story.

@@ -134,13 +134,8 @@ fn make(order: &Order, cases: &[Case], path: &Path, team: &ThreadTeam, tell: &mu
                 let workspace = match &mut decode {
                     Some(workspace) => workspace,
                     none => {
-                        let extent = Forward::decode_shape(
-                            &forward.pipeline,
-                            &forward.shape,
-                            case.prompt.len(),
-                            case.tokens() - 1,
-                            1,
-                        );
+                        let extent =
+                            Forward::decode_shape(&forward.pipeline, &forward.shape, case.prompt.len(), case.read(), 1);
                         none.insert(forward.workspace(team.threads(), extent.with(&config, false))?)
                     }
                 };

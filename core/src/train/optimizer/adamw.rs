@@ -18,7 +18,11 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
         knobs: &[
             Knob::share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
             Knob::share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-            Knob::share("eps", "Epsilon", "ε", 1e-8, "Added to the root."),
+            Knob {
+                // 0 would divide a gradient of 0 by 0.
+                kind: KnobKind::Float { min: 1e-30, max: 1.0 },
+                ..Knob::share("eps", "Epsilon", "ε", 1e-8, "Added to the root.")
+            },
             Knob::share(
                 "weight_decay",
                 "Weight decay",

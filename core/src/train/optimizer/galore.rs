@@ -72,7 +72,11 @@ pub static ENTRY: Entry<dyn Optimizer> = Entry {
             },
             Knob::share("beta1", "Beta 1", "β₁", 0.9, "Decay of the mean."),
             Knob::share("beta2", "Beta 2", "β₂", 0.999, "Decay of the mean square."),
-            Knob::share("eps", "Epsilon", "ε", 1e-6, "Added to the root."),
+            Knob {
+                // 0 would divide a gradient of 0 by 0.
+                kind: KnobKind::Float { min: 1e-30, max: 1.0 },
+                ..Knob::share("eps", "Epsilon", "ε", 1e-6, "Added to the root.")
+            },
             Knob::share(
                 "weight_decay",
                 "Weight decay",
@@ -361,7 +365,7 @@ mod tests {
     /// fine-tuning.md §9.1: G = [[3, 0], [4, 0]], r = 1.
     #[test]
     fn the_known_first_step_comes_out() {
-        let by = optimizer(&of("rank = 1, scale = 1.0, eps = 0.0"));
+        let by = optimizer(&of("rank = 1, scale = 1.0, eps = 1e-30"));
         let (after, _) = updates(&*by, (2, 2), 1, 0.01, 1, &|_| vec![3.0, 0.0, 4.0, 0.0]);
         let moved: Vec<f32> = after[0].iter().zip(parameter(2, 2)).map(|(a, b)| a - b).collect();
         assert!(moved.iter().zip([-0.01, 0.0, -0.01, 0.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{moved:?}");
