@@ -132,6 +132,10 @@ fn learn(s: &mut Screen) {
     s.until_label("Before training: ");
     s.until_label("After 8 steps: ");
     s.until_label("The data has: ");
+    // What is told of this machine may stand above, and leave too little room.
+    for id in s.session().view().notices.iter().filter(|n| n.remedy.is_none()).map(|n| n.id).collect::<Vec<_>>() {
+        s.session().act(ullage_panels::Action::PutAway(id));
+    }
     s.click("Learning");
     s.until("the course", |h| h.query_by_role_and_label(Role::Slider, "Step read").is_some());
     let course = s.harness.get_by_role_and_label(Role::Slider, "Step read").accesskit_node().value().unwrap();

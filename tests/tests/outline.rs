@@ -343,3 +343,19 @@ fn the_files_of_a_folder_open_the_folder() {
     assert_eq!(bare.file_bytes, 0);
     assert!(bare.runs().is_err());
 }
+
+/// MiniLM's numbers: 22.7 million, nothing kept of a text that is read at once.
+#[test]
+fn an_encoder_keeps_nothing_and_has_no_head() {
+    let root = tempfile::tempdir().unwrap();
+    let said = serde_json::json!({
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512
+    });
+    let outline = outline::of(&folder(root.path(), "bert", &said)).unwrap().unwrap();
+    assert!(outline.why.contains("`bert`"), "{}", outline.why);
+    assert_eq!(outline.cache(512, 2), Some(0));
+    // The configuration says nothing of biases, places and kinds, 0.3 million of them.
+    let parameters = outline.parameters.unwrap();
+    assert!((22_200_000..22_800_000).contains(&parameters), "{parameters}");
+}

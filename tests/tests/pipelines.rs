@@ -288,6 +288,30 @@ fn without_a_tokenizer_there_is_no_text_and_there_is_a_plan() {
     }
 }
 
+/// Gemma adds runs of spaces, spelled as SentencePiece spells them, as words and not as marks.
+#[test]
+fn what_was_added_is_decoded_as_the_rest_is() {
+    let space = "\u{2581}";
+    let added = |id: u32, content: &str| json!({ "id": id, "content": content, "special": false, "normalized": false, "lstrip": false, "rstrip": false, "single_word": false });
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [added(4, &space.repeat(2)), added(5, &space.repeat(3))],
+        "normalizer": { "type": "Replace", "pattern": { "String": " " }, "content": space },
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": { "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": space }, "content": " " }, { "type": "Fuse" }
+        ] },
+        "model": { "type": "BPE", "vocab": { "<unk>": 0, "a": 1, "b": 2, space: 3 }, "merges": [], "unk_token": "<unk>" }
+    });
+    let dir = folder();
+    fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let t = of_folder(dir.path()).unwrap().unwrap();
+    // As the library decodes it.
+    for (ids, whole) in [(vec![1, 4, 2], "a  b"), (vec![1, 3, 2, 5, 1], "a b   a"), (vec![5, 4, 3, 2], "      b")] {
+        assert_eq!(t.decode(&ids), whole, "{ids:?}");
+    }
+}
+
 #[test]
 fn a_text_that_a_pipeline_has_no_token_for_is_an_error() {
     let json = json!({

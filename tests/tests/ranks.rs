@@ -69,7 +69,11 @@ fn what_is_not_known_or_damaged_says_so_and_the_model_opens() {
         fs::remove_file(dir.path().join(name)).unwrap();
     };
     refused("tokenizer.model", ranks, &["tiktoken", "Llama 3", "tokenizer.json"]);
-    refused("tiktoken.model", &ranks.replacen("AQ== 1\n", "AQ== 7\n", 1), &["line 2", "out of order"]);
+    refused(
+        "tiktoken.model",
+        &ranks.replacen("AQ== 1\n", "AQ== 7\n", 1),
+        &["line 2", "out of order, rank 7 where 1 comes next"],
+    );
     refused("qwen.tiktoken", &ranks.replacen("AQ== 1\n", "?\n", 1), &["line 2", "base64"]);
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "QWenTokenizer"}"#).unwrap();
     let few: String = ranks.lines().take(200).map(|l| format!("{l}\n")).collect();

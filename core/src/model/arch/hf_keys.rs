@@ -208,7 +208,11 @@ pub fn text(path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(Error::model(
             path,
             &*name,
-            format!("is larger than {}: this is no model's {name}", crate::Bytes(limit)),
+            format!(
+                "is larger than {}, which what it is read as never is; a model is named by its folder, its config.json, or a .gguf \
+                 or .safetensors file",
+                crate::Bytes(limit)
+            ),
         ));
     }
     Ok(text)

@@ -26,6 +26,14 @@ const DIGITS: (&str, &str) = (r"\p{N}|", r"\p{N}{1,3}|");
 const LLAMA3: usize = 128_000;
 /// Special tokens after them.
 const LLAMA3_SPECIAL: usize = 256;
+/// Ranks of Llama 4's own file, by which it is known.
+const LLAMA4: usize = 200_000;
+/// How Llama 4 cuts text: as tiktoken's o200k_base.
+const O200K: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
 
 /// A token's bytes, by rank.
 type Ranks = Vec<Vec<u8>>;
@@ -68,14 +76,20 @@ pub(super) fn from_tiktoken(path: &Path, bytes: &[u8], config: &Named) -> Result
         let wrong = |message: &str| Err(Error::model(path, format!("line {}", n + 1), message));
         match parse(line) {
             Some((token, rank)) if rank == ranks.len() && rank < MOST && !token.is_empty() => ranks.push(token),
-            Some(_) => return wrong("is out of order: ranks count from 0, each with a token"),
+            Some((_, rank)) => {
+                let next = ranks.len();
+                let message = format!(
+                    "is out of order, rank {rank} where {next} comes next: ranks count from 0, each with a token"
+                );
+                return wrong(&message);
+            }
             None => return wrong("is not a token in base64, a space and its rank"),
         }
     }
     let kind = kind(&ranks, config).ok_or_else(|| {
-        let class = config.text("tokenizer_class").unwrap_or("none");
+        let class = config.text("tokenizer_class").unwrap_or("no class of such a one");
         let message = format!(
-            "holds ranks of tokens (tiktoken) and does not say how text is cut; that is known for Llama 3, Qwen 1 and GLM 4, and \
+            "holds ranks of tokens (tiktoken) and does not say how text is cut; that is known for Llama 3 and 4, Qwen 1 and GLM 4, and \
              tokenizer_config.json names {}: put the model's tokenizer.json beside it",
             class.escape_debug()
         );
@@ -109,11 +123,13 @@ fn kind(ranks: &Ranks, config: &Named) -> Option<Kind> {
             before: vec!["[gMASK]", "<sop>"],
             ..Kind::default()
         },
-        // Its class is a plain one, or there is no configuration at all.
-        _ if ranks.len() == LLAMA3 || added.iter().any(|(text, _)| text == "<|begin_of_text|>") => {
+        // Their class is a plain one, or there is no configuration at all; Llama 4's tokens after its ranks are then not known.
+        _ if ranks.len() == LLAMA3
+            || ranks.len() <= LLAMA4 && added.iter().any(|(text, _)| text == "<|begin_of_text|>") =>
+        {
             let special = if added.is_empty() { llama3_special() } else { added };
             Kind {
-                pattern: llama(),
+                pattern: if ranks.len() == LLAMA4 { O200K.into() } else { llama() },
                 special,
                 named: named(&[("bos_token", "<|begin_of_text|>"), ("eos_token", "<|end_of_text|>")]),
                 before: vec!["<|begin_of_text|>"],

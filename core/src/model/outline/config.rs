@@ -13,6 +13,19 @@ use crate::model::hf;
 
 /// Largest `config.json` read.
 const LARGEST: u64 = 1 << 20;
+/// Families that read texts at once and write none; their feed-forwards have no gate.
+const ENCODERS: [&str; 10] = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "albert",
+    "electra",
+    "mpnet",
+    "deberta",
+    "deberta-v2",
+];
 /// Where a model that sees or hears describes the part that writes.
 const WRITERS: [&str; 5] = ["text_config", "language_config", "llm_config", "thinker_config", "decoder_config"];
 
@@ -34,7 +47,9 @@ pub(super) fn of(path: &Path) -> Result<Option<Outline>> {
     let name = name.and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned())).unwrap_or_else(|| "model".into());
     let headers = if bare { None } else { headers(dir, (!path.is_dir()).then_some(path))? };
     let layers = read.layers(&config)?;
-    let parameters = read.parameters(&layers);
+    let encodes = read.encodes();
+    let (headers, counted) = headers.map_or((None, None), |(weights, numbers)| (Some(weights), numbers));
+    let parameters = counted.or_else(|| read.parameters(&layers));
     let weights = headers.or_else(|| read.weights(parameters?));
     Ok(Some(Outline {
         name,
@@ -43,24 +58,36 @@ pub(super) fn of(path: &Path) -> Result<Option<Outline>> {
         parameters,
         weights,
         context: read.n(&["max_position_embeddings", "n_positions", "max_seq_len"]).unwrap_or(0),
-        layers: layers.into_iter().map(|(mixer, _)| mixer.keeps()).collect(),
+        // What reads a text at once keeps nothing of it.
+        layers: layers
+            .into_iter()
+            .map(|(mixer, _)| if encodes { Mixer::Nothing.keeps() } else { mixer.keeps() })
+            .collect(),
     }))
 }
 
 /// What the weights beside a configuration take, by their headers.
-fn headers(dir: &Path, file: Option<&Path>) -> Result<Option<Weights>> {
+/// With how many numbers they hold, where all are stored as floats.
+fn headers(dir: &Path, file: Option<&Path>) -> Result<Option<(Weights, Option<u64>)>> {
     let files = match hf::files(dir, file) {
         Ok((files, _)) => files,
         // A configuration alone is enough.
         Err(Error::Model { field, .. }) if field == hf::WEIGHTS => return Ok(None),
         Err(e) => return Err(e),
     };
-    let (mut bytes, mut types) = (0u64, BTreeMap::new());
+    let (mut bytes, mut types, mut numbers) = (0u64, BTreeMap::new(), Some(0u64));
     for t in files.iter().flat_map(|file| file.tensors()) {
+        let own = t.dims.iter().fold(1u64, |n, d| n.saturating_mul(*d));
+        numbers = match &*t.dtype {
+            "F64" | "F32" | "F16" | "BF16" => numbers.map(|n| n.saturating_add(own)),
+            // Places in a text, which no model learns.
+            "I64" => numbers,
+            _ => None,
+        };
         bytes = bytes.saturating_add(t.bytes);
         *types.entry(t.dtype.to_string()).or_insert(0u64) += t.bytes;
     }
-    Ok(Some(Weights { bytes, types, known: Known::Exactly }))
+    Ok(Some((Weights { bytes, types, known: Known::Exactly }, numbers)))
 }
 
 /// A configuration's fields: those of the part that writes before those of the whole.
@@ -151,6 +178,11 @@ impl Sizes {
             ));
         };
         Some(why.to_owned())
+    }
+
+    /// Whether it reads a text and writes none.
+    fn encodes(&self) -> bool {
+        ENCODERS.contains(&&*self.model_type())
     }
 
     /// Each layer, in order.
@@ -321,7 +353,8 @@ impl Sizes {
     fn feed(&self, l: u64) -> Feed {
         let n = |names: &[&str]| self.n(names);
         let ff = n(&["intermediate_size", "n_inner", "ffn_hidden_size", "d_ff"]).unwrap_or(0);
-        let matrices = if self.map.get("mlp_hidden_act").and_then(Value::as_str) == Some("relu2") { 2 } else { 3 };
+        let plain = self.encodes() || self.map.get("mlp_hidden_act").and_then(Value::as_str) == Some("relu2");
+        let matrices = if plain { 2 } else { 3 };
         // Where a pattern gives each half of a layer a place of its own, only some places are feed-forwards.
         if self.has("hybrid_override_pattern") {
             let dense = if self.kind(l) == Some("mlp") { ff } else { 0 };
@@ -377,7 +410,7 @@ impl Sizes {
         if hidden == 0 {
             return None;
         }
-        let tied = self.flag("tie_word_embeddings").unwrap_or(false);
+        let tied = self.encodes() || self.flag("tie_word_embeddings").unwrap_or(false);
         let ends = vocab.saturating_mul(hidden).saturating_mul(if tied { 1 } else { 2 }).saturating_add(hidden);
         layers.iter().try_fold(ends, |all, (mixer, feed)| {
             // A norm before each half that there is.

@@ -9,6 +9,13 @@ use crate::model::gguf::{Gguf, Value};
 
 /// The outline of `file`, where its architecture is not run.
 pub(super) fn of(file: &Gguf) -> Result<Option<Outline>> {
+    // A tokenizer alone, as llama.cpp's tests have them: there is nothing to plan.
+    let named = file.str("general.architecture")?.unwrap_or_default();
+    let words = file.entry("tokenizer.ggml.tokens").is_some();
+    if file.tensors().is_empty() && (words || !named.is_empty() && !arch::has_gguf_name(named)) {
+        let why = format!("there are none: it is a vocabulary of the architecture `{}`", named.escape_debug());
+        return Err(Error::model(file.path(), "tensors", why));
+    }
     let Some(arch) = file.str("general.architecture")?.filter(|name| !arch::has_gguf_name(name)) else {
         return Ok(None);
     };
@@ -16,11 +23,6 @@ pub(super) fn of(file: &Gguf) -> Result<Option<Outline>> {
     let Some(count) = file.u64(&key("block_count"))?.filter(|n| *n > 0 && *n <= limits::LAYERS) else {
         return Ok(None);
     };
-    // A tokenizer alone, as llama.cpp's tests have them: there is nothing to plan.
-    if file.tensors().is_empty() {
-        let why = format!("there are none: it is a vocabulary of the architecture `{}`", arch.escape_debug());
-        return Err(Error::model(file.path(), "tensors", why));
-    }
     let (mut bytes, mut types, mut parameters) = (0u64, BTreeMap::new(), 0u64);
     for t in file.tensors() {
         bytes = bytes.saturating_add(t.bytes);

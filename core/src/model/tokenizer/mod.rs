@@ -450,10 +450,12 @@ impl Tokenizer {
         let Some(kind) = self.kinds.get(id as usize) else { return };
         let text = self.vocab.text(id);
         match (kind, &self.model) {
-            (TokenKind::Unknown | TokenKind::Control | TokenKind::UserDefined, _) => out.extend(text.bytes()),
-            (TokenKind::Normal, Model::Spm(_) | Model::Foreign(Foreign { byte_level: false, .. })) => {
+            // A pipeline's decoder turns what was added as well: Gemma's runs of spaces.
+            (TokenKind::Normal, Model::Spm(_))
+            | (TokenKind::Normal | TokenKind::UserDefined, Model::Foreign(Foreign { byte_level: false, .. })) => {
                 out.extend(text.replace(spm::SPACE, " ").bytes());
             }
+            (TokenKind::Unknown | TokenKind::Control | TokenKind::UserDefined, _) => out.extend(text.bytes()),
             (TokenKind::Normal, Model::Bpe { .. } | Model::Foreign(_)) => {
                 for c in text.chars() {
                     match bpe::char_to_byte(c) {
