@@ -189,8 +189,9 @@ impl Workbench {
 /// The names of the pictures, the chosen one underlined.
 fn tabs(ui: &mut Ui, chosen: &mut String, all: &[&Entry]) {
     let p = kit::palette(ui);
-    let response = ui.horizontal(|ui| {
-        ui.spacing_mut().item_spacing.x = 5.0 * GRID;
+    // Where they do not fit side by side they take a second row: a wider row would widen all below it.
+    let response = ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().item_spacing = vec2(5.0 * GRID, 0.0);
         let shown = all.iter().position(|e| e.tab == *chosen).unwrap_or(0);
         for (i, entry) in all.iter().enumerate() {
             let (on, label) = (i == shown, entry.title);

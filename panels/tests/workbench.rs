@@ -410,6 +410,25 @@ fn what_is_remembered_survives_a_start() {
     assert_eq!(older.tab, "", "the first tab");
 }
 
+/// The window's smallest size: every picture's name is there whole, and none lies over another.
+#[test]
+fn every_tab_is_there_in_the_smallest_window() {
+    for (width, rows) in [(720.0, 2), (1280.0, 1)] {
+        let mut harness = harness(samples::view());
+        harness.set_size(vec2(width, 480.0));
+        harness.run();
+        let tabs: Vec<egui::Rect> = harness.get_all_by_role(Role::Tab).map(|n| n.rect()).collect();
+        assert!(tabs.len() >= 5, "{tabs:?}");
+        // The column beside it begins where its button does.
+        let end = width - 40.0;
+        assert!(tabs.iter().all(|r| r.right() <= end && r.width() > 20.0), "{tabs:?}");
+        let apart = |i: usize| tabs[i + 1..].iter().all(|r| !r.shrink(1.0).intersects(tabs[i].shrink(1.0)));
+        assert!((0..tabs.len()).all(apart), "{tabs:?}");
+        let tops: std::collections::BTreeSet<i32> = tabs.iter().map(|r| r.top() as i32).collect();
+        assert_eq!(tops.len(), rows, "{tabs:?}");
+    }
+}
+
 #[test]
 fn nothing_at_all_still_draws() {
     let mut harness = harness(View::default());
