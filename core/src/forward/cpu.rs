@@ -444,12 +444,6 @@ impl Forward {
         let metered = Metered { meter: &self.meter, shape: &self.shape, layer: Some(l), batch };
         for step in step::layer(layer) {
             metered.run(step, team, || match step {
-                Step::Norm { role, from: Slot::Stream, to } => rows.norm(role, x, &mut own[at(to)]),
-                Step::Norm { role, to, .. } => rows.norm_in_place(role, &mut own[at(to)]),
-                Step::Linears { from: Slot::Stream, to } => {
-                    linears(&rows, Some(x), own, &at, (Slot::Stream, to), &mut scratch)
-                }
-                Step::Linears { from, to } => linears(&rows, None, own, &at, (from, to), &mut scratch),
                 Step::KvAttend => {
                     let [q, k, v, out] = disjoint(own, [Slot::Q, Slot::K, Slot::V, Slot::Context].map(at))?;
                     let scratch = Scratch {
@@ -471,21 +465,41 @@ impl Forward {
                     let staging = staging.as_mut().map(|(stage, offset)| (&mut **stage, *offset));
                     cached.attend(Projected { q, k, v }, spans, seqs, staging, out, scratch, team, watch)
                 }
-                Step::Gate(act) => {
-                    let [gate, up] = disjoint(own, [Slot::Gate, Slot::Up].map(at))?;
-                    rows.gate(act, gate, up)
-                }
-                Step::Experts => {
-                    let wide = s.places.normed..s.places.normed + s.places.wide;
-                    let [x, wide, out] = disjoint(own, [at(Slot::Normed), wide, at(Slot::Out)])?;
-                    rows.experts(x, wide, out, &mut scratch)
-                }
-                Step::Add if residual == 1.0 => add(team, x, &own[at(Slot::Out)]),
-                Step::Add => axpy(team, residual, &own[at(Slot::Out)], x),
-                Step::Embed | Step::Logits => Err(no_step(step)),
+                step => within(&rows, step, x, own, &at, s.places, residual, &mut scratch),
             })?;
         }
         Ok(())
+    }
+}
+
+/// A step between places of a workspace and the stream `x`; `own` holds the places.
+fn within(
+    rows: &Rows<'_>,
+    step: Step,
+    x: &mut [f32],
+    own: &mut [f32],
+    at: &dyn Fn(Slot) -> Range<usize>,
+    places: step::Places,
+    residual: f32,
+    scratch: &mut layer::Scratch<'_>,
+) -> Result<()> {
+    match step {
+        Step::Norm { role, from: Slot::Stream, to } => rows.norm(role, x, &mut own[at(to)]),
+        Step::Norm { role, to, .. } => rows.norm_in_place(role, &mut own[at(to)]),
+        Step::Linears { from: Slot::Stream, to } => linears(rows, Some(x), own, at, (Slot::Stream, to), scratch),
+        Step::Linears { from, to } => linears(rows, None, own, at, (from, to), scratch),
+        Step::Gate(act) => {
+            let [gate, up] = disjoint(own, [Slot::Gate, Slot::Up].map(at))?;
+            rows.gate(act, gate, up)
+        }
+        Step::Experts => {
+            let wide = places.normed..places.normed + places.wide;
+            let [x, wide, out] = disjoint(own, [at(Slot::Normed), wide, at(Slot::Out)])?;
+            rows.experts(x, wide, out, scratch)
+        }
+        Step::Add if residual == 1.0 => add(rows.team, x, &own[at(Slot::Out)]),
+        Step::Add => axpy(rows.team, residual, &own[at(Slot::Out)], x),
+        Step::KvAttend | Step::Embed | Step::Logits => Err(no_step(step)),
     }
 }
 

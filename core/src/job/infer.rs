@@ -154,6 +154,26 @@ pub(super) fn run(
     }
 }
 
+/// The files of logits in `dir`.
+fn dumped(order: &Order, dir: &Path) -> Result<Dump> {
+    let tasks = order.config.eval.keys().map(String::as_str);
+    alloc::scoped(Scope::Program, || Dump::new(dir, order.model.shape.vocab, tasks, &order.care()))
+}
+
+/// Ends a run: what was measured, after what it wrote is whole.
+fn finish<R: Runner>(engine: Engine<'_, R>, baseline: &Baseline, speed: Speed) -> Result<()> {
+    let Engine { runner, ledger, dump, tell, .. } = engine;
+    if let Some(dump) = dump {
+        dump.finish()?;
+    }
+    let mut measured = ledger.measured();
+    measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
+    let program = baseline.program();
+    drop(runner);
+    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
+    Ok(())
+}
+
 /// Runs an order on what `open` opens.
 fn run_on<B: Backend>(
     open: impl FnOnce(&Workload) -> Result<B>,
@@ -164,11 +184,7 @@ fn run_on<B: Backend>(
     cancel: &Arc<AtomicBool>,
 ) -> Result<()> {
     let Order { config, model, machine, base, dump, .. } = order;
-    let dump = dump.as_deref().map(|dir| {
-        let tasks = config.eval.keys().map(String::as_str);
-        alloc::scoped(Scope::Program, || Dump::new(dir, model.shape.vocab, tasks, &order.care()))
-    });
-    let dump = dump.transpose()?;
+    let dump = dump.as_deref().map(|dir| dumped(order, dir)).transpose()?;
     // Words are the program's, not the job's.
     let Prepared { words, prompt, mut tasks, mut workload, resolved } =
         alloc::scoped(Scope::Program, || prepare(model, config, base))?;
@@ -232,16 +248,7 @@ fn run_on<B: Backend>(
     for task in &mut tasks {
         engine.evaluate(task)?;
     }
-    let Engine { runner, ledger, dump, tell, .. } = engine;
-    if let Some(dump) = dump {
-        dump.finish()?;
-    }
-    let mut measured = ledger.measured();
-    measured.rows.extend(runner.beside()?.into_iter().map(|(name, bytes)| (format!("beside.{name}"), bytes)));
-    let program = baseline.program();
-    drop(runner);
-    tell.event(Event::Finished { measured: Box::new(measured), speed, program, extra: BTreeMap::new() });
-    Ok(())
+    finish(engine, &baseline, speed)
 }
 
 /// The model as a report names it.

@@ -105,21 +105,18 @@ pub(super) fn terms(stored: &ModelShape, config: &Config, live: &[Live]) -> Resu
     Ok(out)
 }
 
+/// A product of f32 numbers.
+fn floats(mut factors: Vec<Factor>) -> Term {
+    factors.push(n(4u64, "B"));
+    Term(factors)
+}
+
 impl Facts<'_> {
     /// The terms of `count` reservations under one name.
     fn of(&self, name: &str, count: usize) -> Option<Vec<Term>> {
         let (w, train) = (self.w, self.train);
         let tokens = || vec![n(train.batch, "rows"), n(train.length, "tokens")];
-        let each = |width: usize, what: &str| {
-            let mut f = tokens();
-            f.extend([n(width, what), n(self.a, "B")]);
-            Term(f)
-        };
-        let floats = |factors: Vec<Factor>| {
-            let mut f = factors;
-            f.push(n(4u64, "B"));
-            Term(f)
-        };
+        let each = |width: usize, what: &str| Term([tokens(), vec![n(width, what), n(self.a, "B")]].concat());
         Some(match name {
             "frozen weights" => self.frozen(),
             "weights that learn" => self.by_type(false, ""),

@@ -265,6 +265,14 @@ pub struct Setup<'a> {
     pub seed: u64,
 }
 
+/// The divisors that a file gives its first rotation, where it has them and will be read.
+fn divisors(shape: &ModelShape, source: Option<&Source>) -> Result<Option<Vec<f32>>> {
+    let (Some(t), Some(source)) = (&shape.rope_freqs, source) else { return Ok(None) };
+    let mut bytes = vec![0u8; t.bytes() as usize];
+    source.read_rows(t, 0, t.rows, &mut bytes)?;
+    Ok(Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+}
+
 impl Trainer {
     /// Loads the model onto the device and takes what is held all run long. The scratch of `d` must have been sized by
     /// [`Techniques::sizes`].
@@ -303,14 +311,7 @@ impl Trainer {
         }
         let m = train.batch * train.length;
         let half = shape.half();
-        let divisors = match (&shape.rope_freqs, source) {
-            (Some(t), Some(source)) => {
-                let mut bytes = vec![0u8; t.bytes() as usize];
-                source.read_rows(t, 0, t.rows, &mut bytes)?;
-                Some(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
-            }
-            _ => None,
-        };
+        let divisors = divisors(shape, source)?;
         let ids = |n: usize| d.buffer(BATCH, BlockType::I32, n);
         let mut turns = Vec::with_capacity(shape.ropes.len());
         for (i, rope) in shape.ropes.iter().enumerate() {

@@ -167,24 +167,10 @@ struct Words {
     ids: Ids,
 }
 
-fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
-    let shape = &model.shape;
-    let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
-    let odd = |l: &crate::shape::LayerShape| (l.attention.heads, l.attention.kv_heads, l.attention.dim, l.ffn.clone());
-    if shape.layers.iter().any(|l| odd(l) != odd(layer)) {
-        return Err(Error::refused(
-            "a Hugging Face folder of this model",
-            "its layers are of different sizes; save it as GGUF",
-        ));
-    }
-    if layer.ffn.experts().is_some() {
-        return Err(Error::refused(
-            "a Hugging Face folder of this model",
-            "its experts cannot be written apart so far; save it as GGUF",
-        ));
-    }
-    let rope = &shape.ropes[0];
-    let rope_scaling = match (&shape.rope_freqs, rope.scale) {
+/// What `config.json` says of how the first rotation's positions are stretched; null where they are not.
+fn scaling(model: &Model) -> Result<Value> {
+    let (shape, rope) = (&model.shape, &model.shape.ropes[0]);
+    Ok(match (&shape.rope_freqs, rope.scale) {
         (Some(t), _) => {
             let mut stored = vec![0.0f32; t.cols];
             model.source.read_rows(t, 0, 1, bytemuck::cast_slice_mut(&mut stored))?;
@@ -222,7 +208,26 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         }
         (None, 1.0) => Value::Null,
         (None, scale) => json!({ "rope_type": "linear", "factor": scale }),
-    };
+    })
+}
+
+fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
+    let shape = &model.shape;
+    let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
+    let odd = |l: &crate::shape::LayerShape| (l.attention.heads, l.attention.kv_heads, l.attention.dim, l.ffn.clone());
+    if shape.layers.iter().any(|l| odd(l) != odd(layer)) {
+        return Err(Error::refused(
+            "a Hugging Face folder of this model",
+            "its layers are of different sizes; save it as GGUF",
+        ));
+    }
+    if layer.ffn.experts().is_some() {
+        return Err(Error::refused(
+            "a Hugging Face folder of this model",
+            "its experts cannot be written apart so far; save it as GGUF",
+        ));
+    }
+    let rope = &shape.ropes[0];
     let dtype = match ty {
         BlockType::F32 => "float32",
         BlockType::F16 => "float16",
@@ -244,7 +249,7 @@ fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
         "max_position_embeddings": shape.context,
         "rms_norm_eps": shape.norm_eps,
         "rope_theta": rope.base,
-        "rope_scaling": rope_scaling,
+        "rope_scaling": scaling(model)?,
         "partial_rotary_factor": (rope.dim < layer.attention.dim).then(|| rope.dim as f64 / layer.attention.dim as f64),
         "tie_word_embeddings": shape.output.is_none(),
         "bos_token_id": ids.bos,
