@@ -2,7 +2,7 @@
 //! line), and Mistral's `tekken.json`.
 //!
 //! A rank says in which order tokens are joined, and is the id. How text is cut before is not in a text file: it is known for the
-//! models whose class the configuration names, and for Llama 3's own file. Any other is an error, for another cut is another model's ids.
+//! models whose class the configuration names, and for the files of Llama 3 and 4. Any other is an error, for another cut is another model's ids.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -125,7 +125,8 @@ fn kind(ranks: &Ranks, config: &Named) -> Option<Kind> {
         },
         // Their class is a plain one, or there is no configuration at all; Llama 4's tokens after its ranks are then not known.
         _ if ranks.len() == LLAMA3
-            || ranks.len() <= LLAMA4 && added.iter().any(|(text, _)| text == "<|begin_of_text|>") =>
+            || (ranks.len() < LLAMA3 || ranks.len() == LLAMA4)
+                && added.iter().any(|(text, _)| text == "<|begin_of_text|>") =>
         {
             let special = if added.is_empty() { llama3_special() } else { added };
             Kind {

@@ -211,6 +211,7 @@ fn scaling(model: &Model) -> Result<Value> {
     })
 }
 
+/// The `config.json` of `model` with weights stored as `ty`.
 fn config(model: &Model, ty: BlockType, ids: &Ids) -> Result<Value> {
     let shape = &model.shape;
     let Some(layer) = shape.layers.first() else { return Err(Error::Internal("a model without layers".into())) };
