@@ -24,7 +24,7 @@ fn a_wrong_key_or_value_is_named_with_what_is_allowed() {
         (&["run.chat=maybe"], "run.chat: `maybe` is not allowed; true or false"),
         (&["run.sampling.temperature=hot"], "run.sampling.temperature: `hot` is not allowed; a number"),
         (&["run.sampling.top_p=1.5"], "run.sampling.top_p: `1.5` is not allowed; a number from 0 to 1"),
-        (&["run.compute=fp8"], "run.compute: `fp8` is not allowed; one of: exact, int8"),
+        (&["run.compute=fp8"], "run.compute: `fp8` is not allowed; one of: auto, exact, int8, half"),
         (
             &["kv.budget=5"],
             "kv.budget: `5` is not allowed; a table with one of bytes, rows and ratio, such as { ratio = 0.2 }",

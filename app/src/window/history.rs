@@ -316,8 +316,8 @@ pub fn curves<'a>(runs: impl Iterator<Item = &'a RunSummary>) -> (Vec<Axis>, Vec
 /// The accuracy measured with what `config` chooses, on this model, in words; empty when it never was.
 pub fn measured(runs: &[RunSummary], model: &str, config: &Config) -> String {
     let same = |c: &Config| {
-        (&c.weights, &c.kv, &c.place.kv, c.run.compute, &c.train)
-            == (&config.weights, &config.kv, &config.place.kv, config.run.compute, &config.train)
+        (&c.weights, &c.kv, &c.place.kv, c.compute(), &c.train)
+            == (&config.weights, &config.kv, &config.place.kv, config.compute(), &config.train)
     };
     let run = runs.iter().find(|run| {
         run.model == model

@@ -71,8 +71,8 @@ fn candle(config: &Config) -> Result<()> {
     if config.kv.budget.is_some() {
         return refuse("kv.budget".into(), "leave it out");
     }
-    if config.run.compute != Compute::Exact {
-        return refuse("run.compute = int8".into(), "set run.compute=exact");
+    if !matches!(config.run.compute, Compute::Auto | Compute::Exact) {
+        return refuse("run.compute = int8 or half".into(), "set run.compute=exact");
     }
     if config.model.adapter.is_some() {
         return refuse("model.adapter".into(), "merge it first (`ullage merge`), or set run.engine=ullage");

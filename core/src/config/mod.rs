@@ -275,7 +275,7 @@ pub struct Run {
     /// Of sampling; each sequence draws from a stream of its own. Above `i64::MAX`, where TOML's whole numbers end, a text.
     #[serde(with = "seed")]
     pub seed: u64,
-    /// exact | int8.
+    /// auto | exact | int8 | half.
     pub compute: Compute,
     /// ullage | candle.
     #[serde(skip_serializing_if = "Engine::is_own")]
@@ -341,7 +341,7 @@ impl std::default::Default for Run {
             stop: Vec::new(),
             sampling: Sampling::default(),
             seed: 0,
-            compute: Compute::Exact,
+            compute: Compute::Auto,
             engine: Engine::Ullage,
         }
     }
@@ -415,6 +415,12 @@ impl Config {
             _ => {}
         }
         settings::check(self)?;
+        if self.run.compute == Compute::Half && self.gpu().is_none() {
+            return Err(Error::config(
+                "run.compute",
+                "half is for a GPU's tensor cores; set auto, exact or int8, or machine.device=cuda:0",
+            ));
+        }
         if let Some(train) = &self.train {
             train.check(self)?;
         }
@@ -447,6 +453,15 @@ impl Config {
     /// The GPU's number, or `None` for the CPU; of a checked configuration.
     pub fn gpu(&self) -> Option<usize> {
         self.machine.device.strip_prefix("cuda:")?.parse().ok()
+    }
+
+    /// How products are computed: what `auto` stands for on this device.
+    pub fn compute(&self) -> Compute {
+        match (self.run.compute, self.gpu()) {
+            (Compute::Auto, None) => Compute::Exact,
+            (Compute::Auto, Some(_)) => Compute::Half,
+            (compute, _) => compute,
+        }
     }
 
     /// The tier of what the CPU computes on: RAM is the device of a CPU's run and stands beside a GPU's.

@@ -369,7 +369,7 @@ mod tests {
                 &["run.turns", "`text`", "role, content"],
             ),
             ("[run]\nchat = true\nturns = [{ role = \"user\" }]", &[], &["run.turns", "content"]),
-            ("[run]\ncompute = \"fp8\"", &[], &["run.compute", "`fp8`", "exact, int8"]),
+            ("[run]\ncompute = \"fp8\"", &[], &["run.compute", "`fp8`", "auto, exact, int8, half"]),
             ("[run]\nstop = 3", &[], &["run.stop", "a list of texts"]),
             ("run = 3", &[], &["run", "`3`", "a section"]),
             ("speed = 3", &[], &["speed", "budget"]),

@@ -10,7 +10,6 @@ use std::ops::Range;
 use crate::device::{Cost, Meter, buffer_bytes};
 use crate::error::Result;
 use crate::ops::ThreadTeam;
-use crate::ops::gpu::PART;
 use crate::shape::{Act, Ffn, Kind, LayerShape, LowRank, ModelShape, Role, TensorShape};
 
 /// Rows of activations in a workspace.
@@ -175,8 +174,9 @@ impl Step {
         }
     }
 
-    /// What it takes: arithmetic of its products, bytes of weights (of what the cache holds, only the pipeline knows the bytes; a
-    /// batch of activations is small beside both), and the kernels a GPU launches. `l` is its layer, if it is in one.
+    /// What it takes: arithmetic of its products and bytes of weights (of what the cache holds, only the pipeline knows the bytes; a
+    /// batch of activations is small beside both). What a GPU launches for it depends on the steps beside it ([`super::gpu::fuse`]). `l` is
+    /// its layer, if it is in one.
     pub fn cost(self, shape: &ModelShape, l: Option<usize>, batch: Batch) -> Cost {
         let layer = l.and_then(|l| shape.layers.get(l));
         let tensor = |role: Role| layer.and_then(|of| of.tensors.get(role));
@@ -184,43 +184,27 @@ impl Step {
         match self {
             Self::Embed => {
                 let outside = shape.adapter.as_ref().and_then(|a| a.outside(shape));
-                let scaled = usize::from(shape.embedding_scale != 1.0);
-                let mut sum = launches(1 + scaled + batch.sequences * shape.ropes.len());
-                sum += looked_up(outside.and_then(|low| low.get(&Role::Embedding)), shape, batch.rows);
-                sum
+                looked_up(outside.and_then(|low| low.get(&Role::Embedding)), shape, batch.rows)
             }
-            Self::Norm { role: Role::OutputNorm, .. } => {
-                read(Some(&shape.output_norm), 1 + usize::from(shape.logit_scale != 1.0))
-            }
-            Self::Norm { role, .. } => read(tensor(role), 1),
+            Self::Norm { role: Role::OutputNorm, .. } => read(Some(&shape.output_norm)),
+            Self::Norm { role, .. } => read(tensor(role)),
             Self::Linears { to, .. } => to.iter().fold(Cost::default(), |mut sum, (role, _)| {
                 sum += linear(tensor(*role), batch.rows);
-                sum += read(role.bias().and_then(tensor), 1);
+                sum += read(role.bias().and_then(tensor));
                 sum += adapted(low.and_then(|low| low.get(role)), tensor(*role), batch.rows);
                 sum
             }),
             Self::KvAttend => {
                 let Some(of) = layer.map(|of| &of.attention) else { return Cost::default() };
                 let seen = of.window.map_or(batch.cached, |w| batch.cached.min(w as f64));
-                // Rotations, appends, and attention: of single queries over a long cache in parts, which are joined. Beyond a window rows come
-                // one by one.
-                let rows = batch.rows / batch.sequences.max(1);
-                let singles = if of.window.is_some_and(|w| batch.cached > w as f64) { rows } else { 1 };
-                let parts = (rows == 1 || singles > 1) && seen > PART as f64;
-                let each = 2 * usize::from(of.rope.is_some()) + (3 + usize::from(parts)) * singles;
-                Cost {
-                    flops: 4.0 * of.q() as f64 * seen * batch.rows as f64,
-                    launches: each * batch.sequences,
-                    ..read(tensor(Role::Sinks), 0)
-                }
+                Cost { flops: 4.0 * of.q() as f64 * seen * batch.rows as f64, ..read(tensor(Role::Sinks)) }
             }
-            Self::Gate(_) | Self::Add => launches(1),
+            Self::Gate(_) | Self::Add => Cost::default(),
             Self::Experts => layer.map_or_else(Cost::default, |of| experts(of, batch.rows)),
             Self::Logits => {
                 let outside = shape.adapter.as_ref().and_then(|a| a.outside(shape));
                 let mut sum = linear(Some(shape.head()), batch.sequences);
                 sum += adapted(outside.and_then(|low| low.get(&Role::Head)), Some(shape.head()), batch.sequences);
-                sum += launches(usize::from(shape.logit_cap.is_some()));
                 sum
             }
         }
@@ -249,18 +233,14 @@ impl Metered<'_> {
     }
 }
 
-fn launches(launches: usize) -> Cost {
-    Cost { launches, ..Cost::default() }
-}
-
-/// A tensor that is read once, by one kernel where there is one.
-fn read(t: Option<&TensorShape>, launches: usize) -> Cost {
-    t.map_or_else(Cost::default, |t| Cost { read: t.bytes() as usize, launches, ..Cost::default() })
+/// A tensor that is read once.
+fn read(t: Option<&TensorShape>) -> Cost {
+    t.map_or_else(Cost::default, |t| Cost { read: t.bytes() as usize, ..Cost::default() })
 }
 
 fn linear(t: Option<&TensorShape>, rows: usize) -> Cost {
     let flops = t.map_or(0.0, |t| 2.0 * (t.rows * t.cols) as f64 * rows as f64);
-    Cost { flops, ..read(t, 1) }
+    Cost { flops, ..read(t) }
 }
 
 /// The products of an adapter beside the linear of weight `w`, and what stands beside them.
@@ -271,7 +251,6 @@ fn adapted(low: Option<&LowRank>, w: Option<&TensorShape>, rows: usize) -> Cost 
         sum += Cost {
             flops: 2.0 * (outputs * inputs * rows) as f64,
             read: buffer_bytes(ty, outputs * inputs),
-            launches: 1,
             ..Cost::default()
         };
         sum
@@ -282,7 +261,7 @@ fn adapted(low: Option<&LowRank>, w: Option<&TensorShape>, rows: usize) -> Cost 
 fn looked_up(low: Option<&LowRank>, shape: &ModelShape, rows: usize) -> Cost {
     let Some(low) = low else { return Cost::default() };
     let (a, b) = (buffer_bytes(low.types[0], rows * low.rank), buffer_bytes(low.types[1], shape.hidden * low.rank));
-    Cost { flops: 2.0 * (shape.hidden * low.rank * rows) as f64, read: a + b, launches: 2, ..Cost::default() }
+    Cost { flops: 2.0 * (shape.hidden * low.rank * rows) as f64, read: a + b, ..Cost::default() }
 }
 
 /// The router, and the experts that `rows` rows may go to: each of them is read once however many rows it is given.
@@ -290,17 +269,16 @@ fn experts(of: &LayerShape, rows: usize) -> Cost {
     let Some((count, used)) = of.ffn.experts() else { return Cost::default() };
     let touched = count.min(rows * used);
     let mut sum = linear(of.tensors.get(Role::Router), rows);
-    sum += read(of.tensors.get(Role::RouterBias), 1);
+    sum += read(of.tensors.get(Role::RouterBias));
     for (_, t) in of.tensors.roles().filter(|(role, _)| role.kind() == Kind::Vectors) {
-        sum += Cost { read: t.bytes() as usize / count.max(1) * touched, launches: touched, ..Cost::default() };
+        sum += Cost { read: t.bytes() as usize / count.max(1) * touched, ..Cost::default() };
     }
     for (_, t) in of.tensors.roles().filter(|(role, _)| role.kind() == Kind::Stack) {
         let one = (t.rows / count.max(1) * t.cols) as f64;
         sum.flops += 2.0 * one * (rows * used) as f64;
         sum.read += t.bytes() as usize / count.max(1) * touched;
-        sum.launches += touched;
     }
-    sum += read(of.tensors.get(Role::SharedRouter), 1);
+    sum += read(of.tensors.get(Role::SharedRouter));
     for role in [Role::SharedGate, Role::SharedUp, Role::SharedDown] {
         sum += linear(of.tensors.get(role), rows);
     }

@@ -66,7 +66,7 @@ impl BatchShape {
         let shown = config.observe.as_ref().filter(|_| shown);
         let observe = shown.is_some_and(|o| o.attention != Shown::None);
         let map = shown.is_some_and(|o| o.head.is_some());
-        Self { compute: config.run.compute, observe, map, ..self }
+        Self { compute: config.compute(), observe, map, ..self }
     }
 }
 

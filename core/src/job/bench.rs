@@ -142,7 +142,7 @@ struct Loaded<'a, R> {
 impl<R: Runner> Loaded<'_, R> {
     /// The buffers of passes of `batch` tokens.
     fn workspace(&self, batch: usize) -> Result<R::Workspace> {
-        let (compute, rows) = (self.config.run.compute, self.config.run.context);
+        let (compute, rows) = (self.config.compute(), self.config.run.context);
         let stage = if batch == 1 { Stage::Step } else { Stage::Read };
         let extent =
             BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false, stage };

@@ -113,7 +113,8 @@ fn every_choice_that_runs_on_a_gpu_computes_what_the_cpu_does() {
         let ours = logits(&mut ours, &team, &tokens[..24], 20).unwrap();
         let apart = apart(&theirs, &ours);
         println!("{}.{}: {apart:e}", entry.axis.key, entry.id);
-        assert!(apart < 5e-3, "{}.{}: {apart}", entry.axis.key, entry.id);
+        // The prompt on tensor cores, in f16; cached rows round to the code beside.
+        assert!(apart < 1e-2, "{}.{}: {apart}", entry.axis.key, entry.id);
         tried += 1;
     }
     assert!(tried > 10, "{tried}");
@@ -131,25 +132,28 @@ fn every_architecture_on_a_gpu_computes_what_the_cpu_does() {
         let tokens: Vec<u32> = said["ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
         // Batches cross a window's edge; two rows and more after it, and one by one.
         for (prompt, batch) in [(1, 64), (9, 64), (30, 64), (30, 5), (tokens.len() - 1, 7)] {
-            let f32s = [("kv.format", "f32"), ("kv.alloc", "contiguous")];
-            let (on_cpu, on_gpu) = (config(&f32s), config(&[&f32s[..], &[("machine.device", "cuda:0")]].concat()));
-            let Some(cuda) = gpu(&on_gpu) else { return };
-            let model = model(dir.to_str().unwrap());
-            let (mut ours, team) = match load(cuda, &model, &on_gpu) {
-                Ok(loaded) => loaded,
-                Err(e @ Error::Refused { .. }) => {
-                    assert!(model.shape.layers.iter().any(|l| l.ffn.experts().is_some()), "{}: {e}", dir.display());
-                    continue;
-                }
-                Err(e) => panic!("{}: {e}", dir.display()),
-            };
-            let (mut cpu, cpu_team) = load(Cpu, &model, &on_cpu).unwrap();
-            let theirs = read_in(&mut cpu, &cpu_team, &tokens, prompt, batch).unwrap();
-            let ours = read_in(&mut ours, &team, &tokens, prompt, batch).unwrap();
-            let apart = apart(&theirs, &ours);
-            println!("{}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
-            assert!(apart < 1e-4, "{}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
-            tried += 1;
+            for (compute, most) in [("exact", 1e-4), ("half", 1e-2)] {
+                let f32s = [("kv.format", "f32"), ("kv.alloc", "contiguous")];
+                let there = [("machine.device", "cuda:0"), ("run.compute", compute)];
+                let (on_cpu, on_gpu) = (config(&f32s), config(&[&f32s[..], &there].concat()));
+                let Some(cuda) = gpu(&on_gpu) else { return };
+                let model = model(dir.to_str().unwrap());
+                let (mut ours, team) = match load(cuda, &model, &on_gpu) {
+                    Ok(loaded) => loaded,
+                    Err(e @ Error::Refused { .. }) => {
+                        assert!(model.shape.layers.iter().any(|l| l.ffn.experts().is_some()), "{}: {e}", dir.display());
+                        continue;
+                    }
+                    Err(e) => panic!("{}: {e}", dir.display()),
+                };
+                let (mut cpu, cpu_team) = load(Cpu, &model, &on_cpu).unwrap();
+                let theirs = read_in(&mut cpu, &cpu_team, &tokens, prompt, batch).unwrap();
+                let ours = read_in(&mut ours, &team, &tokens, prompt, batch).unwrap();
+                let apart = apart(&theirs, &ours);
+                println!("{}, {compute}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
+                assert!(apart < most, "{}, {compute}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
+                tried += 1;
+            }
         }
     }
     assert!(tried > 50, "{tried}");
@@ -160,14 +164,19 @@ fn launches_of_a_pass_are_those_that_its_steps_say() {
     let on_gpu = config(&[("machine.device", "cuda:0")]);
     let Some(cuda) = gpu(&on_gpu) else { return };
     let (mut r, team) = load(cuda, &model("random:smollm2-135m@q4_0"), &on_gpu).unwrap();
-    r.meter().observe(Some(Box::new(|_| ())));
-    // The cache grows past what a single query's attention reads in one part.
     let counted = |r: &crate::forward::gpu::GpuForward| (r.launched(), r.meter().total().launches as u64);
+    // Replayed steps launch as many as those that are watched.
     let before = counted(&r);
-    logits(&mut r, &team, &tokens(150), 100).unwrap();
+    let replayed = logits(&mut r, &team, &tokens(150), 100).unwrap();
+    let between = counted(&r);
+    r.meter().observe(Some(Box::new(|_| ())));
+    let watched = logits(&mut r, &team, &tokens(150), 100).unwrap();
     let after = counted(&r);
-    assert_eq!(after.0 - before.0, after.1 - before.1);
-    assert!(after.0 - before.0 > 51 * 30 * 17, "{after:?}");
+    assert_eq!(after.0 - between.0, after.1 - between.1);
+    assert_eq!(after.0 - between.0, between.0 - before.0);
+    assert_eq!(replayed, watched);
+    // Five a layer and four around them.
+    assert!(after.0 - between.0 < 50 * (30 * 5 + 4) + 2 * 30 * 20, "{after:?}");
 }
 
 #[test]

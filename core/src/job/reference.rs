@@ -62,9 +62,10 @@ fn place(file: &File, model: &Model, config: &Config) -> Result<PathBuf> {
     let mut key = Sha256::new();
     key.update(file.key());
     key.update(model.content()?);
-    key.update(match config.run.compute {
-        Compute::Exact => "exact-1",
+    key.update(match config.compute() {
+        Compute::Auto | Compute::Exact => "exact-1",
         Compute::Int8 => "int8-1",
+        Compute::Half => "half-1",
     });
     Ok(folder().join(format!("{}.f32", crate::bytes::hex(&key.finalize()))))
 }
@@ -89,7 +90,10 @@ fn uncompressed(order: &Order, context: usize) -> Config {
     config.kv.alloc = "paged".into();
     config.run.context = context;
     config.run.batch = order.config.run.batch;
-    config.run.compute = order.config.run.compute;
+    config.run.compute = match order.config.compute() {
+        Compute::Half => Compute::Exact,
+        compute => compute,
+    };
     config
 }
 

@@ -158,7 +158,7 @@ fn run_ours<B: Backend>(
         stream: batch,
         rows: n,
         sequences: 1,
-        compute: config.run.compute,
+        compute: config.compute(),
         observe: false,
         map: false,
         stage,

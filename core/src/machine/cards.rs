@@ -169,7 +169,9 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::catalog::from_toml;
-    use crate::forward::step::{Batch, pass_cost};
+    use crate::config::Compute;
+    use crate::forward::gpu::fuse::pass_launches;
+    use crate::forward::step::Batch;
     use crate::plan::plan;
     use crate::plan::tests::{shape, workload};
 
@@ -203,8 +205,9 @@ mod tests {
         };
         // Decoding one sequence is bound by reading the weights: a token takes bytes over bandwidth, and on a GPU what
         // launching its kernels takes.
-        let step = pass_cost(&shape, Batch { rows: 1, sequences: 1, cached: 200.0 }, true);
-        let launching = super::super::launch_guess() * step.launches as f64;
+        let step = Batch { rows: 1, sequences: 1, cached: 200.0 };
+        let launches = pass_launches(&shape, Compute::Half, step, true);
+        let launching = super::super::launch_guess() * launches as f64;
         for (id, bandwidth) in [("rtx-4090-24", 1008e9), ("h100-80", 3350e9)] {
             for (device, beside) in [("cpu", 0.0), ("cuda:0", launching)] {
                 let (tokens, bytes) = speed(id, device);

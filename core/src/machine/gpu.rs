@@ -76,7 +76,7 @@ fn one(ordinal: usize, cancelled: &dyn Fn() -> bool) -> Result<Gpu> {
     let mut plain = ledger.buffer(Tag::host(Category::Workspace, "gpu probe"), CHUNKS[4])?;
     // Zeroed memory may be one shared page until it is written.
     plain.as_mut_slice::<u8>().fill(1);
-    let mut pinned = Pinned::new(&device, &ledger, CHUNKS[4])?;
+    let mut pinned = Pinned::new(&device, &ledger, Tag::host(Category::Workspace, "pinned"), CHUNKS[4])?;
     let link = |send: &mut dyn FnMut(usize) -> Result<()>| -> Result<Link> {
         let mut times = Vec::with_capacity(CHUNKS.len());
         for chunk in CHUNKS {

@@ -230,7 +230,7 @@ impl Resolved {
             let workspace = |e: BatchShape, note: &mut dyn FnMut(Note)| {
                 note(Note::Workspace(e));
                 match self.gpu {
-                    Some(_) => gpu::plan_workspace(&self.held, e, ledger),
+                    Some(_) => gpu::plan_workspace(&self.held, &self.pipeline, e, ledger),
                     None => workspace::plan_workspace(&self.held, p, self.threads, e.with(config, i == 0), ledger),
                 }
             };

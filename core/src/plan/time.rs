@@ -10,6 +10,7 @@ use crate::config::train::Train;
 use crate::device::Spent;
 use crate::device::dry::Rates;
 use crate::device::gpu::Precision;
+use crate::forward::gpu::fuse::pass_launches;
 use crate::forward::step::{Batch, pass_cost};
 use crate::kv::Rhythm;
 use crate::machine::Machine;
@@ -98,7 +99,12 @@ pub(super) fn times(
         let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
         let longer = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read);
         let step_longer = moved.max(decode_bytes as f64 / read).max(step.flops / flops);
-        (longer + pieces * launch * piece.launches as f64, step_longer + launch * step.launches as f64)
+        // Kernels of a prompt are queued one by one, those of a step at once.
+        let launches = |rows: usize, sequences: usize, cached: f64| {
+            pass_launches(&r.held, config.compute(), Batch { rows, sequences, cached }, true) as f64
+        };
+        let launched = launch * launches(n.div_ceil(pieces as usize), 1, n as f64);
+        (longer + pieces * launched, step_longer + launch * launches(pass.sequences, pass.sequences, cached))
     };
     Times {
         load_seconds,

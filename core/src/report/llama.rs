@@ -139,7 +139,7 @@ impl Said {
         if run.sequences > 1 {
             self.lose(format!("run.sequences = {}: use llama-parallel", run.sequences));
         }
-        if run.compute == Compute::Exact {
+        if config.compute() == Compute::Exact {
             self.lose(
                 "run.compute = exact: quantized weights meet 8-bit activations there, KL about 3e-3 on a 135M model",
             );

@@ -1,81 +1,102 @@
-//! A layer's steps on a GPU, kernel by kernel, over the same spans and positions as the CPU's.
+//! A pass on a GPU: the steps of a layer in the groups in which they are launched, over the same spans and positions as the CPU's. A
+//! decoding step is captured once as a graph and run again for every token: what changes from token to token lies in the GPU's memory.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
-use crate::device::Meter;
+use crate::device::{Cost, Meter};
 use crate::error::{Error, Result};
 use crate::forward::cpu::{BatchShape, PassObserver, Sequence};
-use crate::forward::gpu::Sizes;
-use crate::forward::gpu::adapter;
+use crate::forward::gpu::fuse::{self, Fused, Way, fuse};
 use crate::forward::gpu::weights::{self, Weights};
+use crate::forward::gpu::{BLAS, Sizes, adapter};
 use crate::forward::runner::Runner;
-use crate::forward::step::{self, Batch, Metered, Slot, Step};
+use crate::forward::step::{self, Batch, Step};
 use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
-use crate::ledger::{Buffer, Ledger};
+use crate::ledger::Ledger;
 use crate::model::Source;
 use crate::model::adapter::AdapterFile;
 use crate::ops::ThreadTeam;
-use crate::ops::cuda::{Attend, Device, DeviceBuffer, Kernels, RopeTable, View};
+use crate::ops::cpu::Compute;
+use crate::ops::cuda::{
+    Attend, Blas, CacheEntry, Device, DeviceBuffer, Graph, Kernels, Output, Pinned, Purpose, RopeTable, View,
+};
 use crate::place;
-use crate::shape::{Act, ModelShape};
+use crate::shape::ModelShape;
 
 /// One layer of a sequence's cache: heads one after the other, each its keys, then its values.
 #[derive(Debug)]
 pub struct DeviceLayer {
-    buffer: DeviceBuffer,
+    pub(super) buffer: DeviceBuffer,
     /// Rows a head has room for.
-    capacity: usize,
+    pub(super) capacity: usize,
 }
 
 /// The buffers of one stretch of computing on a GPU.
-#[derive(Debug)]
 pub struct DeviceWorkspace {
-    sizes: Sizes,
-    residual: DeviceBuffer,
-    layer: DeviceBuffer,
-    ids: DeviceBuffer,
-    low: DeviceBuffer,
-    attention: DeviceBuffer,
-    angles: DeviceBuffer,
-    logits: DeviceBuffer,
-    host: Buffer,
+    pub(super) sizes: Sizes,
+    /// How products are computed.
+    pub(super) compute: Compute,
+    pub(super) residual: DeviceBuffer,
+    pub(super) layer: DeviceBuffer,
+    pub(super) step: DeviceBuffer,
+    pub(super) low: DeviceBuffer,
+    pub(super) attention: DeviceBuffer,
+    pub(super) angles: DeviceBuffer,
+    pub(super) logits: DeviceBuffer,
+    pub(super) half: DeviceBuffer,
+    pub(super) expanded: DeviceBuffer,
+    pub(super) window: DeviceBuffer,
+    host: Pinned,
+    staging: Pinned,
+    /// The step of so many sequences as a graph; none before it has run once as it is.
+    graph: Option<(usize, Option<Graph>)>,
 }
 
 /// A model on a GPU, ready to compute.
 pub struct GpuForward {
-    shape: ModelShape,
-    pipeline: Pipeline,
+    pub(super) shape: ModelShape,
+    pub(super) pipeline: Pipeline,
     formats: (BlockType, BlockType),
-    weights: Weights,
-    adapter: Option<adapter::Held>,
+    pub(super) weights: Weights,
+    pub(super) adapter: Option<adapter::Held>,
     ledger: Arc<Ledger>,
-    kernels: Kernels,
+    pub(super) kernels: Kernels,
+    pub(super) blas: Blas,
     meter: Meter,
+    /// The steps of each layer as they are launched.
+    fused: Vec<Vec<(Fused, Vec<Step>)>>,
+    /// Bytes that graphs took outside the pool, at most.
+    graphs: Cell<u64>,
 }
 
 impl Span {
     /// Its rows `first .. first + n` of what a batch has `width` floats a row of.
-    fn part<'a>(&self, of: View<'a>, width: usize, first: usize, n: usize) -> Result<View<'a>> {
+    pub(super) fn part<'a>(&self, of: View<'a>, width: usize, first: usize, n: usize) -> Result<View<'a>> {
         of.part(4 * (self.at + first) * width, 4 * n * width)
     }
 }
 
-/// Rows of a batch before and after attention.
-#[derive(Clone, Copy)]
-struct Projected<'a> {
-    q: View<'a>,
-    keys: View<'a>,
-    values: View<'a>,
-    out: View<'a>,
-}
-
 /// New rows of one sequence in a batch.
 #[derive(Clone, Copy)]
-struct Span {
-    at: usize,
-    rows: usize,
+pub(super) struct Span {
+    pub at: usize,
+    pub rows: usize,
+}
+
+/// A batch on its way through the layers.
+#[derive(Clone, Copy)]
+pub(super) struct Passing<'a> {
+    pub seqs: &'a [Sequence<DeviceLayer>],
+    pub spans: &'a [Span],
+    /// Rows of all of them.
+    pub m: usize,
+    pub way: Way,
+    pub batch: Batch,
+    pub workspace: &'a DeviceWorkspace,
+    pub team: &'a ThreadTeam,
 }
 
 impl GpuForward {
@@ -95,9 +116,11 @@ impl GpuForward {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self> {
         let kernels = Kernels::new(Arc::clone(device))?;
-        let weights = weights::load(source, model, device, ledger, team, pipeline.context(), progress)?;
+        let weights = weights::load(source, model, &kernels, ledger, team, pipeline.context(), progress)?;
+        let blas = Blas::new(device, device.buffer(ledger, BLAS.0, BLAS.1)?)?;
         let adapter = adapter.map(|file| adapter::Held::load(file, model.held, device, ledger)).transpose()?;
         let shape = model.held.clone();
+        let fused = shape.layers.iter().map(fuse).collect();
         Ok(Self {
             shape,
             pipeline,
@@ -106,7 +129,10 @@ impl GpuForward {
             adapter,
             ledger: Arc::clone(ledger),
             kernels,
+            blas,
             meter: Meter::default(),
+            fused,
+            graphs: Cell::new(0),
         })
     }
 
@@ -120,22 +146,22 @@ impl GpuForward {
         self.kernels.launched()
     }
 
-    fn attend<'a>(&self, l: usize, layer: &'a DeviceLayer) -> Attend<'a> {
+    pub(super) fn attend<'a>(&self, l: usize, cache: View<'a>, capacity: usize) -> Attend<'a> {
         let s = &self.shape.layers[l].attention;
         Attend {
-            cache: layer.buffer.view(),
+            cache,
             heads: s.heads,
             kv_heads: s.kv_heads,
             dim: s.dim,
             scale: s.scale,
             cap: s.cap,
-            capacity: layer.capacity,
+            capacity,
             formats: self.formats,
         }
     }
 
     /// The angles of a span's rows by rotation `rope`.
-    fn turn<'a>(&self, workspace: &'a DeviceWorkspace, rope: usize, span: Span) -> Result<RopeTable<'a>> {
+    pub(super) fn turn<'a>(&self, workspace: &'a DeviceWorkspace, rope: usize, span: Span) -> Result<RopeTable<'a>> {
         let half = self.shape.half();
         let whole = workspace.angles.len() / 2 / self.shape.ropes.len().max(1);
         let (at, len) = (4 * span.at * half + 2 * whole * rope, 4 * span.rows * half);
@@ -147,28 +173,71 @@ impl GpuForward {
         })
     }
 
-    /// Rows of the embedding, times the model's own factor, and the angles of every rotation, of the `m` tokens whose ids are there.
-    fn embed(
-        &self,
-        seqs: &[Sequence<DeviceLayer>],
-        spans: &[Span],
-        m: usize,
-        workspace: &DeviceWorkspace,
-    ) -> Result<()> {
-        let (k, shape, x) = (&self.kernels, &self.shape, workspace.residual.view());
-        let (table, ids) = (self.weights.embedding.view(), workspace.ids.view());
-        k.lookup(shape.embedding.block()?, table, shape.embedding.cols, ids, m, x)?;
-        if shape.embedding_scale != 1.0 {
-            k.scale(x, m * shape.hidden, shape.embedding_scale)?;
-        }
+    /// Rows of the embedding, times the model's own factor, and the angles of every rotation, of the tokens whose ids are there.
+    fn embed(&self, p: Passing<'_>) -> Result<()> {
+        let (k, shape, workspace) = (&self.kernels, &self.shape, p.workspace);
+        let ids = workspace.step.part(0, 4 * p.m)?;
+        k.lookup(self.weights.embedding(shape)?, ids, p.m, workspace.residual.view(), shape.embedding_scale)?;
         let half = shape.half();
         for (i, rope) in shape.ropes.iter().enumerate() {
             let freqs = self.weights.freqs.part(8 * half * i, 8 * half)?;
-            for (seq, span) in seqs.iter().zip(spans) {
+            if p.way.single {
+                let positions = workspace.step.part(workspace.sizes.step.positions, 4 * p.m)?;
+                let turn = self.turn(workspace, i, Span { at: 0, rows: p.m })?;
+                k.turn(freqs, positions, turn, p.m, rope.amplitude)?;
+                continue;
+            }
+            for (seq, span) in p.seqs.iter().zip(p.spans) {
                 k.angles(freqs, self.turn(workspace, i, *span)?, seq.seen, span.rows, rope.amplitude)?;
             }
         }
         Ok(())
+    }
+
+    /// The last row of each span through norm and head; the rows have been moved to the front.
+    fn head(&self, p: Passing<'_>) -> Result<()> {
+        let (n, shape, workspace) = (p.spans.len(), &self.shape, p.workspace);
+        let norm = (self.weights.small.tensor(0, &shape.output_norm)?, shape.norm_eps);
+        // Logits are linear: their factor stands after the product, before their cap.
+        let purpose = Purpose::Store { scale: shape.logit_scale, cap: shape.logit_cap };
+        let output = Output { w: self.weights.head(shape)?, y: workspace.logits.view(), bias: None };
+        self.kernels.product(workspace.residual.view(), n, Some(norm), &[output], purpose)
+    }
+
+    /// What a batch reads beside weights and activations: token ids, and for a step positions and where caches lie.
+    fn stage(
+        &self,
+        seqs: &[Sequence<DeviceLayer>],
+        pieces: &[&[u32]],
+        single: bool,
+        workspace: &mut DeviceWorkspace,
+    ) -> Result<()> {
+        let (table, bytes) = (workspace.sizes.step, workspace.staging.bytes_mut());
+        let ids: &mut [u32] = bytemuck::cast_slice_mut(&mut bytes[..table.positions]);
+        for (id, token) in ids.iter_mut().zip(pieces.iter().copied().flatten()) {
+            if *token as usize >= self.shape.vocab {
+                return Err(Error::Internal(format!("token {token} is not in the vocabulary of {}", self.shape.vocab)));
+            }
+            *id = *token;
+        }
+        if single {
+            let positions: &mut [i32] = bytemuck::cast_slice_mut(&mut bytes[table.positions..table.caches]);
+            for (position, seq) in positions.iter_mut().zip(seqs) {
+                *position = i32::try_from(seq.seen).unwrap_or(i32::MAX);
+            }
+            let caches: &mut [CacheEntry] = bytemuck::cast_slice_mut(&mut bytes[table.caches..table.arrived]);
+            for (i, entry) in caches.iter_mut().take(self.shape.layers.len() * seqs.len()).enumerate() {
+                let (l, seq) = (i / seqs.len(), &seqs[i % seqs.len()]);
+                let layer = &seq.layers[l];
+                if seq.seen >= layer.capacity && self.shape.layers[l].attention.window.is_none() {
+                    return Err(Error::Internal(format!("row {} of a cache of {}", seq.seen, layer.capacity)));
+                }
+                let capacity = i32::try_from(layer.capacity).unwrap_or(i32::MAX);
+                *entry = CacheEntry { at: layer.buffer.view().address(), capacity, pad: 0 };
+            }
+        }
+        let n = if single { table.arrived } else { table.positions };
+        self.kernels.device().send(&workspace.staging, workspace.step.part(0, n)?)
     }
 
     /// A batch through every layer: `pieces[i]` are the new tokens of sequence `i`.
@@ -184,158 +253,133 @@ impl GpuForward {
     ) -> Result<()> {
         let (k, hidden) = (&self.kernels, self.shape.hidden);
         let mut spans = Vec::with_capacity(pieces.len());
-        let mut at = 0;
+        let mut m = 0;
         for tokens in pieces {
-            if let Some(id) = tokens.iter().find(|id| **id as usize >= self.shape.vocab) {
-                return Err(Error::Internal(format!("token {id} is not in the vocabulary of {}", self.shape.vocab)));
-            }
-            let ids = workspace.ids.part(4 * at, 4 * tokens.len())?;
-            k.device().upload(bytemuck::cast_slice(tokens), ids)?;
-            spans.push(Span { at, rows: tokens.len() });
-            at += tokens.len();
+            spans.push(Span { at: m, rows: tokens.len() });
+            m += tokens.len();
         }
-        let m = at;
-        let metered = self.metered(None, seqs, (m, spans.len()));
-        metered.run(step::BEGIN, team, || self.embed(seqs, &spans, m, workspace))?;
-        for l in 0..self.shape.layers.len() {
-            self.block(l, m, &spans, seqs, workspace, team)?;
-            watch.progress(done + l + 1, total);
+        // Those seen before, and their own.
+        let seen = seqs.iter().map(|s| s.seen).max().unwrap_or(0);
+        let batch = Batch { rows: m, sequences: spans.len(), cached: (seen + m / spans.len().max(1)) as f64 };
+        let way = Way::new(&self.shape, workspace.compute, batch);
+        self.stage(seqs, pieces, way.single, workspace)?;
+        let steps = self.shape.layers.iter().all(|l| way.step(l));
+        if way.fused() && steps && with_head && !self.meter.observed() {
+            let ready = matches!(&workspace.graph, Some((n, _)) if *n == m);
+            if ready {
+                self.replay(seqs, &spans, batch, way, workspace, team, watch, (done, total))?;
+            } else {
+                self.queue(seqs, &spans, batch, way, with_head, workspace, team, watch, (done, total))?;
+                workspace.graph = Some((m, None));
+            }
+        } else {
+            self.queue(seqs, &spans, batch, way, with_head, workspace, team, watch, (done, total))?;
         }
         for (seq, span) in seqs.iter_mut().zip(&spans) {
             seq.seen += span.rows;
         }
-        if with_head {
-            // The last row of each span, moved to the front; the batch is in order, so none is overwritten before it moves.
-            for (i, span) in spans.iter().enumerate() {
-                let last = span.at + span.rows - 1;
-                if last != i {
-                    let row = 4 * hidden;
-                    k.device()
-                        .copy(workspace.residual.part(last * row, row)?, workspace.residual.part(i * row, row)?)?;
-                }
-            }
-            let (n, head) = (spans.len(), self.shape.head());
-            let normed = workspace.layer.part(0, 4 * n * hidden)?;
-            let [norm, logits] = step::END;
-            let metered = self.metered(None, seqs, (n, n));
-            metered.run(norm, team, || {
-                let w = self.weights.small.tensor(0, &self.shape.output_norm)?;
-                k.rms_norm(workspace.residual.view(), w, self.shape.norm_eps, n, normed)?;
-                // Logits are linear: their factor may stand before the product.
-                let by = self.shape.logit_scale;
-                if by == 1.0 { Ok(()) } else { k.scale(normed, n * hidden, by) }
-            })?;
-            metered.run(logits, team, || {
-                let (w, dims) = (self.weights.head(), (head.rows, head.cols));
-                k.linear(head.block()?, w, dims, normed, n, workspace.logits.view(), self.shape.vocab)?;
-                let logits = || workspace.logits.part(0, 4 * n * self.shape.vocab);
-                self.shape.logit_cap.map_or(Ok(()), |cap| k.soft_cap(logits()?, n * self.shape.vocab, cap))
-            })?;
-            let bytes = 4 * n * self.shape.vocab;
-            k.device().download(workspace.logits.part(0, bytes)?, &mut workspace.host.as_mut_slice()[..bytes])?;
-        } else {
-            k.device().wait()?;
+        if !with_head {
+            return k.device().wait();
         }
-        Ok(())
+        let bytes = 4 * spans.len() * self.shape.vocab;
+        debug_assert!(hidden > 0);
+        k.device().download(workspace.logits.part(0, bytes)?, &mut workspace.host.bytes_mut()[..bytes])
     }
 
-    /// One layer over the first `m` rows of the residual stream, in place: its steps, each through the meter.
-    fn block(
+    /// Every kernel of a pass, each step through the meter.
+    fn queue(
         &self,
-        l: usize,
-        m: usize,
-        spans: &[Span],
         seqs: &[Sequence<DeviceLayer>],
+        spans: &[Span],
+        batch: Batch,
+        way: Way,
+        with_head: bool,
         workspace: &DeviceWorkspace,
         team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
+        (done, total): (usize, usize),
     ) -> Result<()> {
-        let (k, s, unit) = (&self.kernels, &self.shape.layers[l], &self.weights.layers[l]);
-        let (eps, hidden, residual) = (self.shape.norm_eps, self.shape.hidden, self.shape.residual_scale);
-        let at = |slot: Slot| {
-            let place = workspace.sizes.places.at(slot, s, hidden, m);
-            let buffer = if slot == Slot::Stream { &workspace.residual } else { &workspace.layer };
-            buffer.part(4 * place.start, 4 * place.len())
-        };
-        let metered = self.metered(Some(l), seqs, (m, spans.len()));
-        for step in step::layer(s) {
-            metered.run(step, team, || match step {
-                Step::Norm { role, from, to } => {
-                    // Over rows, or over their heads.
-                    let (x, w) = (at(from)?, unit.role(&s.tensors, role)?);
-                    k.rms_norm(x, w, eps, x.len() / w.len().max(1), at(to)?)
-                }
-                Step::Linears { from, to } => to.iter().try_for_each(|(role, to)| {
-                    let (x, y, t) = (at(from)?, at(*to)?, s.tensors.need(*role)?);
-                    k.linear(t.block()?, unit.role(&s.tensors, *role)?, (t.rows, t.cols), x, m, y, t.rows)?;
-                    if let Some(held) = &self.adapter {
-                        held.add(k, l, *role, x, m, y, workspace.low.view())?;
-                    }
-                    let bias = role.bias().filter(|bias| s.tensors.has(*bias));
-                    bias.map_or(Ok(()), |bias| k.bias(y, unit.role(&s.tensors, bias)?, m))
-                }),
-                Step::KvAttend => {
-                    let [q, keys, values, out] = [at(Slot::Q)?, at(Slot::K)?, at(Slot::V)?, at(Slot::Context)?];
-                    let all = Projected { q, keys, values, out };
-                    seqs.iter().zip(spans).try_for_each(|(seq, span)| self.kv_attend(l, all, seq, *span, workspace))
-                }
-                Step::Gate(Act::Silu) => k.swiglu(at(Slot::Gate)?, at(Slot::Up)?, m * s.ffn.width()),
-                Step::Gate(Act::GeluTanh) => k.geglu(at(Slot::Gate)?, at(Slot::Up)?, m * s.ffn.width()),
-                Step::Add if residual == 1.0 => k.add(at(Slot::Stream)?, at(Slot::Out)?, m * hidden),
-                Step::Add => k.add_scaled(at(Slot::Stream)?, at(Slot::Out)?, m * hidden, residual),
-                // The check refused a layer that has these.
-                Step::Gate(Act::ClampedSwiglu) | Step::Experts | Step::Embed | Step::Logits => {
-                    Err(Error::Internal(format!("a GPU was asked for {}", step.name())))
-                }
-            })?;
+        let p = Passing { seqs, spans, m: batch.rows, way, batch, workspace, team };
+        self.metered(None, &[step::BEGIN], p, || fuse::begin_launches(&self.shape, way, batch), || self.embed(p))?;
+        for l in 0..self.shape.layers.len() {
+            for (fused, steps) in &self.fused[l] {
+                let launches = || fuse::launches(&self.shape, l, *fused, way, batch);
+                self.metered(Some(l), steps, p, launches, || self.fused(l, *fused, p))?;
+            }
+            watch.progress(done + l + 1, total);
         }
-        Ok(())
+        if !with_head {
+            return Ok(());
+        }
+        // The last row of each span, moved to the front; the batch is in order, so none is overwritten before it moves.
+        let row = 4 * self.shape.hidden;
+        for (i, span) in spans.iter().enumerate() {
+            let last = span.at + span.rows - 1;
+            if last != i {
+                let (from, to) = (workspace.residual.part(last * row, row)?, workspace.residual.part(i * row, row)?);
+                self.kernels.device().copy(from, to)?;
+            }
+        }
+        let of_head = Passing { batch: Batch { rows: spans.len(), sequences: spans.len(), ..batch }, ..p };
+        self.metered(None, &step::END, of_head, || fuse::end_launches(&self.shape, spans.len()), || self.head(p))
     }
 
-    /// Turns the rows of a span, appends them to the cache of layer `l`, and attends. A layer with a window keeps its rows in a ring of as
-    /// many as it sees, so beyond it one row comes after the other: what a query sees is the ring when its own row is in it.
-    fn kv_attend(
+    /// A step of single rows as a graph, captured where that has not been done: its steps pass the meter first, and are queued at once.
+    fn replay(
         &self,
-        l: usize,
-        all: Projected<'_>,
-        seq: &Sequence<DeviceLayer>,
-        span: Span,
-        workspace: &DeviceWorkspace,
+        seqs: &[Sequence<DeviceLayer>],
+        spans: &[Span],
+        batch: Batch,
+        way: Way,
+        workspace: &mut DeviceWorkspace,
+        team: &ThreadTeam,
+        watch: &mut dyn PassObserver,
+        (done, total): (usize, usize),
     ) -> Result<()> {
-        let (k, of) = (&self.kernels, &self.shape.layers[l].attention);
-        let (nq, nkv, d) = (of.q(), of.kv(), of.dim);
-        if let Some(rope) = of.rope {
-            let turn = self.turn(workspace, rope, span)?;
-            k.rope(span.part(all.q, nq, 0, span.rows)?, (span.rows, of.heads, d), turn)?;
-            k.rope(span.part(all.keys, nkv, 0, span.rows)?, (span.rows, of.kv_heads, d), turn)?;
+        let p = Passing { seqs, spans, m: batch.rows, way, batch, workspace, team };
+        let nothing = |l, steps| self.metered(l, steps, p, || 0, || Ok(()));
+        nothing(None, &[step::BEGIN][..])?;
+        for (l, fused) in self.fused.iter().enumerate() {
+            fused.iter().try_for_each(|(_, steps)| nothing(Some(l), steps))?;
+            watch.progress(done + l + 1, total);
         }
-        let layer = &seq.layers[l];
-        let (cache, parts) = (self.attend(l, layer), workspace.attention.view());
-        let ring = of.window.is_some() && seq.seen + span.rows > layer.capacity;
-        let each = if ring { 1 } else { span.rows.max(1) };
-        for at in (0..span.rows).step_by(each) {
-            let part = |of, width| span.part(of, width, at, each);
-            let position = seq.seen + at;
-            let (first, before) = match ring {
-                true => (position % layer.capacity.max(1), position.min(layer.capacity.saturating_sub(1))),
-                false => (position, position),
-            };
-            k.append(cache, part(all.keys, nkv)?, part(all.values, nkv)?, first, each)?;
-            k.attend(cache, part(all.q, nq)?, before, each, part(all.out, nq)?, parts)?;
-        }
+        nothing(None, &step::END[..])?;
+        let graph = match &workspace.graph {
+            Some((_, Some(graph))) => return self.kernels.replay(graph),
+            _ => self.kernels.capture(|| {
+                self.embed(p)?;
+                for (l, fused) in self.fused.iter().enumerate() {
+                    fused.iter().try_for_each(|(fused, _)| self.fused(l, *fused, p))?;
+                }
+                self.head(p)
+            })?,
+        };
+        self.graphs.set(self.graphs.get().max(graph.outside()));
+        self.kernels.replay(&graph)?;
+        workspace.graph = Some((batch.rows, Some(graph)));
         Ok(())
     }
 
-    /// What steps over `rows` rows of `sequences` sequences go through.
+    /// Carries `steps` out, the kernels of all of them with the last, unless the job was cancelled or one of them is to fail.
     fn metered(
         &self,
         layer: Option<usize>,
-        seqs: &[Sequence<DeviceLayer>],
-        (rows, sequences): (usize, usize),
-    ) -> Metered<'_> {
-        // Those seen before, and their own.
-        let seen = seqs.iter().map(|s| s.seen).max().unwrap_or(0);
-        let cached = (seen + rows / sequences.max(1)) as f64;
-        Metered { meter: &self.meter, shape: &self.shape, layer, batch: Batch { rows, sequences, cached } }
+        steps: &[Step],
+        p: Passing<'_>,
+        launches: impl FnOnce() -> usize,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let observed = self.meter.observed();
+        let cost = |step: &Step| if observed { step.cost(&self.shape, layer, p.batch) } else { Cost::default() };
+        let Some((last, before)) = steps.split_last() else { return Ok(()) };
+        for step in before {
+            self.meter.run_unless(p.team.cancelled(), step.name(), cost(step), || Ok(()))?;
+        }
+        let mut all = cost(last);
+        if observed {
+            all.launches = launches();
+        }
+        self.meter.run_unless(p.team.cancelled(), last.name(), all, work)
     }
 }
 
@@ -352,19 +396,27 @@ impl Runner for GpuForward {
     }
 
     fn workspace(&self, _team: &ThreadTeam, e: BatchShape) -> Result<DeviceWorkspace> {
-        let sizes = Sizes::new(&self.shape, e);
-        let [residual, layer, ids, low, attention, angles, logits, (host_tag, host)] = sizes.rows();
+        let sizes = Sizes::new(&self.shape, &self.pipeline, e);
+        let [rows @ .., host, staging] = sizes.rows();
         let buffer = |(tag, bytes)| self.kernels.device().buffer(&self.ledger, tag, bytes);
+        let [residual, layer, step, low, attention, angles, logits, half, expanded, window] = rows.map(buffer);
+        let pinned = |(tag, bytes)| Pinned::new(self.kernels.device(), &self.ledger, tag, bytes);
         Ok(DeviceWorkspace {
             sizes,
-            residual: buffer(residual)?,
-            layer: buffer(layer)?,
-            ids: buffer(ids)?,
-            low: buffer(low)?,
-            attention: buffer(attention)?,
-            angles: buffer(angles)?,
-            logits: buffer(logits)?,
-            host: self.ledger.buffer(host_tag, host)?,
+            compute: e.compute,
+            residual: residual?,
+            layer: layer?,
+            step: step?,
+            low: low?,
+            attention: attention?,
+            angles: angles?,
+            logits: logits?,
+            half: half?,
+            expanded: expanded?,
+            window: window?,
+            host: pinned(host)?,
+            staging: pinned(staging)?,
+            graph: None,
         })
     }
 
@@ -444,10 +496,14 @@ impl Runner for GpuForward {
     }
 
     fn logits<'a>(&self, workspace: &'a DeviceWorkspace, i: usize) -> &'a [f32] {
-        &workspace.host.as_slice()[i * self.shape.vocab..(i + 1) * self.shape.vocab]
+        &bytemuck::cast_slice(workspace.host.bytes())[i * self.shape.vocab..(i + 1) * self.shape.vocab]
     }
 
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {
-        self.kernels.device().counts()
+        let mut rows = self.kernels.device().counts()?;
+        rows.push(("cuda kernels", self.kernels.outside()));
+        rows.push(("cublas", self.blas.outside()));
+        rows.push(("cuda graphs", self.graphs.get()));
+        Ok(rows)
     }
 }

@@ -1,15 +1,17 @@
-//! Weights on the GPU: read, and requantized where asked, on the host piece by piece, and uploaded into their final place.
+//! Weights on the GPU: read, and requantized where asked, on the host piece by piece, uploaded, and their blocks cut in two ([`Planes`])
+//! on the way to their final place.
 
 use std::sync::Arc;
 
 use crate::blocks::BlockType;
 use crate::error::Result;
-use crate::forward::gpu::{FREQS, SCRATCH, UPLOAD, upload_bytes};
+use crate::forward::gpu::{BLOCKS, FREQS, SCRATCH, UPLOAD, split_bytes, upload_bytes};
 use crate::forward::rotary::Turn;
 use crate::ledger::{Buffer, Ledger};
 use crate::model::Source;
 use crate::ops::ThreadTeam;
-use crate::ops::cuda::{Device, DeviceBuffer, View};
+use crate::ops::cuda::{DeviceBuffer, Kernels, Matrix, View};
+use crate::ops::gpu::Planes;
 use crate::place::{self, rows};
 use crate::shape::{ModelShape, Role, TensorShape, Tensors};
 use crate::weights::load;
@@ -38,26 +40,37 @@ impl Unit {
 pub(super) struct Weights {
     pub small: Unit,
     pub freqs: DeviceBuffer,
-    pub embedding: DeviceBuffer,
+    embedding: DeviceBuffer,
     pub layers: Vec<Unit>,
     head: Option<DeviceBuffer>,
 }
 
 impl Weights {
-    /// The output head, or the embedding it is tied to.
-    pub fn head(&self) -> View<'_> {
-        self.head.as_ref().unwrap_or(&self.embedding).view()
+    /// The embedding.
+    pub fn embedding(&self, shape: &ModelShape) -> Result<Matrix<'_>> {
+        matrix(&shape.embedding, self.embedding.view())
     }
+
+    /// The output head, or the embedding it is tied to.
+    pub fn head(&self, shape: &ModelShape) -> Result<Matrix<'_>> {
+        matrix(shape.head(), self.head.as_ref().unwrap_or(&self.embedding).view())
+    }
+}
+
+fn matrix<'a>(t: &TensorShape, view: View<'a>) -> Result<Matrix<'a>> {
+    Ok(Matrix { view, ty: t.block()?, rows: t.rows, cols: t.cols })
 }
 
 /// Carries tensors from the source to the GPU.
 struct Loader<'a> {
     source: &'a Source,
-    device: &'a Arc<Device>,
+    kernels: &'a Kernels,
     ledger: &'a Arc<Ledger>,
     team: &'a ThreadTeam,
     scratch: Option<Buffer>,
     upload: Buffer,
+    /// Where blocks lie that are cut in two.
+    blocks: DeviceBuffer,
     progress: &'a mut dyn FnMut(f32),
     whole: u64,
     done: u64,
@@ -71,7 +84,14 @@ impl Loader<'_> {
             let n = piece.min(to.rows - first);
             let bytes = &mut self.upload.as_mut_slice::<u8>()[..n * row];
             load::rows(self.source, from, to, first, bytes, self.scratch.as_mut(), self.team)?;
-            self.device.upload(bytes, into.part(first * row, n * row)?)?;
+            let device = self.kernels.device();
+            if Planes::of(to.block()?).head == 0 {
+                device.upload(bytes, into.part(first * row, n * row)?)?;
+                continue;
+            }
+            let blocks = self.blocks.part(0, n * row)?;
+            device.upload(bytes, blocks)?;
+            self.kernels.split(blocks, matrix(to, into)?, first)?;
         }
         self.ledger.moved("disk read", from.bytes());
         self.ledger.moved("host to device", to.bytes());
@@ -86,7 +106,7 @@ impl Loader<'_> {
         layout: UnitLayout,
         pairs: impl Iterator<Item = (&'a TensorShape, &'a TensorShape)>,
     ) -> Result<Unit> {
-        let buffer = self.device.buffer(self.ledger, tag, layout.bytes)?;
+        let buffer = self.kernels.device().buffer(self.ledger, tag, layout.bytes)?;
         for ((from, to), at) in pairs.zip(&layout.offsets) {
             self.tensor(from, to, buffer.part(*at, to.bytes() as usize)?)?;
         }
@@ -127,7 +147,7 @@ fn frequencies(
 pub(super) fn load(
     source: &Source,
     model: place::Model<'_>,
-    device: &Arc<Device>,
+    kernels: &Kernels,
     ledger: &Arc<Ledger>,
     team: &ThreadTeam,
     context: usize,
@@ -138,8 +158,11 @@ pub(super) fn load(
         0 => None,
         bytes => Some(ledger.buffer(SCRATCH, bytes)?),
     };
-    let upload = ledger.buffer(UPLOAD, upload_bytes(held))?;
-    let mut loader = Loader { source, device, ledger, team, scratch, upload, progress, whole: held.bytes(), done: 0 };
+    let device = kernels.device();
+    let (upload, blocks) =
+        (ledger.buffer(UPLOAD, upload_bytes(held))?, device.buffer(ledger, BLOCKS, split_bytes(held))?);
+    let whole = held.bytes();
+    let mut loader = Loader { source, kernels, ledger, team, scratch, upload, blocks, progress, whole, done: 0 };
     let small = |s: &ModelShape| std::iter::once(s.output_norm.clone()).chain(s.rope_freqs.clone()).collect::<Vec<_>>();
     let (from, to) = (small(stored), small(held));
     let small = loader.unit(rows::NORMS, UnitLayout::small(held), from.iter().zip(&to))?;

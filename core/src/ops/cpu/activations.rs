@@ -12,11 +12,16 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// Weights decoded to f32, f32 activations.
+    /// What suits the device: exact on a CPU, half on a GPU.
     #[default]
+    Auto,
+    /// Weights decoded to f32, f32 activations.
     Exact,
     /// Activations rounded as ggml does for the type of the weights.
     Int8,
+    /// Of a GPU: products of more than a few rows on its tensor cores, activations and decoded weights in f16 (bf16 for weights in bf16),
+    /// sums in f32; few rows, which only the bytes of weights hold up, as in exact.
+    Half,
 }
 
 /// How ggml rounds activations for weights of a type.

@@ -153,8 +153,8 @@ pub const fn linear_scratch(threads: usize, cols: usize) -> usize {
 /// Elements of scratch that [`linear_many_as`] needs: with [`Compute::Int8`], the rounded activations too.
 pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols: usize) -> usize {
     let rounded = match compute {
-        Compute::Exact => 0,
         Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
+        _ => 0,
     };
     linear_scratch(threads, cols) + rounded
 }
@@ -172,7 +172,7 @@ pub fn linear_many_as(
     scratch: &mut [f32],
 ) -> Result<()> {
     let cols = products.first().map_or(0, |p| p.w.cols);
-    if compute == Compute::Exact || m == 0 || cols == 0 {
+    if compute != Compute::Int8 || m == 0 || cols == 0 {
         return linear_many(team, x, m, products, scratch);
     }
     check(team, x, m, cols, products, scratch)?;

@@ -33,12 +33,12 @@ impl Drop for Blas {
     }
 }
 
-/// A side of a product: a row-major matrix of f32 or bf16 whose rows are `ld` elements apart.
+/// A side of a product: a row-major matrix of f32, f16 or bf16 whose rows are `ld` elements apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand<'a> {
     /// Its bytes, from the first element on.
     pub view: View<'a>,
-    /// The type of its elements: f32 or bf16.
+    /// The type of its elements: f32, f16 or bf16.
     pub ty: BlockType,
     /// Elements from one row to the next.
     pub ld: usize,
@@ -49,6 +49,7 @@ pub struct Operand<'a> {
 fn kind(ty: BlockType) -> Result<sys::cudaDataType> {
     match ty {
         BlockType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
+        BlockType::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
         BlockType::Bf16 => Ok(sys::cudaDataType::CUDA_R_16BF),
         ty => Err(Error::Internal(format!("a matrix product of {ty}"))),
     }
@@ -95,6 +96,22 @@ impl Blas {
         c: Operand<'_>,
         add: bool,
     ) -> Result<()> {
+        self.scaled(1.0, (m, n, k), a, b, c, add)
+    }
+
+    /// As [`Self::product`], the product times `alpha`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scaled(
+        &self,
+        alpha: f32,
+        (m, n, k): (usize, usize, usize),
+        a: Operand<'_>,
+        b: Operand<'_>,
+        c: Operand<'_>,
+        add: bool,
+    ) -> Result<()> {
         if m == 0 || n == 0 || k == 0 {
             return Ok(());
         }
@@ -108,7 +125,7 @@ impl Blas {
         let op = |x: &Operand<'_>| {
             if x.turned { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N }
         };
-        let (alpha, beta) = (1f32, f32::from(u8::from(add)));
+        let beta = f32::from(u8::from(add));
         // Column-major cuBLAS sees every matrix transposed, so it is asked for cᵀ = bᵀ aᵀ.
         // SAFETY: lengths are checked above, and the views are alive while this is asked; the scalars are read at once.
         unsafe {

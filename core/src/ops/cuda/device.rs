@@ -10,15 +10,15 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUmemAllocationHandleType, CUmemAllocationType, CUmemLocationType, CUmemPool_attribute, CUmemPoolProps,
-    CUmemoryPool, CUresult,
+    CUdevice_attribute, CUmemAllocationHandleType, CUmemAllocationType, CUmemLocationType, CUmemPool_attribute,
+    CUmemPoolProps, CUmemoryPool, CUresult,
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, Result};
 use crate::ledger::alloc::{self, Scope};
-use crate::ledger::{Category, Ledger, Reservation, Tag};
+use crate::ledger::{Ledger, Reservation, Tag};
 
 /// Steps in which a pool takes memory from the driver (seen on an H200, driver 580).
 const STEP: u64 = 32 << 20;
@@ -99,12 +99,9 @@ impl Drop for Pool {
 pub struct Device {
     pool: Pool,
     pub(super) stream: Arc<CudaStream>,
-    pub(super) module: Arc<CudaModule>,
     context: Arc<CudaContext>,
     /// Bytes of the card in use when the context stood and nothing else of ours did.
     context_bytes: u64,
-    /// Bytes that loading the kernels took.
-    kernel_bytes: u64,
 }
 
 impl Device {
@@ -122,14 +119,24 @@ impl Device {
             Ok((total - free) as u64)
         };
         let context_bytes = used()?;
-        let module = load(&context, include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")))?;
         let stream = context.new_stream().map_err(driver("cannot make a stream"))?;
-        let kernel_bytes = used()?.saturating_sub(context_bytes);
         let pool = Pool::new(&context, budget)?;
-        Ok(Arc::new(Self { pool, stream, module, context, context_bytes, kernel_bytes }))
+        Ok(Arc::new(Self { pool, stream, context, context_bytes }))
     }
 
-    /// Loads a second set of kernels, and says how many bytes of the card outside the pool that took.
+    /// Its major compute capability, its multiprocessors, and the bytes of shared memory that a block may ask for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what the driver says.
+    pub(super) fn limits(&self) -> Result<(i32, usize, usize)> {
+        let read = |attribute| self.context.attribute(attribute).map_err(driver("cannot read what the GPU can do"));
+        let major = read(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let multiprocessors = read(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = read(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        Ok((major, multiprocessors.max(1) as usize, shared.max(0) as usize))
+    }
+
+    /// Loads a set of kernels, and says how many bytes of the card outside the pool that took.
     ///
     /// # Errors
     /// [`Error::Device`] with what the driver says.
@@ -212,7 +219,6 @@ impl Device {
         let read = |attribute| self.pool.read(attribute);
         Ok(vec![
             ("cuda context and other programs", self.context_bytes),
-            ("cuda kernels", self.kernel_bytes),
             ("pool used now", read(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?),
             ("pool used at most", read(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?),
             ("pool reserved at most", read(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)?),
@@ -235,12 +241,12 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// `len` bytes of zeros, reserved in `ledger` first.
+    /// `len` bytes of zeros, at least one, reserved in `ledger` under `tag` first.
     ///
     /// # Errors
     /// [`Error::OverBudget`]; [`Error::Device`] with what the driver says.
-    pub fn new(device: &Arc<Device>, ledger: &Arc<Ledger>, len: usize) -> Result<Self> {
-        let reservation = ledger.reserve(Tag::host(Category::Workspace, "pinned"), len as u64)?;
+    pub fn new(device: &Arc<Device>, ledger: &Arc<Ledger>, tag: Tag, len: usize) -> Result<Self> {
+        let reservation = ledger.reserve(tag, len as u64)?;
         device.context.bind_to_thread().map_err(driver("cannot use the GPU on this thread"))?;
         // SAFETY: a plain allocation, freed by this value's drop.
         let at = unsafe { result::malloc_host(len, 0) }.map_err(driver("cannot pin host memory"))?;
@@ -348,6 +354,17 @@ impl View<'_> {
 }
 
 impl Device {
+    /// Copies the first bytes of `from` to the GPU, in order with what else is asked of it; `from` stays as it is until somebody has waited.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when `from` is shorter; [`Error::Device`] with what the driver says.
+    pub fn send(&self, from: &Pinned, to: View<'_>) -> Result<()> {
+        let Some(bytes) = from.bytes().get(..to.len) else { return same(from.len, to.len) };
+        // SAFETY: both are `len` bytes of memory that the driver keeps in place.
+        unsafe { result::memcpy_htod_async(to.ptr, bytes, self.stream.cu_stream()) }
+            .map_err(driver("cannot copy to the GPU"))
+    }
+
     /// Copies `from` to the GPU; `from` may be changed when this returns.
     ///
     /// # Errors

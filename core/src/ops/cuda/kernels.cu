@@ -1,6 +1,4 @@
-// Kernels of the GPU forward pass: simple, exact in f32, and the same bits for a row whatever rows stand beside it.
-//
-// Weights are read as the file stores them and decoded element by element (blocks.cuh).
+// Plain kernels of the GPU forward pass, exact in f32: for what is too small or too odd for those of decode.cu and prefill.cu.
 
 #include "blocks.cuh"
 
@@ -28,13 +26,6 @@ DEV void linear(const uint8_t* w, const float* x, float* y, int rows, int cols, 
     }
 }
 
-// out (n, cols) = rows ids[n] of a table. Grid n, block 256.
-template <class T>
-DEV void lookup(const uint8_t* table, const uint32_t* ids, float* out, int cols) {
-    const uint8_t* row = table + (size_t)ids[blockIdx.x] * (cols / T::N) * T::BYTES;
-    for (int i = threadIdx.x; i < cols; i += blockDim.x) out[(size_t)blockIdx.x * cols + i] = element<T>(row, i);
-}
-
 #define TYPE(name, T)                                                                                                      \
     extern "C" __global__ void linear_##name(                                                                              \
         const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
@@ -43,27 +34,11 @@ DEV void lookup(const uint8_t* table, const uint32_t* ids, float* out, int cols)
     extern "C" __global__ void linear1_##name(                                                                             \
         const uint8_t* w, const float* x, float* y, int rows, int cols, int m, int ldy, int add, float scale) {            \
         linear<T, 1>(w, x, y, rows, cols, m, ldy, add, scale);                                                             \
-    }                                                                                                                      \
-    extern "C" __global__ void lookup_##name(const uint8_t* table, const uint32_t* ids, float* out, int cols) {            \
-        lookup<T>(table, ids, out, cols);                                                                                  \
     }
 
 TYPE(f32, F32)
 TYPE(f16, F16)
 TYPE(bf16, BF16)
-TYPE(q4_0, Q4_0)
-TYPE(q4_1, Q4_1)
-TYPE(q5_0, Q5_0)
-TYPE(q5_1, Q5_1)
-TYPE(q8_0, Q8_0)
-TYPE(q2_k, Q2_K)
-TYPE(q3_k, Q3_K)
-TYPE(q4_k, Q4_K)
-TYPE(q5_k, Q5_K)
-TYPE(q6_k, Q6_K)
-TYPE(iq4_nl, IQ4_NL)
-TYPE(iq4_xs, IQ4_XS)
-TYPE(mxfp4, MXFP4)
 
 // out = x / sqrt(mean(x²) + eps) · w, row by row. Grid rows, block 256.
 extern "C" __global__ void rms_norm(const float* x, const float* w, float* out, int cols, float eps) {

@@ -1,45 +1,11 @@
-//! Launching `kernels.cu`: one method a kernel, lengths checked before anything runs.
+//! Launching `kernels.cu`, plain kernels for any size: one method a kernel, lengths checked before anything runs.
 
-use std::collections::BTreeMap;
-use std::ffi::c_void;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, result};
-
-use super::device::{Device, View, driver};
+use super::device::View;
+use super::launch::{Kernels, Shape};
+use super::train::Arg;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
-use crate::ops::gpu::{KV_TYPES, PART, WEIGHT_TYPES, parts_elements};
-
-/// The kernels of inference, loaded on one device.
-#[derive(Debug)]
-pub struct Kernels {
-    device: Arc<Device>,
-    functions: BTreeMap<(&'static str, Option<BlockType>), CudaFunction>,
-    launched: AtomicU64,
-}
-
-const PLAIN: &[&str] = &[
-    "rms_norm",
-    "angles",
-    "rope",
-    "add",
-    "add_scaled",
-    "scale",
-    "soft_cap",
-    "bias",
-    "swiglu",
-    "geglu",
-    "append",
-    "attend",
-    "attend_capped",
-    "attend_parts",
-    "attend_parts_capped",
-    "attend_join",
-];
-/// One for each type of weights.
-const TYPED: &[&str] = &["linear", "linear1", "lookup"];
+use crate::ops::gpu::{KV_TYPES, PART, parts_elements};
 
 /// A table of angles: cosines `(tokens, half)`, and sines alike.
 #[derive(Clone, Copy, Debug)]
@@ -76,19 +42,19 @@ pub struct Attend<'a> {
 }
 
 impl Attend<'_> {
-    fn row_bytes(&self) -> Result<(usize, usize)> {
+    pub(super) fn row_bytes(&self) -> Result<(usize, usize)> {
         let bytes = |ty: BlockType| {
             ty.row_bytes(self.dim).ok_or_else(|| Error::Internal(format!("rows of {} as {ty}", self.dim)))
         };
         Ok((bytes(self.formats.0)?, bytes(self.formats.1)?))
     }
 
-    fn head_bytes(&self) -> Result<usize> {
+    pub(super) fn head_bytes(&self) -> Result<usize> {
         let (k, v) = self.row_bytes()?;
         Ok((k + v) * self.capacity)
     }
 
-    fn check(&self, rows: usize) -> Result<()> {
+    pub(super) fn check(&self, rows: usize) -> Result<()> {
         let whole = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads) && self.dim <= 256;
         if !whole || rows > self.capacity || self.cache.len() < self.head_bytes()? * self.kv_heads {
             return Err(Error::Internal(format!("{rows} rows of {self:?}")));
@@ -97,12 +63,12 @@ impl Attend<'_> {
     }
 }
 
-fn format(ty: BlockType) -> Result<i32> {
+pub(super) fn format(ty: BlockType) -> Result<i32> {
     let at = KV_TYPES.iter().position(|t| *t == ty);
     at.map(|i| i as i32).ok_or_else(|| Error::Internal(format!("no kernel keeps rows as {ty}")))
 }
 
-fn floats(what: &str, view: View<'_>, n: usize) -> Result<()> {
+pub(super) fn floats(what: &str, view: View<'_>, n: usize) -> Result<()> {
     if view.len() >= 4 * n {
         Ok(())
     } else {
@@ -110,85 +76,13 @@ fn floats(what: &str, view: View<'_>, n: usize) -> Result<()> {
     }
 }
 
-/// An argument of a kernel.
-#[derive(Clone, Copy)]
-enum Arg {
-    /// A pointer, or a `size_t`.
-    Wide(u64),
-    Int(i32),
-    Float(f32),
-}
-
-impl From<View<'_>> for Arg {
-    fn from(view: View<'_>) -> Self {
-        Self::Wide(view.ptr)
-    }
-}
-
-fn int(v: usize) -> Arg {
-    Arg::Int(i32::try_from(v).unwrap_or(i32::MAX))
-}
-
 impl Kernels {
-    /// Looks every kernel up.
-    ///
-    /// # Errors
-    /// [`Error::Device`] with what the driver says.
-    pub fn new(device: Arc<Device>) -> Result<Self> {
-        let mut functions = BTreeMap::new();
-        let plain = PLAIN.iter().map(|kind| (*kind, None, (*kind).to_owned()));
-        let typed =
-            TYPED.iter().flat_map(|kind| WEIGHT_TYPES.iter().map(move |ty| (*kind, Some(*ty), format!("{kind}_{ty}"))));
-        for (kind, ty, name) in plain.chain(typed) {
-            functions.insert((kind, ty), device.module.load_function(&name).map_err(driver(&name))?);
-        }
-        Ok(Self { device, functions, launched: AtomicU64::new(0) })
+    /// Queues a plain kernel.
+    fn plain(&self, kind: &'static str, grid: (usize, usize), block: u32, args: &[Arg<'_>]) -> Result<()> {
+        self.launch(kind, None, Shape::new(grid, block), args)
     }
 
-    /// The GPU that they run on.
-    pub fn device(&self) -> &Arc<Device> {
-        &self.device
-    }
-
-    /// Kernels launched so far.
-    pub fn launched(&self) -> u64 {
-        self.launched.load(Ordering::Relaxed)
-    }
-
-    /// Queues a kernel whose lengths its caller has checked.
-    fn launch(
-        &self,
-        kind: &'static str,
-        ty: Option<BlockType>,
-        grid: (usize, usize),
-        block: (u32, u32),
-        args: &[Arg],
-    ) -> Result<()> {
-        let Some(function) = self.functions.get(&(kind, ty)) else {
-            let of = ty.map_or_else(String::new, |ty| format!(" of {ty}"));
-            return Err(Error::Internal(format!("there is no GPU kernel `{kind}`{of}")));
-        };
-        if grid.0 == 0 || grid.1 == 0 {
-            return Ok(());
-        }
-        let mut pointers: Vec<*mut c_void> = args
-            .iter()
-            .map(|arg| match arg {
-                Arg::Wide(v) => std::ptr::from_ref(v).cast_mut().cast(),
-                Arg::Int(v) => std::ptr::from_ref(v).cast_mut().cast(),
-                Arg::Float(v) => std::ptr::from_ref(v).cast_mut().cast(),
-            })
-            .collect();
-        let grid = (grid.0 as u32, grid.1 as u32, 1);
-        let (function, stream) = (function.cu_function(), self.device.stream.cu_stream());
-        self.launched.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the arguments are of the kernel's types in its order and outlive the call, which copies them; the views among
-        // them hold what it touches.
-        unsafe { result::launch_kernel(function, grid, (block.0, block.1, 1), 0, stream, &mut pointers) }
-            .map_err(driver(kind))
-    }
-
-    /// `y (m, ldy)[:, ..rows] = x (m, cols) · Wᵀ`, W `(rows, cols)` as `ty`. A row of `y` has the same bits whatever `m` is.
+    /// `y (m, ldy)[:, ..rows] = x (m, cols) · Wᵀ`, W `(rows, cols)` as `ty`, a plain type. A row of `y` has the same bits whatever `m` is.
     ///
     /// # Errors
     /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
@@ -239,29 +133,12 @@ impl Kernels {
         }
         floats("linear, x", x, m * cols)?;
         floats("linear, y", y, (m - 1) * ldy + rows)?;
-        let (adds, scale) = (Arg::Int(i32::from(add.is_some())), Arg::Float(add.unwrap_or(1.0)));
-        let args = [w.into(), x.into(), y.into(), int(rows), int(cols), int(m), int(ldy), adds, scale];
+        let (adds, scale) = (add.is_some().into(), Arg::Float(add.unwrap_or(1.0)));
+        let args = [w.into(), x.into(), y.into(), (rows).into(), (cols).into(), (m).into(), (ldy).into(), adds, scale];
         // The two kernels differ only in how many rows share a read of W.
         let (kind, share) = if m == 1 { ("linear1", 1) } else { ("linear", 8) };
-        self.launch(kind, Some(ty), (rows.div_ceil(8), m.div_ceil(share)), (32, 8), &args)
-    }
-
-    /// `out (n, cols)` = rows of `table (.., cols)`; `ids (n)` are u32 below its number of rows, which the caller has checked.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] when a view is too short; [`Error::Device`] with what the driver says.
-    pub fn lookup(
-        &self,
-        ty: BlockType,
-        table: View<'_>,
-        cols: usize,
-        ids: View<'_>,
-        n: usize,
-        out: View<'_>,
-    ) -> Result<()> {
-        floats("lookup, ids", ids, n)?;
-        floats("lookup, out", out, n * cols)?;
-        self.launch("lookup", Some(ty), (n, 1), (256, 1), &[table.into(), ids.into(), out.into(), int(cols)])
+        let shape = Shape { block: (32, 8), ..Shape::new((rows.div_ceil(8), m.div_ceil(share)), 32) };
+        self.launch(kind, Some(ty), shape, &args)
     }
 
     /// `out = x / rms(x) · weight`, rows `(m, cols)`.
@@ -272,13 +149,7 @@ impl Kernels {
         let cols = weight.len() / 4;
         floats("rms norm, x", x, m * cols)?;
         floats("rms norm, out", out, m * cols)?;
-        self.launch(
-            "rms_norm",
-            None,
-            (m, 1),
-            (256, 1),
-            &[x.into(), weight.into(), out.into(), int(cols), Arg::Float(eps)],
-        )
+        self.plain("rms_norm", (m, 1), 256, &[x.into(), weight.into(), out.into(), (cols).into(), Arg::Float(eps)])
     }
 
     /// Fills `turn` with the angles of `n` positions from `first` on, times `amplitude`; `freqs (half)` are f64.
@@ -293,12 +164,12 @@ impl Kernels {
             freqs.into(),
             turn.cosines.into(),
             turn.sines.into(),
-            int(turn.half),
-            int(n),
-            int(first),
+            (turn.half).into(),
+            (n).into(),
+            (first).into(),
             Arg::Float(amplitude),
         ];
-        self.launch("angles", None, ((n * turn.half).div_ceil(256), 1), (256, 1), &args)
+        self.plain("angles", ((n * turn.half).div_ceil(256), 1), 256, &args)
     }
 
     /// Turns the heads of `x (m, heads · dim)` in place.
@@ -313,11 +184,11 @@ impl Kernels {
             x.into(),
             turn.cosines.into(),
             turn.sines.into(),
-            int(dim),
-            int(turn.half),
-            Arg::Int(i32::from(turn.interleaved)),
+            (dim).into(),
+            (turn.half).into(),
+            turn.interleaved.into(),
         ];
-        self.launch("rope", None, (m, heads), (64, 1), &args)
+        self.plain("rope", (m, heads), 64, &args)
     }
 
     /// `x += y`, `n` floats.
@@ -352,7 +223,7 @@ impl Kernels {
         floats("add scaled", x, n)?;
         floats("add scaled", y, n)?;
         let args = [x.into(), y.into(), Arg::Wide(n as u64), Arg::Float(by)];
-        self.launch("add_scaled", None, (n.div_ceil(256), 1), (256, 1), &args)
+        self.plain("add_scaled", (n.div_ceil(256), 1), 256, &args)
     }
 
     /// `x = by · x`, `n` floats.
@@ -362,7 +233,7 @@ impl Kernels {
     pub fn scale(&self, x: View<'_>, n: usize, by: f32) -> Result<()> {
         floats("scale", x, n)?;
         let args = [x.into(), Arg::Wide(n as u64), Arg::Float(by)];
-        self.launch("scale", None, (n.div_ceil(256), 1), (256, 1), &args)
+        self.plain("scale", (n.div_ceil(256), 1), 256, &args)
     }
 
     /// `x = cap · tanh(x / cap)`, `n` floats.
@@ -372,7 +243,7 @@ impl Kernels {
     pub fn soft_cap(&self, x: View<'_>, n: usize, cap: f32) -> Result<()> {
         floats("soft cap", x, n)?;
         let args = [x.into(), Arg::Wide(n as u64), Arg::Float(cap)];
-        self.launch("soft_cap", None, (n.div_ceil(256), 1), (256, 1), &args)
+        self.plain("soft_cap", (n.div_ceil(256), 1), 256, &args)
     }
 
     /// Every row of `x (m, cols) += b (cols)`.
@@ -383,14 +254,14 @@ impl Kernels {
         let cols = b.len() / 4;
         floats("bias", x, m * cols)?;
         let n = m * cols;
-        let args = [x.into(), b.into(), Arg::Wide(n as u64), int(cols)];
-        self.launch("bias", None, (n.div_ceil(256), 1), (256, 1), &args)
+        let args = [x.into(), b.into(), Arg::Wide(n as u64), (cols).into()];
+        self.plain("bias", (n.div_ceil(256), 1), 256, &args)
     }
 
     fn elementwise(&self, kind: &'static str, x: View<'_>, y: View<'_>, n: usize) -> Result<()> {
         floats(kind, x, n)?;
         floats(kind, y, n)?;
-        self.launch(kind, None, (n.div_ceil(256), 1), (256, 1), &[x.into(), y.into(), Arg::Wide(n as u64)])
+        self.plain(kind, (n.div_ceil(256), 1), 256, &[x.into(), y.into(), Arg::Wide(n as u64)])
     }
 
     /// Encodes `k` and `v`, `(m, kv_heads · dim)`, to rows `first..first + m` of every head.
@@ -406,13 +277,13 @@ impl Kernels {
             let args = [
                 x.into(),
                 to.into(),
-                int(at.dim),
+                (at.dim).into(),
                 Arg::Int(format(ty)?),
-                int(bytes),
-                int(first),
+                (bytes).into(),
+                (first).into(),
                 Arg::Wide(head as u64),
             ];
-            self.launch("append", None, (m, at.kv_heads), (64, 1), &args)?;
+            self.plain("append", (m, at.kv_heads), 64, &args)?;
         }
         Ok(())
     }
@@ -441,14 +312,14 @@ impl Kernels {
             q.into(),
             at.cache.into(),
             if split { parts } else { out }.into(),
-            int(at.dim),
-            int(at.heads / at.kv_heads),
-            int(before),
+            (at.dim).into(),
+            (at.heads / at.kv_heads).into(),
+            (before).into(),
             Arg::Float(at.scale),
             Arg::Int(format(at.formats.0)?),
-            int(kb),
+            (kb).into(),
             Arg::Int(format(at.formats.1)?),
-            int(vb),
+            (vb).into(),
             Arg::Wide(head as u64),
             Arg::Wide((kb * at.capacity) as u64),
             Arg::Float(at.cap.unwrap_or(0.0)),
@@ -458,11 +329,11 @@ impl Kernels {
             Some(_) => ("attend_capped", "attend_parts_capped"),
         };
         if !split {
-            return self.launch(rows, None, (m, at.heads), (128, 1), &args);
+            return self.plain(rows, (m, at.heads), 128, &args);
         }
         let stretches = (before + 1).div_ceil(PART);
-        self.launch(stretch, None, (at.heads, stretches), (128, 1), &args)?;
-        let args = [parts.into(), out.into(), int(at.dim), int(stretches)];
-        self.launch("attend_join", None, (at.heads, 1), (128, 1), &args)
+        self.plain(stretch, (at.heads, stretches), 128, &args)?;
+        let args = [parts.into(), out.into(), (at.dim).into(), (stretches).into()];
+        self.plain("attend_join", (at.heads, 1), 128, &args)
     }
 }

@@ -29,6 +29,20 @@ pub enum Arg<'a> {
     Struct(&'a [u8]),
 }
 
+impl Arg<'_> {
+    /// Where the driver reads it; `null` is a pointer to nothing.
+    pub(super) fn at(&self, null: &u64) -> *mut c_void {
+        match self {
+            Self::View(v) => std::ptr::from_ref(&v.ptr).cast_mut().cast(),
+            Self::Null => std::ptr::from_ref(null).cast_mut().cast(),
+            Self::Wide(v) => std::ptr::from_ref(v).cast_mut().cast(),
+            Self::Int(v) => std::ptr::from_ref(v).cast_mut().cast(),
+            Self::Float(v) => std::ptr::from_ref(v).cast_mut().cast(),
+            Self::Struct(bytes) => bytes.as_ptr().cast_mut().cast(),
+        }
+    }
+}
+
 impl<'a> From<View<'a>> for Arg<'a> {
     fn from(view: View<'a>) -> Self {
         Self::View(view)
@@ -206,14 +220,7 @@ impl TrainKernels {
         let null = 0u64;
         let mut pointers: [*mut c_void; 24] = [std::ptr::null_mut(); 24];
         for (slot, arg) in pointers.iter_mut().zip(args) {
-            *slot = match arg {
-                Arg::View(v) => std::ptr::from_ref(&v.ptr).cast_mut().cast(),
-                Arg::Null => std::ptr::from_ref(&null).cast_mut().cast(),
-                Arg::Wide(v) => std::ptr::from_ref(v).cast_mut().cast(),
-                Arg::Int(v) => std::ptr::from_ref(v).cast_mut().cast(),
-                Arg::Float(v) => std::ptr::from_ref(v).cast_mut().cast(),
-                Arg::Struct(bytes) => bytes.as_ptr().cast_mut().cast(),
-            };
+            *slot = arg.at(&null);
         }
         let (function, stream) = (function.cu_function(), self.device.stream.cu_stream());
         // SAFETY: the arguments are of the kernel's types in its order and outlive the call, which copies them; the views among
