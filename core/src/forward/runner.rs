@@ -7,6 +7,17 @@ use crate::kv::cache::LayerCache;
 use crate::ops::ThreadTeam;
 use crate::shape::ModelShape;
 
+/// What one kernel of a device took over a stretch of work.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct KernelTime {
+    /// Its name, with the type of weights where it is made for one.
+    pub name: String,
+    /// How often it ran.
+    pub calls: usize,
+    /// All of that together, by the device's own clock.
+    pub seconds: f64,
+}
+
 /// A loaded model with its techniques, on some device. A GPU uses the team only for its cancel flag.
 pub trait Runner {
     /// One layer of a sequence's cache.
@@ -87,6 +98,17 @@ pub trait Runner {
 
     /// Logits of sequence `i` that the last pass left, `(vocab)`.
     fn logits<'a>(&self, workspace: &'a Self::Workspace, i: usize) -> &'a [f32];
+
+    /// Times every kernel from now on, on a device that has any.
+    fn time_kernels(&self) {}
+
+    /// Ends timing: what each kernel took, the longest first; none on a CPU.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(Vec::new())
+    }
 
     /// Bytes by name that stand beside the budget: a driver's context, what its allocator says.
     ///

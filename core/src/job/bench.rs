@@ -13,7 +13,7 @@ use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
 use crate::forward::cpu::{BatchShape, Sequence, Stage, Unwatched};
-use crate::forward::runner::Runner;
+use crate::forward::runner::{KernelTime, Runner};
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
@@ -55,6 +55,12 @@ pub struct Point {
     pub ledger_operations: f64,
     /// Their share of the decoding time, each as long as it takes in this process.
     pub ledger_share: f64,
+    /// Kernels of one decoding step, timed one by one by the device's events, the longest first; empty on a CPU.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub decode_kernels: Vec<KernelTime>,
+    /// Of reading the prompt once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefill_kernels: Vec<KernelTime>,
 }
 
 /// Seconds of one operation of `ledger`: the mean of many reservations and releases.
@@ -108,11 +114,17 @@ impl Bench<'_> {
 
     /// Prefill and decode after `depth` tokens.
     fn point<R: Runner>(&self, loaded: &mut Loaded<'_, R>, depth: usize) -> Result<Point> {
-        let mut seqs = [loaded.forward.sequence(depth + self.spec.tokens)?];
-        let (prefill, prefill_sd) = mean_sd(&loaded.prefill(&mut seqs[0], depth)?);
-        let (decode, operations) = loaded.decode(&mut seqs, depth)?;
+        let sequences = self.config.run.sequences;
+        let mut seqs = Vec::with_capacity(sequences);
+        for _ in 0..sequences {
+            seqs.push(loaded.forward.sequence(depth + self.spec.tokens)?);
+        }
+        let (prefill, prefill_kernels) = loaded.prefill(&mut seqs[0], depth)?;
+        let (prefill, prefill_sd) = mean_sd(&prefill);
+        loaded.forward.fork(&mut seqs)?;
+        let (decode, operations, decode_kernels) = loaded.decode(&mut seqs, depth)?;
         let (decode, decode_sd) = mean_sd(&decode);
-        let passes = vec![Pass { prompt: depth, decode: self.spec.steps, sequences: 1 }];
+        let passes = vec![Pass { prompt: depth, decode: self.spec.steps, sequences }];
         let workload = Workload { passes, ..Workload::default() };
         let decode_bytes = plan(&self.model.shape, &workload, self.config, self.machine)?.time.decode_bytes;
         Ok(Point {
@@ -122,9 +134,11 @@ impl Bench<'_> {
             decode_tokens_per_second: decode,
             decode_sd,
             decode_bytes,
-            bandwidth_fraction: self.read.map(|read| decode * decode_bytes as f64 / read),
+            bandwidth_fraction: self.read.map(|read| decode / sequences as f64 * decode_bytes as f64 / read),
             ledger_operations: operations,
-            ledger_share: operations * operation_seconds(&loaded.ledger)? * decode,
+            ledger_share: operations * operation_seconds(&loaded.ledger)? * decode / sequences as f64,
+            decode_kernels,
+            prefill_kernels,
         })
     }
 }
@@ -140,19 +154,18 @@ struct Loaded<'a, R> {
 }
 
 impl<R: Runner> Loaded<'_, R> {
-    /// The buffers of passes of `batch` tokens.
-    fn workspace(&self, batch: usize) -> Result<R::Workspace> {
+    /// The buffers of passes of `batch` tokens of so many sequences.
+    fn workspace(&self, batch: usize, sequences: usize, stage: Stage) -> Result<R::Workspace> {
         let (compute, rows) = (self.config.compute(), self.config.run.context);
-        let stage = if batch == 1 { Stage::Step } else { Stage::Read };
-        let extent =
-            BatchShape { batch, stream: batch, rows, sequences: 1, compute, observe: false, map: false, stage };
+        let extent = BatchShape { batch, stream: batch, rows, sequences, compute, observe: false, map: false, stage };
         self.forward.workspace(&self.team, extent)
     }
 
-    /// Fills the cache to `depth`, then tokens a second of each repeat of reading `spec.tokens` more; the cache is at `depth` in the end.
-    fn prefill(&mut self, seq: &mut Sequence<R::Layer>, depth: usize) -> Result<Vec<f64>> {
+    /// Fills the cache to `depth`, then tokens a second of each repeat of reading `spec.tokens` more, and what kernels took in one; the cache
+    /// is at `depth` in the end.
+    fn prefill(&mut self, seq: &mut Sequence<R::Layer>, depth: usize) -> Result<(Vec<f64>, Vec<KernelTime>)> {
         self.ledger.enter(Phase::Prefill);
-        let mut workspace = self.workspace(self.config.run.batch)?;
+        let mut workspace = self.workspace(self.config.run.batch, 1, Stage::Read)?;
         let Self { forward, team, ids, spec, .. } = self;
         if depth > 0 {
             forward.extend(seq, &ids[..depth], false, &mut workspace, team, &mut Unwatched)?;
@@ -167,29 +180,38 @@ impl<R: Runner> Loaded<'_, R> {
             }
             forward.truncate(seq, depth);
         }
-        Ok(speeds)
+        forward.time_kernels();
+        forward.extend(seq, &ids[depth..depth + spec.tokens], true, &mut workspace, team, &mut Unwatched)?;
+        forward.truncate(seq, depth);
+        Ok((speeds, forward.kernel_times()?))
     }
 
-    /// Tokens a second of each repeat of `spec.steps` steps after `depth` tokens, and operations of the ledger for each step.
-    fn decode(&mut self, seqs: &mut [Sequence<R::Layer>; 1], depth: usize) -> Result<(Vec<f64>, f64)> {
+    /// Tokens a second of all sequences in each repeat of `spec.steps` steps after `depth` tokens, operations of the ledger for each step,
+    /// and what kernels took in one.
+    fn decode(&mut self, seqs: &mut [Sequence<R::Layer>], depth: usize) -> Result<(Vec<f64>, f64, Vec<KernelTime>)> {
         self.ledger.enter(Phase::Decode);
-        let mut workspace = self.workspace(1)?;
+        let mut workspace = self.workspace(seqs.len(), seqs.len(), Stage::Step)?;
         let Self { forward, ledger, team, ids, spec, .. } = self;
         let mut speeds = Vec::new();
         let before = ledger.operations();
         for repeat in 0..=spec.repeats {
             let start = Instant::now();
             for step in 0..spec.steps {
-                forward.decode(seqs, &ids[depth + step..=depth + step], &mut workspace, team, &mut Unwatched)?;
+                let tokens = vec![ids[depth + step]; seqs.len()];
+                forward.decode(seqs, &tokens, &mut workspace, team, &mut Unwatched)?;
             }
             let seconds = start.elapsed().as_secs_f64();
             if repeat > 0 {
-                speeds.push(spec.steps as f64 / seconds);
+                speeds.push((spec.steps * seqs.len()) as f64 / seconds);
             }
-            forward.truncate(&mut seqs[0], depth);
+            seqs.iter_mut().for_each(|seq| forward.truncate(seq, depth));
         }
         let operations = (ledger.operations() - before) as f64 / (spec.steps * (spec.repeats + 1)) as f64;
-        Ok((speeds, operations))
+        let tokens = vec![ids[depth]; seqs.len()];
+        forward.time_kernels();
+        forward.decode(seqs, &tokens, &mut workspace, team, &mut Unwatched)?;
+        seqs.iter_mut().for_each(|seq| forward.truncate(seq, depth));
+        Ok((speeds, operations, forward.kernel_times()?))
     }
 }
 

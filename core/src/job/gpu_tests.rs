@@ -176,7 +176,7 @@ fn launches_of_a_pass_are_those_that_its_steps_say() {
     assert_eq!(after.0 - between.0, between.0 - before.0);
     assert_eq!(replayed, watched);
     // Five a layer and four around them.
-    assert!(after.0 - between.0 < 50 * (30 * 5 + 4) + 2 * 30 * 20, "{after:?}");
+    assert!(after.0 - between.0 < 50 * (30 * 5 + 4) + 2 * 30 * 22, "{after:?}");
 }
 
 #[test]

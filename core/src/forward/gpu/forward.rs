@@ -11,7 +11,7 @@ use crate::forward::cpu::{BatchShape, PassObserver, Sequence};
 use crate::forward::gpu::fuse::{self, Fused, Way, fuse};
 use crate::forward::gpu::weights::{self, Weights};
 use crate::forward::gpu::{BLAS, Sizes, adapter};
-use crate::forward::runner::Runner;
+use crate::forward::runner::{KernelTime, Runner};
 use crate::forward::step::{self, Batch, Step};
 use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
@@ -264,7 +264,7 @@ impl GpuForward {
         let way = Way::new(&self.shape, workspace.compute, batch);
         self.stage(seqs, pieces, way.single, workspace)?;
         let steps = self.shape.layers.iter().all(|l| way.step(l));
-        if way.fused() && steps && with_head && !self.meter.observed() {
+        if way.fused() && steps && with_head && !self.meter.observed() && !self.kernels.timing() {
             let ready = matches!(&workspace.graph, Some((n, _)) if *n == m);
             if ready {
                 self.replay(seqs, &spans, batch, way, workspace, team, watch, (done, total))?;
@@ -497,6 +497,14 @@ impl Runner for GpuForward {
 
     fn logits<'a>(&self, workspace: &'a DeviceWorkspace, i: usize) -> &'a [f32] {
         &bytemuck::cast_slice(workspace.host.bytes())[i * self.shape.vocab..(i + 1) * self.shape.vocab]
+    }
+
+    fn time_kernels(&self) {
+        self.kernels.time();
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.kernels.times()
     }
 
     fn beside(&self) -> Result<Vec<(&'static str, u64)>> {

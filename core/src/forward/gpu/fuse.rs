@@ -44,7 +44,7 @@ pub fn fuse(of: &LayerShape) -> Vec<(Fused, Vec<Step>)> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < steps.len() {
-        let (fused, n) = first(&steps[at..]);
+        let (fused, n) = first(of, &steps[at..]);
         let range: Range<usize> = at..at + n;
         out.push((fused, steps[range].to_vec()));
         at += n;
@@ -52,8 +52,10 @@ pub fn fuse(of: &LayerShape) -> Vec<(Fused, Vec<Step>)> {
     out
 }
 
-/// What the first of `steps` make together, and how many of them.
-fn first(steps: &[Step]) -> (Fused, usize) {
+/// What the first of `steps` of layer `of` make together, and how many of them.
+fn first(of: &LayerShape, steps: &[Step]) -> (Fused, usize) {
+    // Some norms go over a whole row, not over each head of it.
+    let of_heads = |role: &Role| of.tensors.get(*role).is_some_and(|t| t.rows * t.cols == of.attention.dim);
     let (norm, rest) = match steps {
         [Step::Norm { role, from: Slot::Stream, to: Slot::Normed }, rest @ ..] => (Some(*role), rest),
         rest => (None, rest),
@@ -73,10 +75,12 @@ fn first(steps: &[Step]) -> (Fused, usize) {
         }
         _ if norm.is_some() => (Fused::Alone(steps[0]), 1),
         [Step::Norm { role, from: Slot::Out, to: Slot::Out }, Step::Add, ..] => (Fused::NormAdd(*role), 2),
-        [Step::Norm { role: Role::QNorm, .. }, Step::Norm { role: Role::KNorm, .. }, Step::KvAttend, ..] => {
+        [Step::Norm { role: q @ Role::QNorm, .. }, Step::Norm { role: k @ Role::KNorm, .. }, Step::KvAttend, ..]
+            if of_heads(q) && of_heads(k) =>
+        {
             (Fused::Attend { q_norm: true, k_norm: true }, 3)
         }
-        [Step::Norm { role: role @ (Role::QNorm | Role::KNorm), .. }, Step::KvAttend, ..] => {
+        [Step::Norm { role: role @ (Role::QNorm | Role::KNorm), .. }, Step::KvAttend, ..] if of_heads(role) => {
             (Fused::Attend { q_norm: *role == Role::QNorm, k_norm: *role == Role::KNorm }, 2)
         }
         [Step::KvAttend, ..] => (Fused::Attend { q_norm: false, k_norm: false }, 1),

@@ -192,8 +192,7 @@ impl<'a> Layer<'a> {
             let b = Operand { view, ty, ld: cols, turned: true };
             let c =
                 Operand { view: y.part(4 * first, y.len() - 4 * first)?, ty: BlockType::F32, ld: rows, turned: false };
-            f.blas.scaled(add.unwrap_or(1.0), (m, n, cols), a, b, c, add.is_some())?;
-            k.beside();
+            k.beside("cublas", || f.blas.scaled(add.unwrap_or(1.0), (m, n, cols), a, b, c, add.is_some()))?;
         }
         Ok(())
     }

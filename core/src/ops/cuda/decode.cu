@@ -8,6 +8,11 @@
 
 #define WARPS 8
 
+// Brings bytes to the second-level cache, before it is known what they are multiplied with.
+DEV void fetch_ahead(const uint8_t* from, size_t bytes, int lane) {
+    for (size_t i = 128 * lane; i < bytes; i += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+}
+
 struct Part {
     const uint8_t *body, *head;
     float* y;
@@ -146,6 +151,18 @@ DEV void product(const Product& p) {
     for (int i = 0; i < p.count; i++) {
         pairs[i] = p.mode == GATE ? p.parts[0].rows : (p.parts[i].rows + R - 1) / R;
         groups = p.mode == GATE ? pairs[i] : groups + pairs[i];
+    }
+    // Weights do not depend on what runs before: those of this warp's first rows are on their way while it ends.
+    if (blockIdx.x * warps + warp < groups) {
+        int at = blockIdx.x * warps + warp, part = 0;
+        while (p.mode != GATE && at >= pairs[part]) at -= pairs[part++];
+        size_t row = (size_t)pieces / 8 * T::EIGHT + (size_t)pieces % 8 * (T::EIGHT / 8);
+        if (p.mode == GATE) {
+            fetch_ahead(p.parts[0].body + at * row, row, lane);
+            fetch_ahead(p.parts[1].body + at * row, row, lane);
+        } else {
+            fetch_ahead(p.parts[part].body + R * at * row, row * min(R, p.parts[part].rows - R * at), lane);
+        }
     }
     wait_before();
     float scale[M];
@@ -310,7 +327,7 @@ DEV void rows8(int format, const uint8_t* row, size_t step, int i, int n, float 
         case KV_F16: {
             uint4 w[U];
 #pragma unroll
-            for (int u = 0; u < U; u++) w[u] = u < n ? *(const uint4*)(row + u * step + 2 * i) : make_uint4(0, 0, 0, 0);
+            for (int u = 0; u < U; u++) w[u] = u < n ? load16_anywhere(row + u * step + 2 * i) : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int u = 0; u < U; u++) {
                 unpack_half2(w[u].x, out[u][0], out[u][1]);
@@ -324,17 +341,17 @@ DEV void rows8(int format, const uint8_t* row, size_t step, int i, int n, float 
 #pragma unroll
             for (int u = 0; u < U; u++) {
                 if (u >= n) break;
-                const float4* at = (const float4*)(row + u * step + 4 * i);
-                float4 a = at[0], b = at[1];
-                out[u][0] = a.x; out[u][1] = a.y; out[u][2] = a.z; out[u][3] = a.w;
-                out[u][4] = b.x; out[u][5] = b.y; out[u][6] = b.z; out[u][7] = b.w;
+                uint4 a = load16_anywhere(row + u * step + 4 * i), b = load16_anywhere(row + u * step + 4 * i + 16);
+                const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+                for (int e = 0; e < 8; e++) out[u][e] = __uint_as_float(w[e]);
             }
             break;
         case KV_BF16:
 #pragma unroll
             for (int u = 0; u < U; u++) {
                 if (u >= n) break;
-                uint4 w = *(const uint4*)(row + u * step + 2 * i);
+                uint4 w = load16_anywhere(row + u * step + 2 * i);
                 const uint32_t v[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
@@ -439,6 +456,9 @@ DEV void turned_row(const Attention& a, const float* from, const float* norm, in
     }
     __syncwarp();
 }
+
+// At most so many stretches (Rust: `BUSY`).
+#define MOST_SPLITS 264
 
 // Attention of one row of each sequence: norms and turns its queries and key, appends key and value, and attends to a stretch of the
 // cache; the last block to arrive joins the stretches. A cached row is read once for up to G query heads. Each group of L lanes (8
@@ -600,18 +620,30 @@ DEV void attend(const Attention& a) {
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *arrived = 0;
+    // A warp for each head: the weight of every stretch, over the sum of all; then every element by itself.
+    for (int g = warp; g < heads; g += WARPS) {
+        const float* at = a.parts + ((size_t)seq * a.heads + first_head + g) * a.splits * d2;
+        float high = -INFINITY, all = 0;
+        for (int s = lane; s < splits; s += 32) high = fmaxf(high, __ldcg(at + s * d2 + a.d));
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) high = fmaxf(high, __shfl_xor_sync(~0u, high, step));
+        for (int s = lane; s < splits; s += 32) {
+            float by = __expf(__ldcg(at + s * d2 + a.d) - high);
+            memory[g * MOST_SPLITS + s] = by;
+            all = __fmaf_rn(__ldcg(at + s * d2 + a.d + 1), by, all);
+        }
+        all = 1.0f / warp_sum(all);
+        for (int s = lane; s < splits; s += 32) memory[g * MOST_SPLITS + s] *= all;
+    }
+    __syncthreads();
     for (int i = threadIdx.x; i < heads * a.d; i += blockDim.x) {
         int g = i / a.d, e = i % a.d;
         size_t head = (size_t)seq * a.heads + first_head + g;
-        const volatile float* at = a.parts + head * a.splits * d2;
-        float high = -INFINITY, sum = 0, all = 0;
-        for (int s = 0; s < splits; s++) high = fmaxf(high, at[s * d2 + a.d]);
-        for (int s = 0; s < splits; s++) {
-            float by = __expf(at[s * d2 + a.d] - high);
-            sum = __fmaf_rn(at[s * d2 + e], by, sum);
-            all = __fmaf_rn(at[s * d2 + a.d + 1], by, all);
-        }
-        a.out[head * a.d + e] = sum / all;
+        const float* at = a.parts + head * a.splits * d2 + e;
+        float sum = 0;
+#pragma unroll 8
+        for (int s = 0; s < splits; s++) sum = __fmaf_rn(__ldcg(at + s * d2), memory[g * MOST_SPLITS + s], sum);
+        a.out[head * a.d + e] = sum;
     }
 }
 

@@ -11,6 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule};
 
 use super::device::{Device, driver};
+use super::profile::Timed;
 use super::train::Arg;
 use crate::blocks::BlockType;
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ pub struct Kernels {
     modules: [Arc<CudaModule>; 3],
     functions: RefCell<HashMap<Key, (CudaFunction, usize)>>,
     launched: Cell<u64>,
+    /// Kernels as they were timed, while somebody asks for that.
+    pub(super) times: RefCell<Option<Vec<Timed>>>,
     outside: Cell<u64>,
     /// Kernels may begin while the one before ends (from sm_90 on).
     overlap: bool,
@@ -61,10 +64,16 @@ impl Kernels {
             outside += bytes;
             Ok(module)
         };
+        let image = |name: &str, of: &'static [u8]| -> Vec<u8> {
+            std::env::var("DEV_KERNELS")
+                .ok()
+                .and_then(|d| std::fs::read(format!("{d}/{name}.fatbin")).ok())
+                .unwrap_or_else(|| of.to_vec())
+        };
         let modules = [
-            module(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")))?,
-            module(include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin")))?,
-            module(include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin")))?,
+            module(&image("kernels", include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"))))?,
+            module(&image("decode", include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"))))?,
+            module(&image("prefill", include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin"))))?,
         ];
         let (major, multiprocessors, shared) = device.limits()?;
         Ok(Self {
@@ -72,6 +81,7 @@ impl Kernels {
             modules,
             functions: RefCell::default(),
             launched: Cell::new(0),
+            times: RefCell::new(None),
             outside: Cell::new(outside),
             overlap: major >= 9,
             multiprocessors,
@@ -90,9 +100,13 @@ impl Kernels {
         self.launched.get()
     }
 
-    /// Counts a kernel that a library launches.
-    pub fn beside(&self) {
+    /// Queues a kernel of a library, counted and timed as one of ours.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn beside(&self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
         self.replayed(1);
+        self.timed(|| name.to_owned(), work)
     }
 
     /// Counts kernels that a replay launches.
@@ -169,13 +183,17 @@ impl Kernels {
             sharedMemBytes: shape.shared as u32,
             hStream: self.device.stream.cu_stream(),
             attrs: &raw mut overlap,
-            numAttrs: u32::from(self.overlap && shape.waits),
+            // Kernels that are timed stand apart.
+            numAttrs: u32::from(self.overlap && shape.waits && !self.timing()),
         };
         self.launched.set(self.launched.get() + 1);
-        // SAFETY: the arguments are of the kernel's types in its order and outlive the call, which copies them; the views among
-        // them hold what it touches; the attribute is whole and read during the call.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) }
-            .result()
-            .map_err(driver(kind))
+        let name = || ty.map_or_else(|| kind.to_owned(), |ty| format!("{kind} {ty}"));
+        self.timed(name, || {
+            // SAFETY: the arguments are of the kernel's types in its order and outlive the call, which copies them; the views among
+            // them hold what it touches; the attribute is whole and read during the call.
+            unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) }
+                .result()
+                .map_err(driver(kind))
+        })
     }
 }

@@ -8,6 +8,7 @@ mod graph;
 mod kernels;
 mod launch;
 mod prefill;
+mod profile;
 #[cfg(test)]
 mod tests;
 mod train;

@@ -19,6 +19,12 @@ template <int K>
 DEV float from_signed(uint32_t codes) { return (float)(int8_t)(codes >> (8 * K)); }
 
 DEV uint4 load16(const uint8_t* p) { return __ldg((const uint4*)p); }
+// The same of memory that is written meanwhile, or that starts anywhere: rows of a cache of two formats do.
+DEV uint4 load16_anywhere(const uint8_t* p) {
+    if (((size_t)p & 15) == 0) return *(const uint4*)p;
+    const uint16_t* h = (const uint16_t*)p;
+    return make_uint4(h[0] | (uint32_t)h[1] << 16, h[2] | (uint32_t)h[3] << 16, h[4] | (uint32_t)h[5] << 16, h[6] | (uint32_t)h[7] << 16);
+}
 DEV uint2 load8(const uint8_t* p) { return __ldg((const uint2*)p); }
 DEV uint32_t u16(const uint8_t* p) { return __ldg((const uint16_t*)p); }
 DEV float half_of(uint32_t bits) { return __half2float(__ushort_as_half((unsigned short)bits)); }
@@ -61,7 +67,7 @@ struct Plain {
     DEV int group(int piece, int at) { return piece * GROUPS + at; }
 };
 
-// What a type gives of a piece: `words`, N / 4 of them with four codes each; `scale`, for each of RUNS runs a, off and b of
+// What a type gives of a piece: EIGHT, bytes of eight bodies; `words`, N / 4 of them with four codes each; `scale`, for each of RUNS runs a, off and b of
 // w = a · (value − off) + b. `body` and `head` are those of the matrix, `piece` counts through it.
 #define CODES(bits)                                                                                                        \
     template <int K>                                                                                                       \
@@ -89,6 +95,7 @@ DEV void nibble_words(const uint4& q, uint32_t w[8]) {
 }
 
 struct P_Q4_0 {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2) CODES(4)
     using Layout = Natural32;
     struct Raw { uint4 q; uint32_t d; };
@@ -101,6 +108,7 @@ struct P_Q4_0 {
     }
 };
 struct P_Q4_1 {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2) CODES(4)
     using Layout = Natural32;
     struct Raw { uint4 q; uint32_t dm; };
@@ -127,6 +135,7 @@ DEV void with_fifths(const uint4& q, uint32_t fifths, uint32_t w[8]) {
     }
 }
 struct P_Q5_0 {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2) CODES(5)
     using Layout = Natural32;
     struct Raw { uint4 q; uint32_t d, fifths; };
@@ -142,6 +151,7 @@ struct P_Q5_0 {
     }
 };
 struct P_Q5_1 {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2) CODES(5)
     using Layout = Natural32;
     struct Raw { uint4 q; uint2 h; };
@@ -154,6 +164,7 @@ struct P_Q5_1 {
     }
 };
 struct P_Q8_0 {
+    static constexpr int EIGHT = 256;
     PIECES(32, 2)
     using Layout = Natural32;
     template <int K>
@@ -195,6 +206,7 @@ DEV void k_scale(const uint4& h, int i, float step, float a[2], float off[2], fl
     }
 }
 struct P_Q4_K {
+    static constexpr int EIGHT = 144;
     PIECES(32, 2) CODES(4)
     using Layout = Pairs64;
     struct Raw { uint4 q, h; int i; };
@@ -206,6 +218,7 @@ struct P_Q4_K {
     DEV void scale(const Raw& r, float a[2], float off[2], float b[2]) { k_scale(r.h, r.i, STEP, a, off, b); }
 };
 struct P_Q5_K {
+    static constexpr int EIGHT = 176;
     PIECES(32, 2) CODES(5)
     using Layout = Pairs64;
     struct Raw { uint4 q, h, fifths; int i; };
@@ -228,6 +241,7 @@ struct P_Q5_K {
     DEV void scale(const Raw& r, float a[2], float off[2], float b[2]) { k_scale(r.h, r.i, STEP, a, off, b); }
 };
 struct P_Q6_K {
+    static constexpr int EIGHT = 208;
     PIECES(32, 2) CODES(6)
     using Layout = Quads128;
     struct Raw { uint4 q, pairs; uint32_t d; int8_t s[2]; int quarter; };
@@ -259,6 +273,7 @@ struct P_Q6_K {
     }
 };
 struct P_Q2_K {
+    static constexpr int EIGHT = 80;
     PIECES(32, 4) CODES(2)
     using Layout = Bits128;
     struct Raw { uint2 q; uint32_t d; uint8_t s[4]; };
@@ -287,6 +302,7 @@ struct P_Q2_K {
     }
 };
 struct P_Q3_K {
+    static constexpr int EIGHT = 96;
     PIECES(32, 4) CODES(3)
     using Layout = Bits128;
     struct Raw { uint2 q, third; uint32_t d; int8_t s[4]; int n; };
@@ -341,6 +357,7 @@ DEV void table_words(const uint4& q, const uint32_t t[4], uint32_t w[8]) {
 #define IQ4_TABLE {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u}
 #define MXFP4_TABLE {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu}
 struct P_IQ4_NL {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2)
     using Layout = Natural32;
     template <int K>
@@ -357,6 +374,7 @@ struct P_IQ4_NL {
     }
 };
 struct P_IQ4_XS {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2)
     using Layout = Natural32;
     template <int K>
@@ -376,6 +394,7 @@ struct P_IQ4_XS {
     }
 };
 struct P_MXFP4 {
+    static constexpr int EIGHT = 128;
     PIECES(32, 2)
     using Layout = Natural32;
     template <int K>
@@ -394,6 +413,7 @@ struct P_MXFP4 {
 
 // Plain types: a piece is 16 bytes, and a word one or two of the elements.
 struct P_F32 {
+    static constexpr int EIGHT = 128;
     static constexpr int N = 4, RUNS = 1;
     static constexpr bool SCALED = false;
     using Layout = Plain<1>;
@@ -404,6 +424,7 @@ struct P_F32 {
     }
 };
 struct P_F16 {
+    static constexpr int EIGHT = 128;
     static constexpr int N = 8, RUNS = 1;
     static constexpr bool SCALED = false;
     using Layout = Plain<2>;
@@ -420,6 +441,7 @@ struct P_F16 {
     }
 };
 struct P_BF16 {
+    static constexpr int EIGHT = 128;
     static constexpr int N = 8, RUNS = 1;
     static constexpr bool SCALED = false;
     using Layout = Plain<2>;

@@ -187,11 +187,14 @@ DEV uint4 eight(int format, const uint8_t* row, int i) {
 // Rows first … first + KT of keys or values to shared memory, D + 8 elements apart; rows and elements that are not there are zeros.
 template <int D, int KT>
 DEV void fetch(int format, const uint8_t* from, int bytes, int first, int rows, int d, __half* to) {
+    bool aligned = ((size_t)from & 15) == 0;
     for (int i = threadIdx.x; i < KT * (D / 8); i += blockDim.x) {
         int r = i / (D / 8), c = 8 * (i % (D / 8));
         __half* at = to + r * (D + 8) + c;
         if (first + r >= rows || c >= d) {
             *(uint4*)at = make_uint4(0, 0, 0, 0);
+        } else if (format == KV_F16 && !aligned) {
+            *(uint4*)at = load16_anywhere(from + (size_t)(first + r) * bytes + 2 * c);
         } else if (format == KV_F16) {
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(at)), "l"(from + (size_t)(first + r) * bytes + 2 * c));
         } else {
