@@ -16,6 +16,22 @@ DEV int nibble(const uint8_t* qs, int j) { return j < 16 ? qs[j] & 15 : qs[j - 1
 __constant__ int8_t IQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 __constant__ int8_t MXFP4_LEVELS[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
+// A float that starts at any even address: heads of a cache of two formats do.
+DEV float float_anywhere(const uint8_t* p) {
+    if (((size_t)p & 3) == 0) return *(const float*)p;
+    const uint16_t* h = (const uint16_t*)p;
+    return __uint_as_float(h[0] | (uint32_t)h[1] << 16);
+}
+DEV void put_float_anywhere(uint8_t* p, float v) {
+    if (((size_t)p & 3) == 0) {
+        *(float*)p = v;
+        return;
+    }
+    uint16_t* h = (uint16_t*)p;
+    h[0] = (uint16_t)__float_as_uint(v);
+    h[1] = (uint16_t)(__float_as_uint(v) >> 16);
+}
+
 // A block type: N elements in BYTES bytes; at() is element j of the block at b.
 struct F32 {
     static constexpr int N = 1, BYTES = 4;

@@ -8,9 +8,9 @@
 
 #define WARPS 8
 
-// Brings bytes to the second-level cache, before it is known what they are multiplied with.
-DEV void fetch_ahead(const uint8_t* from, size_t bytes, int lane) {
-    for (size_t i = 128 * lane; i < bytes; i += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+// Brings bytes to the second-level cache, before it is known what they are multiplied with; one of so many threads.
+DEV void fetch_ahead(const uint8_t* from, size_t bytes, int thread, int threads) {
+    for (size_t i = 128 * thread; i < bytes; i += 128 * threads) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
 }
 
 struct Part {
@@ -52,6 +52,9 @@ DEV float block_sum(float v, float* part) {
     return sum;
 }
 
+template <class T, int M>
+DEV void sum_runs(const Product& p, int n, const float4* to, float* sums);
+
 // Pieces first … first + n of M rows of x to `to` (M, N / 4, n) of four floats, scaled and weighted where there is a norm, and the sums of
 // their runs to `sums` (M, RUNS, n).
 template <class T, int M>
@@ -74,6 +77,13 @@ DEV void stage(const Product& p, const float (&scale)[M], int first, int n, floa
             to[(m * GROUPS + at) * n + piece - first] = v;
         }
     }
+    sum_runs<T, M>(p, n, to, sums);
+}
+
+// The sums of the runs of what is staged.
+template <class T, int M>
+DEV void sum_runs(const Product& p, int n, const float4* to, float* sums) {
+    constexpr int GROUPS = T::N / 4;
     __syncthreads();
     if constexpr (T::SCALED) {
         constexpr int EACH = GROUPS / T::RUNS;
@@ -136,6 +146,51 @@ DEV void piece_dot(const typename T::Raw& raw, const float4* x, const float* sum
     }
 }
 
+// Rows of a matrix that a warp multiplies with: R of one, or of gate and up one each.
+template <int R>
+struct Rows {
+    const uint8_t *body[R], *head[R];
+    size_t start[R];
+    int part, row;
+    bool mine;
+};
+
+template <int R>
+DEV Rows<R> locate(const Product& p, const int (&pairs)[3], int group, int groups, int pieces) {
+    Rows<R> rows = {};
+    rows.mine = group < groups;
+    if (!rows.mine) return rows;
+    if (p.mode == GATE) {
+        rows.row = group;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            rows.body[r] = p.parts[r].body;
+            rows.head[r] = p.parts[r].head;
+            rows.start[r] = (size_t)group * pieces;
+        }
+        return rows;
+    }
+    // Written out, so that nothing of the parameters is indexed.
+    if (group < pairs[0]) {
+        rows.part = 0;
+    } else if (group < pairs[0] + pairs[1]) {
+        rows.part = 1;
+        group -= pairs[0];
+    } else {
+        rows.part = 2;
+        group -= pairs[0] + pairs[1];
+    }
+    const Part& part = p.parts[rows.part];
+    rows.row = R * group;
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        rows.body[r] = part.body;
+        rows.head[r] = part.head;
+        rows.start[r] = (size_t)min(rows.row + r, part.rows - 1) * pieces;
+    }
+    return rows;
+}
+
 // Products of up to three matrices of one type with the same M rows of x: a warp takes two rows of a matrix at a time (of gate and up one
 // each), blocks take turns. Shared memory: M · chunk pieces as `stage` lays them. Grid: blocks, block up to 32 · WARPS.
 template <class T, int M>
@@ -147,28 +202,52 @@ DEV void product(const Product& p) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, pieces = p.cols / T::N;
     int n = min(p.chunk, pieces);
     float* sums = (float*)(shared + M * GROUPS * n);
-    int pairs[3], groups = 0;
-    for (int i = 0; i < p.count; i++) {
+    int pairs[3] = {}, groups = 0;
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        if (i >= p.count) break;
         pairs[i] = p.mode == GATE ? p.parts[0].rows : (p.parts[i].rows + R - 1) / R;
         groups = p.mode == GATE ? pairs[i] : groups + pairs[i];
     }
-    // Weights do not depend on what runs before: those of this warp's first rows are on their way while it ends.
-    if (blockIdx.x * warps + warp < groups) {
-        int at = blockIdx.x * warps + warp, part = 0;
-        while (p.mode != GATE && at >= pairs[part]) at -= pairs[part++];
-        size_t row = (size_t)pieces / 8 * T::EIGHT + (size_t)pieces % 8 * (T::EIGHT / 8);
-        if (p.mode == GATE) {
-            fetch_ahead(p.parts[0].body + at * row, row, lane);
-            fetch_ahead(p.parts[1].body + at * row, row, lane);
-        } else {
-            fetch_ahead(p.parts[part].body + R * at * row, row * min(R, p.parts[part].rows - R * at), lane);
+    // Weights do not depend on what runs before: the first of this warp's rows, and those of the norm, are on their way while it ends.
+    bool whole = n == pieces;
+    constexpr int HELD = 4;
+    bool held = M == 1 && p.norm && p.cols / 4 <= HELD * (int)blockDim.x;
+    float4 weights[HELD], rows[HELD];
+    if (held) {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            int g = threadIdx.x + i * blockDim.x;
+            weights[i] = g < p.cols / 4 ? __ldg((const float4*)p.norm + g) : make_float4(0, 0, 0, 0);
         }
+    }
+    typename T::Raw raw[U][R];
+    Rows<R> at = locate<R>(p, pairs, blockIdx.x * warps + warp, groups, pieces);
+    bool ready = whole && at.mine;
+    if (ready) {
+#pragma unroll
+        for (int u = 0; u < U; u++)
+            if (lane + 32 * u < pieces)
+#pragma unroll
+                for (int r = 0; r < R; r++) raw[u][r] = T::load(at.body[r], at.head[r], at.start[r] + lane + 32 * u);
     }
     wait_before();
     float scale[M];
 #pragma unroll
     for (int m = 0; m < M; m++) scale[m] = 1;
-    if (p.norm) {
+    if (held) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            int g = threadIdx.x + i * blockDim.x;
+            rows[i] = g < p.cols / 4 ? ((const float4*)p.x)[g] : make_float4(0, 0, 0, 0);
+            sum = __fmaf_rn(rows[i].x, rows[i].x, sum);
+            sum = __fmaf_rn(rows[i].y, rows[i].y, sum);
+            sum = __fmaf_rn(rows[i].z, rows[i].z, sum);
+            sum = __fmaf_rn(rows[i].w, rows[i].w, sum);
+        }
+        scale[0] = 1.0f / sqrtf(block_sum(sum, reduce) / p.cols + p.eps);
+    } else if (p.norm) {
 #pragma unroll
         for (int m = 0; m < M; m++) {
             if (m >= p.m) break;
@@ -184,32 +263,23 @@ DEV void product(const Product& p) {
             scale[m] = 1.0f / sqrtf(block_sum(sum, reduce) / p.cols + p.eps);
         }
     }
-    bool whole = n == pieces;
-    if (whole) stage<T, M>(p, scale, 0, n, shared, sums);
-    for (int base = blockIdx.x * warps; base < groups; base += gridDim.x * warps) {
-        int group = base + warp, part = 0, row = 0;
-        bool mine = group < groups;
-        const uint8_t *body[R] = {}, *head[R] = {};
-        size_t start[R] = {};
-        if (mine && p.mode != GATE) {
-            int at = group;
-            while (at >= pairs[part]) at -= pairs[part++];
-            row = R * at;
+    if (held && whole) {
 #pragma unroll
-            for (int r = 0; r < R; r++) {
-                body[r] = p.parts[part].body;
-                head[r] = p.parts[part].head;
-                start[r] = (size_t)min(row + r, p.parts[part].rows - 1) * pieces;
-            }
-        } else if (mine) {
-            row = group;
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                body[r] = p.parts[r].body;
-                head[r] = p.parts[r].head;
-                start[r] = (size_t)row * pieces;
-            }
+        for (int i = 0; i < HELD; i++) {
+            int g = threadIdx.x + i * blockDim.x;
+            if (g >= p.cols / 4) break;
+            float4 v = rows[i], w = weights[i];
+            v.x *= scale[0] * w.x; v.y *= scale[0] * w.y; v.z *= scale[0] * w.z; v.w *= scale[0] * w.w;
+            int piece, place;
+            T::Layout::place(g, piece, place);
+            shared[place * n + piece] = v;
         }
+        sum_runs<T, M>(p, n, shared, sums);
+    } else if (whole) {
+        stage<T, M>(p, scale, 0, n, shared, sums);
+    }
+    for (int base = blockIdx.x * warps; base < groups; base += gridDim.x * warps) {
+        at = locate<R>(p, pairs, base + warp, groups, pieces);
         float acc[R][M] = {};
         for (int first = 0; first < pieces; first += n) {
             int here = min(n, pieces - first);
@@ -217,14 +287,17 @@ DEV void product(const Product& p) {
                 __syncthreads();
                 stage<T, M>(p, scale, first, here, shared, sums);
             }
-            if (!mine) continue;
+            if (!at.mine) continue;
             for (int i = lane; i < here; i += 32 * U) {
-                typename T::Raw raw[U][R];
+                if (!ready) {
 #pragma unroll
-                for (int u = 0; u < U; u++)
-                    if (i + 32 * u < here)
+                    for (int u = 0; u < U; u++)
+                        if (i + 32 * u < here)
 #pragma unroll
-                        for (int r = 0; r < R; r++) raw[u][r] = T::load(body[r], head[r], start[r] + first + i + 32 * u);
+                            for (int r = 0; r < R; r++)
+                                raw[u][r] = T::load(at.body[r], at.head[r], at.start[r] + first + i + 32 * u);
+                }
+                ready = false;
 #pragma unroll
                 for (int u = 0; u < U; u++)
                     if (i + 32 * u < here)
@@ -232,7 +305,8 @@ DEV void product(const Product& p) {
                         for (int r = 0; r < R; r++) piece_dot<T, M>(raw[u][r], shared, sums, i + 32 * u, here, acc[r]);
             }
         }
-        if (!mine) continue;
+        if (!at.mine) continue;
+        int row = at.row;
 #pragma unroll
         for (int m = 0; m < M; m++) {
             float v[R];
@@ -244,7 +318,7 @@ DEV void product(const Product& p) {
                 p.parts[0].y[(size_t)m * p.parts[0].ldy + row] = (p.act ? gelu(gate) : silu(gate)) * up;
                 continue;
             }
-            const Part& to = p.parts[part];
+            const Part& to = p.parts[at.part];
 #pragma unroll
             for (int r = 0; r < R; r++) {
                 if (row + r >= to.rows) continue;
@@ -400,7 +474,7 @@ DEV void encode_row(int format, const float* v, uint8_t* to, int d, int lane) {
     if (format <= KV_BF16) {
         for (int i = lane; i < d; i += 32) {
             if (format == KV_F32) {
-                ((float*)to)[i] = v[i];
+                put_float_anywhere(to + 4 * i, v[i]);
             } else if (format == KV_F16) {
                 put_half(to + 2 * i, v[i]);
             } else {
@@ -472,7 +546,6 @@ DEV void attend(const Attention& a) {
     float* partial = memory + G * D;             // (WARPS, G, D + 2), after the rows
     __shared__ bool last;
     let_next();
-    wait_before();
     int group = a.heads / a.kv_heads, chunks = (group + G - 1) / G;
     int kv = blockIdx.x / chunks, chunk = blockIdx.x % chunks, seq = blockIdx.z;
     int first_head = kv * group + chunk * G, heads = min(G, group - chunk * G);
@@ -484,11 +557,16 @@ DEV void attend(const Attention& a) {
     int splits = min(a.splits, (rows + 63) / 64), each = (rows + splits - 1) / splits;
     splits = (rows + each - 1) / each;
     int from = blockIdx.y * each, to = min(rows, from + each);
+    // A block that leaves without waiting ends before the one before it, which is no harm: nothing after reads what it did not write.
     if (blockIdx.y >= splits) return;
     size_t head_bytes = (size_t)(a.k_bytes + a.v_bytes) * cache.capacity;
     uint8_t* keys = cache.at + kv * head_bytes;
     uint8_t* values = keys + (size_t)a.k_bytes * cache.capacity;
+    // Where the rows lie is known before the step begins, and all but the new one are there.
+    fetch_ahead(keys + (size_t)from * a.k_bytes, (size_t)(to - from) * a.k_bytes, threadIdx.x, blockDim.x);
+    fetch_ahead(values + (size_t)from * a.v_bytes, (size_t)(to - from) * a.v_bytes, threadIdx.x, blockDim.x);
     for (int i = threadIdx.x; i < G * D; i += blockDim.x) queries[i] = 0;
+    wait_before();
     __syncthreads();
     for (int h = warp; h < heads; h += WARPS)
         turned_row(a, a.q + ((size_t)seq * a.heads + first_head + h) * a.d, a.q_norm, seq, queries + h * D, lane);

@@ -175,6 +175,18 @@ fn address(view: Option<View<'_>>) -> u64 {
     view.map_or(0, View::address)
 }
 
+/// Blocks of eight warps of a product that run on a multiprocessor at a time.
+const RESIDENT: usize = 3;
+
+/// Warps of a block and blocks for `groups` rows of warps, so that every multiprocessor gets as much as any other.
+fn shares(groups: usize, multiprocessors: usize) -> (usize, usize) {
+    let busiest = |warps: usize| groups.div_ceil(warps).div_ceil(multiprocessors) * warps;
+    let warps = if busiest(4) < busiest(8) { 4 } else { 8 };
+    let all = groups.div_ceil(warps);
+    let resident = RESIDENT * multiprocessors * 8 / warps;
+    (warps, all.div_ceil(all.div_ceil(resident)))
+}
+
 /// Rows a kernel of products is made for.
 const ROWS: [(usize, &str); 4] = [(1, "product1"), (2, "product2"), (4, "product4"), (8, "product8")];
 
@@ -224,8 +236,7 @@ impl Kernels {
             true => outputs[0].w.rows,
             false => outputs.iter().map(|o| o.w.rows.div_ceil(2)).sum(),
         };
-        let warps = if groups < 8 * self.multiprocessors { 4 } else { 8 };
-        let blocks = groups.div_ceil(warps).min(4 * self.multiprocessors);
+        let (warps, blocks) = shares(groups, self.multiprocessors);
         for first in (0..m).step_by(FEW) {
             let n = FEW.min(m - first);
             let (tile, kind) = ROWS.into_iter().find(|(rows, _)| *rows >= n).unwrap_or(ROWS[3]);

@@ -121,7 +121,7 @@ enum Format { KV_F32, KV_F16, KV_BF16, KV_Q8_0, KV_Q4_0 };
 
 DEV float kv_element(int format, const uint8_t* row, int i) {
     switch (format) {
-        case KV_F32: return element<F32>(row, i);
+        case KV_F32: return float_anywhere(row + 4 * i);
         case KV_F16: return element<F16>(row, i);
         case KV_BF16: return element<BF16>(row, i);
         case KV_Q8_0: return element<Q8_0>(row, i);
@@ -139,7 +139,7 @@ extern "C" __global__ void append(const float* x, uint8_t* cache, int d, int for
     if (format <= KV_BF16) {
         for (int i = threadIdx.x; i < d; i += blockDim.x) {
             if (format == KV_F32) {
-                ((float*)to)[i] = row[i];
+                put_float_anywhere(to + 4 * i, row[i]);
             } else if (format == KV_F16) {
                 put_half(to + 2 * i, row[i]);
             } else {

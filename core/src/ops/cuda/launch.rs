@@ -64,16 +64,10 @@ impl Kernels {
             outside += bytes;
             Ok(module)
         };
-        let image = |name: &str, of: &'static [u8]| -> Vec<u8> {
-            std::env::var("DEV_KERNELS")
-                .ok()
-                .and_then(|d| std::fs::read(format!("{d}/{name}.fatbin")).ok())
-                .unwrap_or_else(|| of.to_vec())
-        };
         let modules = [
-            module(&image("kernels", include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"))))?,
-            module(&image("decode", include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"))))?,
-            module(&image("prefill", include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin"))))?,
+            module(include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")))?,
+            module(include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin")))?,
+            module(include_bytes!(concat!(env!("OUT_DIR"), "/prefill.fatbin")))?,
         ];
         let (major, multiprocessors, shared) = device.limits()?;
         Ok(Self {

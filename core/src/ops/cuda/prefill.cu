@@ -169,7 +169,7 @@ DEV uint32_t pack(float a, float b) {
 DEV uint4 eight(int format, const uint8_t* row, int i) {
     float v[8];
     if (format == KV_F32) {
-        for (int e = 0; e < 8; e++) v[e] = cut(((const float*)row)[i + e]);
+        for (int e = 0; e < 8; e++) v[e] = cut(float_anywhere(row + 4 * (i + e)));
     } else if (format == KV_BF16) {
         for (int e = 0; e < 8; e++) v[e] = cut(__uint_as_float((uint32_t)((const uint16_t*)row)[i + e] << 16));
     } else if (format == KV_Q8_0) {
