@@ -444,44 +444,32 @@ mod tests {
     }
 
     /// A matrix of arbitrary codes with finite scales.
-    fn weights(ty: BlockType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
-        let mut bytes = vec![0; ty.row_bytes(cols).unwrap() * rows];
-        for (b, x) in bytes.iter_mut().zip(noise(rows * cols * 8, seed)) {
-            *b = (x * 128.0) as i8 as u8;
-        }
-        let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
-        let plain = noise(rows * cols, seed + 1);
-        for (i, block) in bytes.chunks_exact_mut(ty.block_bytes()).enumerate() {
-            let scale = half(plain[i] * 0.01);
-            match ty {
-                BlockType::F32 => block.copy_from_slice(&plain[i].to_le_bytes()),
-                BlockType::F16 => block.copy_from_slice(&half(plain[i])),
-                BlockType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(plain[i]).to_le_bytes()),
-                BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => {
-                    block[..2].copy_from_slice(&scale);
-                    block[2..4].copy_from_slice(&half(plain[i] * -0.07));
-                }
-                BlockType::Q6K => block[208..].copy_from_slice(&scale),
-                _ => block[..2].copy_from_slice(&scale),
-            }
-        }
-        bytes
+    pub(crate) fn weights(ty: BlockType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
+        blocks::synthetic(ty, rows * cols, seed).unwrap()
     }
 
-    const TYPES: [BlockType; 12] = [
-        BlockType::F32,
-        BlockType::F16,
-        BlockType::Bf16,
-        BlockType::Q4_0,
-        BlockType::Q4_1,
-        BlockType::Q5_0,
-        BlockType::Q5_1,
-        BlockType::Q8_0,
-        BlockType::Iq4Nl,
-        BlockType::Q4K,
-        BlockType::Q5K,
-        BlockType::Q6K,
-    ];
+    /// Every type that is multiplied with but f64, whose products are those of its f32 values.
+    pub(crate) fn types() -> impl Iterator<Item = BlockType> {
+        BlockType::ALL.iter().copied().filter(|ty| can_decode(*ty) && *ty != BlockType::F64)
+    }
+
+    #[test]
+    fn every_level_decodes_every_type_to_the_bits_of_the_plain_decoder() {
+        for ty in types() {
+            let bytes = weights(ty, 9, 768, 11);
+            let mut plain = vec![0.0; 9 * 768];
+            blocks::decode(ty, &bytes, &mut plain).unwrap();
+            for kernels in Level::ALL.into_iter().filter_map(Kernels::tried) {
+                let mut out = vec![f32::NAN; plain.len()];
+                decode_with(kernels, ty, &bytes, &mut out).unwrap();
+                let wrong = out.iter().zip(&plain).position(|(a, b)| a.to_bits() != b.to_bits());
+                assert_eq!(wrong.map(|k| (k, out[k], plain[k])), None, "{ty} {:?}", kernels.level);
+                // Whatever a level does not know is decoded plainly, which is slow.
+                let quick = (kernels.decode)(ty).is_some() && (kernels.fused)(ty).is_some();
+                assert!(quick || kernels.level == Level::Scalar, "{ty} {:?}", kernels.level);
+            }
+        }
+    }
 
     fn run(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
         let kernels = Kernels::tried(level)?;
@@ -495,7 +483,7 @@ mod tests {
 
     #[test]
     fn every_type_and_level_agrees_with_a_plain_f64_sum() {
-        for ty in TYPES {
+        for ty in types() {
             for (rows, cols) in [(7, 256), (50, 512), (5, 2304), (3, 3328)] {
                 let bytes = weights(ty, rows, cols, 3);
                 let mut plain = vec![0.0; rows * cols];
@@ -521,7 +509,7 @@ mod tests {
 
     #[test]
     fn bits_depend_on_neither_threads_nor_batch_nor_company() {
-        for ty in TYPES {
+        for ty in types() {
             let (cols, m) = (2048, 200);
             let (a, b) = (weights(ty, 101, cols, 1), weights(ty, 52, cols, 2));
             let mats = [Mat::new(ty, 101, cols, &a).unwrap(), Mat::new(ty, 52, cols, &b).unwrap()];
@@ -541,7 +529,7 @@ mod tests {
 
     #[test]
     fn vector_levels_agree_bit_for_bit_and_with_their_twin_closely() {
-        for ty in TYPES {
+        for ty in types() {
             let (rows, cols, m) = (33, 2048, 9);
             let bytes = weights(ty, rows, cols, 1);
             let w = [Mat::new(ty, rows, cols, &bytes).unwrap()];

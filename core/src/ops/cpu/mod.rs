@@ -19,6 +19,10 @@ use crate::blocks::BlockType;
 mod activations;
 pub mod attention;
 pub mod basis;
+#[cfg(target_arch = "x86_64")]
+mod codes;
+#[cfg(target_arch = "x86_64")]
+mod codes_grid;
 pub mod decode;
 pub mod element;
 mod lanes;

@@ -1,0 +1,184 @@
+//! The grid types as codes: runs of eight or four magnitudes from a table, and their signs by a mask for each set of eight.
+
+use std::arch::x86_64::*;
+
+use super::codes::{Codes, Head, codes, doubled, half, half_bytes, with_scales};
+use crate::blocks::BlockType;
+use crate::blocks::iq::{IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, even_signs, iq1_m_scale};
+
+/// All ones in each byte whose bit is set.
+const fn mask(bits: u8) -> u64 {
+    let (mut mask, mut j) = (0, 0);
+    while j < 8 {
+        if bits >> j & 1 == 1 {
+            mask |= 0xff << (8 * j);
+        }
+        j += 1;
+    }
+    mask
+}
+
+/// Masks of eight signs.
+static SIGNS: [u64; 256] = {
+    let (mut table, mut i) = ([0; 256], 0);
+    while i < 256 {
+        table[i] = mask(i as u8);
+        i += 1;
+    }
+    table
+};
+
+/// Masks of seven signs and one that makes their number even.
+static EVEN: [u64; 128] = {
+    let (mut table, mut i) = ([0; 128], 0);
+    while i < 128 {
+        table[i] = mask(even_signs(i as u32));
+        i += 1;
+    }
+    table
+};
+
+/// Four runs of eight.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eights(run: impl Fn(usize) -> i64) -> __m256i {
+    _mm256_setr_epi64x(run(0), run(1), run(2), run(3))
+}
+
+/// Magnitudes, negative where `signs` has ones, and `offset` more.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed(grid: __m256i, signs: __m256i, offset: u8) -> __m256i {
+    let raised = _mm256_sub_epi8(_mm256_set1_epi8(offset as i8), signs);
+    _mm256_add_epi8(_mm256_xor_si256(grid, signs), raised)
+}
+
+#[inline(always)]
+fn entry<const N: usize>(table: &[[i8; 8]; N], at: usize) -> i64 {
+    i64::from_le_bytes(table[at % N].map(|g| g as u8))
+}
+
+#[inline(always)]
+fn four<const N: usize>(table: &[[i8; 4]; N], at: usize) -> i32 {
+    i32::from_le_bytes(table[at % N].map(|g| g as u8))
+}
+
+/// # Safety
+/// Two bytes are readable at `p`.
+#[inline(always)]
+unsafe fn u16_at(p: *const u8) -> usize {
+    // SAFETY: promised by the caller.
+    usize::from(unsafe { p.cast::<u16>().read_unaligned() })
+}
+
+/// # Safety
+/// Four bytes are readable at `p`.
+#[inline(always)]
+unsafe fn u32_at(p: *const u8) -> usize {
+    // SAFETY: promised by the caller.
+    unsafe { p.cast::<u32>().read_unaligned() as usize }
+}
+
+/// `2·s + 1` of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn odd(scales: __m128i) -> __m128i {
+    _mm_add_epi8(_mm_add_epi8(scales, scales), _mm_set1_epi8(1))
+}
+
+/// The scales of groups of 32 in the top four bits of eight words of `step` bytes each, from `p`.
+///
+/// # Safety
+/// The words are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn top_nibbles(p: *const u8, step: usize) -> __m128i {
+    let mut scales = 0u64;
+    for group in 0..8 {
+        // SAFETY: promised by the caller.
+        scales |= u64::from(unsafe { *p.add(step * group + 3) } >> 4) << (8 * group);
+    }
+    _mm_cvtsi64_si128(scales as i64)
+}
+
+codes!(Iq2Xxs { const OFFSET: u8 = 64; }
+    |p| with_scales(half(p) * 0.125, doubled(odd(top_nibbles(p.add(6), 8)))),
+    |p, part| {
+        let at = p.add(2 + 8 * part);
+        let signs = u32_at(at.add(4));
+        let grid = eights(|l| entry(&IQ2_XXS, usize::from(*at.add(l))));
+        signed(grid, eights(|l| EVEN[signs >> (7 * l) & 127] as i64), 64)
+    }
+);
+codes!(Iq2Xs { const OFFSET: u8 = 64; const RUN: usize = 16; }
+    |p| with_scales(half(p) * 0.125, _mm256_cvtepi8_epi16(odd(half_bytes(p.add(66))))),
+    |p, part| {
+        let code = |l: usize| u16_at(p.add(2 + 8 * part + 2 * l));
+        signed(eights(|l| entry(&IQ2_XS, code(l) & 511)), eights(|l| EVEN[code(l) >> 9] as i64), 64)
+    }
+);
+codes!(Iq2S { const OFFSET: u8 = 64; const RUN: usize = 16; }
+    |p| with_scales(half(p) * 0.125, _mm256_cvtepi8_epi16(odd(half_bytes(p.add(74))))),
+    |p, part| {
+        let high = usize::from(*p.add(66 + part)) << 8;
+        let grid = eights(|l| entry(&IQ2_S, usize::from(*p.add(2 + 4 * part + l)) | high >> (2 * l) & 0x300));
+        signed(grid, eights(|l| SIGNS[usize::from(*p.add(34 + 4 * part + l))] as i64), 64)
+    }
+);
+codes!(Iq3Xxs { const OFFSET: u8 = 64; }
+    |p| with_scales(half(p) * 0.25, doubled(odd(top_nibbles(p.add(66), 4)))),
+    |p, part| {
+        let g = |l: usize| four(&IQ3_XXS, usize::from(*p.add(2 + 8 * part + l)));
+        let grid = _mm256_setr_epi32(g(0), g(1), g(2), g(3), g(4), g(5), g(6), g(7));
+        let signs = u32_at(p.add(66 + 4 * part));
+        signed(grid, eights(|l| EVEN[signs >> (7 * l) & 127] as i64), 64)
+    }
+);
+codes!(Iq3S { const OFFSET: u8 = 16; }
+    |p| with_scales(half(p), doubled(odd(half_bytes(p.add(106))))),
+    |p, part| {
+        let high = usize::from(*p.add(66 + part)) << 8;
+        let g = |l: usize| four(&IQ3_S, usize::from(*p.add(2 + 8 * part + l)) | high >> l & 0x100);
+        let grid = _mm256_setr_epi32(g(0), g(1), g(2), g(3), g(4), g(5), g(6), g(7));
+        signed(grid, eights(|l| SIGNS[usize::from(*p.add(74 + 4 * part + l))] as i64), 16)
+    }
+);
+
+/// Levels −1, 0, 1 in eighths, with an eighth added or taken (`±1` in each byte of `shift`), and nine more: 0 to 18.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eighths(grid: __m256i, shift: __m256i) -> __m256i {
+    let raised = _mm256_add_epi8(grid, _mm256_set1_epi8(1));
+    let shift = _mm256_add_epi8(shift, _mm256_set1_epi8(1));
+    _mm256_add_epi8(_mm256_slli_epi16::<3>(raised), shift)
+}
+
+codes!(Iq1S { const OFFSET: u8 = 9; }
+    |p| {
+        let words = _mm_loadu_si128(p.add(34).cast());
+        let scales = _mm_and_si128(_mm_srli_epi16::<12>(words), _mm_set1_epi16(7));
+        let scales = _mm_add_epi16(_mm_add_epi16(scales, scales), _mm_set1_epi16(1));
+        with_scales(half(p) * 0.125, doubled(_mm_packs_epi16(scales, scales)))
+    },
+    |p, part| {
+        let word = u16_at(p.add(34 + 2 * part));
+        let grid = eights(|l| entry(&IQ1, usize::from(*p.add(2 + 4 * part + l)) | (word >> (3 * l) & 7) << 8));
+        eighths(grid, _mm256_set1_epi8(if word & 0x8000 != 0 { -1 } else { 1 }))
+    }
+);
+codes!(Iq1M { const OFFSET: u8 = 9; const RUN: usize = 16; }
+    |p| {
+        let mut scales = [0i16; 16];
+        for (j, s) in scales.iter_mut().enumerate() {
+            *s = 2 * (u16_at(p.add(48 + 2 * (j / 4))) >> (3 * (j % 4)) & 7) as i16 + 1;
+        }
+        let d = iq1_m_scale(std::slice::from_raw_parts(p, 56));
+        with_scales(d * 0.125, _mm256_loadu_si256(scales.as_ptr().cast()))
+    },
+    |p, part| {
+        let high = u16_at(p.add(32 + 2 * part));
+        let grid = eights(|l| entry(&IQ1, usize::from(*p.add(4 * part + l)) | (high >> (4 * l) & 7) << 8));
+        let down = eights(|l| if high >> (4 * l) & 8 != 0 { -1 } else { 0x0101_0101_0101_0101 });
+        eighths(grid, down)
+    }
+);
