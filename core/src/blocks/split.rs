@@ -16,8 +16,10 @@ pub const RUN: usize = 16;
 pub struct Split {
     /// Factor of the scales.
     pub d: f32,
-    /// Factor of the minima, 0 where a type has none.
+    /// Factor of the minima.
     pub e: f32,
+    /// Whether the type has minima.
+    pub has_minima: bool,
     /// Scales of runs of [`RUN`] elements.
     pub scales: [i16; 16],
     /// Minima of runs.
@@ -27,14 +29,18 @@ pub struct Split {
 }
 
 impl Split {
-    const fn of(d: f32, e: f32) -> Self {
-        Self { d, e, scales: [1; 16], minima: [1; 16], codes: [0; 256] }
+    const fn of(d: f32) -> Self {
+        Self { d, e: 0.0, has_minima: false, scales: [1; 16], minima: [1; 16], codes: [0; 256] }
+    }
+
+    const fn with_minima(d: f32, e: f32) -> Self {
+        Self { e, has_minima: true, ..Self::of(d) }
     }
 
     /// Element `k`.
     pub fn value(&self, k: usize) -> f32 {
         let scaled = self.d * f32::from(self.scales[k / RUN]) * f32::from(self.codes[k]);
-        if self.e == 0.0 { scaled } else { scaled - self.e * f32::from(self.minima[k / RUN]) }
+        if self.has_minima { scaled - self.e * f32::from(self.minima[k / RUN]) } else { scaled }
     }
 
     /// Codes from unsigned ones, less `offset`.
@@ -92,34 +98,32 @@ pub fn split(ty: BlockType, b: &[u8]) -> Split {
     // Of a super-block of 256, the 32 elements that k is of, and its place in them.
     let at32 = |k: usize| (k / 32, k % 32);
     match ty {
-        BlockType::Q4_0 => Split::of(half_at(b, 0), 0.0).fill(8, |k| if k < 32 { nibble(&b[2..], k) } else { 8 }),
-        BlockType::Q4_1 => Split::of(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[4..], k % 32)),
-        BlockType::Q5_0 => Split::of(half_at(b, 0), 0.0).fill(16, |k| nibble(&b[6..], k % 32) | fifth(2, k % 32)),
+        BlockType::Q4_0 => Split::of(half_at(b, 0)).fill(8, |k| if k < 32 { nibble(&b[2..], k) } else { 8 }),
+        BlockType::Q4_1 => Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[4..], k % 32)),
+        BlockType::Q5_0 => Split::of(half_at(b, 0)).fill(16, |k| nibble(&b[6..], k % 32) | fifth(2, k % 32)),
         BlockType::Q5_1 => {
-            Split::of(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[8..], k % 32) | fifth(4, k % 32))
+            Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[8..], k % 32) | fifth(4, k % 32))
         }
-        BlockType::Q8_0 => Split::of(half_at(b, 0), 0.0).fill(0, |k| b[2 + k % 32]),
-        BlockType::Q8_1 => Split::of(half_at(b, 0), 0.0).fill(0, |k| b[4 + k % 32]),
-        BlockType::Iq4Nl => Split::of(half_at(b, 0), 0.0).fill(0, |k| IQ4[usize::from(nibble(&b[2..], k % 32))] as u8),
-        BlockType::Mxfp4 => {
-            Split::of(half_e8m0(b[0]), 0.0).fill(0, |k| MXFP4[usize::from(nibble(&b[1..], k % 32))] as u8)
-        }
+        BlockType::Q8_0 => Split::of(half_at(b, 0)).fill(0, |k| b[2 + k % 32]),
+        BlockType::Q8_1 => Split::of(half_at(b, 0)).fill(0, |k| b[4 + k % 32]),
+        BlockType::Iq4Nl => Split::of(half_at(b, 0)).fill(0, |k| IQ4[usize::from(nibble(&b[2..], k % 32))] as u8),
+        BlockType::Mxfp4 => Split::of(half_e8m0(b[0])).fill(0, |k| MXFP4[usize::from(nibble(&b[1..], k % 32))] as u8),
         BlockType::Q2K => {
-            let mut s = Split::of(half_at(b, 80), half_at(b, 82)).scales(|j| i16::from(b[j] & 15));
+            let mut s = Split::with_minima(half_at(b, 80), half_at(b, 82)).scales(|j| i16::from(b[j] & 15));
             s.minima = std::array::from_fn(|j| i16::from(b[j] >> 4));
             s.fill(0, |k| b[16 + 32 * (k / 128) + k % 32] >> (2 * (k / 32 % 4)) & 3)
         }
         BlockType::Q3K => {
             let packed = &b[96..108];
             let scale = |j: usize| packed[j % 8] >> (4 * (j / 8)) & 15 | (packed[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
-            Split::of(half_at(b, 108), 0.0).scales(|j| i16::from(scale(j)) - 32).fill(4, |k| {
+            Split::of(half_at(b, 108)).scales(|j| i16::from(scale(j)) - 32).fill(4, |k| {
                 b[32 + 32 * (k / 128) + k % 32] >> (2 * (k / 32 % 4)) & 3 | (b[k % 32] >> (k / 32) & 1) << 2
             })
         }
         BlockType::Q4K | BlockType::Q5K => {
             let packed: [u8; 12] = std::array::from_fn(|i| b[4 + i]);
             let pair = |j: usize| six_bit_pair(&packed, j / 2);
-            let mut s = Split::of(half_at(b, 0), half_at(b, 2)).scales(|j| i16::from(pair(j).0));
+            let mut s = Split::with_minima(half_at(b, 0), half_at(b, 2)).scales(|j| i16::from(pair(j).0));
             s.minima = std::array::from_fn(|j| i16::from(pair(j).1));
             let low = if ty == BlockType::Q4K { 16 } else { 48 };
             s.fill(0, |k| {
@@ -128,21 +132,19 @@ pub fn split(ty: BlockType, b: &[u8]) -> Split {
                 b[low + 32 * (part / 2) + l] >> (4 * (part % 2)) & 15 | fifth
             })
         }
-        BlockType::Q6K => Split::of(half_at(b, 208), 0.0).scales(|j| i16::from(b[192 + j] as i8)).fill(32, |k| {
+        BlockType::Q6K => Split::of(half_at(b, 208)).scales(|j| i16::from(b[192 + j] as i8)).fill(32, |k| {
             let (half, quarter, l) = (k / 128, k / 32 % 4, k % 32);
             b[64 * half + 32 * (quarter % 2) + l] >> (4 * (quarter / 2)) & 15
                 | (b[128 + 32 * half + l] >> (2 * quarter) & 3) << 4
         }),
-        BlockType::Q8K => Split::of(f32::from_bits(u32_at(b, 0)), 0.0).fill(0, |k| b[4 + k]),
+        BlockType::Q8K => Split::of(f32::from_bits(u32_at(b, 0))).fill(0, |k| b[4 + k]),
         BlockType::Iq4Xs => {
             let scale = |s: usize| half_byte(&b[4..8], s) | ((u16_at(b, 2) >> (2 * s) & 3) << 4) as i16;
-            (Split::of(half_at(b, 0), 0.0).scales(|j| scale(j / 2) - 32))
+            (Split::of(half_at(b, 0)).scales(|j| scale(j / 2) - 32))
                 .fill(0, |k| IQ4[usize::from(nibble(&b[8 + 16 * (k / 32)..], k % 32))] as u8)
         }
-        BlockType::Tq1_0 => Split::of(half_at(b, 52), 0.0).fill(1, |k| ternary::tq1_digit(b, k)),
-        BlockType::Tq2_0 => {
-            Split::of(half_at(b, 64), 0.0).fill(1, |k| b[32 * (k / 128) + k % 32] >> (2 * (k / 32 % 4)) & 3)
-        }
+        BlockType::Tq1_0 => Split::of(half_at(b, 52)).fill(1, |k| ternary::tq1_digit(b, k)),
+        BlockType::Tq2_0 => Split::of(half_at(b, 64)).fill(1, |k| b[32 * (k / 128) + k % 32] >> (2 * (k / 32 % 4)) & 3),
         _ => grid(ty, b),
     }
 }
@@ -153,50 +155,49 @@ fn grid(ty: BlockType, b: &[u8]) -> Split {
     match ty {
         BlockType::Iq2Xxs => {
             let word = |i: usize| u32_at(b, 6 + 8 * (i / 4));
-            (Split::of(half_at(b, 0) * 0.125, 0.0).scales(|j| odd((word(2 * j) >> 28) as i16))).eights(|i| {
+            (Split::of(half_at(b, 0) * 0.125).scales(|j| odd((word(2 * j) >> 28) as i16))).eights(|i| {
                 let entry = b[2 + 8 * (i / 4) + i % 4];
                 signed(&iq::IQ2_XXS[usize::from(entry)], iq::even_signs(word(i) >> (7 * (i % 4))))
             })
         }
         BlockType::Iq2Xs => {
             let code = |i: usize| u16_at(b, 2 + 2 * i);
-            (Split::of(half_at(b, 0) * 0.125, 0.0).scales(|j| odd(half_byte(&b[66..], j))))
+            (Split::of(half_at(b, 0) * 0.125).scales(|j| odd(half_byte(&b[66..], j))))
                 .eights(|i| signed(&iq::IQ2_XS[usize::from(code(i) & 511)], iq::even_signs(u32::from(code(i) >> 9))))
         }
-        BlockType::Iq2S => {
-            (Split::of(half_at(b, 0) * 0.125, 0.0).scales(|j| odd(half_byte(&b[74..], j)))).eights(|i| {
-                let high = usize::from(b[66 + i / 4] >> (2 * (i % 4)) & 3);
-                signed(&iq::IQ2_S[usize::from(b[2 + i]) | high << 8], b[34 + i])
-            })
-        }
+        BlockType::Iq2S => (Split::of(half_at(b, 0) * 0.125).scales(|j| odd(half_byte(&b[74..], j)))).eights(|i| {
+            let high = usize::from(b[66 + i / 4] >> (2 * (i % 4)) & 3);
+            signed(&iq::IQ2_S[usize::from(b[2 + i]) | high << 8], b[34 + i])
+        }),
         BlockType::Iq3Xxs => {
             let word = |i: usize| u32_at(b, 66 + 4 * (i / 4));
-            (Split::of(half_at(b, 0) * 0.25, 0.0).scales(|j| odd((word(2 * j) >> 28) as i16))).eights(|i| {
+            (Split::of(half_at(b, 0) * 0.25).scales(|j| odd((word(2 * j) >> 28) as i16))).eights(|i| {
                 let [low, high] = [0, 1].map(|half| iq::IQ3_XXS[usize::from(b[2 + 2 * i + half])]);
                 signed(&joined(low, high), iq::even_signs(word(i) >> (7 * (i % 4))))
             })
         }
         BlockType::Iq3S => {
             let entry = |i: usize| usize::from(b[2 + i]) | usize::from(b[66 + i / 8] >> (i % 8) & 1) << 8;
-            (Split::of(half_at(b, 0), 0.0).scales(|j| odd(half_byte(&b[106..], j / 2))))
+            (Split::of(half_at(b, 0)).scales(|j| odd(half_byte(&b[106..], j / 2))))
                 .eights(|i| signed(&joined(iq::IQ3_S[entry(2 * i)], iq::IQ3_S[entry(2 * i + 1)]), b[74 + i]))
         }
         BlockType::Iq1S => {
             let word = |i: usize| u16_at(b, 34 + 2 * (i / 4));
-            (Split::of(half_at(b, 0) * 0.125, 0.0).scales(|j| odd((word(2 * j) >> 12 & 7) as i16))).eights(|i| {
+            (Split::of(half_at(b, 0) * 0.125).scales(|j| odd((word(2 * j) >> 12 & 7) as i16))).eights(|i| {
                 let high = usize::from(word(i) >> (3 * (i % 4)) & 7);
                 shifted(usize::from(b[2 + i]) | high << 8, word(i) & 0x8000 != 0)
             })
         }
         BlockType::Iq1M => {
             let word = |k: usize| u16_at(b, 48 + 2 * k);
-            (Split::of(iq::iq1_m_scale(b) * 0.125, 0.0).scales(|j| odd((word(j / 4) >> (3 * (j % 4)) & 7) as i16)))
-                .eights(|i| {
+            (Split::of(iq::iq1_m_scale(b) * 0.125).scales(|j| odd((word(j / 4) >> (3 * (j % 4)) & 7) as i16))).eights(
+                |i| {
                     let high = half_byte(&b[32..48], i) as usize;
                     shifted(usize::from(b[i]) | (high & 7) << 8, high & 8 != 0)
-                })
+                },
+            )
         }
-        _ => Split::of(0.0, 0.0),
+        _ => Split::of(0.0),
     }
 }
 

@@ -7,6 +7,9 @@ use super::lanes::lanes;
 use super::{Kernels, Level};
 
 mod exact;
+mod integer;
+
+pub(super) use integer::INTEGER;
 
 /// The AVX2 table.
 pub(super) static KERNELS: Kernels = Kernels {
@@ -14,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot,
     fused: |ty| Some(exact::of(ty)?.0),
     decode: |ty| Some(exact::of(ty)?.1),
+    integer: || &INTEGER,
     mul,
     transpose,
     lanes: lanes!(true, #[target_feature(enable = "avx2,fma,f16c")]),

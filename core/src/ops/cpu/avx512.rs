@@ -7,6 +7,9 @@ use super::lanes::lanes;
 use super::{Kernels, Level};
 
 mod exact;
+mod integer;
+mod panel;
+mod wide;
 
 /// The AVX-512 table.
 pub(super) static KERNELS: Kernels = Kernels {
@@ -14,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot,
     fused: |ty| Some(exact::of(ty)?.0),
     decode: |ty| Some(exact::of(ty)?.1),
+    integer: || if is_x86_feature_detected!("avx512vnni") { &integer::INTEGER } else { &super::avx2::INTEGER },
     mul,
     transpose,
     lanes: lanes!(true, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]),

@@ -27,6 +27,8 @@ pub(super) trait Codes {
     const MIN: bool = false;
     /// Elements that share a scale.
     const RUN: usize = 32;
+    /// Where a block of 32 keeps its f16 scale, and its minimum two bytes after it.
+    const HALVES: Option<usize> = None;
     /// Elements of a block.
     const ELEMS: usize = Self::TYPE.elems();
     /// Bytes of a block.
@@ -190,13 +192,13 @@ macro_rules! codes {
 }
 pub(super) use codes;
 
-codes!(Q4_0 { const OFFSET: u8 = 8; } |p| scaled(half(p)), |p, part| nibbles(p.add(2)));
-codes!(Q4_1 { const MIN: bool = true; } |p| Head { e: -half(p.add(2)), ..scaled(half(p)) }, |p, part| nibbles(p.add(4)));
-codes!(Q5_0 { const OFFSET: u8 = 16; } |p| scaled(half(p)), |p, part| {
+codes!(Q4_0 { const HALVES: Option<usize> = Some(0); const OFFSET: u8 = 8; } |p| scaled(half(p)), |p, part| nibbles(p.add(2)));
+codes!(Q4_1 { const HALVES: Option<usize> = Some(0); const MIN: bool = true; } |p| Head { e: -half(p.add(2)), ..scaled(half(p)) }, |p, part| nibbles(p.add(4)));
+codes!(Q5_0 { const HALVES: Option<usize> = Some(0); const OFFSET: u8 = 16; } |p| scaled(half(p)), |p, part| {
     let fifths = spread(p.add(2).cast::<u32>().read_unaligned());
     _mm256_or_si256(nibbles(p.add(6)), _mm256_and_si256(fifths, _mm256_set1_epi8(16)))
 });
-codes!(Q5_1 { const MIN: bool = true; } |p| Head { e: -half(p.add(2)), ..scaled(half(p)) }, |p, part| {
+codes!(Q5_1 { const HALVES: Option<usize> = Some(0); const MIN: bool = true; } |p| Head { e: -half(p.add(2)), ..scaled(half(p)) }, |p, part| {
     let fifths = spread(p.add(4).cast::<u32>().read_unaligned());
     _mm256_or_si256(nibbles(p.add(8)), _mm256_and_si256(fifths, _mm256_set1_epi8(16)))
 });
@@ -212,10 +214,10 @@ unsafe fn raised(p: *const u8) -> __m256i {
     _mm256_xor_si256(unsafe { _mm256_loadu_si256(p.cast()) }, _mm256_set1_epi8(-128))
 }
 
-codes!(Q8_0 { const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| raised(p.add(2)));
-codes!(Q8_1 { const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| raised(p.add(4)));
+codes!(Q8_0 { const HALVES: Option<usize> = Some(0); const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| raised(p.add(2)));
+codes!(Q8_1 { const HALVES: Option<usize> = Some(0); const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| raised(p.add(4)));
 codes!(Q8K { const OFFSET: u8 = 128; } |p| scaled(p.cast::<f32>().read_unaligned()), |p, part| raised(p.add(4 + 32 * part)));
-codes!(Iq4Nl { const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| look_up(&IQ4_LEVELS, nibbles(p.add(2))));
+codes!(Iq4Nl { const HALVES: Option<usize> = Some(0); const OFFSET: u8 = 128; } |p| scaled(half(p)), |p, part| look_up(&IQ4_LEVELS, nibbles(p.add(2))));
 codes!(Mxfp4 { const OFFSET: u8 = 12; } |p| scaled(half_e8m0(*p)), |p, part| look_up(&MXFP4_LEVELS, nibbles(p.add(1))));
 
 /// The head of q4_k and q5_k: eight six-bit pairs in 12 bytes, unpacked all at once.

@@ -7,6 +7,7 @@
 
 use super::activations::{Compute, Rounding, round_activations};
 use super::decode::decode_with;
+use super::integer::{self, ByteFn, Bytes};
 use super::{FUSED_ROWS, FusedFn, Kernels, kernels};
 use crate::blocks::{BlockType, Scheme, can_decode};
 use crate::ops::team::{SharedMut, ThreadTeam};
@@ -152,11 +153,12 @@ pub const fn linear_scratch(threads: usize, cols: usize) -> usize {
 
 /// Elements of scratch that [`linear_many_as`] needs: with [`Compute::Int8`], the rounded activations too.
 pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols: usize) -> usize {
-    let rounded = match compute {
-        Compute::Exact => 0,
-        Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
-    };
-    linear_scratch(threads, cols) + rounded
+    linear_scratch(threads, cols)
+        + match compute {
+            Compute::Exact => 0,
+            // Types whose activations are rounded to f16 keep them as numbers; bytes, their scales and sums are fewer.
+            Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
+        }
 }
 
 /// [`linear_many`] with activations as `compute` says. Matrices whose types round activations alike share a region.
@@ -171,9 +173,21 @@ pub fn linear_many_as(
     products: &mut [Product<'_>],
     scratch: &mut [f32],
 ) -> Result<()> {
+    linear_as_with(kernels(), compute, team, x, m, products, scratch)
+}
+
+pub(crate) fn linear_as_with(
+    kernels: &Kernels,
+    compute: Compute,
+    team: &ThreadTeam,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    scratch: &mut [f32],
+) -> Result<()> {
     let cols = products.first().map_or(0, |p| p.w.cols);
     if compute == Compute::Exact || m == 0 || cols == 0 {
-        return linear_many(team, x, m, products, scratch);
+        return linear_with(kernels, team, x, m, products, scratch);
     }
     check(team, x, m, cols, products, scratch)?;
     let room = (m * cols).next_multiple_of(16) + 16;
@@ -181,8 +195,6 @@ pub fn linear_many_as(
         return Err(Error::Internal(format!("linear: {} elements of scratch for rounded activations", scratch.len())));
     }
     let (rounded, scratch) = scratch.split_at_mut(room);
-    let aligned = rounded.as_ptr().align_offset(64).min(16);
-    let rounded = &mut rounded[aligned..][..m * cols];
     let mut rest = products;
     while let Some(first) = rest.first() {
         // A packed scheme is decoded to f32, and multiplied with as that is.
@@ -190,8 +202,14 @@ pub fn linear_many_as(
         let ty = kind(&first.w);
         let alike = rest.iter().take_while(|p| Rounding::of(kind(&p.w)) == Rounding::of(ty)).count();
         let (now, later) = rest.split_at_mut(alike);
-        round_activations(team, ty, &x[..m * cols], cols, rounded)?;
-        linear_many(team, rounded, m, now, scratch)?;
+        if let Some(bytes) = integer::activations((kernels.integer)(), team, ty, x, m, cols, rounded)? {
+            multiply(kernels, team, Activations::Bytes(bytes), m, now, false, scratch)?;
+        } else {
+            let aligned = rounded.as_ptr().align_offset(64).min(16);
+            let rounded = &mut rounded[aligned..][..m * cols];
+            round_activations(team, ty, &x[..m * cols], cols, rounded)?;
+            linear_with(kernels, team, rounded, m, now, scratch)?;
+        }
         rest = later;
     }
     Ok(())
@@ -227,14 +245,35 @@ pub fn linear_many(
     linear_with(kernels(), team, x, m, products, scratch)
 }
 
+/// Activations as they are, or rounded to bytes.
+#[derive(Clone, Copy)]
+enum Activations<'a> {
+    Exact(&'a [f32]),
+    Bytes(Bytes),
+}
+
+// SAFETY: bytes are written before the region that reads them, and lie in scratch that its caller holds.
+unsafe impl Sync for Activations<'_> {}
+
+/// What multiplies a part.
+#[derive(Clone, Copy)]
+enum By {
+    /// Decoding in registers.
+    Fused(FusedFn),
+    /// Decoding into a panel.
+    Panel,
+    /// In whole numbers.
+    Bytes(ByteFn),
+}
+
 /// How the tasks of one product are cut, and where its output lies.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     w: Mat<'a>,
     y: SharedMut<f32>,
     ldy: usize,
-    /// The kernel, where rows are few enough.
-    fused: Option<FusedFn>,
+    /// What multiplies.
+    by: By,
     /// Weight rows of a task.
     height: usize,
     /// Rows of activations of a task.
@@ -288,7 +327,7 @@ pub(crate) fn linear_with(
     products: &mut [Product<'_>],
     scratch: &mut [f32],
 ) -> Result<()> {
-    multiply(kernels, team, x, m, products, false, scratch)
+    multiply(kernels, team, Activations::Exact(x), m, products, false, scratch)
 }
 
 /// `y (m, w.rows) += x · wᵀ`: [`linear`], adding to what is there.
@@ -304,13 +343,13 @@ pub fn linear_add(
     scratch: &mut [f32],
 ) -> Result<()> {
     let ldy = w.rows;
-    multiply(kernels(), team, x, m, &mut [Product { w, y, ldy }], true, scratch)
+    multiply(kernels(), team, Activations::Exact(x), m, &mut [Product { w, y, ldy }], true, scratch)
 }
 
 fn multiply(
     kernels: &Kernels,
     team: &ThreadTeam,
-    x: &[f32],
+    x: Activations<'_>,
     m: usize,
     products: &mut [Product<'_>],
     add: bool,
@@ -320,17 +359,28 @@ fn multiply(
     if m == 0 || products.is_empty() {
         return Ok(());
     }
-    check(team, x, m, cols, products, scratch)?;
+    if let Activations::Exact(x) = x {
+        check(team, x, m, cols, products, scratch)?;
+    }
     let panels: usize = products.iter().map(|p| p.w.rows.div_ceil(PANEL)).sum();
     let total_bytes: usize = products.iter().map(|p| p.w.rows * p.w.row_bytes()).sum();
     let cut = Cut::new(team.threads(), m, panels, total_bytes);
     let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut tasks = 0;
     for (part, p) in parts.iter_mut().zip(products) {
-        let fused = p.w.scheme.block().and_then(kernels.fused);
-        let fused = fused.filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
-        let (height, batch, n) = cut.tasks(p.w.rows, p.w.row_bytes(), fused.is_some(), m);
-        *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, fused, height, batch, tasks: n });
+        let few = m <= FUSED_ROWS;
+        let by = match (x, p.w.scheme.block()) {
+            (Activations::Bytes(_), Some(ty)) => {
+                let byte = ((kernels.integer)().products)(ty).map(|of| By::Bytes(of[usize::from(!few)]));
+                byte.ok_or_else(|| Error::Internal(format!("linear: {ty} in whole numbers")))?
+            }
+            (Activations::Exact(_), Some(ty)) if few && !add && cols.is_multiple_of(32) => {
+                (kernels.fused)(ty).map_or(By::Panel, By::Fused)
+            }
+            _ => By::Panel,
+        };
+        let (height, batch, n) = cut.tasks(p.w.rows, p.w.row_bytes(), few && !matches!(by, By::Panel), m);
+        *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, by, height, batch, tasks: n });
         tasks += n;
     }
     let panel = PANEL * cols.min(DEPTH).next_multiple_of(16);
@@ -381,7 +431,7 @@ fn run_task<'s>(
     kernels: &Kernels,
     part: &Part<'_>,
     task: usize,
-    x: &[f32],
+    x: Activations<'_>,
     m: usize,
     add: bool,
     panel: impl FnOnce() -> &'s mut [f32],
@@ -399,11 +449,21 @@ fn run_task<'s>(
     // Both ends are in bounds; the kernels write only this task's rows and columns between them.
     let c = y.at(first * ldy + row);
     y.at((first + batch - 1) * ldy + row + rows - 1);
-    let x = &x[first * cols..(first + batch) * cols];
-    if let Some(fused) = part.fused {
-        let data = &w.data[row * row_bytes..(row + rows) * row_bytes];
-        // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, `c` as above; the level runs here.
-        return unsafe { fused(x.as_ptr(), cols, batch, data.as_ptr(), row_bytes, rows, cols, c, ldy) };
+    let data = || &w.data[row * row_bytes..(row + rows) * row_bytes];
+    let x = match (x, part.by) {
+        (Activations::Bytes(x), By::Bytes(product)) => {
+            let (x, panel) = (x.from_row(first), panel().as_mut_ptr());
+            // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, the panel of the size that is said
+            // there, `c` as above; the level runs here.
+            return unsafe { product(x, batch, data().as_ptr(), row_bytes, rows, cols, panel, c, ldy) };
+        }
+        (Activations::Exact(x), _) => &x[first * cols..(first + batch) * cols],
+        // `multiply` pairs them.
+        (Activations::Bytes(_), _) => return,
+    };
+    if let By::Fused(fused) = part.by {
+        // SAFETY: as above.
+        return unsafe { fused(x.as_ptr(), cols, batch, data().as_ptr(), row_bytes, rows, cols, c, ldy) };
     }
     let panel = panel();
     let ld = cols.min(DEPTH).next_multiple_of(16);
@@ -572,26 +632,104 @@ mod tests {
         assert!(y.chunks(60).all(|row| row[50..].iter().all(|v| *v == 7.0) && row[..50].iter().all(|v| *v != 7.0)));
     }
 
+    fn run_int8(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
+        let kernels = Kernels::tried(level)?;
+        let team = ThreadTeam::new(threads).unwrap();
+        let mut out: Vec<Vec<f32>> = mats.iter().map(|w| vec![f32::NAN; m * w.rows]).collect();
+        let mut products: Vec<_> = mats.iter().zip(&mut out).map(|(w, y)| Product { w: *w, y, ldy: w.rows }).collect();
+        let mut scratch = vec![f32::NAN; linear_scratch_as(Compute::Int8, threads, m, mats[0].cols)];
+        linear_as_with(kernels, Compute::Int8, &team, x, m, &mut products, &mut scratch).unwrap();
+        Some(out)
+    }
+
+    /// Types whose products are whole numbers.
+    fn whole() -> impl Iterator<Item = BlockType> {
+        types().filter(|ty| ty.elems() > 1)
+    }
+
     #[test]
-    fn int8_is_exact_on_rounded_activations() {
+    fn int8_is_the_sum_over_rounded_activations_and_the_same_bits_on_every_level() {
+        let team = ThreadTeam::new(2).unwrap();
+        for ty in whole() {
+            let odd = if ty.elems() == 32 { 1632 } else { 1792 };
+            for (rows, cols, m) in [(7, 256, 1), (50, 512, 3), (17, odd, 9), (101, 3328, 6), (5, 1536, 13)] {
+                let bytes = weights(ty, rows, cols, 3);
+                let w = [Mat::new(ty, rows, cols, &bytes).unwrap()];
+                let (x, mut rounded, mut plain) = (noise(m * cols, 9), vec![0.0; m * cols], vec![0.0; rows * cols]);
+                round_activations(&team, ty, &x, cols, &mut rounded).unwrap();
+                blocks::decode(ty, &bytes, &mut plain).unwrap();
+                let scalar = run_int8(Level::Scalar, 1, &x, m, &w).unwrap();
+                for (i, y) in scalar[0].iter().enumerate() {
+                    let pairs = || rounded[i / rows * cols..][..cols].iter().zip(&plain[i % rows * cols..][..cols]);
+                    let exact: f64 = pairs().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                    let size: f64 = pairs().map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs()).sum();
+                    let error = (f64::from(*y) - exact).abs();
+                    assert!(error <= size * 2e-6, "{ty} {rows} × {cols}, m {m}, element {i}: {y} is not {exact}");
+                }
+                for level in Level::ALL {
+                    let Some(y) = run_int8(level, 2, &x, m, &w) else { continue };
+                    let wrong = y[0].iter().zip(&scalar[0]).position(|(a, b)| a.to_bits() != b.to_bits());
+                    assert_eq!(
+                        wrong.map(|i| (i, y[0][i], scalar[0][i])),
+                        None,
+                        "{ty} {level:?} {rows} × {cols}, m {m}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn int8_bits_depend_on_neither_threads_nor_batch_nor_company() {
+        for ty in whole() {
+            let (cols, m) = (2048, 120);
+            let (a, b) = (weights(ty, 101, cols, 1), weights(ty, 52, cols, 2));
+            let mats = [Mat::new(ty, 101, cols, &a).unwrap(), Mat::new(ty, 52, cols, &b).unwrap()];
+            let x = noise(m * cols, 5);
+            for level in [Level::Avx2, Level::Avx512] {
+                let Some(whole) = run_int8(level, 1, &x, m, &mats) else { continue };
+                assert_eq!(run_int8(level, 3, &x, m, &mats).unwrap(), whole, "{ty} {level:?} on three threads");
+                for (w, whole) in mats.iter().zip(&whole) {
+                    for (first, m) in [(0, 1), (20, 2), (30, 6), (77, 7), (10, 98)] {
+                        let part = run_int8(level, 2, &x[first * cols..][..m * cols], m, &[*w]).unwrap();
+                        assert_eq!(part[0], whole[first * w.rows..][..m * w.rows], "{ty} {level:?} rows {first} + {m}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn int8_multiplies_what_is_not_in_blocks_as_it_is_rounded() {
         let (m, cols, team) = (9, 512, ThreadTeam::new(2).unwrap());
         let x = noise(m * cols, 4);
-        let types = [BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4K, BlockType::F16];
+        let types = [BlockType::Q4_1, BlockType::F16, BlockType::Q4K, BlockType::F32];
         let stored: Vec<_> = types.iter().map(|ty| weights(*ty, 20, cols, 3)).collect();
-        let mut together = vec![vec![0.0; m * 20]; 4];
-        let mut products: Vec<_> = (types.iter().zip(&stored).zip(&mut together))
-            .map(|((ty, w), y)| Product { w: Mat::new(*ty, 20, cols, w).unwrap(), y, ldy: 20 })
-            .collect();
-        let mut scratch = vec![0.0; linear_scratch_as(Compute::Int8, 2, m, cols)];
-        linear_many_as(Compute::Int8, &team, &x, m, &mut products, &mut scratch).unwrap();
-        for ((ty, w), y) in types.iter().zip(&stored).zip(&together) {
-            let (mut rounded, mut alone, mut exact) = (vec![0.0; m * cols], vec![0.0; m * 20], vec![0.0; m * 20]);
+        let mats: Vec<_> = types.iter().zip(&stored).map(|(ty, w)| Mat::new(*ty, 20, cols, w).unwrap()).collect();
+        let together = run_int8(kernels().level, 2, &x, m, &mats).unwrap();
+        for ((ty, w), y) in types.iter().zip(&mats).zip(&together) {
+            assert_eq!(*y, run_int8(kernels().level, 2, &x, m, &[*w]).unwrap()[0], "{ty} in company");
+            let (mut rounded, exact) = (vec![0.0; m * cols], run(kernels().level, 2, &x, m, &[*w]).unwrap());
             round_activations(&team, *ty, &x, cols, &mut rounded).unwrap();
-            let w = Mat::new(*ty, 20, cols, w).unwrap();
-            linear(&team, &rounded, m, w, &mut alone, 20, &mut scratch).unwrap();
-            linear(&team, &x, m, w, &mut exact, 20, &mut scratch).unwrap();
-            assert_eq!(*y, alone, "{ty}");
-            assert_ne!(*y, exact, "{ty}");
+            let of_rounded = run(kernels().level, 2, &rounded, m, &[*w]).unwrap();
+            assert_eq!(of_rounded[0] == *y, ty.elems() == 1, "{ty}");
+            assert_eq!(exact[0] == *y, *ty == BlockType::F32, "{ty}");
+        }
+    }
+
+    #[test]
+    fn int8_keeps_what_is_no_number() {
+        for ty in [BlockType::Q4_0, BlockType::Q4K] {
+            let bytes = weights(ty, 20, 512, 3);
+            let w = [Mat::new(ty, 20, 512, &bytes).unwrap()];
+            for wrong in [f32::NAN, f32::INFINITY] {
+                let mut x = noise(512, 4);
+                x[300] = wrong;
+                for level in Level::ALL {
+                    let Some(y) = run_int8(level, 1, &x, 1, &w) else { continue };
+                    assert!(y[0].iter().all(|y| y.is_nan()), "{ty} {level:?} {wrong}");
+                }
+            }
         }
     }
 

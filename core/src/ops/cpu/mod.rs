@@ -25,6 +25,7 @@ mod codes;
 mod codes_grid;
 pub mod decode;
 pub mod element;
+mod integer;
 mod lanes;
 pub mod linear;
 pub mod nets;
@@ -131,6 +132,8 @@ pub struct Kernels {
     pub(crate) dot: DotFn,
     pub(crate) fused: fn(BlockType) -> Option<FusedFn>,
     pub(crate) decode: fn(BlockType) -> Option<DecodeFn>,
+    /// Those in whole numbers, which a level may have better ones of on a newer processor.
+    pub(crate) integer: fn() -> &'static integer::Integer,
     pub(crate) mul: MulFn,
     pub(crate) transpose: TransposeFn,
     pub(crate) lanes: lanes::Lanes,
