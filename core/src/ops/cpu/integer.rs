@@ -27,8 +27,10 @@ pub(crate) struct Bytes {
     /// The sum of each [`RUN`] codes.
     pub(super) sums: *const i16,
     pub(super) cols: usize,
-    /// Elements of a block of them: 32 or 256.
-    pub(super) elems: usize,
+    /// Blocks of a row, of 32 or 256.
+    pub(super) blocks: usize,
+    /// Runs of a row.
+    pub(super) runs: usize,
 }
 
 impl Bytes {
@@ -38,16 +40,16 @@ impl Bytes {
         self.codes.wrapping_add(i * self.cols + k)
     }
 
-    /// The scale of the block of row `i` at column `k`.
+    /// The scale of block `b` of row `i`.
     #[inline(always)]
-    pub(super) const fn scale(&self, i: usize, k: usize) -> *const f32 {
-        self.scales.wrapping_add((i * self.cols + k) / self.elems)
+    pub(super) const fn scale(&self, i: usize, b: usize) -> *const f32 {
+        self.scales.wrapping_add(i * self.blocks + b)
     }
 
-    /// Sums of row `i` from column `k`.
+    /// Sums of row `i` from run `run`.
     #[inline(always)]
-    pub(super) const fn sums(&self, i: usize, k: usize) -> *const i16 {
-        self.sums.wrapping_add((i * self.cols + k) / RUN)
+    pub(super) const fn sums(&self, i: usize, run: usize) -> *const i16 {
+        self.sums.wrapping_add(i * self.runs + run)
     }
 
     /// The same from row `first` on.
@@ -142,13 +144,12 @@ pub(super) fn activations(
         0..=8 => rows(0, m),
         _ => team.run(m.div_ceil(8), &|task, _| rows(8 * task, 8.min(m - 8 * task)))?,
     }
-    Ok(Some(Bytes { codes: codes.at(0), scales: scales.at(0), sums: sums.at(0), cols, elems }))
+    let (blocks, runs) = (cols / elems, cols / RUN);
+    Ok(Some(Bytes { codes: codes.at(0), scales: scales.at(0), sums: sums.at(0), cols, blocks, runs }))
 }
 
-/// Rounds blocks of `elems` as ggml does. Written so that a compiler makes vectors of it; every operation is exact or rounds once, so
-/// that all do the same.
-#[inline(always)]
-pub(super) fn round(x: &[f32], elems: usize, to: Rounded<'_>) {
+/// Rounds blocks of `elems` as ggml does. Every operation is exact or rounds once, so that all levels do the same.
+fn round(x: &[f32], elems: usize, to: Rounded<'_>) {
     let blocks = x.chunks_exact(elems).zip(to.codes.chunks_exact_mut(elems));
     for ((x, codes), (scale, sums)) in blocks.zip(to.scales.iter_mut().zip(to.sums.chunks_exact_mut(elems / RUN))) {
         let (mut most, mut wrong) = ([0.0f32; 16], [0.0f32; 16]);
@@ -237,8 +238,8 @@ mod scalar {
                             let (codes, dx, sums) = unsafe {
                                 (
                                     std::slice::from_raw_parts(x.codes(first + i, at), elems),
-                                    *x.scale(first + i, at),
-                                    std::slice::from_raw_parts(x.sums(first + i, at), elems / RUN),
+                                    *x.scale(first + i, at / elems),
+                                    std::slice::from_raw_parts(x.sums(first + i, at / RUN), elems / RUN),
                                 )
                             };
                             acc[b % 2] += term(&block, codes, dx, sums);

@@ -160,7 +160,11 @@ unsafe fn fused_tile<U: Unpack, const M: usize, const N: usize>(
         for block in (start..k.min(start + DEPTH)).step_by(U::ELEMS) {
             let at = block / U::ELEMS * U::BYTES;
             // SAFETY: the block is whole in every row.
-            let heads: [U::Head; N] = std::array::from_fn(|j| unsafe { U::head(w.add(j * row_bytes + at)) });
+            let mut heads = unsafe { [U::head(w.add(at)); N] };
+            for j in 1..N {
+                // SAFETY: as above.
+                heads[j] = unsafe { U::head(w.add(j * row_bytes + at)) };
+            }
             through_memory(heads.as_ptr());
             for part in 0..U::ELEMS / 32 {
                 for j in 0..N {

@@ -4,20 +4,76 @@ use std::arch::x86_64::*;
 
 use super::super::codes::{self, Codes};
 use super::super::codes_grid as grid;
-use super::super::integer::{ByteFn, Bytes, Integer, Rounded, round};
+use super::super::integer::{ByteFn, Bytes, Integer, Rounded};
 use super::super::linear::DEPTH;
 use super::first;
 use crate::blocks::BlockType;
 use crate::blocks::split::RUN;
 
 /// The AVX2 level's.
-pub(in super::super) static INTEGER: Integer = Integer { products, round: round_avx2 };
+pub(in super::super) static INTEGER: Integer = Integer { products, round };
 
+/// Rounds blocks of `elems`, 32 or 256, as [`super::super::integer::round`] does.
+///
 /// # Safety
 /// The processor has the features.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn round_avx2(x: &[f32], elems: usize, to: Rounded<'_>) {
-    round(x, elems, to);
+unsafe fn round(x: &[f32], elems: usize, to: Rounded<'_>) {
+    let without_sign = |v| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
+    // SAFETY: eight elements of a chunk of as many.
+    let load = |x: &[f32; 8]| unsafe { _mm256_loadu_ps(x.as_ptr()) };
+    let blocks = x.chunks_exact(elems).zip(to.codes.chunks_exact_mut(elems));
+    for ((x, codes), (scale, sums)) in blocks.zip(to.scales.iter_mut().zip(to.sums.chunks_exact_mut(elems / RUN))) {
+        let eights = x.as_chunks::<8>().0;
+        let (mut most, mut wrong) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        for x in eights {
+            let v = load(x);
+            // The second operand where one is no number: what the first is, so far.
+            most = _mm256_max_ps(without_sign(v), most);
+            wrong = _mm256_fmadd_ps(v, _mm256_setzero_ps(), wrong);
+        }
+        let (mut lanes, mut wrongs) = ([0.0f32; 8], [0.0f32; 8]);
+        // SAFETY: eight elements each.
+        unsafe {
+            _mm256_storeu_ps(lanes.as_mut_ptr(), most);
+            _mm256_storeu_ps(wrongs.as_mut_ptr(), wrong);
+        }
+        let most = lanes.into_iter().fold(0.0f32, |a, b| if b > a { b } else { a });
+        let inverse = if elems == 32 {
+            *scale = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(most / 127.0))));
+            if most > 0.0 { 127.0 / most } else { 0.0 }
+        } else {
+            let mut largest = 0.0;
+            for x in eights {
+                let same = _mm256_cmp_ps::<_CMP_EQ_OQ>(without_sign(load(x)), _mm256_set1_ps(most));
+                let found = _mm256_movemask_ps(same).trailing_zeros() as usize;
+                if found < 8 {
+                    largest = x[found];
+                    break;
+                }
+            }
+            let inverse = if largest == 0.0 { 0.0 } else { -127.0 / largest };
+            *scale = if largest == 0.0 { 0.0 } else { 1.0 / inverse };
+            inverse
+        };
+        *scale += wrongs.iter().sum::<f32>();
+        let thirty_twos = x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0);
+        for ((x, codes), sums) in thirty_twos.zip(sums.as_chunks_mut::<2>().0) {
+            // SAFETY: eight of 32 elements.
+            let whole = |n: usize| unsafe {
+                _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(8 * n)), _mm256_set1_ps(inverse)))
+            };
+            let (low, high) = (_mm256_packs_epi32(whole(0), whole(1)), _mm256_packs_epi32(whole(2), whole(3)));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+            // SAFETY: 32 codes.
+            unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), q) };
+            let fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+            let twos = _mm256_hadd_epi32(fours, fours);
+            let ones = _mm256_hadd_epi32(twos, twos);
+            *sums = [_mm256_extract_epi32::<0>(ones) as i16, _mm256_extract_epi32::<4>(ones) as i16];
+        }
+    }
 }
 
 /// Weight rows of a tile.
@@ -86,7 +142,7 @@ unsafe fn dots<C: Codes, const M: usize>(
         if !C::MIN && matches!(C::OFFSET, 0 | 128) {
             continue;
         }
-        let sums = x.sums(i, k);
+        let sums = x.sums(i, k / RUN);
         // SAFETY: the sums of the block: sixteen, or two.
         let sums = unsafe {
             match C::ELEMS {
@@ -150,7 +206,7 @@ unsafe fn tile<C: Codes, const M: usize>(
             let (d, e) = unsafe { (_mm256_loadu_ps(d.as_ptr()), _mm256_loadu_ps(e.as_ptr())) };
             for i in 0..M {
                 // SAFETY: as above.
-                let dx = _mm256_set1_ps(unsafe { *x.scale(i, at) });
+                let dx = _mm256_set1_ps(unsafe { *x.scale(i, at / C::ELEMS) });
                 let mut term = _mm256_mul_ps(_mm256_mul_ps(d, dx), _mm256_cvtepi32_ps(reduce(dot[i])));
                 if C::MIN {
                     let min = _mm256_mul_ps(_mm256_mul_ps(e, dx), _mm256_cvtepi32_ps(reduce(min[i])));
@@ -187,7 +243,6 @@ unsafe fn product<C: Codes>(
     c: *mut f32,
     ldc: usize,
 ) {
-    debug_assert_eq!(x.elems, C::ELEMS.max(2 * RUN));
     for j in (0..n).step_by(ROWS) {
         let some = ROWS.min(n - j);
         for i in (0..m).step_by(BATCH) {

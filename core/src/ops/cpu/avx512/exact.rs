@@ -324,7 +324,9 @@ unsafe fn fused_tile<U: Unpack, const M: usize>(
         while p < end {
             let at = p / U::ELEMS * U::BYTES;
             // SAFETY: the block at `p` is whole.
-            let heads: [U::Head; NR] = std::array::from_fn(|j| unsafe { U::head(rows[j].add(at)) });
+            let heads = unsafe {
+                [U::head(rows[0].add(at)), U::head(rows[1].add(at)), U::head(rows[2].add(at)), U::head(rows[3].add(at))]
+            };
             through_memory(heads.as_ptr());
             for group in 0..U::ELEMS / (16 * U::VECTORS) {
                 for j in 0..NR {

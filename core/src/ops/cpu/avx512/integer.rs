@@ -5,21 +5,15 @@ use std::arch::x86_64::*;
 
 use super::super::codes::{self, Codes, Head};
 use super::super::codes_grid as grid;
-use super::super::integer::{ByteFn, Bytes, Integer, Rounded, round};
+use super::super::integer::{ByteFn, Bytes, Integer};
 use super::super::linear::DEPTH;
 use super::panel;
 use super::wide::Wide;
 use crate::blocks::BlockType;
+use crate::blocks::split::RUN;
 
 /// The AVX-512 level's, where the processor has VNNI.
-pub(in super::super) static INTEGER: Integer = Integer { products, round: round_avx512 };
-
-/// # Safety
-/// The processor has the features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn round_avx512(x: &[f32], elems: usize, to: Rounded<'_>) {
-    round(x, elems, to);
-}
+pub(in super::super) static INTEGER: Integer = Integer { products, round: super::super::avx2::INTEGER.round };
 
 /// Weight rows of a tile: lanes of a register.
 pub(super) const ROWS: usize = 16;
@@ -35,11 +29,13 @@ pub(super) struct Ends {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn reduce(v: [__m512i; ROWS]) -> [__m512i; 2] {
-    let fours: [__m512i; 4] = std::array::from_fn(|g| {
+    // Loops, for what the standard library calls back has not these functions' features, and would not be inlined.
+    let mut fours = [_mm512_setzero_si512(); 4];
+    for g in 0..4 {
         let two = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
         let (ab, cd) = (two(v[4 * g], v[4 * g + 1]), two(v[4 * g + 2], v[4 * g + 3]));
-        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
-    });
+        fours[g] = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    }
     let halves = |a, b| {
         let (even, odd) = (_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b));
         _mm512_add_epi32(even, odd)
@@ -149,7 +145,7 @@ unsafe fn super_tile<C: Wide, const M: usize>(
                         }
                     }
                     for i in 0..M {
-                        let of = _mm256_loadu_si256(x.sums(i, at).cast());
+                        let of = _mm256_loadu_si256(x.sums(i, at / RUN).cast());
                         if C::MIN {
                             min[i][j] = _mm512_zextsi256_si512(_mm256_madd_epi16(minima, of));
                         } else if C::OFFSET > 0 {
@@ -167,7 +163,7 @@ unsafe fn super_tile<C: Wide, const M: usize>(
                     (
                         _mm512_loadu_ps(ends.d.as_ptr()),
                         _mm512_loadu_ps(ends.e.as_ptr()),
-                        _mm512_set1_ps(*x.scale(i, at)),
+                        _mm512_set1_ps(*x.scale(i, at / 256)),
                     )
                 };
                 let [low, high] = reduce(dot[i]);
@@ -277,8 +273,8 @@ unsafe fn pair_tile<C: Codes, const M: usize>(
                 for b in 0..if single { 1 } else { 2 } {
                     // SAFETY: the scale and the two sums of a block.
                     let (dx, sum) = unsafe {
-                        let sums = x.sums(i, at + 32 * b);
-                        (_mm512_set1_ps(*x.scale(i, at + 32 * b)), i32::from(*sums) + i32::from(*sums.add(1)))
+                        let sums = x.sums(i, at / RUN + 2 * b);
+                        (_mm512_set1_ps(*x.scale(i, at / 32 + b)), i32::from(*sums) + i32::from(*sums.add(1)))
                     };
                     let less = _mm512_set1_epi32(sum * i32::from(C::OFFSET));
                     let (d, e) = ends[b];

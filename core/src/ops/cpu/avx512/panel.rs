@@ -1,8 +1,9 @@
 //! Products in whole numbers with AVX-512 VNNI, for many rows of activations.
 //!
-//! A run of [`DEPTH`] columns of up to 48 weight rows is brought into a panel once: codes of sixteen rows side by side, four of each in
-//! a lane, and with them what goes into the sums. Then a lane of an accumulator is a weight row, and four activations that every lane
-//! shares come from memory by a load that broadcasts.
+//! A [`STEP`] of columns of up to 48 weight rows is brought into a panel that fits the first-level cache: codes of sixteen rows side by
+//! side, four of each in a lane, and with them what goes into the sums. All rows of activations meet it there, and their sums wait in
+//! memory for the next step. A lane of an accumulator is a weight row; four activations that every lane shares come by a load that
+//! broadcasts.
 
 use std::arch::x86_64::*;
 
@@ -12,13 +13,21 @@ use super::super::linear::{DEPTH, PANEL};
 use super::integer::{ROWS, factors, store, term};
 use super::square;
 use super::wide::Wide;
+use crate::blocks::split::RUN;
 
-/// Sixteen rows' places in a panel, in registers of 64 bytes: codes, scales of runs, what multiplies the sums of activations, d and e.
+/// Columns that are packed at once.
+const STEP: usize = 256;
+/// A block of sixteen rows in a panel, in registers of 64 bytes: codes, scales of runs, what multiplies the sums of activations, d and e.
 const SUPER: usize = 64 + 16 + 8 + 2;
 const PAIR: usize = 8 + 2;
-/// The panel is what exact products decode into, and no larger.
-const _: () = assert!(DEPTH / 256 * SUPER * 64 * (PANEL / ROWS) <= 4 * PANEL * DEPTH);
-const _: () = assert!(DEPTH / 32 * PAIR * 64 * (PANEL / ROWS) <= 4 * PANEL * DEPTH);
+/// Groups of sixteen rows, at most.
+const GROUPS: usize = PANEL / ROWS;
+/// Registers of the packed part.
+const PACKED: usize = GROUPS * if SUPER > PAIR * (STEP / 32) { SUPER } else { PAIR * (STEP / 32) };
+/// Rows of activations whose sums wait.
+const MOST: usize = 516;
+/// Both fit where exact products decode to.
+const _: () = assert!((PACKED + MOST * GROUPS * 2) * 64 <= 4 * PANEL * DEPTH);
 /// Rows of activations of a tile.
 const BATCH: usize = 4;
 
@@ -40,9 +49,13 @@ unsafe fn at(p: *const __m512i, n: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn interleave(codes: [__m512i; ROWS], n: usize, out: *mut __m512i) {
-    for (c, v) in square(codes.map(|v| _mm512_castsi512_ps(v))).into_iter().enumerate().take(n) {
+    let mut words = [_mm512_setzero_ps(); ROWS];
+    for j in 0..ROWS {
+        words[j] = _mm512_castsi512_ps(codes[j]);
+    }
+    for (c, v) in square(words).into_iter().enumerate().take(n) {
         // SAFETY: promised by the caller.
-        unsafe { _mm512_storeu_si512(out.add(c), _mm512_castps_si512(v)) };
+        unsafe { _mm512_storeu_ps(out.add(c).cast(), v) };
     }
 }
 
@@ -56,7 +69,10 @@ unsafe fn pack_super<C: Wide>(rows: &[*const u8; ROWS], offset: usize, out: *mut
     for group in 0..4 {
         // SAFETY: promised by the caller.
         unsafe {
-            let codes = std::array::from_fn(|j| C::wide(rows[j].add(offset), group));
+            let mut codes = [_mm512_setzero_si512(); ROWS];
+            for j in 0..ROWS {
+                codes[j] = C::wide(rows[j].add(offset), group);
+            }
             interleave(codes, 16, out.add(16 * group));
         }
     }
@@ -90,78 +106,77 @@ unsafe fn pack_super<C: Wide>(rows: &[*const u8; ROWS], offset: usize, out: *mut
     }
 }
 
-/// `n ≤ 16·G` rows of super-blocks against `M` rows of activations, over one run of columns.
+/// Adds a packed super-block of `16·G` rows times `M` rows of activations to the sums at `sums`, two for each row of activations and
+/// group; or starts them where `fresh`.
 ///
 /// # Safety
-/// `panel` holds `G` times `blocks` packed blocks; the activations are readable from `start`, the first `n` elements of `M` rows of
-/// `c` writable; the processor has the features.
+/// `panel` holds the block, the activations are readable from column `k`, the sums writable; the processor has the features.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn super_tile<C: Wide, const M: usize, const G: usize>(
     x: &Bytes,
-    start: usize,
-    blocks: usize,
+    k: usize,
+    _blocks: usize,
     panel: *const __m512i,
-    n: usize,
-    c: *mut f32,
-    ldc: usize,
+    sums: *mut f32,
+    fresh: bool,
 ) {
     let zero = _mm512_setzero_si512();
-    let mut acc = [[[_mm512_setzero_ps(); 2]; G]; M];
-    for b in 0..blocks {
-        let k = start + 256 * b;
-        let packed: [*const __m512i; G] = std::array::from_fn(|g| panel.wrapping_add((g * blocks + b) * SUPER));
-        let (mut total, mut min) = ([[zero; G]; M], [[zero; G]; M]);
-        for run in 0..256 / C::RUN {
-            let mut dot = [[zero; G]; M];
-            for four in 0..C::RUN / 4 {
-                let four = run * (C::RUN / 4) + four;
-                // SAFETY: within the packed block, and four activations.
-                unsafe {
-                    let codes: [__m512i; G] = std::array::from_fn(|g| at(packed[g], four));
-                    for i in 0..M {
-                        let x = _mm512_set1_epi32(x.codes(i, k + 4 * four).cast::<i32>().read_unaligned());
-                        for g in 0..G {
-                            dot[i][g] = _mm512_dpbusd_epi32(dot[i][g], codes[g], x);
-                        }
-                    }
+    let packed = |g: usize| panel.wrapping_add(g * SUPER);
+    let (mut total, mut min) = ([[zero; G]; M], [[zero; G]; M]);
+    for run in 0..256 / C::RUN {
+        let mut dot = [[zero; G]; M];
+        for four in 0..C::RUN / 4 {
+            let four = run * (C::RUN / 4) + four;
+            // SAFETY: within the packed block, and four activations.
+            unsafe {
+                let mut codes = [zero; G];
+                for g in 0..G {
+                    codes[g] = at(packed(g), four);
                 }
-            }
-            for g in 0..G {
-                // SAFETY: within the packed block.
-                let scale = unsafe { at(packed[g], 64 + run * (C::RUN / 16)) };
                 for i in 0..M {
-                    total[i][g] = _mm512_add_epi32(total[i][g], _mm512_mullo_epi32(dot[i][g], scale));
-                }
-            }
-        }
-        if C::MIN || C::OFFSET > 0 {
-            let sums = if C::MIN { &mut min } else { &mut total };
-            for pair in 0..8 {
-                for i in 0..M {
-                    // SAFETY: within the packed block, and two sums of activations.
-                    unsafe {
-                        let x = _mm512_set1_epi32(x.sums(i, k + 32 * pair).cast::<i32>().read_unaligned());
-                        for g in 0..G {
-                            sums[i][g] = _mm512_dpwssd_epi32(sums[i][g], at(packed[g], 80 + pair), x);
-                        }
+                    let x = _mm512_set1_epi32(x.codes(i, k + 4 * four).cast::<i32>().read_unaligned());
+                    for g in 0..G {
+                        dot[i][g] = _mm512_dpbusd_epi32(dot[i][g], codes[g], x);
                     }
                 }
             }
         }
-        for i in 0..M {
-            for g in 0..G {
-                // SAFETY: within the packed block, and a scale of the activations.
-                let (d, e, dx) = unsafe { (at(packed[g], 88), at(packed[g], 89), _mm512_set1_ps(*x.scale(i, k))) };
-                let (d, e) = (_mm512_castsi512_ps(d), _mm512_castsi512_ps(e));
-                acc[i][g][b % 2] = _mm512_add_ps(acc[i][g][b % 2], term::<C>(d, e, dx, total[i][g], min[i][g]));
+        for g in 0..G {
+            // SAFETY: within the packed block.
+            let scale = unsafe { at(packed(g), 64 + run * (C::RUN / 16)) };
+            for i in 0..M {
+                total[i][g] = _mm512_add_epi32(total[i][g], _mm512_mullo_epi32(dot[i][g], scale));
             }
         }
     }
+    let parity = (k % DEPTH) / 256 % 2;
     for i in 0..M {
+        if C::MIN || C::OFFSET > 0 {
+            let of = if C::MIN { &mut min[i] } else { &mut total[i] };
+            for pair in 0..8 {
+                // SAFETY: within the packed block, and two sums of activations.
+                unsafe {
+                    let x = _mm512_set1_epi32(x.sums(i, k / RUN + 2 * pair).cast::<i32>().read_unaligned());
+                    for g in 0..G {
+                        of[g] = _mm512_dpwssd_epi32(of[g], at(packed(g), 80 + pair), x);
+                    }
+                }
+            }
+        }
         for g in 0..G {
-            // SAFETY: the row's elements that are left.
-            unsafe { store(acc[i][g], c.add(i * ldc + ROWS * g), (n - ROWS * g).min(ROWS), start > 0) };
+            // SAFETY: within the packed block, a scale of the activations, and the sums.
+            unsafe {
+                let (d, e) = (_mm512_castsi512_ps(at(packed(g), 88)), _mm512_castsi512_ps(at(packed(g), 89)));
+                let term = term::<C>(d, e, _mm512_set1_ps(*x.scale(i, k / 256)), total[i][g], min[i][g]);
+                let both = sums.add(16 * 2 * (i * G + g));
+                if fresh {
+                    _mm512_storeu_ps(both.add(16), _mm512_setzero_ps());
+                }
+                let sum = both.add(16 * parity);
+                let before = if fresh { _mm512_setzero_ps() } else { _mm512_loadu_ps(sum) };
+                _mm512_storeu_ps(sum, _mm512_add_ps(before, term));
+            }
         }
     }
 }
@@ -177,10 +192,11 @@ unsafe fn pack_pair<C: Codes>(rows: &[*const u8; ROWS], offset: usize, single: b
     let second = if single { offset } else { offset + C::BYTES };
     // SAFETY: promised by the caller.
     unsafe {
-        let codes = std::array::from_fn(|j| {
+        let mut codes = [_mm512_setzero_si512(); ROWS];
+        for j in 0..ROWS {
             let (low, high) = (C::codes(rows[j].add(offset), 0), C::codes(rows[j].add(second), 0));
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-        });
+            codes[j] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+        }
         let mut both = [_mm512_setzero_si512(); 16];
         interleave(codes, 16, both.as_mut_ptr());
         for (b, offset) in [offset, second].into_iter().enumerate().take(if single { 1 } else { 2 }) {
@@ -193,7 +209,7 @@ unsafe fn pack_pair<C: Codes>(rows: &[*const u8; ROWS], offset: usize, single: b
     }
 }
 
-/// As [`super_tile`], of blocks of 32.
+/// As [`super_tile`], of `blocks` blocks of 32.
 ///
 /// # Safety
 /// As there.
@@ -201,28 +217,29 @@ unsafe fn pack_pair<C: Codes>(rows: &[*const u8; ROWS], offset: usize, single: b
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn pair_tile<C: Codes, const M: usize, const G: usize>(
     x: &Bytes,
-    start: usize,
+    k: usize,
     blocks: usize,
     panel: *const __m512i,
-    n: usize,
-    c: *mut f32,
-    ldc: usize,
+    sums: *mut f32,
+    fresh: bool,
 ) {
     let zero = _mm512_setzero_si512();
-    let mut acc = [[[_mm512_setzero_ps(); G]; M]; 2];
     for b in 0..blocks {
-        let k = start + 32 * b;
-        let packed: [*const __m512i; G] = std::array::from_fn(|g| panel.wrapping_add((g * blocks + b) * PAIR));
-        let (mut dot, mut sums) = ([[zero; G]; M], [0i32; M]);
+        let k = k + 32 * b;
+        let packed = |g: usize| panel.wrapping_add((g * blocks + b) * PAIR);
+        let (mut dot, mut ends) = ([[zero; G]; M], [0i32; M]);
         for i in 0..M {
             // SAFETY: the two sums of a block.
-            sums[i] = unsafe { i32::from(*x.sums(i, k)) + i32::from(*x.sums(i, k + 16)) };
-            dot[i] = [_mm512_set1_epi32(-sums[i] * i32::from(C::OFFSET)); G];
+            ends[i] = unsafe { i32::from(*x.sums(i, k / RUN)) + i32::from(*x.sums(i, k / RUN + 1)) };
+            dot[i] = [_mm512_set1_epi32(-ends[i] * i32::from(C::OFFSET)); G];
         }
         for four in 0..8 {
             // SAFETY: within the packed block, and four activations.
             unsafe {
-                let codes: [__m512i; G] = std::array::from_fn(|g| at(packed[g], four));
+                let mut codes = [zero; G];
+                for g in 0..G {
+                    codes[g] = at(packed(g), four);
+                }
                 for i in 0..M {
                     let x = _mm512_set1_epi32(x.codes(i, k + 4 * four).cast::<i32>().read_unaligned());
                     for g in 0..G {
@@ -231,28 +248,27 @@ unsafe fn pair_tile<C: Codes, const M: usize, const G: usize>(
                 }
             }
         }
-        for g in 0..G {
-            // SAFETY: within the packed block.
-            let (d, e) = unsafe { (at(packed[g], 8), at(packed[g], 9)) };
-            let (d, e) = (_mm512_castsi512_ps(d), _mm512_castsi512_ps(e));
-            for i in 0..M {
-                // SAFETY: a scale of the activations.
-                let dx = _mm512_set1_ps(unsafe { *x.scale(i, k) });
-                let term = term::<C>(d, e, dx, dot[i][g], _mm512_set1_epi32(sums[i]));
-                acc[b % 2][i][g] = _mm512_add_ps(acc[b % 2][i][g], term);
+        for i in 0..M {
+            for g in 0..G {
+                // SAFETY: within the packed block, a scale of the activations, and the sums.
+                unsafe {
+                    let (d, e) = (_mm512_castsi512_ps(at(packed(g), 8)), _mm512_castsi512_ps(at(packed(g), 9)));
+                    let dx = _mm512_set1_ps(*x.scale(i, k / 32));
+                    let term = term::<C>(d, e, dx, dot[i][g], _mm512_set1_epi32(ends[i]));
+                    let both = sums.add(16 * 2 * (i * G + g));
+                    if fresh && b == 0 {
+                        _mm512_storeu_ps(both.add(16), _mm512_setzero_ps());
+                    }
+                    let sum = both.add(16 * (b % 2));
+                    let before = if fresh && b == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(sum) };
+                    _mm512_storeu_ps(sum, _mm512_add_ps(before, term));
+                }
             }
-        }
-    }
-    for i in 0..M {
-        for g in 0..G {
-            let sum = [acc[0][i][g], acc[1][i][g]];
-            // SAFETY: the row's elements that are left.
-            unsafe { store(sum, c.add(i * ldc + ROWS * g), (n - ROWS * g).min(ROWS), start > 0) };
         }
     }
 }
 
-/// Makes a [`super::super::integer::ByteFn`]: each run of columns packed, then tiles of it for all rows of activations.
+/// Makes a [`super::super::integer::ByteFn`]: each step of columns packed, then multiplied with all rows of activations.
 macro_rules! many {
     ($name:ident, $tile:ident, $codes:ident, $elems:expr, $size:expr, |$rows:ident, $offset:ident, $left:ident, $out:ident| $pack:expr) => {
         /// See [`super::super::integer::ByteFn`].
@@ -271,44 +287,55 @@ macro_rules! many {
             c: *mut f32,
             ldc: usize,
         ) {
-            let panel = panel.cast::<__m512i>();
-            for j in (0..n).step_by(PANEL) {
-                let some = PANEL.min(n - j);
-                for start in (0..k).step_by(DEPTH) {
-                    let blocks = (k - start).min(DEPTH) / $elems;
-                    for g in 0..some.div_ceil(ROWS) {
-                        let $rows: [*const u8; ROWS] =
-                            std::array::from_fn(|r| w.wrapping_add((j + (ROWS * g + r).min(some - 1)) * row_bytes));
-                        let step = if $elems == 32 { 2 } else { 1 };
-                        for b in (0..blocks).step_by(step) {
-                            let ($offset, $left) = ((start / $elems + b) * C::BYTES, blocks - b);
-                            // SAFETY: the blocks are whole, and their places in the panel, whose size is checked above.
-                            unsafe {
-                                let $out = panel.add((g * blocks + b) * $size);
-                                $pack;
+            let (packed, sums) = (panel.cast::<__m512i>(), panel.wrapping_add(16 * PACKED));
+            for top in (0..m).step_by(MOST) {
+                let m = MOST.min(m - top);
+                let (x, c) = (x.from_row(top), c.wrapping_add(top * ldc));
+                for j in (0..n).step_by(PANEL) {
+                    let some = PANEL.min(n - j);
+                    let groups = some.div_ceil(ROWS);
+                    for start in (0..k).step_by(STEP) {
+                        let blocks = (k - start).min(STEP) / $elems;
+                        for g in 0..groups {
+                            let $rows: [*const u8; ROWS] =
+                                std::array::from_fn(|r| w.wrapping_add((j + (ROWS * g + r).min(some - 1)) * row_bytes));
+                            let step = if $elems == 32 { 2 } else { 1 };
+                            for b in (0..blocks).step_by(step) {
+                                let ($offset, $left) = ((start / $elems + b) * C::BYTES, blocks - b);
+                                // SAFETY: the blocks are whole, and their places in the panel, whose size is checked above.
+                                unsafe {
+                                    let $out = packed.add((g * blocks + b) * $size);
+                                    $pack;
+                                }
                             }
                         }
-                    }
-                    for i in (0..m).step_by(BATCH) {
-                        let x = x.from_row(i);
-                        // SAFETY: the tile lies within what the caller promised.
-                        unsafe {
-                            let c = c.add(i * ldc + j);
-                            macro_rules! tile {
-                                ($m:literal) => {
-                                    match some.div_ceil(ROWS) {
-                                        1 => $tile::<C, $m, 1>(&x, start, blocks, panel, some, c, ldc),
-                                        2 => $tile::<C, $m, 2>(&x, start, blocks, panel, some, c, ldc),
-                                        _ => $tile::<C, $m, 3>(&x, start, blocks, panel, some, c, ldc),
-                                    }
-                                };
+                        let fresh = start % DEPTH == 0;
+                        for i in (0..m).step_by(BATCH) {
+                            let x = x.from_row(i);
+                            // SAFETY: the tile lies within what the caller promised, its sums in the panel.
+                            unsafe {
+                                let sums = sums.add(16 * 2 * i * groups);
+                                macro_rules! tile {
+                                    ($m:literal) => {
+                                        match groups {
+                                            1 => $tile::<C, $m, 1>(&x, start, blocks, packed, sums, fresh),
+                                            2 => $tile::<C, $m, 2>(&x, start, blocks, packed, sums, fresh),
+                                            _ => $tile::<C, $m, 3>(&x, start, blocks, packed, sums, fresh),
+                                        }
+                                    };
+                                }
+                                match m - i {
+                                    1 => tile!(1),
+                                    2 => tile!(2),
+                                    3 => tile!(3),
+                                    _ => tile!(4),
+                                }
                             }
-                            match m - i {
-                                1 => tile!(1),
-                                2 => tile!(2),
-                                3 => tile!(3),
-                                _ => tile!(4),
-                            }
+                        }
+                        let end = start + STEP;
+                        if end >= k || end % DEPTH == 0 {
+                            // SAFETY: the sums are those of these rows, and `c` has `some` elements in each from `j`.
+                            unsafe { finish(sums, m, groups, c.add(j), ldc, some, start >= DEPTH) };
                         }
                     }
                 }
@@ -318,3 +345,21 @@ macro_rules! many {
 }
 many!(super_rows, super_tile, Wide, 256, SUPER, |rows, offset, _left, out| pack_super::<C>(&rows, offset, out));
 many!(pair_rows, pair_tile, Codes, 32, PAIR, |rows, offset, left, out| pack_pair::<C>(&rows, offset, left == 1, out));
+
+/// Brings the sums of a run of columns to `c`.
+///
+/// # Safety
+/// `sums` holds those of `m` rows and `groups` groups; `n` elements of `m` rows of `c` are writable.
+#[target_feature(enable = "avx512f")]
+unsafe fn finish(sums: *const f32, m: usize, groups: usize, c: *mut f32, ldc: usize, n: usize, add: bool) {
+    for i in 0..m {
+        for g in 0..groups {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let both = sums.add(16 * 2 * (i * groups + g));
+                let both = [_mm512_loadu_ps(both), _mm512_loadu_ps(both.add(16))];
+                store(both, c.add(i * ldc + ROWS * g), (n - ROWS * g).min(ROWS), add);
+            }
+        }
+    }
+}
