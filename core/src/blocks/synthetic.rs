@@ -20,20 +20,23 @@ pub fn synthetic(ty: BlockType, elems: usize, seed: u64) -> Option<Vec<u8>> {
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         // In −1..1.
         let unit = (next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
-        place_scales(ty, block, unit);
+        match ty {
+            BlockType::F32 => block.copy_from_slice(&unit.to_le_bytes()),
+            BlockType::F16 => block.copy_from_slice(&f16::from_f32(unit).to_le_bytes()),
+            BlockType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit).to_le_bytes()),
+            BlockType::F64 => block.copy_from_slice(&f64::from(unit).to_le_bytes()),
+            _ => place_scales(ty, block, unit * 0.01, unit * -0.07),
+        }
     }
     Some(bytes)
 }
 
-/// Puts scales that follow from `unit`, in −1..1, where a block of `ty` keeps them; a plain element becomes `unit` itself.
-fn place_scales(ty: BlockType, block: &mut [u8], unit: f32) {
+/// Puts a scale, and the minimum of types that have one, where a block of `ty` keeps them. Of mxfp4, whose scales are powers of two,
+/// the one below.
+pub fn place_scales(ty: BlockType, block: &mut [u8], scale: f32, min: f32) {
     let mut put = |at: usize, x: f32| block[at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
-    let (scale, min) = (unit * 0.01, unit * -0.07);
     match ty {
-        BlockType::F16 => put(0, unit),
-        BlockType::F32 => block.copy_from_slice(&unit.to_le_bytes()),
-        BlockType::F64 => block.copy_from_slice(&f64::from(unit).to_le_bytes()),
-        BlockType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(unit).to_le_bytes()),
+        BlockType::F32 | BlockType::F16 | BlockType::Bf16 | BlockType::F64 => {}
         BlockType::I8 | BlockType::I16 | BlockType::I32 | BlockType::I64 => {}
         BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => {
             put(0, scale);
@@ -48,8 +51,7 @@ fn place_scales(ty: BlockType, block: &mut [u8], unit: f32) {
         BlockType::Q8K => block[..4].copy_from_slice(&scale.to_le_bytes()),
         BlockType::Tq1_0 => put(52, scale),
         BlockType::Tq2_0 => put(64, scale),
-        // 2^(−7) of a power of two, more or less.
-        BlockType::Mxfp4 => block[0] = 118 + (unit.abs() * 4.0) as u8,
+        BlockType::Mxfp4 => block[0] = (scale.to_bits() >> 23) as u8 + 1,
         BlockType::Iq1M => {
             let bits = f16::from_f32(scale).to_bits();
             for k in 0..4 {

@@ -55,12 +55,14 @@ fn signed(grid: __m256i, signs: __m256i, offset: u8) -> __m256i {
 
 #[inline(always)]
 fn entry<const N: usize>(table: &[[i8; 8]; N], at: usize) -> i64 {
-    i64::from_le_bytes(table[at % N].map(|g| g as u8))
+    bytemuck::cast(table[at % N])
 }
 
+/// Two runs of four.
 #[inline(always)]
-fn four<const N: usize>(table: &[[i8; 4]; N], at: usize) -> i32 {
-    i32::from_le_bytes(table[at % N].map(|g| g as u8))
+fn fours<const N: usize>(table: &[[i8; 4]; N], at: [usize; 2]) -> i64 {
+    let [low, high] = at.map(|at| i64::from(bytemuck::cast::<_, u32>(table[at % N])));
+    low | high << 32
 }
 
 /// # Safety
@@ -128,8 +130,8 @@ codes!(Iq2S { const OFFSET: u8 = 64; const RUN: usize = 16; }
 codes!(Iq3Xxs { const OFFSET: u8 = 64; }
     |p| with_scales(half(p) * 0.25, doubled(odd(top_nibbles(p.add(66), 4)))),
     |p, part| {
-        let g = |l: usize| four(&IQ3_XXS, usize::from(*p.add(2 + 8 * part + l)));
-        let grid = _mm256_setr_epi32(g(0), g(1), g(2), g(3), g(4), g(5), g(6), g(7));
+        let at = |l: usize| usize::from(*p.add(2 + 8 * part + l));
+        let grid = eights(|l| fours(&IQ3_XXS, [at(2 * l), at(2 * l + 1)]));
         let signs = u32_at(p.add(66 + 4 * part));
         signed(grid, eights(|l| EVEN[signs >> (7 * l) & 127] as i64), 64)
     }
@@ -138,8 +140,8 @@ codes!(Iq3S { const OFFSET: u8 = 16; }
     |p| with_scales(half(p), doubled(odd(half_bytes(p.add(106))))),
     |p, part| {
         let high = usize::from(*p.add(66 + part)) << 8;
-        let g = |l: usize| four(&IQ3_S, usize::from(*p.add(2 + 8 * part + l)) | high >> l & 0x100);
-        let grid = _mm256_setr_epi32(g(0), g(1), g(2), g(3), g(4), g(5), g(6), g(7));
+        let at = |l: usize| usize::from(*p.add(2 + 8 * part + l)) | high >> l & 0x100;
+        let grid = eights(|l| fours(&IQ3_S, [at(2 * l), at(2 * l + 1)]));
         signed(grid, eights(|l| SIGNS[usize::from(*p.add(74 + 4 * part + l))] as i64), 16)
     }
 );
