@@ -53,7 +53,7 @@ impl Bytes {
     }
 
     /// The same from row `first` on.
-    pub(super) const fn from_row(self, first: usize) -> Self {
+    pub(super) const fn after(self, first: usize) -> Self {
         Self { codes: self.codes(first, 0), scales: self.scale(first, 0), sums: self.sums(first, 0), ..self }
     }
 }

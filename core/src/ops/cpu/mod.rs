@@ -7,7 +7,8 @@
 //! **Bits.** Every sum has one order, a function of the length alone: 16 lanes (element k goes to lane k mod 16), folded
 //! 8 + 4 + 2 + 1, blocks of [`linear::DEPTH`] columns added one after the other. So a row of a product does not depend on the
 //! number of threads, of rows in the batch, or of matrices in the region; `avx512` and `avx2` give the same bits, `scalar`
-//! differs by rounding (it has no fused multiply-add).
+//! differs by rounding (it has no fused multiply-add). Products in whole numbers ([`Compute::Int8`]) have one order of their own, and the
+//! same bits on all three.
 #![allow(unsafe_code, reason = "vector instructions, and slices that threads share out")]
 // Kernels index several arrays of registers by the same number; an iterator over one of them reads worse.
 #![allow(clippy::needless_range_loop)]

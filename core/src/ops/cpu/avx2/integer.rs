@@ -246,7 +246,7 @@ unsafe fn product<C: Codes>(
     for j in (0..n).step_by(ROWS) {
         let some = ROWS.min(n - j);
         for i in (0..m).step_by(BATCH) {
-            let x = x.from_row(i);
+            let x = x.after(i);
             // SAFETY: the tile lies within what the caller promised.
             unsafe {
                 let (w, c) = (w.add(j * row_bytes), c.add(i * ldc + j));

@@ -312,7 +312,7 @@ macro_rules! few {
             for j in (0..n).step_by(ROWS) {
                 let some = ROWS.min(n - j);
                 for i in (0..m).step_by(4) {
-                    let x = x.from_row(i);
+                    let x = x.after(i);
                     // SAFETY: the tile lies within what the caller promised.
                     unsafe {
                         let (w, c) = (w.add(j * row_bytes), c.add(i * ldc + j));

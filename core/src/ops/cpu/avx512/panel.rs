@@ -290,7 +290,7 @@ macro_rules! many {
             let (packed, sums) = (panel.cast::<__m512i>(), panel.wrapping_add(16 * PACKED));
             for top in (0..m).step_by(MOST) {
                 let m = MOST.min(m - top);
-                let (x, c) = (x.from_row(top), c.wrapping_add(top * ldc));
+                let (x, c) = (x.after(top), c.wrapping_add(top * ldc));
                 for j in (0..n).step_by(PANEL) {
                     let some = PANEL.min(n - j);
                     let groups = some.div_ceil(ROWS);
@@ -311,7 +311,7 @@ macro_rules! many {
                         }
                         let fresh = start % DEPTH == 0;
                         for i in (0..m).step_by(BATCH) {
-                            let x = x.from_row(i);
+                            let x = x.after(i);
                             // SAFETY: the tile lies within what the caller promised, its sums in the panel.
                             unsafe {
                                 let sums = sums.add(16 * 2 * i * groups);
