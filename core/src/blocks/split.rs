@@ -51,6 +51,14 @@ impl Split {
         self
     }
 
+    /// The same of a block of 32.
+    fn fill32(mut self, offset: i16, code: impl Fn(usize) -> u8) -> Self {
+        for (k, q) in self.codes[..32].iter_mut().enumerate() {
+            *q = (i16::from(code(k)) - offset) as i8;
+        }
+        self
+    }
+
     /// Codes of `runs` of 8 elements.
     fn eights(mut self, run: impl Fn(usize) -> [i8; 8]) -> Self {
         for (i, q) in self.codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -98,16 +106,16 @@ pub fn split(ty: BlockType, b: &[u8]) -> Split {
     // Of a super-block of 256, the 32 elements that k is of, and its place in them.
     let at32 = |k: usize| (k / 32, k % 32);
     match ty {
-        BlockType::Q4_0 => Split::of(half_at(b, 0)).fill(8, |k| if k < 32 { nibble(&b[2..], k) } else { 8 }),
-        BlockType::Q4_1 => Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[4..], k % 32)),
-        BlockType::Q5_0 => Split::of(half_at(b, 0)).fill(16, |k| nibble(&b[6..], k % 32) | fifth(2, k % 32)),
+        BlockType::Q4_0 => Split::of(half_at(b, 0)).fill32(8, |k| nibble(&b[2..], k)),
+        BlockType::Q4_1 => Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill32(0, |k| nibble(&b[4..], k)),
+        BlockType::Q5_0 => Split::of(half_at(b, 0)).fill32(16, |k| nibble(&b[6..], k) | fifth(2, k)),
         BlockType::Q5_1 => {
-            Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill(0, |k| nibble(&b[8..], k % 32) | fifth(4, k % 32))
+            Split::with_minima(half_at(b, 0), -half_at(b, 2)).fill32(0, |k| nibble(&b[8..], k) | fifth(4, k))
         }
-        BlockType::Q8_0 => Split::of(half_at(b, 0)).fill(0, |k| b[2 + k % 32]),
-        BlockType::Q8_1 => Split::of(half_at(b, 0)).fill(0, |k| b[4 + k % 32]),
-        BlockType::Iq4Nl => Split::of(half_at(b, 0)).fill(0, |k| IQ4[usize::from(nibble(&b[2..], k % 32))] as u8),
-        BlockType::Mxfp4 => Split::of(half_e8m0(b[0])).fill(0, |k| MXFP4[usize::from(nibble(&b[1..], k % 32))] as u8),
+        BlockType::Q8_0 => Split::of(half_at(b, 0)).fill32(0, |k| b[2 + k]),
+        BlockType::Q8_1 => Split::of(half_at(b, 0)).fill32(0, |k| b[4 + k]),
+        BlockType::Iq4Nl => Split::of(half_at(b, 0)).fill32(0, |k| IQ4[usize::from(nibble(&b[2..], k))] as u8),
+        BlockType::Mxfp4 => Split::of(half_e8m0(b[0])).fill32(0, |k| MXFP4[usize::from(nibble(&b[1..], k))] as u8),
         BlockType::Q2K => {
             let mut s = Split::with_minima(half_at(b, 80), half_at(b, 82)).scales(|j| i16::from(b[j] & 15));
             s.minima = std::array::from_fn(|j| i16::from(b[j] >> 4));
