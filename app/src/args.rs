@@ -251,18 +251,21 @@ pub struct Techniques {
 pub struct Bench {
     #[command(flatten)]
     pub source: Source,
-    /// Tokens in the cache before each measurement
-    #[arg(long, value_delimiter = ',', default_value = "0,512,4096")]
-    pub depths: Vec<usize>,
-    /// Tokens prefilled
-    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
-    pub tokens: usize,
-    /// Tokens decoded
-    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
-    pub steps: usize,
+    /// Tokens in the cache before each measurement [default: 0,512,4096; with --types 0]
+    #[arg(long, value_delimiter = ',')]
+    pub depths: Option<Vec<usize>>,
+    /// Tokens prefilled [default: 512; with --types 128]
+    #[arg(long, value_parser = at_least_one)]
+    pub tokens: Option<usize>,
+    /// Tokens decoded [default: 128; with --types 16]
+    #[arg(long, value_parser = at_least_one)]
+    pub steps: Option<usize>,
     /// Repeats after one warm-up
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub repeats: usize,
+    /// The model's shape with random weights of every block type that is multiplied with, in one table
+    #[arg(long)]
+    pub types: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

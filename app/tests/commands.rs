@@ -6,6 +6,8 @@ mod common;
 use std::path::Path;
 
 use common::{BUNDLED, Room, SHORT, keys};
+use ullage_core::blocks::{BlockType, can_decode};
+use ullage_core::model::random::TYPES;
 
 #[test]
 fn inspect_shows_shape_and_tensors_that_sum_to_its_bytes() {
@@ -89,6 +91,37 @@ fn bench_gives_each_depth_with_its_spread() {
     assert!(points[0]["bandwidth_fraction"].is_null(), "not probed: nothing to take a fraction of");
     assert_eq!(room.run(0, &args).out.lines().count(), 3);
     assert!(room.run(2, &["bench", BUNDLED, "--set", "kv.select=window"]).err.contains("every token must stay"));
+}
+
+#[test]
+fn bench_of_types_lists_every_type_beside_q8_0() {
+    let room = Room::new();
+    let config = r#"{"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 512, "tie_word_embeddings": true}"#;
+    let path = room.write("config.json", config).display().to_string();
+    let shape = format!("random:{path}@f16");
+    let args = ["bench", &shape, "--types", "--tokens", "12", "--steps", "2", "--repeats", "1"];
+    for compute in ["exact", "int8"] {
+        let set = format!("run.compute={compute}");
+        let rows = room.json(0, &[&args[..], &["--set", &set]].concat());
+        let rows = rows.as_array().unwrap();
+        let named: Vec<_> = rows.iter().map(|row| row["type"].as_str().unwrap()).collect();
+        for ty in BlockType::ALL.iter().filter(|ty| can_decode(**ty) && **ty != BlockType::F64) {
+            assert!(named.contains(&ty.as_str()), "{ty}");
+        }
+        assert_eq!((named[0], &rows[0]["of_q8_0"]), ("q8_0", &serde_json::json!([1.0, 1.0])));
+        for row in rows {
+            let speed = row["points"][0]["decode_tokens_per_second"].as_f64().unwrap();
+            assert!(speed > 0.0 && row["of_q8_0"][1].as_f64().unwrap() > 0.0 && row["refused"].is_null(), "{row}");
+        }
+    }
+    let said = room.run(0, &args).out;
+    assert_eq!(said.lines().count(), 2 + TYPES.len(), "{said}");
+    // Rows that are not whole super-blocks are told, and the others measured.
+    let narrow = room.write("narrow.json", config.replace("256", "64")).display().to_string();
+    let said = room.run(0, &[&["bench", &format!("random:{narrow}")], &args[2..]].concat()).out;
+    assert!(said.lines().any(|line| line.starts_with("q4_k") && line.contains("blocks of 256")), "{said}");
 }
 
 #[test]

@@ -26,16 +26,16 @@ const fn unpack<const N: usize, const PER: usize>(packed: &[u16; N], levels: &[i
 }
 
 const IQ2_LEVELS: [i8; 3] = [8, 25, 43];
-static IQ1: [[i8; 8]; 2048] = unpack(&grids::IQ1, &[-1, 0, 1]);
-static IQ2_XXS: [[i8; 8]; 256] = unpack(&grids::IQ2_XXS, &IQ2_LEVELS);
-static IQ2_XS: [[i8; 8]; 512] = unpack(&grids::IQ2_XS, &IQ2_LEVELS);
-static IQ2_S: [[i8; 8]; 1024] = unpack(&grids::IQ2_S, &IQ2_LEVELS);
-static IQ3_XXS: [[i8; 4]; 256] = unpack(&grids::IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62]);
-static IQ3_S: [[i8; 4]; 512] = unpack(&grids::IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15]);
+pub(crate) static IQ1: [[i8; 8]; 2048] = unpack(&grids::IQ1, &[-1, 0, 1]);
+pub(crate) static IQ2_XXS: [[i8; 8]; 256] = unpack(&grids::IQ2_XXS, &IQ2_LEVELS);
+pub(crate) static IQ2_XS: [[i8; 8]; 512] = unpack(&grids::IQ2_XS, &IQ2_LEVELS);
+pub(crate) static IQ2_S: [[i8; 8]; 1024] = unpack(&grids::IQ2_S, &IQ2_LEVELS);
+pub(crate) static IQ3_XXS: [[i8; 4]; 256] = unpack(&grids::IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62]);
+pub(crate) static IQ3_S: [[i8; 4]; 512] = unpack(&grids::IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// Seven stored sign bits and an eighth that makes their number even.
 #[inline(always)]
-fn even_signs(seven: u32) -> u8 {
+pub(crate) const fn even_signs(seven: u32) -> u8 {
     let seven = (seven & 127) as u8;
     seven | ((seven.count_ones() & 1) as u8) << 7
 }
@@ -155,13 +155,19 @@ pub fn decode_iq1_s(block: &[u8; 50], out: &mut [f32; 256]) {
     }
 }
 
+/// The f16 scale of a block of iq1_m, of the top nibbles of its four words.
+#[inline(always)]
+pub(crate) fn iq1_m_scale(block: &[u8]) -> f32 {
+    let top = |k: usize| u16_at(block, 48 + 2 * k) >> 12 << (4 * k);
+    f16_to_f32((top(0) | top(1) | top(2) | top(3)).to_le_bytes())
+}
+
 /// iq1_m: 32 bytes of entries, 16 bytes of nibbles (three high bits, direction of the shift), four u16 of four
 /// three-bit scales whose top nibbles together are the f16 scale.
 #[inline(always)]
 pub fn decode_iq1_m(block: &[u8; 56], out: &mut [f32; 256]) {
     let words: [u16; 4] = std::array::from_fn(|k| u16_at(block, 48 + 2 * k));
-    let bits = words[0] >> 12 | words[1] >> 12 << 4 | words[2] >> 12 << 8 | words[3] >> 12 << 12;
-    let d = f16_to_f32(bits.to_le_bytes());
+    let d = iq1_m_scale(block);
     for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let scale = d * f32::from(2 * (words[i / 8] >> (3 * (i / 2 % 4)) & 7) + 1);
         let high = nibble(&block[32..48], i);

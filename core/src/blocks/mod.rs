@@ -10,6 +10,8 @@ mod lanes;
 pub mod legacy;
 pub mod plain;
 mod scheme;
+pub mod split;
+mod synthetic;
 pub mod ternary;
 
 use std::fmt;
@@ -17,6 +19,7 @@ use std::fmt;
 pub use codec::{CodecError, can_decode, can_encode, decode, encode};
 pub use scheme::{Packed, Scheme};
 use serde::{Deserialize, Serialize};
+pub use synthetic::{place_scales, synthetic};
 
 macro_rules! types {
     ($($variant:ident $text:literal id $id:literal elems $elems:literal bytes $bytes:literal;)+) => {

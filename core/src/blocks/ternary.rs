@@ -40,3 +40,13 @@ pub fn decode_tq2_0(block: &[u8; 66], out: &mut [f32; 256]) {
         }
     }
 }
+
+/// Element `k` of the block of tq1_0 at `block`, more by one: 0, 1 or 2.
+pub(crate) fn tq1_digit(block: &[u8], k: usize) -> u8 {
+    let (byte, n) = match k {
+        0..160 => (block[k % 32], k / 32),
+        160..240 => (block[32 + k % 16], (k - 160) / 16),
+        _ => (block[48 + k % 4], (k - 240) / 4),
+    };
+    (digit(byte, n) + 1.0) as u8
+}

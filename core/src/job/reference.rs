@@ -64,7 +64,7 @@ fn place(file: &File, model: &Model, config: &Config) -> Result<PathBuf> {
     key.update(model.content()?);
     key.update(match config.compute() {
         Compute::Auto | Compute::Exact => "exact-1",
-        Compute::Int8 => "int8-1",
+        Compute::Int8 => "int8-2",
         Compute::Half => "half-1",
     });
     Ok(folder().join(format!("{}.f32", crate::bytes::hex(&key.finalize()))))

@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 
 use super::arch::hf_keys;
 use super::arch::{Ask, Hyper, Layer, Turning};
-use crate::blocks::BlockType;
+use crate::blocks::{BlockType, place_scales};
 use crate::error::{Error, Result};
 use crate::shape::{ModelShape, TensorShape};
 use crate::weights::format::{Formats, Target};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// The types random weights can have.
-pub const TYPES: [BlockType; 10] = [
+/// The types random weights can have: all that are multiplied with but f64.
+pub const TYPES: [BlockType; 27] = [
     BlockType::F32,
     BlockType::F16,
     BlockType::Bf16,
@@ -28,8 +28,25 @@ pub const TYPES: [BlockType; 10] = [
     BlockType::Q5_0,
     BlockType::Q5_1,
     BlockType::Q8_0,
+    BlockType::Q8_1,
+    BlockType::Q2K,
+    BlockType::Q3K,
     BlockType::Q4K,
+    BlockType::Q5K,
     BlockType::Q6K,
+    BlockType::Q8K,
+    BlockType::Iq1S,
+    BlockType::Iq1M,
+    BlockType::Iq2Xxs,
+    BlockType::Iq2Xs,
+    BlockType::Iq2S,
+    BlockType::Iq3Xxs,
+    BlockType::Iq3S,
+    BlockType::Iq4Nl,
+    BlockType::Iq4Xs,
+    BlockType::Mxfp4,
+    BlockType::Tq1_0,
+    BlockType::Tq2_0,
 ];
 
 /// Shapes known by name, as their `config.json` gives them.
@@ -346,12 +363,58 @@ pub fn fill_spread(tensor: &TensorShape, rows: Range<usize>, seed: u64, spread: 
                     block[208..].copy_from_slice(&f16::from_f32(deviation / 1367.0).to_le_bytes());
                 }
             }
+            BlockType::Mxfp4 => powers(&mut random, deviation, out),
             other => {
-                return Err(Error::refused(format!("random weights as {other}"), "this type is not generated"));
+                let (unit, min) = spread_of(other).ok_or_else(|| {
+                    Error::refused(format!("random weights as {other}"), "this type is not generated")
+                })?;
+                for block in out.chunks_exact_mut(other.block_bytes()) {
+                    random.fill(block);
+                    if other == BlockType::Tq2_0 {
+                        // Of the four codes of a pair of bits, three are numbers; the fourth becomes 0.
+                        block.iter_mut().for_each(|b| *b ^= (*b & (*b >> 1) & 0x55) << 1);
+                    }
+                    place_scales(other, block, deviation / unit, min * deviation / unit);
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Of a type whose every byte is random, the deviation of its elements with a scale of one, and how many times the scale its minimum
+/// is, for them to be around 0.
+const fn spread_of(ty: BlockType) -> Option<(f32, f32)> {
+    Some(match ty {
+        BlockType::Q8_1 | BlockType::Q8K => (73.9, 0.0),
+        BlockType::Q2K => (13.85, 1.5),
+        BlockType::Q3K => (43.3, 0.0),
+        BlockType::Q5K => (525.0, 15.5),
+        BlockType::Iq1S | BlockType::Iq1M => (7.21, 0.0),
+        BlockType::Iq2Xxs => (53.4, 0.0),
+        BlockType::Iq2Xs => (55.9, 0.0),
+        BlockType::Iq2S => (56.4, 0.0),
+        BlockType::Iq3Xxs => (142.4, 0.0),
+        BlockType::Iq3S => (139.8, 0.0),
+        BlockType::Iq4Nl => (67.2, 0.0),
+        BlockType::Iq4Xs => (1247.0, 0.0),
+        BlockType::Tq1_0 => (0.818, 0.0),
+        BlockType::Tq2_0 => (0.707, 0.0),
+        _ => return None,
+    })
+}
+
+/// Blocks of mxfp4, whose scales are powers of two: of the two around the one that would be right, as many of each as make it so.
+fn powers(random: &mut Random, deviation: f32, out: &mut [u8]) {
+    // Twice the levels deviate by 5.85, and the byte 128 means one half of a two.
+    let wanted = deviation / 5.85;
+    let low = wanted.log2().floor();
+    let of_four = ((wanted / low.exp2()).powi(2) - 1.0) / 3.0;
+    for block in out.chunks_exact_mut(17) {
+        let above = ((random.next() >> 40) as f32) < of_four * (1 << 24) as f32;
+        random.fill(&mut block[1..]);
+        block[0] = (128.0 + low) as u8 + u8::from(above);
+    }
 }
 
 /// Blocks of `bytes` that begin with f16 `scales`; the rest is random.

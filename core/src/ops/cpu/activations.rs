@@ -1,8 +1,8 @@
 //! Activations as ggml sees them: what `run.compute = int8` multiplies with.
 //!
 //! ggml rounds activations before it multiplies: to blocks of 32 signed bytes (`q8_0`, `q8_1`) for weights in blocks of 32,
-//! to blocks of 256 (`q8_k`) for k-quants, to the weights' own type for f16 and bf16. Rounding them here and multiplying in
-//! f32 gives its results up to the order of the sums, without a second set of kernels.
+//! to blocks of 256 (`q8_k`) for k-quants, to the weights' own type for f16 and bf16. Those rounded to bytes are multiplied with as such
+//! ([`super::integer`]); the others as the f32 that they are here.
 
 use crate::blocks::BlockType;
 use crate::ops::team::{SharedMut, ThreadTeam};
@@ -17,7 +17,7 @@ pub enum Compute {
     Auto,
     /// Weights decoded to f32, f32 activations.
     Exact,
-    /// Activations rounded as ggml does for the type of the weights.
+    /// Activations rounded as ggml does for the type of the weights; with blocks, sums of whole numbers.
     Int8,
     /// Of a GPU: products of more than a few rows on its tensor cores, activations and decoded weights in f16 (bf16 for weights in bf16),
     /// sums in f32; few rows, which only the bytes of weights hold up, as in exact.

@@ -7,6 +7,7 @@
 
 use super::activations::{Compute, Rounding, round_activations};
 use super::decode::decode_with;
+use super::integer::{self, ByteFn, Bytes};
 use super::{FUSED_ROWS, FusedFn, Kernels, kernels};
 use crate::blocks::{BlockType, Scheme, can_decode};
 use crate::ops::team::{SharedMut, ThreadTeam};
@@ -152,11 +153,12 @@ pub const fn linear_scratch(threads: usize, cols: usize) -> usize {
 
 /// Elements of scratch that [`linear_many_as`] needs: with [`Compute::Int8`], the rounded activations too.
 pub const fn linear_scratch_as(compute: Compute, threads: usize, m: usize, cols: usize) -> usize {
-    let rounded = match compute {
-        Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
-        _ => 0,
-    };
-    linear_scratch(threads, cols) + rounded
+    linear_scratch(threads, cols)
+        + match compute {
+            // Types whose activations are rounded to f16 keep them as numbers; bytes, their scales and sums are fewer.
+            Compute::Int8 => (m * cols).next_multiple_of(16) + 16,
+            _ => 0,
+        }
 }
 
 /// [`linear_many`] with activations as `compute` says. Matrices whose types round activations alike share a region.
@@ -171,9 +173,21 @@ pub fn linear_many_as(
     products: &mut [Product<'_>],
     scratch: &mut [f32],
 ) -> Result<()> {
+    linear_as_with(kernels(), compute, team, x, m, products, scratch)
+}
+
+pub(crate) fn linear_as_with(
+    kernels: &Kernels,
+    compute: Compute,
+    team: &ThreadTeam,
+    x: &[f32],
+    m: usize,
+    products: &mut [Product<'_>],
+    scratch: &mut [f32],
+) -> Result<()> {
     let cols = products.first().map_or(0, |p| p.w.cols);
     if compute != Compute::Int8 || m == 0 || cols == 0 {
-        return linear_many(team, x, m, products, scratch);
+        return linear_with(kernels, team, x, m, products, scratch);
     }
     check(team, x, m, cols, products, scratch)?;
     let room = (m * cols).next_multiple_of(16) + 16;
@@ -181,8 +195,6 @@ pub fn linear_many_as(
         return Err(Error::Internal(format!("linear: {} elements of scratch for rounded activations", scratch.len())));
     }
     let (rounded, scratch) = scratch.split_at_mut(room);
-    let aligned = rounded.as_ptr().align_offset(64).min(16);
-    let rounded = &mut rounded[aligned..][..m * cols];
     let mut rest = products;
     while let Some(first) = rest.first() {
         // A packed scheme is decoded to f32, and multiplied with as that is.
@@ -190,8 +202,14 @@ pub fn linear_many_as(
         let ty = kind(&first.w);
         let alike = rest.iter().take_while(|p| Rounding::of(kind(&p.w)) == Rounding::of(ty)).count();
         let (now, later) = rest.split_at_mut(alike);
-        round_activations(team, ty, &x[..m * cols], cols, rounded)?;
-        linear_many(team, rounded, m, now, scratch)?;
+        if let Some(bytes) = integer::activations((kernels.integer)(), team, ty, x, m, cols, rounded)? {
+            multiply(kernels, team, Activations::Bytes(bytes), m, now, false, scratch)?;
+        } else {
+            let aligned = rounded.as_ptr().align_offset(64).min(16);
+            let rounded = &mut rounded[aligned..][..m * cols];
+            round_activations(team, ty, &x[..m * cols], cols, rounded)?;
+            linear_with(kernels, team, rounded, m, now, scratch)?;
+        }
         rest = later;
     }
     Ok(())
@@ -227,14 +245,35 @@ pub fn linear_many(
     linear_with(kernels(), team, x, m, products, scratch)
 }
 
+/// Activations as they are, or rounded to bytes.
+#[derive(Clone, Copy)]
+enum Activations<'a> {
+    Exact(&'a [f32]),
+    Bytes(Bytes),
+}
+
+// SAFETY: bytes are written before the region that reads them, and lie in scratch that its caller holds.
+unsafe impl Sync for Activations<'_> {}
+
+/// What multiplies a part.
+#[derive(Clone, Copy)]
+enum By {
+    /// Decoding in registers.
+    Fused(FusedFn),
+    /// Decoding into a panel.
+    Panel,
+    /// In whole numbers.
+    Bytes(ByteFn),
+}
+
 /// How the tasks of one product are cut, and where its output lies.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     w: Mat<'a>,
     y: SharedMut<f32>,
     ldy: usize,
-    /// The kernel, where rows are few enough.
-    fused: Option<FusedFn>,
+    /// What multiplies.
+    by: By,
     /// Weight rows of a task.
     height: usize,
     /// Rows of activations of a task.
@@ -288,7 +327,7 @@ pub(crate) fn linear_with(
     products: &mut [Product<'_>],
     scratch: &mut [f32],
 ) -> Result<()> {
-    multiply(kernels, team, x, m, products, false, scratch)
+    multiply(kernels, team, Activations::Exact(x), m, products, false, scratch)
 }
 
 /// `y (m, w.rows) += x · wᵀ`: [`linear`], adding to what is there.
@@ -304,13 +343,13 @@ pub fn linear_add(
     scratch: &mut [f32],
 ) -> Result<()> {
     let ldy = w.rows;
-    multiply(kernels(), team, x, m, &mut [Product { w, y, ldy }], true, scratch)
+    multiply(kernels(), team, Activations::Exact(x), m, &mut [Product { w, y, ldy }], true, scratch)
 }
 
 fn multiply(
     kernels: &Kernels,
     team: &ThreadTeam,
-    x: &[f32],
+    x: Activations<'_>,
     m: usize,
     products: &mut [Product<'_>],
     add: bool,
@@ -320,17 +359,28 @@ fn multiply(
     if m == 0 || products.is_empty() {
         return Ok(());
     }
-    check(team, x, m, cols, products, scratch)?;
+    if let Activations::Exact(x) = x {
+        check(team, x, m, cols, products, scratch)?;
+    }
     let panels: usize = products.iter().map(|p| p.w.rows.div_ceil(PANEL)).sum();
     let total_bytes: usize = products.iter().map(|p| p.w.rows * p.w.row_bytes()).sum();
     let cut = Cut::new(team.threads(), m, panels, total_bytes);
     let mut parts: [Option<Part<'_>>; MAX_PRODUCTS] = [None; MAX_PRODUCTS];
     let mut tasks = 0;
     for (part, p) in parts.iter_mut().zip(products) {
-        let fused = p.w.scheme.block().and_then(kernels.fused);
-        let fused = fused.filter(|_| !add && m <= FUSED_ROWS && cols.is_multiple_of(32));
-        let (height, batch, n) = cut.tasks(p.w.rows, p.w.row_bytes(), fused.is_some(), m);
-        *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, fused, height, batch, tasks: n });
+        let few = m <= FUSED_ROWS;
+        let by = match (x, p.w.scheme.block()) {
+            (Activations::Bytes(_), Some(ty)) => {
+                let byte = ((kernels.integer)().products)(ty).map(|of| By::Bytes(of[usize::from(!few)]));
+                byte.ok_or_else(|| Error::Internal(format!("linear: {ty} in whole numbers")))?
+            }
+            (Activations::Exact(_), Some(ty)) if few && !add && cols.is_multiple_of(32) => {
+                (kernels.fused)(ty).map_or(By::Panel, By::Fused)
+            }
+            _ => By::Panel,
+        };
+        let (height, batch, n) = cut.tasks(p.w.rows, p.w.row_bytes(), few && !matches!(by, By::Panel), m);
+        *part = Some(Part { w: p.w, y: SharedMut::new(p.y), ldy: p.ldy, by, height, batch, tasks: n });
         tasks += n;
     }
     let panel = PANEL * cols.min(DEPTH).next_multiple_of(16);
@@ -381,7 +431,7 @@ fn run_task<'s>(
     kernels: &Kernels,
     part: &Part<'_>,
     task: usize,
-    x: &[f32],
+    x: Activations<'_>,
     m: usize,
     add: bool,
     panel: impl FnOnce() -> &'s mut [f32],
@@ -399,11 +449,21 @@ fn run_task<'s>(
     // Both ends are in bounds; the kernels write only this task's rows and columns between them.
     let c = y.at(first * ldy + row);
     y.at((first + batch - 1) * ldy + row + rows - 1);
-    let x = &x[first * cols..(first + batch) * cols];
-    if let Some(fused) = part.fused {
-        let data = &w.data[row * row_bytes..(row + rows) * row_bytes];
-        // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, `c` as above; the level runs here.
-        return unsafe { fused(x.as_ptr(), cols, batch, data.as_ptr(), row_bytes, rows, cols, c, ldy) };
+    let data = || &w.data[row * row_bytes..(row + rows) * row_bytes];
+    let x = match (x, part.by) {
+        (Activations::Bytes(x), By::Bytes(product)) => {
+            let (x, panel) = (x.after(first), panel().as_mut_ptr());
+            // SAFETY: x is `batch` rows of `cols`, `data` is `rows` rows of whole blocks, the panel of the size that is said
+            // there, `c` as above; the level runs here.
+            return unsafe { product(x, batch, data().as_ptr(), row_bytes, rows, cols, panel, c, ldy) };
+        }
+        (Activations::Exact(x), _) => &x[first * cols..(first + batch) * cols],
+        // `multiply` pairs them.
+        (Activations::Bytes(_), _) => return,
+    };
+    if let By::Fused(fused) = part.by {
+        // SAFETY: as above.
+        return unsafe { fused(x.as_ptr(), cols, batch, data().as_ptr(), row_bytes, rows, cols, c, ldy) };
     }
     let panel = panel();
     let ld = cols.min(DEPTH).next_multiple_of(16);
@@ -426,201 +486,5 @@ fn run_task<'s>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Level;
-    use super::*;
-    use crate::blocks;
-
-    /// Numbers in −1..1 from a counter; enough to tell kernels apart, the same everywhere.
-    pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let step = |s: &mut u64| {
-            *s ^= *s << 13;
-            *s ^= *s >> 7;
-            *s ^= *s << 17;
-            (*s >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..n).map(|_| step(&mut s)).collect()
-    }
-
-    /// A matrix of arbitrary codes with finite scales.
-    fn weights(ty: BlockType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
-        let mut bytes = vec![0; ty.row_bytes(cols).unwrap() * rows];
-        for (b, x) in bytes.iter_mut().zip(noise(rows * cols * 8, seed)) {
-            *b = (x * 128.0) as i8 as u8;
-        }
-        let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
-        let plain = noise(rows * cols, seed + 1);
-        for (i, block) in bytes.chunks_exact_mut(ty.block_bytes()).enumerate() {
-            let scale = half(plain[i] * 0.01);
-            match ty {
-                BlockType::F32 => block.copy_from_slice(&plain[i].to_le_bytes()),
-                BlockType::F16 => block.copy_from_slice(&half(plain[i])),
-                BlockType::Bf16 => block.copy_from_slice(&half::bf16::from_f32(plain[i]).to_le_bytes()),
-                BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => {
-                    block[..2].copy_from_slice(&scale);
-                    block[2..4].copy_from_slice(&half(plain[i] * -0.07));
-                }
-                BlockType::Q6K => block[208..].copy_from_slice(&scale),
-                _ => block[..2].copy_from_slice(&scale),
-            }
-        }
-        bytes
-    }
-
-    const TYPES: [BlockType; 12] = [
-        BlockType::F32,
-        BlockType::F16,
-        BlockType::Bf16,
-        BlockType::Q4_0,
-        BlockType::Q4_1,
-        BlockType::Q5_0,
-        BlockType::Q5_1,
-        BlockType::Q8_0,
-        BlockType::Iq4Nl,
-        BlockType::Q4K,
-        BlockType::Q5K,
-        BlockType::Q6K,
-    ];
-
-    fn run(level: Level, threads: usize, x: &[f32], m: usize, mats: &[Mat<'_>]) -> Option<Vec<Vec<f32>>> {
-        let kernels = Kernels::tried(level)?;
-        let team = ThreadTeam::new(threads).unwrap();
-        let mut out: Vec<Vec<f32>> = mats.iter().map(|w| vec![f32::NAN; m * w.rows]).collect();
-        let mut products: Vec<_> = mats.iter().zip(&mut out).map(|(w, y)| Product { w: *w, y, ldy: w.rows }).collect();
-        let mut scratch = vec![f32::NAN; linear_scratch(threads, mats[0].cols)];
-        linear_with(kernels, &team, x, m, &mut products, &mut scratch).unwrap();
-        Some(out)
-    }
-
-    #[test]
-    fn every_type_and_level_agrees_with_a_plain_f64_sum() {
-        for ty in TYPES {
-            for (rows, cols) in [(7, 256), (50, 512), (5, 2304), (3, 3328)] {
-                let bytes = weights(ty, rows, cols, 3);
-                let mut plain = vec![0.0; rows * cols];
-                blocks::decode(ty, &bytes, &mut plain).unwrap();
-                for m in [1, 2, 3, 4, 5, 6, 7, 13] {
-                    let x = noise(m * cols, 9);
-                    for level in Level::ALL {
-                        let Some(y) = run(level, 2, &x, m, &[Mat::new(ty, rows, cols, &bytes).unwrap()]) else {
-                            continue;
-                        };
-                        for (i, y) in y[0].iter().enumerate() {
-                            let pairs = || x[i / rows * cols..][..cols].iter().zip(&plain[i % rows * cols..][..cols]);
-                            let exact: f64 = pairs().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                            let size: f64 = pairs().map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs()).sum();
-                            let error = (f64::from(*y) - exact).abs();
-                            assert!(error <= size * 2e-6, "{ty} {level:?} m {m} element {i}: {y} is not {exact}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn bits_depend_on_neither_threads_nor_batch_nor_company() {
-        for ty in TYPES {
-            let (cols, m) = (2048, 200);
-            let (a, b) = (weights(ty, 101, cols, 1), weights(ty, 52, cols, 2));
-            let mats = [Mat::new(ty, 101, cols, &a).unwrap(), Mat::new(ty, 52, cols, &b).unwrap()];
-            let x = noise(m * cols, 5);
-            for level in Level::ALL {
-                let Some(whole) = run(level, 1, &x, m, &mats) else { continue };
-                assert_eq!(run(level, 3, &x, m, &mats).unwrap(), whole, "{ty} {level:?} on three threads");
-                for (w, whole) in mats.iter().zip(&whole) {
-                    for (first, m) in [(0, 1), (199, 1), (20, 2), (30, 6), (77, 7), (100, 98)] {
-                        let part = run(level, 2, &x[first * cols..][..m * cols], m, &[*w]).unwrap();
-                        assert_eq!(part[0], whole[first * w.rows..][..m * w.rows], "{ty} {level:?} rows {first} + {m}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn vector_levels_agree_bit_for_bit_and_with_their_twin_closely() {
-        for ty in TYPES {
-            let (rows, cols, m) = (33, 2048, 9);
-            let bytes = weights(ty, rows, cols, 1);
-            let w = [Mat::new(ty, rows, cols, &bytes).unwrap()];
-            let x = noise(m * cols, 5);
-            let twin = run(Level::Scalar, 2, &x, m, &w).unwrap();
-            let vector: Vec<_> =
-                [Level::Avx2, Level::Avx512].into_iter().filter_map(|l| run(l, 2, &x, m, &w)).collect();
-            for y in &vector {
-                assert_eq!(y, &vector[0], "{ty}");
-                let largest = twin[0].iter().fold(0.0f32, |a, b| a.max(b.abs()));
-                assert!(y[0].iter().zip(&twin[0]).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{ty}");
-            }
-        }
-    }
-
-    #[test]
-    fn odd_numbers_of_columns_work_where_elements_stand_alone() {
-        for ty in [BlockType::F32, BlockType::F16, BlockType::Bf16] {
-            for cols in [1, 15, 17, 31, 33, 100, 1537] {
-                let bytes = weights(ty, 6, cols, 3);
-                let x = noise(2 * cols, 4);
-                let w = [Mat::new(ty, 6, cols, &bytes).unwrap()];
-                let twin = run(Level::Scalar, 1, &x, 2, &w).unwrap();
-                for level in Level::ALL {
-                    let Some(y) = run(level, 2, &x, 2, &w) else { continue };
-                    assert!(y[0].iter().zip(&twin[0]).all(|(a, b)| (a - b).abs() <= 1e-4), "{ty} {cols} {level:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn strided_output_leaves_the_gaps_alone() {
-        let bytes = weights(BlockType::Q4_1, 50, 64, 3);
-        let x = noise(3 * 64, 4);
-        let team = ThreadTeam::new(2).unwrap();
-        let mut y = vec![7.0; 3 * 60];
-        let mut scratch = vec![0.0; linear_scratch(2, 64)];
-        linear(&team, &x, 3, Mat::new(BlockType::Q4_1, 50, 64, &bytes).unwrap(), &mut y, 60, &mut scratch).unwrap();
-        assert!(y.chunks(60).all(|row| row[50..].iter().all(|v| *v == 7.0) && row[..50].iter().all(|v| *v != 7.0)));
-    }
-
-    #[test]
-    fn int8_is_exact_on_rounded_activations() {
-        let (m, cols, team) = (9, 512, ThreadTeam::new(2).unwrap());
-        let x = noise(m * cols, 4);
-        let types = [BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4K, BlockType::F16];
-        let stored: Vec<_> = types.iter().map(|ty| weights(*ty, 20, cols, 3)).collect();
-        let mut together = vec![vec![0.0; m * 20]; 4];
-        let mut products: Vec<_> = (types.iter().zip(&stored).zip(&mut together))
-            .map(|((ty, w), y)| Product { w: Mat::new(*ty, 20, cols, w).unwrap(), y, ldy: 20 })
-            .collect();
-        let mut scratch = vec![0.0; linear_scratch_as(Compute::Int8, 2, m, cols)];
-        linear_many_as(Compute::Int8, &team, &x, m, &mut products, &mut scratch).unwrap();
-        for ((ty, w), y) in types.iter().zip(&stored).zip(&together) {
-            let (mut rounded, mut alone, mut exact) = (vec![0.0; m * cols], vec![0.0; m * 20], vec![0.0; m * 20]);
-            round_activations(&team, *ty, &x, cols, &mut rounded).unwrap();
-            let w = Mat::new(*ty, 20, cols, w).unwrap();
-            linear(&team, &rounded, m, w, &mut alone, 20, &mut scratch).unwrap();
-            linear(&team, &x, m, w, &mut exact, 20, &mut scratch).unwrap();
-            assert_eq!(*y, alone, "{ty}");
-            assert_ne!(*y, exact, "{ty}");
-        }
-    }
-
-    #[test]
-    fn wrong_lengths_are_errors() {
-        let team = ThreadTeam::new(1).unwrap();
-        let bytes = weights(BlockType::F32, 4, 8, 3);
-        assert!(Mat::new(BlockType::F32, 4, 9, &bytes).is_err());
-        assert!(Mat::new(BlockType::I8, 4, 32, &bytes).is_err());
-        let w = Mat::new(BlockType::F32, 4, 8, &bytes).unwrap();
-        let (x, mut y, mut s) = (vec![0.0; 16], vec![0.0; 8], vec![0.0; linear_scratch(1, 8)]);
-        assert!(linear(&team, &x, 2, w, &mut y, 4, &mut s).is_ok());
-        assert!(linear(&team, &x[1..], 2, w, &mut y, 4, &mut s).is_err());
-        assert!(linear(&team, &x, 2, w, &mut y[1..], 4, &mut s).is_err());
-        assert!(linear(&team, &x, 2, w, &mut y, 3, &mut s).is_err());
-        assert!(linear(&team, &x, 2, w, &mut y, 4, &mut s[1..]).is_err());
-        team.cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(matches!(linear(&team, &x, 2, w, &mut y, 4, &mut s), Err(Error::Cancelled)));
-    }
-}
+#[path = "linear_tests.rs"]
+mod tests;

@@ -7,7 +7,8 @@
 //! **Bits.** Every sum has one order, a function of the length alone: 16 lanes (element k goes to lane k mod 16), folded
 //! 8 + 4 + 2 + 1, blocks of [`linear::DEPTH`] columns added one after the other. So a row of a product does not depend on the
 //! number of threads, of rows in the batch, or of matrices in the region; `avx512` and `avx2` give the same bits, `scalar`
-//! differs by rounding (it has no fused multiply-add).
+//! differs by rounding (it has no fused multiply-add). Products in whole numbers ([`Compute::Int8`]) have one order of their own, and the
+//! same bits on all three.
 #![allow(unsafe_code, reason = "vector instructions, and slices that threads share out")]
 // Kernels index several arrays of registers by the same number; an iterator over one of them reads worse.
 #![allow(clippy::needless_range_loop)]
@@ -19,8 +20,13 @@ use crate::blocks::BlockType;
 mod activations;
 pub mod attention;
 pub mod basis;
+#[cfg(target_arch = "x86_64")]
+mod codes;
+#[cfg(target_arch = "x86_64")]
+mod codes_grid;
 pub mod decode;
 pub mod element;
+mod integer;
 mod lanes;
 pub mod linear;
 pub mod nets;
@@ -127,6 +133,8 @@ pub struct Kernels {
     pub(crate) dot: DotFn,
     pub(crate) fused: fn(BlockType) -> Option<FusedFn>,
     pub(crate) decode: fn(BlockType) -> Option<DecodeFn>,
+    /// Those in whole numbers, which a level may have better ones of on a newer processor.
+    pub(crate) integer: fn() -> &'static integer::Integer,
     pub(crate) mul: MulFn,
     pub(crate) transpose: TransposeFn,
     pub(crate) lanes: lanes::Lanes,

@@ -5,8 +5,16 @@ use super::lanes::{WIDTH, fold, lanes};
 use super::{Kernels, Level};
 
 /// The scalar table.
-pub(super) static KERNELS: Kernels =
-    Kernels { level: Level::Scalar, dot, fused: |_| None, decode: |_| None, mul, transpose, lanes: lanes!(false) };
+pub(super) static KERNELS: Kernels = Kernels {
+    level: Level::Scalar,
+    dot,
+    fused: |_| None,
+    decode: |_| None,
+    integer: || &super::integer::SCALAR,
+    mul,
+    transpose,
+    lanes: lanes!(false),
+};
 
 /// See [`super::DotFn`].
 ///
