@@ -25,8 +25,18 @@ struct Figure {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry {
-    Ours { depth: usize, prefill_tokens_per_second: f64, decode_tokens_per_second: f64 },
-    Llama { n_prompt: usize, n_gen: usize, #[serde(default)] n_depth: usize, avg_ts: f64 },
+    Ours {
+        depth: usize,
+        prefill_tokens_per_second: f64,
+        decode_tokens_per_second: f64,
+    },
+    Llama {
+        n_prompt: usize,
+        n_gen: usize,
+        #[serde(default)]
+        n_depth: usize,
+        avg_ts: f64,
+    },
 }
 
 /// The figures of another run.
@@ -117,10 +127,7 @@ mod tests {
         let ours = serde_json::to_vec(&[point(0, 100.0, 10.0), point(512, 50.0, 5.0)]).unwrap();
         let table = Other::parse(&ours).unwrap().table(&[point(512, 100.0, 2.5), point(9, 1.0, 1.0)]);
         let lines: Vec<Vec<&str>> = table.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
-        assert_eq!(lines, [
-            ["512", "prefill", "100.0", "50.0", "2.000"],
-            ["512", "decode", "2.5", "5.0", "0.500"]
-        ]);
+        assert_eq!(lines, [["512", "prefill", "100.0", "50.0", "2.000"], ["512", "decode", "2.5", "5.0", "0.500"]]);
         let theirs = br#"[{"n_prompt": 512, "n_gen": 0, "n_depth": 0, "avg_ts": 40.0, "build": "x"},
             {"n_prompt": 0, "n_gen": 64, "n_depth": 0, "avg_ts": 8.0}, {"n_prompt": 5, "n_gen": 5, "avg_ts": 1.0}]"#;
         let table = Other::parse(theirs).unwrap().table(&[point(0, 60.0, 12.0)]);

@@ -266,6 +266,12 @@ pub struct Bench {
     /// The model's shape with random weights of every block type that is multiplied with, in one table
     #[arg(long)]
     pub types: bool,
+    /// Put the figures beside those that `bench --json` or `llama-bench -o json` wrote to this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["types", "json"])]
+    pub against: Option<PathBuf>,
+    /// Also tell what each kernel of a GPU took in one decoding step and one prompt
+    #[arg(long, conflicts_with_all = ["types", "json"])]
+    pub kernels: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -5,10 +5,12 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use ullage_core::blocks::BlockType;
+use ullage_core::forward::runner::KernelTime;
 use ullage_core::job::bench::{Point, Spec, run};
 use ullage_core::model::random::TYPES;
 use ullage_core::{Error, Result};
 
+use crate::against::Other;
 use crate::args;
 use crate::run::on_interrupt;
 use crate::source::{self, Loaded, say, say_json};
@@ -27,6 +29,8 @@ pub fn bench(args: &args::Bench) -> Result<u8> {
     if args.types {
         return types(loaded, &spec, &cancel, args.json);
     }
+    // Before anything is measured: a file that cannot be read is told at once.
+    let other = args.against.as_deref().map(Other::read).transpose()?;
     let order = source::order(&loaded)?;
     let mut headed = false;
     let mut head = || {
@@ -51,12 +55,26 @@ pub fn bench(args: &args::Bench) -> Result<u8> {
                 share(p),
                 100.0 * p.ledger_share
             ));
+            if args.kernels {
+                for (what, kernels) in [("decode", &p.decode_kernels), ("prefill", &p.prefill_kernels)] {
+                    kernels.iter().for_each(|k| say(&kernel(what, k)));
+                }
+            }
         }
     })?;
+    if let Some(other) = other {
+        say(&other.table(&points));
+    }
     if args.json {
         say_json(&points)?;
     }
     Ok(0)
+}
+
+/// A line of what a kernel took.
+fn kernel(what: &str, k: &KernelTime) -> String {
+    let each = 1e6 * k.seconds / k.calls.max(1) as f64;
+    format!("{what:>14} {:24} {:>6} times {each:>9.1} us {:>9.0} us\n", k.name, k.calls, 1e6 * k.seconds)
 }
 
 /// The share of the probed bandwidth that decoding took.

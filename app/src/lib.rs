@@ -1,5 +1,6 @@
 //! The program `ullage` as a library that its tests can drive: command line, window, wiring.
 
+mod against;
 mod args;
 mod bench;
 mod check_plan;

@@ -5,18 +5,22 @@ use serde::{Deserialize, Serialize};
 
 use super::cpu_time::{Cpu, Rows};
 use super::{Resolved, Workload};
-use crate::config::Config;
 use crate::config::train::Train;
+use crate::config::{Compute, Config};
 use crate::device::Spent;
 use crate::device::dry::Rates;
 use crate::device::gpu::Precision;
-use crate::forward::gpu::fuse::pass_launches;
+use crate::forward::gpu::fuse::{expanded_bytes, pass_launches};
 use crate::forward::step::{Batch, pass_cost};
 use crate::kv::Rhythm;
 use crate::machine::Machine;
 use crate::number;
+use crate::ops::gpu::FEW;
 use crate::place;
 use crate::shape::ModelShape;
+
+/// What products of a prompt's pieces reach of a card's tensor cores, which is measured on large squares (seen on an H200 at 1B).
+const TENSOR_SHARE: f64 = 0.5;
 
 /// Predicted times of a workload's first pass, and of loading.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,15 +99,28 @@ pub(super) fn times(
             moved.max(cpu.layers(step)) + cpu.head(step) + shifted(r, n, depth) * sequences / machine.speed.copy[0];
         (pieces as f64 * moved.max(cpu.layers(piece)) + cpu.head(piece), decode)
     } else {
+        // Rows that are many enough are products on tensor cores, over matrices that are expanded for every piece.
+        let on_cores = |rows: usize| match card {
+            Some(Some(gpu)) if config.compute() == Compute::Half && rows > FEW => TENSOR_SHARE * gpu.bf16_flops,
+            _ => flops,
+        };
+        let expanded = |rows: usize| match card {
+            Some(_) => {
+                expanded_bytes(&r.held, config.compute(), Batch { rows, sequences: 1, cached: n as f64 }) as f64 / read
+            }
+            None => 0.0,
+        };
         let prompt = |rows: usize| pass_cost(&r.held, Batch { rows, sequences: 1, cached: n as f64 / 2.0 }, true);
         let (whole, piece, pieces) = (prompt(n), prompt(n.div_ceil(pieces)), pieces as f64);
-        let longer = (pieces * moved).max(whole.flops / flops).max(pieces * piece.read as f64 / read);
+        let rows = n.div_ceil(pieces as usize);
+        let computed = whole.flops / on_cores(rows) + pieces * expanded(rows);
+        let longer = (pieces * moved).max(computed).max(pieces * piece.read as f64 / read);
         let step_longer = moved.max(decode_bytes as f64 / read).max(step.flops / flops);
         // Kernels of a prompt are queued one by one, those of a step at once.
         let launches = |rows: usize, sequences: usize, cached: f64| {
             pass_launches(&r.held, config.compute(), Batch { rows, sequences, cached }, true) as f64
         };
-        let launched = launch * launches(n.div_ceil(pieces as usize), 1, n as f64);
+        let launched = launch * launches(rows, 1, n as f64);
         (longer + pieces * launched, step_longer + launch * launches(pass.sequences, pass.sequences, cached))
     };
     Times {

@@ -7,7 +7,7 @@ use crate::blocks::BlockType;
 use crate::forward::step::{self, Batch, Slot, Step};
 use crate::ops::cpu::Compute;
 use crate::ops::gpu::{FEW, PART, vector_heads, whole_pieces};
-use crate::shape::{Act, LayerShape, ModelShape, Role, TensorShape};
+use crate::shape::{Act, Kind, LayerShape, ModelShape, Role, TensorShape};
 
 /// One or more steps of a layer that are carried out together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -248,6 +248,20 @@ pub fn pass_launches(shape: &ModelShape, compute: Compute, batch: Batch, with_he
         n += fuse(of).into_iter().map(|(fused, _)| launches(shape, l, fused, way, batch)).sum::<usize>();
     }
     n + if with_head { end_launches(shape, batch.sequences) } else { 0 }
+}
+
+/// Bytes that expanding matrices for a pass writes, and that its products read again.
+pub fn expanded_bytes(shape: &ModelShape, compute: Compute, batch: Batch) -> usize {
+    let way = Way::new(shape, compute, batch);
+    if way.few {
+        return 0;
+    }
+    let each = |of: &LayerShape| -> usize {
+        let linears = of.tensors.roles().filter(|(role, _)| role.kind() == Kind::Matrix);
+        let expanded = linears.map(|(_, t)| (t, way.rows(of, t))).filter(|(t, ty)| t.ty.block() != Some(*ty));
+        expanded.map(|(t, ty)| 2 * t.rows * t.cols * ty.block_bytes()).sum()
+    };
+    shape.layers.iter().map(each).sum()
 }
 
 /// Of the embedding and the angles.

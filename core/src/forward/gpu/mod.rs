@@ -170,6 +170,7 @@ fn split_bytes(held: &ModelShape) -> usize {
 
 /// Where the parts of what a pass reads beside weights and activations lie in one buffer: bytes at which each begins.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the pass reads where its parts lie"))]
 pub(crate) struct StepTable {
     /// i32 a sequence.
     pub positions: usize,
@@ -197,6 +198,7 @@ impl StepTable {
 
 /// What a [`BatchShape`] needs, in bytes.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the pass asks how many rows may be cached"))]
 struct Sizes {
     residual: usize,
     /// Activations of a layer, in elements.

@@ -188,7 +188,7 @@ DEV uint4 eight(int format, const uint8_t* row, int i) {
 template <int D, int KT>
 DEV void fetch(int format, const uint8_t* from, int bytes, int first, int rows, int d, __half* to) {
     bool aligned = ((size_t)from & 15) == 0;
-    for (int i = threadIdx.x; i < KT * (D / 8); i += blockDim.x) {
+    for (int i = threadIdx.x % 128; i < KT * (D / 8); i += 128) {
         int r = i / (D / 8), c = 8 * (i % (D / 8));
         __half* at = to + r * (D + 8) + c;
         if (first + r >= rows || c >= d) {
@@ -206,14 +206,16 @@ DEV void fetch(int format, const uint8_t* from, int bytes, int first, int rows, 
 
 // out (m, heads · d) = softmax(q Kᵀ) V: 64 queries of a head a block, 16 a warp; keys and values pass through shared memory, one tile
 // being fetched while another is used; scores stay in registers. Query i sees rows before + i and those before it, as many as the
-// window where there is one. Grid (m / 64, heads), block 128.
-template <int D, int KT>
+// window where there is one. Where there are too few blocks to keep the card busy, SHARES groups of four warps take every SHARES-th tile
+// each, and are joined in the end. Grid (m / 64, heads), block 128 · SHARES.
+template <int D, int KT, int SHARES>
 DEV void flash(const Flash& a) {
-    extern __shared__ __half tiles[];
+    extern __shared__ __half shared[];
     constexpr int LD = D + 8, STEPS = D / 16, TILES = KT / 8;
     constexpr float LOG2E = 1.4426950408889634f;
-    __half *keys = tiles, *values = tiles + 2 * KT * LD;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, start = (gridDim.x - 1 - blockIdx.x) * 64;
+    int share = threadIdx.x / 128;
+    __half *tiles = shared + share * 4 * KT * LD, *keys = tiles, *values = tiles + 2 * KT * LD;
+    int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, head = blockIdx.y, start = (gridDim.x - 1 - blockIdx.x) * 64;
     const uint8_t* k_rows = a.keys + (head / a.group) * a.head_bytes;
     const uint8_t* v_rows = a.values + (head / a.group) * a.head_bytes;
     int rows = a.before + min(a.m, start + 64);
@@ -221,7 +223,7 @@ DEV void flash(const Flash& a) {
     // Queries to fragments, by way of the keys' room: warp w takes rows 16w … 16w + 15.
     uint32_t q[STEPS][4];
     {
-        for (int i = threadIdx.x; i < 64 * (D / 2); i += blockDim.x) {
+        for (int i = threadIdx.x % 128; i < 64 * (D / 2); i += 128) {
             int r = i / (D / 2), c = 2 * (i % (D / 2));
             float x = 0, y = 0;
             if (start + r < a.m && c < a.d) {
@@ -237,17 +239,18 @@ DEV void flash(const Flash& a) {
         __syncthreads();
     }
     float o[D / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {};
-    fetch<D, KT>(a.k_format, k_rows, a.k_bytes, from * KT, rows, a.d, keys);
-    fetch<D, KT>(a.v_format, v_rows, a.v_bytes, from * KT, rows, a.d, values);
-    for (int t = from; t < tiles_end; t++) {
-        int at = (t - from) % 2;
+    fetch<D, KT>(a.k_format, k_rows, a.k_bytes, (from + share) * KT, rows, a.d, keys);
+    fetch<D, KT>(a.v_format, v_rows, a.v_bytes, (from + share) * KT, rows, a.d, values);
+    for (int turn = 0; from + turn * SHARES < tiles_end; turn++) {
+        int t = from + turn * SHARES + share, at = turn % 2;
         __half *k = keys + at * KT * LD, *v = values + at * KT * LD;
         asm volatile("cp.async.wait_group 0;");
         __syncthreads();
-        if (t + 1 < tiles_end) {
-            fetch<D, KT>(a.k_format, k_rows, a.k_bytes, (t + 1) * KT, rows, a.d, keys + (1 - at) * KT * LD);
-            fetch<D, KT>(a.v_format, v_rows, a.v_bytes, (t + 1) * KT, rows, a.d, values + (1 - at) * KT * LD);
+        if (t + SHARES < tiles_end) {
+            fetch<D, KT>(a.k_format, k_rows, a.k_bytes, (t + SHARES) * KT, rows, a.d, keys + (1 - at) * KT * LD);
+            fetch<D, KT>(a.v_format, v_rows, a.v_bytes, (t + SHARES) * KT, rows, a.d, values + (1 - at) * KT * LD);
         }
+        if (t >= tiles_end) continue;
         float s[TILES][4] = {};
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
@@ -313,6 +316,42 @@ DEV void flash(const Flash& a) {
             }
         }
     }
+    if constexpr (SHARES > 1) {
+        constexpr int EACH = D / 2 + 4;
+        float* mine = (float*)shared + threadIdx.x % 128;
+        __syncthreads();
+        for (int other = 1; other < SHARES; other++) {
+            if (share == other) {
+#pragma unroll
+                for (int n = 0; n < D / 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) mine[(4 * n + i) * 128] = o[n][i];
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    mine[(EACH - 4 + half) * 128] = most[half];
+                    mine[(EACH - 2 + half) * 128] = total[half];
+                }
+            }
+            __syncthreads();
+            if (share == 0) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float theirs = mine[(EACH - 4 + half) * 128], high = fmaxf(most[half], theirs);
+                    float u = most[half] == -INFINITY ? 0 : exp2f((most[half] - high) * LOG2E);
+                    float v = theirs == -INFINITY ? 0 : exp2f((theirs - high) * LOG2E);
+                    most[half] = high;
+                    total[half] = total[half] * u + mine[(EACH - 2 + half) * 128] * v;
+#pragma unroll
+                    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++)
+                            o[n][2 * half + i] = o[n][2 * half + i] * u + mine[(4 * n + 2 * half + i) * 128] * v;
+                }
+            }
+            __syncthreads();
+        }
+        if (share > 0) return;
+    }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float sum = total[half];
@@ -330,6 +369,10 @@ DEV void flash(const Flash& a) {
         }
     }
 }
-extern "C" __global__ void __launch_bounds__(128) flash_64(const __grid_constant__ Flash a) { flash<64, 64>(a); }
-extern "C" __global__ void __launch_bounds__(128) flash_128(const __grid_constant__ Flash a) { flash<128, 64>(a); }
-extern "C" __global__ void __launch_bounds__(128) flash_256(const __grid_constant__ Flash a) { flash<256, 32>(a); }
+#define FLASH(name, d, tile, shares)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(128 * shares) name(const __grid_constant__ Flash a) { flash<d, tile, shares>(a); }
+FLASH(flash_64, 64, 64, 1)
+FLASH(flash_128, 128, 64, 1)
+FLASH(flash_256, 256, 32, 1)
+FLASH(flash_64_shared, 64, 64, 3)
+FLASH(flash_128_shared, 128, 64, 2)

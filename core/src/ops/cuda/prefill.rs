@@ -232,12 +232,21 @@ impl Kernels {
             cap: at.cap.unwrap_or(0.0),
             pad: 0.0,
         };
-        let (kind, wide, tile) = match at.dim {
-            ..=64 => ("flash_64", 64, 64),
-            ..=128 => ("flash_128", 128, 64),
-            _ => ("flash_256", 256, 32),
+        let blocks = m.div_ceil(64) * at.heads;
+        // A long cache and few blocks: more warps a block, which share the cache out.
+        let few = blocks < 2 * self.multiprocessors && before + m > 1024;
+        let (kind, wide, tile, shares) = match (at.dim, few) {
+            (..=64, false) => ("flash_64", 64, 64, 1),
+            (..=64, true) => ("flash_64_shared", 64, 64, 3),
+            (..=128, false) => ("flash_128", 128, 64, 1),
+            (..=128, true) => ("flash_128_shared", 128, 64, 2),
+            _ => ("flash_256", 256, 32, 1),
         };
-        let shape = Shape { shared: 4 * tile * (wide + 8) * 2, ..Shape::new((m.div_ceil(64), at.heads), 128) };
+        let shared = shares * 4 * tile * (wide + 8) * 2;
+        if shared > self.shared {
+            return Err(Error::Internal(format!("`{kind}` needs {shared} B of shared memory, a block has {}", self.shared)));
+        }
+        let shape = Shape { shared, ..Shape::new((m.div_ceil(64), at.heads), 128 * shares as u32) };
         self.launch(kind, None, shape, &[Arg::Struct(bytemuck::bytes_of(&arg))])
     }
 }

@@ -100,7 +100,7 @@ fn held(
 }
 
 #[test]
-fn weights_decode_as_on_the_cpu_bit_for_bit() {
+fn weights_decode_to_the_numbers_of_the_cpu() {
     let Some(device) = open(1 << 30) else { return };
     let (ledger, kernels) = (free(), Kernels::new(Arc::clone(&device)).unwrap());
     let (rows, cols) = (3, 512);
@@ -114,7 +114,8 @@ fn weights_decode_as_on_the_cpu_bit_for_bit() {
         kernels.lookup(w, ids_there.view(), ids.len(), out.view(), 1.0).unwrap();
         let mut expected = vec![0f32; rows * cols];
         blocks::decode(*ty, &table, &mut expected).unwrap();
-        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        // Zeros may differ in their sign.
+        let same = |(a, b): (&f32, &f32)| a == b;
         for (i, (row, id)) in get(&device, out.view()).chunks(cols).zip(ids).enumerate() {
             assert!(row.iter().zip(&expected[id as usize * cols..]).all(same), "{ty}, row {i}");
         }
@@ -236,7 +237,7 @@ fn attention_on_tensor_cores_matches_a_reference() {
         (3, 1, 96, Some(150), None),
         (2, 1, 32, None, None),
     ] {
-        let (before, m, width) = (130, 77, kv_heads * dim);
+        let (before, m, width) = (if window.is_none() && dim > 32 { 1130 } else { 130 }, 77, kv_heads * dim);
         let (capacity, q) = (before + m + 3, noise(m * heads * dim, 5));
         let (k, v) = (noise((before + m) * width, 3), noise((before + m) * width, 4));
         for (kt, vt) in KV_TYPES.iter().zip(KV_TYPES.iter().rev()) {
