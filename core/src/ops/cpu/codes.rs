@@ -75,7 +75,7 @@ unsafe fn nibbles(p: *const u8) -> __m256i {
 /// All ones in each byte whose bit of `bits` is set.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn spread(bits: u32) -> __m256i {
+pub(super) fn spread(bits: u32) -> __m256i {
     let bytes = _mm256_shuffle_epi8(
         _mm256_set1_epi32(bits as i32),
         _mm256_setr_epi8(

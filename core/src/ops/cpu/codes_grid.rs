@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, Head, codes, doubled, half, half_bytes, with_scales};
+use super::codes::{Codes, Head, codes, doubled, half, half_bytes, spread, with_scales};
 use crate::blocks::BlockType;
 use crate::blocks::iq::{IQ1, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, even_signs, iq1_m_scale};
 
@@ -18,16 +18,6 @@ const fn mask(bits: u8) -> u64 {
     mask
 }
 
-/// Masks of eight signs.
-static SIGNS: [u64; 256] = {
-    let (mut table, mut i) = ([0; 256], 0);
-    while i < 256 {
-        table[i] = mask(i as u8);
-        i += 1;
-    }
-    table
-};
-
 /// Masks of seven signs and one that makes their number even.
 static EVEN: [u64; 128] = {
     let (mut table, mut i) = ([0; 128], 0);
@@ -38,11 +28,43 @@ static EVEN: [u64; 128] = {
     table
 };
 
-/// Four runs of eight.
+/// Four runs of eight, of as many entries of a table.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eights(run: impl Fn(usize) -> i64) -> __m256i {
-    _mm256_setr_epi64x(run(0), run(1), run(2), run(3))
+fn eights<T, const N: usize>(table: &[T; N], at: __m128i) -> __m256i {
+    const { assert!(size_of::<T>() == 8 && N.is_power_of_two()) };
+    let at = _mm_and_si128(at, _mm_set1_epi32(N as i32 - 1));
+    // SAFETY: elements of the table.
+    unsafe { _mm256_i32gather_epi64::<8>(table.as_ptr().cast(), at) }
+}
+
+/// Eight runs of four.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fours<const N: usize>(table: &[[i8; 4]; N], at: __m256i) -> __m256i {
+    const { assert!(N.is_power_of_two()) };
+    let at = _mm256_and_si256(at, _mm256_set1_epi32(N as i32 - 1));
+    // SAFETY: elements of the table.
+    unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), at) }
+}
+
+/// Four bytes as words.
+///
+/// # Safety
+/// They are readable at `p`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn four_bytes(p: *const u8) -> __m128i {
+    // SAFETY: promised by the caller.
+    _mm_cvtepu8_epi32(_mm_cvtsi32_si128(unsafe { u32_at(p) } as i32))
+}
+
+/// Four fields of `bits` bits, `step` apart.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fields(word: usize, step: i32, bits: i32) -> __m128i {
+    let all = _mm_srlv_epi32(_mm_set1_epi32(word as i32), _mm_setr_epi32(0, step, 2 * step, 3 * step));
+    _mm_and_si128(all, _mm_set1_epi32((1 << bits) - 1))
 }
 
 /// Magnitudes, negative where `signs` has ones, and `offset` more.
@@ -51,18 +73,6 @@ fn eights(run: impl Fn(usize) -> i64) -> __m256i {
 fn signed(grid: __m256i, signs: __m256i, offset: u8) -> __m256i {
     let raised = _mm256_sub_epi8(_mm256_set1_epi8(offset as i8), signs);
     _mm256_add_epi8(_mm256_xor_si256(grid, signs), raised)
-}
-
-#[inline(always)]
-fn entry<const N: usize>(table: &[[i8; 8]; N], at: usize) -> i64 {
-    bytemuck::cast(table[at % N])
-}
-
-/// Two runs of four.
-#[inline(always)]
-fn fours<const N: usize>(table: &[[i8; 4]; N], at: [usize; 2]) -> i64 {
-    let [low, high] = at.map(|at| i64::from(bytemuck::cast::<_, u32>(table[at % N])));
-    low | high << 32
 }
 
 /// # Safety
@@ -107,42 +117,39 @@ codes!(Iq2Xxs { const OFFSET: u8 = 64; }
     |p| with_scales(half(p) * 0.125, doubled(odd(top_nibbles(p.add(6), 8)))),
     |p, part| {
         let at = p.add(2 + 8 * part);
-        let signs = u32_at(at.add(4));
-        let grid = eights(|l| entry(&IQ2_XXS, usize::from(*at.add(l))));
-        signed(grid, eights(|l| EVEN[signs >> (7 * l) & 127] as i64), 64)
+        signed(eights(&IQ2_XXS, four_bytes(at)), eights(&EVEN, fields(u32_at(at.add(4)), 7, 7)), 64)
     }
 );
 codes!(Iq2Xs { const OFFSET: u8 = 64; const RUN: usize = 16; }
     |p| with_scales(half(p) * 0.125, _mm256_cvtepi8_epi16(odd(half_bytes(p.add(66))))),
     |p, part| {
-        let code = |l: usize| u16_at(p.add(2 + 8 * part + 2 * l));
-        signed(eights(|l| entry(&IQ2_XS, code(l) & 511)), eights(|l| EVEN[code(l) >> 9] as i64), 64)
+        let words = _mm_cvtepu16_epi32(_mm_loadl_epi64(p.add(2 + 8 * part).cast()));
+        signed(eights(&IQ2_XS, words), eights(&EVEN, _mm_srli_epi32::<9>(words)), 64)
     }
 );
 codes!(Iq2S { const OFFSET: u8 = 64; const RUN: usize = 16; }
     |p| with_scales(half(p) * 0.125, _mm256_cvtepi8_epi16(odd(half_bytes(p.add(74))))),
     |p, part| {
-        let high = usize::from(*p.add(66 + part)) << 8;
-        let grid = eights(|l| entry(&IQ2_S, usize::from(*p.add(2 + 4 * part + l)) | high >> (2 * l) & 0x300));
-        signed(grid, eights(|l| SIGNS[usize::from(*p.add(34 + 4 * part + l))] as i64), 64)
+        let high = _mm_slli_epi32::<8>(fields(usize::from(*p.add(66 + part)), 2, 2));
+        let grid = eights(&IQ2_S, _mm_or_si128(four_bytes(p.add(2 + 4 * part)), high));
+        signed(grid, spread(u32_at(p.add(34 + 4 * part)) as u32), 64)
     }
 );
 codes!(Iq3Xxs { const OFFSET: u8 = 64; }
     |p| with_scales(half(p) * 0.25, doubled(odd(top_nibbles(p.add(66), 4)))),
     |p, part| {
-        let at = |l: usize| usize::from(*p.add(2 + 8 * part + l));
-        let grid = eights(|l| fours(&IQ3_XXS, [at(2 * l), at(2 * l + 1)]));
-        let signs = u32_at(p.add(66 + 4 * part));
-        signed(grid, eights(|l| EVEN[signs >> (7 * l) & 127] as i64), 64)
+        let at = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(2 + 8 * part).cast()));
+        signed(fours(&IQ3_XXS, at), eights(&EVEN, fields(u32_at(p.add(66 + 4 * part)), 7, 7)), 64)
     }
 );
 codes!(Iq3S { const OFFSET: u8 = 16; }
     |p| with_scales(half(p), doubled(odd(half_bytes(p.add(106))))),
     |p, part| {
-        let high = usize::from(*p.add(66 + part)) << 8;
-        let at = |l: usize| usize::from(*p.add(2 + 8 * part + l)) | high >> l & 0x100;
-        let grid = eights(|l| fours(&IQ3_S, [at(2 * l), at(2 * l + 1)]));
-        signed(grid, eights(|l| SIGNS[usize::from(*p.add(74 + 4 * part + l))] as i64), 16)
+        let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(2 + 8 * part).cast()));
+        let high = _mm256_set1_epi32(i32::from(*p.add(66 + part)) << 8);
+        let high = _mm256_srlv_epi32(high, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let at = _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi32(0x100)));
+        signed(fours(&IQ3_S, at), spread(u32_at(p.add(74 + 4 * part)) as u32), 16)
     }
 );
 
@@ -164,7 +171,8 @@ codes!(Iq1S { const OFFSET: u8 = 9; }
     },
     |p, part| {
         let word = u16_at(p.add(34 + 2 * part));
-        let grid = eights(|l| entry(&IQ1, usize::from(*p.add(2 + 4 * part + l)) | (word >> (3 * l) & 7) << 8));
+        let high = _mm_slli_epi32::<8>(fields(word, 3, 3));
+        let grid = eights(&IQ1, _mm_or_si128(four_bytes(p.add(2 + 4 * part)), high));
         eighths(grid, _mm256_set1_epi8(if word & 0x8000 != 0 { -1 } else { 1 }))
     }
 );
@@ -179,8 +187,10 @@ codes!(Iq1M { const OFFSET: u8 = 9; const RUN: usize = 16; }
     },
     |p, part| {
         let high = u16_at(p.add(32 + 2 * part));
-        let grid = eights(|l| entry(&IQ1, usize::from(*p.add(4 * part + l)) | (high >> (4 * l) & 7) << 8));
-        let down = eights(|l| if high >> (4 * l) & 8 != 0 { -1 } else { 0x0101_0101_0101_0101 });
-        eighths(grid, down)
+        let entries = _mm_slli_epi32::<8>(fields(high, 4, 3));
+        let grid = eights(&IQ1, _mm_or_si128(four_bytes(p.add(4 * part)), entries));
+        let up = _mm256_cmpeq_epi64(_mm256_cvtepu32_epi64(fields(high >> 3, 4, 1)), _mm256_setzero_si256());
+        let shift = _mm256_blendv_epi8(_mm256_set1_epi8(-1), _mm256_set1_epi8(1), up);
+        eighths(grid, shift)
     }
 );
