@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use ullage_core::blocks::BlockType;
-use ullage_core::forward::runner::KernelTime;
 use ullage_core::job::bench::{Point, Spec, run};
 use ullage_core::model::random::TYPES;
+use ullage_core::ops::gpu::KernelTime;
 use ullage_core::{Error, Result};
 
 use crate::against::Other;

@@ -5,18 +5,8 @@ use crate::forward::cpu::{BatchShape, Forward, PassObserver, Sequence, Workspace
 use crate::kv::Pipeline;
 use crate::kv::cache::LayerCache;
 use crate::ops::ThreadTeam;
+use crate::ops::gpu::KernelTime;
 use crate::shape::ModelShape;
-
-/// What one kernel of a device took over a stretch of work.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct KernelTime {
-    /// Its name, with the type of weights where it is made for one.
-    pub name: String,
-    /// How often it ran.
-    pub calls: usize,
-    /// All of that together, by the device's own clock.
-    pub seconds: f64,
-}
 
 /// A loaded model with its techniques, on some device. A GPU uses the team only for its cancel flag.
 pub trait Runner {

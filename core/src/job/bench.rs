@@ -13,12 +13,13 @@ use crate::config::{Config, Engine};
 use crate::error::{Error, Result};
 use crate::eval::metrics::mean;
 use crate::forward::cpu::{BatchShape, Sequence, Stage, Unwatched};
-use crate::forward::runner::{KernelTime, Runner};
+use crate::forward::runner::Runner;
 use crate::ledger::alloc::{self, Scope};
 use crate::ledger::{Category, Ledger, Phase, Tag};
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::ops::ThreadTeam;
+use crate::ops::gpu::KernelTime;
 use crate::plan::{Pass, Resolved, Workload, plan, walls};
 
 /// What is measured.

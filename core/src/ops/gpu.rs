@@ -2,6 +2,17 @@
 
 use crate::blocks::BlockType;
 
+/// What one kernel of a device took over a stretch of work.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct KernelTime {
+    /// Its name, with the type of weights where it is made for one.
+    pub name: String,
+    /// How often it ran.
+    pub calls: usize,
+    /// All of that together, by the device's own clock.
+    pub seconds: f64,
+}
+
 /// Types of weights that the kernels decode.
 pub const WEIGHT_TYPES: &[BlockType] = &[
     BlockType::F32,

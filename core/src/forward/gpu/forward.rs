@@ -11,7 +11,7 @@ use crate::forward::cpu::{BatchShape, PassObserver, Sequence};
 use crate::forward::gpu::fuse::{self, Fused, Way, fuse};
 use crate::forward::gpu::weights::{self, Weights};
 use crate::forward::gpu::{BLAS, Sizes, adapter};
-use crate::forward::runner::{KernelTime, Runner};
+use crate::forward::runner::Runner;
 use crate::forward::step::{self, Batch, Step};
 use crate::kv::Pipeline;
 use crate::kv::cache::ROWS;
@@ -23,6 +23,7 @@ use crate::ops::cpu::Compute;
 use crate::ops::cuda::{
     Attend, Blas, CacheEntry, Device, DeviceBuffer, Graph, Kernels, Output, Pinned, Purpose, RopeTable, View,
 };
+use crate::ops::gpu::KernelTime;
 use crate::place;
 use crate::shape::ModelShape;
 

@@ -244,7 +244,10 @@ impl Kernels {
         };
         let shared = shares * 4 * tile * (wide + 8) * 2;
         if shared > self.shared {
-            return Err(Error::Internal(format!("`{kind}` needs {shared} B of shared memory, a block has {}", self.shared)));
+            return Err(Error::Internal(format!(
+                "`{kind}` needs {shared} B of shared memory, a block has {}",
+                self.shared
+            )));
         }
         let shape = Shape { shared, ..Shape::new((m.div_ceil(64), at.heads), 128 * shares as u32) };
         self.launch(kind, None, shape, &[Arg::Struct(bytemuck::bytes_of(&arg))])

@@ -7,8 +7,8 @@ use candle_core::cuda_backend::cudarc::driver::sys::{CUevent, CUevent_flags, CUs
 
 use super::device::driver;
 use super::launch::Kernels;
-use crate::error::{Error, Result};
-use crate::forward::runner::KernelTime;
+use crate::error::Result;
+use crate::ops::gpu::KernelTime;
 
 /// A kernel between its two events.
 #[derive(Debug)]
