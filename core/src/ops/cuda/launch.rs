@@ -19,11 +19,21 @@ use crate::error::{Error, Result};
 /// A kernel's name, and the type it was made for.
 type Key = (&'static str, Option<BlockType>);
 
+/// A kernel that was asked for.
+struct Loaded {
+    function: CudaFunction,
+    /// Bytes of shared memory it may ask for.
+    shared: usize,
+    /// It was compiled with the instruction that waits for the kernel before it: code for older chips that the driver brings to a newer
+    /// one has none.
+    waits: bool,
+}
+
 /// The kernels of inference, loaded on one device.
 pub struct Kernels {
     pub(super) device: Arc<Device>,
     modules: [Arc<CudaModule>; 3],
-    functions: RefCell<HashMap<Key, (CudaFunction, usize)>>,
+    functions: RefCell<HashMap<Key, Loaded>>,
     launched: Cell<u64>,
     /// Kernels as they were timed, while somebody asks for that.
     pub(super) times: RefCell<Option<Vec<Timed>>>,
@@ -118,12 +128,10 @@ impl Kernels {
         self.outside.get()
     }
 
-    /// The kernel, which may ask for `shared` bytes of shared memory.
-    fn function(&self, key: Key, shared: usize) -> Result<sys::CUfunction> {
-        if let Some((function, most)) = self.functions.borrow().get(&key)
-            && *most >= shared
-        {
-            return Ok(function.cu_function());
+    /// The kernel, which may ask for `shared` bytes of shared memory, and whether it can wait for the one before it.
+    fn function(&self, key: Key, shared: usize) -> Result<(sys::CUfunction, bool)> {
+        if let Some(loaded) = self.functions.borrow().get(&key).filter(|loaded| loaded.shared >= shared) {
+            return Ok((loaded.function.cu_function(), loaded.waits));
         }
         let name = key.1.map_or_else(|| key.0.to_owned(), |ty| format!("{}_{ty}", key.0));
         let before = self.device.used()?;
@@ -137,9 +145,11 @@ impl Kernels {
                 .map_err(driver(&name))?;
         }
         self.outside.set(self.outside.get() + self.device.used()?.saturating_sub(before));
-        let raw = function.cu_function();
-        self.functions.borrow_mut().insert(key, (function, shared.max(48 << 10)));
-        Ok(raw)
+        let version =
+            function.get_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION).map_err(driver(&name))?;
+        let (raw, waits) = (function.cu_function(), version >= 90);
+        self.functions.borrow_mut().insert(key, Loaded { function, shared: shared.max(48 << 10), waits });
+        Ok((raw, waits))
     }
 
     /// Queues a kernel whose lengths its caller has checked.
@@ -156,7 +166,7 @@ impl Kernels {
         let [Ok(x), Ok(y @ ..=65535), Ok(z @ ..=65535)] = shape.grid.map(u32::try_from) else {
             return Err(Error::Internal(format!("`{kind}` over {:?} blocks: use a smaller batch", shape.grid)));
         };
-        let function = self.function((kind, ty), shape.shared)?;
+        let (function, waits) = self.function((kind, ty), shape.shared)?;
         let null = 0u64;
         let mut pointers: [*mut c_void; 24] = [std::ptr::null_mut(); 24];
         for (slot, arg) in pointers.iter_mut().zip(args) {
@@ -178,7 +188,7 @@ impl Kernels {
             hStream: self.device.stream.cu_stream(),
             attrs: &raw mut overlap,
             // Kernels that are timed stand apart.
-            numAttrs: u32::from(self.overlap && shape.waits && !self.timing()),
+            numAttrs: u32::from(self.overlap && waits && shape.waits && !self.timing()),
         };
         self.launched.set(self.launched.get() + 1);
         let name = || ty.map_or_else(|| kind.to_owned(), |ty| format!("{kind} {ty}"));
