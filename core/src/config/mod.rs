@@ -457,10 +457,10 @@ impl Config {
 
     /// How products are computed: what `auto` stands for on this device.
     pub fn compute(&self) -> Compute {
-        match (self.run.compute, self.gpu()) {
-            (Compute::Auto, None) => Compute::Exact,
-            (Compute::Auto, Some(_)) => Compute::Half,
-            (compute, _) => compute,
+        match self.run.compute {
+            // A GPU's half waits for its logits to be held against the CPU's on a card.
+            Compute::Auto => Compute::Exact,
+            compute => compute,
         }
     }
 

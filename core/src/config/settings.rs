@@ -128,7 +128,7 @@ settings! {
     "run.engine" "Engine" words(&["ullage", "candle"]), "",
         "ullage is our own; candle is the reference: 32-bit floats, no cache, so every token reads the whole text again.", |c| word(&c.run.engine);
     "run.compute" "Arithmetic" words(&["auto", "exact", "int8", "half"]), "",
-        "exact multiplies in 32-bit floats; int8 rounds activations to bytes as ggml does, and multiplies whole numbers; half is a GPU's tensor cores. auto: exact on a CPU, half on a GPU.", |c| word(&c.run.compute);
+        "exact multiplies in 32-bit floats; int8 rounds activations to bytes as ggml does, and multiplies whole numbers; half is a GPU's tensor cores. auto: exact so far.", |c| word(&c.run.compute);
     "run.ignore_eos" "Past the end" KnobKind::Bool, "",
         "Generate exactly as many tokens as asked for, past any end of text.", |c| flag(c.run.ignore_eos);
     "run.parse_special" "Control tokens" words(&["auto", "always", "never"]), "",

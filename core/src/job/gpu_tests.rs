@@ -45,24 +45,31 @@ fn load<B: Backend>(backend: B, model: &Model, config: &Config) -> Result<(B::Ru
 }
 
 /// Logits after a prompt that is read in several batches, and after each of some tokens more.
-fn logits<R: Runner>(r: &mut R, team: &ThreadTeam, tokens: &[u32], prompt: usize) -> Result<Vec<Vec<f32>>> {
-    read_in(r, team, tokens, prompt, 64)
+fn logits<R: Runner>(
+    r: &mut R,
+    team: &ThreadTeam,
+    config: &Config,
+    tokens: &[u32],
+    prompt: usize,
+) -> Result<Vec<Vec<f32>>> {
+    read_in(r, team, config, tokens, prompt, 64)
 }
 
 /// The same, in batches of `batch`.
 fn read_in<R: Runner>(
     r: &mut R,
     team: &ThreadTeam,
+    config: &Config,
     tokens: &[u32],
     prompt: usize,
     batch: usize,
 ) -> Result<Vec<Vec<f32>>> {
     let (mut seq, mut out) = (r.sequence(prompt)?, Vec::new());
-    let mut workspace = r.workspace(team, Forward::prefill_shape(r.pipeline(), prompt, batch))?;
+    let mut workspace = r.workspace(team, Forward::prefill_shape(r.pipeline(), prompt, batch).with(config, false))?;
     r.prefill(&mut seq, &tokens[..prompt], &mut workspace, team, &mut Unwatched)?;
     out.push(r.logits(&workspace, 0).to_vec());
     let extent = Forward::decode_shape(r.pipeline(), r.shape(), prompt, tokens.len(), 1);
-    let mut workspace = r.workspace(team, extent)?;
+    let mut workspace = r.workspace(team, extent.with(config, false))?;
     for token in &tokens[prompt..] {
         r.decode(std::slice::from_mut(&mut seq), &[*token], &mut workspace, team, &mut Unwatched)?;
         out.push(r.logits(&workspace, 0).to_vec());
@@ -109,12 +116,11 @@ fn every_choice_that_runs_on_a_gpu_computes_what_the_cpu_does() {
             Err(e) => panic!("{}: {e}", entry.id),
         };
         let (mut cpu, cpu_team) = load(Cpu, &model, &on_cpu).unwrap();
-        let theirs = logits(&mut cpu, &cpu_team, &tokens[..24], 20).unwrap();
-        let ours = logits(&mut ours, &team, &tokens[..24], 20).unwrap();
+        let theirs = logits(&mut cpu, &cpu_team, &on_cpu, &tokens[..24], 20).unwrap();
+        let ours = logits(&mut ours, &team, &on_gpu, &tokens[..24], 20).unwrap();
         let apart = apart(&theirs, &ours);
         println!("{}.{}: {apart:e}", entry.axis.key, entry.id);
-        // The prompt on tensor cores, in f16; cached rows round to the code beside.
-        assert!(apart < 1e-2, "{}.{}: {apart}", entry.axis.key, entry.id);
+        assert!(apart < 5e-3, "{}.{}: {apart}", entry.axis.key, entry.id);
         tried += 1;
     }
     assert!(tried > 10, "{tried}");
@@ -147,8 +153,8 @@ fn every_architecture_on_a_gpu_computes_what_the_cpu_does() {
                     Err(e) => panic!("{}: {e}", dir.display()),
                 };
                 let (mut cpu, cpu_team) = load(Cpu, &model, &on_cpu).unwrap();
-                let theirs = read_in(&mut cpu, &cpu_team, &tokens, prompt, batch).unwrap();
-                let ours = read_in(&mut ours, &team, &tokens, prompt, batch).unwrap();
+                let theirs = read_in(&mut cpu, &cpu_team, &on_cpu, &tokens, prompt, batch).unwrap();
+                let ours = read_in(&mut ours, &team, &on_gpu, &tokens, prompt, batch).unwrap();
                 let apart = apart(&theirs, &ours);
                 println!("{}, {compute}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
                 assert!(apart < most, "{}, {compute}, prompt of {prompt} by {batch}: {apart:e}", dir.display());
@@ -167,10 +173,10 @@ fn launches_of_a_pass_are_those_that_its_steps_say() {
     let counted = |r: &crate::forward::gpu::GpuForward| (r.launched(), r.meter().total().launches as u64);
     // Replayed steps launch as many as those that are watched.
     let before = counted(&r);
-    let replayed = logits(&mut r, &team, &tokens(150), 100).unwrap();
+    let replayed = logits(&mut r, &team, &on_gpu, &tokens(150), 100).unwrap();
     let between = counted(&r);
     r.meter().observe(Some(Box::new(|_| ())));
-    let watched = logits(&mut r, &team, &tokens(150), 100).unwrap();
+    let watched = logits(&mut r, &team, &on_gpu, &tokens(150), 100).unwrap();
     let after = counted(&r);
     assert_eq!(after.0 - between.0, after.1 - between.1);
     assert_eq!(after.0 - between.0, between.0 - before.0);
@@ -185,10 +191,10 @@ fn any_step_on_a_gpu_may_fail_and_the_next_pass_is_as_it_was() {
     let Some(cuda) = gpu(&on_gpu) else { return };
     let (mut r, team) = load(cuda, &model("random:smollm2-135m@q4_0"), &on_gpu).unwrap();
     let tokens = tokens(30);
-    let whole = logits(&mut r, &team, &tokens, 25).unwrap();
+    let whole = logits(&mut r, &team, &on_gpu, &tokens, 25).unwrap();
     for n in [1, 2, 7, 40, 150, 301, 302, 303, 304] {
         r.meter().fail_at(n);
-        assert!(matches!(logits(&mut r, &team, &tokens, 25), Err(Error::Device(_))), "step {n}");
+        assert!(matches!(logits(&mut r, &team, &on_gpu, &tokens, 25), Err(Error::Device(_))), "step {n}");
     }
-    assert_eq!(logits(&mut r, &team, &tokens, 25).unwrap(), whole);
+    assert_eq!(logits(&mut r, &team, &on_gpu, &tokens, 25).unwrap(), whole);
 }

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compute {
-    /// What suits the device: exact on a CPU, half on a GPU.
+    /// What suits the device: exact so far.
     #[default]
     Auto,
     /// Weights decoded to f32, f32 activations.
